@@ -1,0 +1,50 @@
+"""Content hashes: sha256 in hexadecimal, the same on every machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from higfa_cli.artifacts.atomic import TEMPORARY_PREFIX
+from higfa_cli.errors import UserError
+
+
+def hash_bytes(data: bytes) -> str:
+    """sha256 of bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file's content. Raises UserError when it cannot be read."""
+    try:
+        with path.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; check the path") from None
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces; NaN and infinity are refused (ValueError)."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def hash_json(value: Any) -> str:
+    """sha256 of a value's canonical JSON (tuples count as lists)."""
+    return hash_bytes(canonical_json(value).encode("ascii"))
+
+
+def hash_tree(path: Path) -> str:
+    """Hash of a folder: relative names and contents of all its files; of a file: its content.
+
+    Raises UserError when `path` does not exist.
+    """
+    if not path.is_dir():
+        return hash_file(path)
+    files = (
+        file
+        for file in path.rglob("*")
+        if file.is_file() and not file.name.startswith(TEMPORARY_PREFIX)
+    )
+    return hash_json(sorted((file.relative_to(path).as_posix(), hash_file(file)) for file in files))

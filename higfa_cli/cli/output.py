@@ -1,0 +1,125 @@
+"""What commands print: human lines, or exactly one JSON object, on stdout; progress on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+T = TypeVar("T")
+
+
+class TerminalProgress:
+    """Progress on stderr: notes as lines, and bars where stderr is a terminal."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=quiet or not self._console.is_terminal,
+        )
+
+    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+        """Yield `items` under a bar; a bar inside another is a second line."""
+        if total is None and isinstance(items, Sized):
+            total = len(items)
+        outermost = not self._bars.tasks
+        task = self._bars.add_task(escape(description), total=total)
+        if outermost:
+            self._bars.start()
+        try:
+            for item in items:
+                yield item
+                self._bars.advance(task)
+        finally:
+            self._bars.remove_task(task)
+            if outermost:
+                self._bars.stop()
+
+    def note(self, message: str) -> None:
+        """One human line, unless quiet."""
+        if not self._quiet:
+            self._console.print(escape(message))
+
+
+def stdout_for_result(as_json: bool) -> AbstractContextManager[Any]:
+    """While work goes on: with --json, whatever a library prints goes to stderr instead."""
+    return contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
+
+
+def print_json(result: Mapping[str, Any]) -> None:
+    """The one JSON object."""
+    sys.stdout.write(json.dumps(result, ensure_ascii=False, indent=1, default=str) + "\n")
+
+
+def print_line(text: str) -> None:
+    """One human line; nothing in it is markup."""
+    _stdout().print(escape(text))
+
+
+def print_mapping(result: Mapping[str, Any], indent: str = "  ") -> None:
+    """A result as `key: value` lines; lists of objects become tables."""
+    for key, value in result.items():
+        label = f"{indent}{key.replace('_', ' ')}"
+        if isinstance(value, Mapping) and value:
+            print_line(f"{label}:")
+            print_mapping(value, indent + "  ")
+        elif _is_rows(value):
+            print_line(f"{label}:")
+            print_table(value)
+        else:
+            print_line(f"{label}: {_shown(value)}")
+
+
+def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows as a table; the columns are those of all rows, in order of appearance."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        table.add_column(escape(name.replace("_", " ")), overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(_shown(row.get(name, ""))) for name in columns))
+    _stdout().print(table)
+
+
+def _stdout() -> Console:
+    # Made anew each time: stdout may be redirected in between.
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        # A file has no width; folding a table at 80 columns would only break paths.
+        console.width = 1000
+    return console
+
+
+def _is_rows(value: Any) -> bool:
+    return (
+        isinstance(value, Sequence)
+        and bool(value)
+        and all(isinstance(row, Mapping) for row in value)
+    )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Sequence) and not any(isinstance(x, Mapping) for x in value):
+        return ", ".join(_shown(one) for one in value) or "none"
+    if isinstance(value, (Mapping, Sequence)):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return str(value)

@@ -1,0 +1,20 @@
+"""One place that keeps the libraries' own bars and notices out of the program's output."""
+
+from __future__ import annotations
+
+import os
+
+_QUIET = {
+    "TQDM_DISABLE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def silence_libraries() -> None:
+    """Set what the libraries read when they are imported; a user's own setting wins."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,48 @@
+"""`higfa run`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from higfa_cli.cli.options import DeviceFlag, JsonFlag, QuietFlag, SetFlag, WorkspaceFlag, choose
+
+
+def command(
+    recipe: Annotated[str, typer.Argument(help="Recipe file or built-in name.", metavar="RECIPE")],
+    set_: SetFlag = None,
+    workspace: WorkspaceFlag = None,
+    device: DeviceFlag = None,
+    first: Annotated[
+        str, typer.Option("--from", help="First stage to run.", metavar="STAGE")
+    ] = "contours",
+    last: Annotated[
+        str, typer.Option("--until", help="Last stage to run.", metavar="STAGE")
+    ] = "report",
+    force: Annotated[bool, typer.Option("--force", help="Run fresh stages too.")] = False,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Run all stages in order, skipping what is fresh."""
+    from higfa_cli.cli.output import print_json, print_line, stdout_for_result
+
+    choice = choose(None, None, set_, workspace, device, positional=recipe)
+    ctx = choice.context(quiet, force)
+    rows = []
+    with stdout_for_result(as_json):
+        from higfa_cli.stages import pipeline
+
+        for row in pipeline.iter_stages(ctx, first, last):
+            rows.append(row)
+            did = "fresh, skipped" if row["action"] == "skipped" else f"{row['seconds']:.1f} s"
+            print_line(f"{row['stage']:<18} {did}")
+    page = pipeline.report_page(ctx)
+    seconds = round(sum(row["seconds"] for row in rows), 2)
+    if as_json:
+        report = str(page) if page.is_file() else None
+        print_json({"stages": rows, "seconds": seconds, "report": report})
+    else:
+        print_line(f"{'total':<18} {seconds:.1f} s")
+        if page.is_file():
+            print_line(f"report: {page}")

@@ -1,0 +1,52 @@
+"""What the five stage commands have in common: context -> one library call -> printed result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from higfa_cli.cli.options import StageFlags
+
+
+def stage_command(stage: str, flags: StageFlags, **options: Any) -> None:
+    """Run a stage unless it is fresh, or describe it with --dry-run."""
+    from higfa_cli.cli.output import stdout_for_result
+
+    ctx = flags.choice.context(flags.quiet, flags.force)
+    with stdout_for_result(flags.as_json):
+        from higfa_cli.stages import pipeline
+
+        if flags.dry_run:
+            result = pipeline.describe(ctx, stage, **options)
+        else:
+            result = pipeline.step(ctx, stage, **options)
+    if flags.dry_run:
+        show_result(f"{stage}: {result['kind']} (dry run, nothing written)", result, flags)
+    else:
+        show_step(result, flags.as_json)
+
+
+def show_step(result: Mapping[str, Any], as_json: bool) -> None:
+    """Print the result of `pipeline.step`."""
+    from higfa_cli.cli.output import print_json, print_line, print_mapping
+
+    if as_json:
+        print_json(result)
+    elif result["action"] == "skipped":
+        print_line(
+            f"{result['stage']} is fresh in {result['directory']}: nothing to do (--force runs it)"
+        )
+    else:
+        print_line(f"{result['stage']}: {result['directory']} ({result['seconds']:.1f} s)")
+        print_mapping(result["summary"])
+
+
+def show_result(title: str, result: Mapping[str, Any], flags: StageFlags) -> None:
+    """Print any other result."""
+    from higfa_cli.cli.output import print_json, print_line, print_mapping
+
+    if flags.as_json:
+        print_json(result)
+    else:
+        print_line(title)
+        print_mapping(result)

@@ -1,0 +1,53 @@
+"""`higfa status`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from higfa_cli.cli.options import (
+    DatasetFlag,
+    DeviceFlag,
+    JsonFlag,
+    RecipeFlag,
+    SetFlag,
+    WorkspaceFlag,
+    choose,
+)
+
+
+def command(
+    positional: Annotated[
+        str | None, typer.Argument(help="Recipe file or built-in name.", metavar="[RECIPE]")
+    ] = None,
+    recipe: RecipeFlag = None,
+    dataset: DatasetFlag = None,
+    set_: SetFlag = None,
+    workspace: WorkspaceFlag = None,
+    device: DeviceFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say what is fresh, stale or missing.
+
+    Prints the reasons and the next command to type.
+    """
+    from higfa_cli.cli.output import print_json, print_line, print_table, stdout_for_result
+
+    choice = choose(recipe, dataset, set_, workspace, device, positional=positional)
+    ctx = choice.context()
+    with stdout_for_result(as_json):
+        from higfa_cli.stages import pipeline
+
+        rows = pipeline.status(ctx)
+    following = pipeline.next_command(rows, choice.flags)
+    if as_json:
+        print_json({"workspace": str(ctx.workspace), "stages": rows, "next": following})
+        return
+    print_line(f"workspace: {ctx.workspace}")
+    shown = ("stage", "state", "reasons")
+    print_table([{key: row[key] or "" for key in shown} for row in rows])
+    if following:
+        print_line(f"next: {following}")
+    else:
+        print_line(f"all fresh; the report is {pipeline.report_page(ctx)}")

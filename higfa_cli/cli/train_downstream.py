@@ -1,0 +1,25 @@
+"""`higfa train-downstream`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from higfa_cli.cli.options import StageFlags
+from higfa_cli.cli.stage import stage_command
+
+
+def command(
+    flags: StageFlags,
+    synthetic: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="One more arm: real + the pictures of this folder of class folders.",
+            metavar="[NAME=]DIR",
+        ),
+    ] = None,
+) -> None:
+    """Train without and with the new pictures."""
+    options: dict[str, Any] = {"synthetic": synthetic} if synthetic else {}
+    stage_command("train-downstream", flags, **options)

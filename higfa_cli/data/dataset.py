@@ -1,0 +1,127 @@
+"""The user's photos as one object: classes, samples with stable ids, splits and class words."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from higfa_cli.artifacts.fingerprint import hash_file, hash_json
+from higfa_cli.artifacts.seeds import seed_for
+from higfa_cli.data.fgvc import list_fgvc
+from higfa_cli.data.imagefolder import list_csv, list_folders
+from higfa_cli.data.listing import SPLITS, Listing, Row, Split, check_rows
+from higfa_cli.data.prompts import words_for
+from higfa_cli.errors import UserError
+from higfa_cli.recipe.refs import resolve_ref
+from higfa_cli.recipe.schema import Data
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One photo. `key` is its stable id: the POSIX path relative to the data folder."""
+
+    key: str
+    path: Path
+    cls: str
+    class_id: int
+    split: Split
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Classes (sorted; `class_id` is the index), samples (sorted by split and key), class words."""
+
+    classes: tuple[str, ...]
+    samples: tuple[Sample, ...]
+    words: Mapping[str, str]
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that have images, in the order train, val, test."""
+        present = {sample.split for sample in self.samples}
+        return tuple(split for split in SPLITS if split in present)
+
+    def of(self, split: Split) -> tuple[Sample, ...]:
+        """Samples of one split; empty where the data has no such split."""
+        return tuple(sample for sample in self.samples if sample.split == split)
+
+    def fingerprint(self, *splits: Split) -> str:
+        """Content hash over (key, class, split, sha256 of the file) of the splits (default all).
+
+        It does not depend on where the folder lies, on file times or on listing order.
+        """
+        wanted = splits or SPLITS
+        return hash_json(
+            sorted(
+                [sample.key, sample.cls, sample.split, hash_file(sample.path)]
+                for sample in self.samples
+                if sample.split in wanted
+            )
+        )
+
+
+def load_dataset(data: Data, base: Path, seed: int) -> Dataset:
+    """List the photos of `data` (nothing is decoded), check them, and attach class words.
+
+    `base` is the recipe's folder; `seed` draws `data.shots`. A missing val or test split is
+    allowed: `Dataset.splits` says which exist. Raises UserError naming the thing and the remedy.
+    """
+    root = _folder(data.root, base)
+    listing = _list(data, root, base)
+    check_rows(listing.rows, str(root))
+    rows = _keep_shots(listing.rows, data.shots, seed)
+    classes = tuple(sorted({row.cls for row in rows}))
+    ids = {name: index for index, name in enumerate(classes)}
+    ordered = sorted(rows, key=lambda row: (SPLITS.index(row.split), row.key))
+    samples = tuple(
+        Sample(row.key, listing.root / row.key, row.cls, ids[row.cls], row.split) for row in ordered
+    )
+    words = data.class_words
+    words_path = None if words is None else _resolve(words, base, "data.class_words")
+    return Dataset(classes, samples, words_for(classes, words_path))
+
+
+def _list(data: Data, root: Path, base: Path) -> Listing:
+    if data.layout == "fgvc-aircraft":
+        return list_fgvc(root)
+    if data.split_file is not None:
+        return list_csv(root, _resolve(data.split_file, base, "data.split_file"))
+    return list_folders(root)
+
+
+def _folder(ref: str, base: Path) -> Path:
+    path = _resolve(ref, base, "data.root")
+    if not path.is_dir():
+        raise UserError(f"data folder {path} does not exist; correct data.root")
+    return path
+
+
+def _resolve(ref: str, base: Path, key: str) -> Path:
+    try:
+        resolved = resolve_ref(ref, base)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from error
+    if isinstance(resolved, Path):
+        return resolved
+    raise UserError(f"{key}: {ref} does not exist (looked in {base}); correct {key}")
+
+
+def _keep_shots(rows: Sequence[Row], shots: int | None, seed: int) -> list[Row]:
+    """At most `shots` training rows per class, ranked by a hash of each row alone.
+
+    The rank of a row depends on nothing but seed, class and key, so that neither another class
+    nor the listing order changes the choice, and more shots only add rows.
+    """
+    if shots is None:
+        return list(rows)
+    kept = [row for row in rows if row.split != "train"]
+    by_class: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.split == "train":
+            by_class[row.cls].append(row)
+    for members in by_class.values():
+        members.sort(key=lambda row: seed_for(seed, "shots", row.cls, row.key))
+        kept += members[:shots]
+    return kept

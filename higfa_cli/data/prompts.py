@@ -1,0 +1,92 @@
+"""Class words and prompts: what the text encoder is told about a class."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from higfa_cli.errors import RecipeError, UserError
+
+PLACEHOLDER = "{words}"
+
+
+def prompt_for(template: str, words: str) -> str:
+    """The template with `{words}` replaced; any other brace or percent sign is left as it is.
+
+    Raises RecipeError when the template has no `{words}`: such prompts would ignore the class.
+    """
+    if PLACEHOLDER not in template:
+        raise RecipeError(
+            f"synthesize.prompts.templates: `{template}` has no {PLACEHOLDER}; "
+            f'write it as in "a photo of a {PLACEHOLDER}"'
+        )
+    return template.replace(PLACEHOLDER, words)
+
+
+def default_words(name: str) -> str:
+    """Words for a class without a words file: the name, with separators made spaces.
+
+    `737-800` and `DC-10` keep their dash (a digit stands beside it); a leading `001.` goes.
+    """
+    name = re.sub(r"^\d+\.(?=\D)", "", name)
+    name = name.replace("_", " ")
+    name = re.sub(r"(?<!\d)-(?!\d)", " ", name)
+    return " ".join(name.split())
+
+
+class _Strings(yaml.BaseLoader):
+    """YAML in which every scalar is text, so that `747`, `No` and `1e3` stay class names."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [getattr(key, "value", None) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"`{key}` occurs twice")
+        return super().construct_mapping(node, deep=deep)
+
+
+def load_words(path: Path) -> dict[str, str]:
+    """Class name -> words from a YAML or JSON mapping.
+
+    Raises UserError naming the file when it is missing, broken, or not a mapping of text to text.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"class words file {path} cannot be read; correct data.class_words"
+        ) from error
+    try:
+        raw = json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader=_Strings)
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        detail = " ".join(str(error).split())
+        raise UserError(f"class words file {path} is broken ({detail}); correct it") from error
+    if not isinstance(raw, dict) or not all(
+        isinstance(item, str) for pair in raw.items() for item in pair
+    ):
+        raise UserError(
+            f"class words file {path} is not a mapping; write one line `class: words` per class"
+        )
+    return {unicodedata.normalize("NFC", name): words.strip() for name, words in raw.items()}
+
+
+def words_for(classes: Sequence[str], path: Path | None) -> Mapping[str, str]:
+    """Words of every class: from the file, or `default_words` where there is no file.
+
+    Raises UserError naming the first class that the file leaves without words.
+    """
+    if path is None:
+        return {name: default_words(name) for name in classes}
+    known = load_words(path)
+    for name in classes:
+        if not known.get(name):
+            raise UserError(
+                f"class `{name}` has no words in {path}; add a line `{json.dumps(name)}: ...`"
+            )
+    return {name: known[name] for name in classes}

@@ -1,0 +1,1 @@
+"""The paper: guidance equations, strength schedule and the sampling loop. Only torch is needed."""

@@ -1,0 +1,209 @@
+"""Classifier networks: any timm model by name, from scratch, from the hub or from a local file."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from huggingface_hub import HfApi, try_to_load_from_cache
+from safetensors import SafetensorError, safe_open
+from timm.data import resolve_model_data_config
+from torch import Tensor, nn
+
+from higfa_cli.errors import UserError
+from higfa_cli.recipe.schema import Training
+
+# The one metadata key that higfa's checkpoints use: safetensors writes several keys in an order
+# that changes from run to run, and equal classifiers should be equal files.
+METADATA_KEY = "higfa"
+_HALF = (0.5, 0.5, 0.5)
+_HUB_TIMEOUT_S = 10.0
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network and the normalisation of its input.
+
+    `network`: [B, 3, S, S] normalised -> logits [B, K]. `mean`, `std`: per channel, on the scale
+    where pictures are in [0, 1]. `skipped`: names in a weights file that were not loaded (the
+    head, which belongs to other classes).
+    """
+
+    name: str
+    network: nn.Module
+    mean: Triple = _HALF
+    std: Triple = _HALF
+    skipped: tuple[str, ...] = ()
+
+
+def create_backbone(
+    training: Training, classes: int, base: Path, seed: int, key: str = "guide"
+) -> Backbone:
+    """A network for `classes` classes as the recipe section asks; the head starts from `seed`.
+
+    `weights` (a local .safetensors file, relative to `base`) wins over `pretrained`. `key` is the
+    recipe section, for messages. Global random state is left as it was.
+
+    Raises UserError: unknown name, unreachable hub, unreadable or unfitting weights file.
+    """
+    check_name(training.backbone, key)
+    download = training.pretrained and training.weights is None
+    if download:
+        _check_hub(training.backbone, key)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = build_network(
+            training.backbone, classes, training.image_size, pretrained=download, key=key
+        )
+    backbone = Backbone(training.backbone, network)
+    if training.weights is not None:
+        return _with_weights(backbone, base / Path(training.weights).expanduser(), key)
+    return replace(backbone, **_timm_normalisation(network)) if download else backbone
+
+
+def build_network(
+    name: str, classes: int, image_size: int, pretrained: bool = False, key: str = "guide"
+) -> nn.Module:
+    """timm's network `name` with a head of `classes` outputs, for inputs of `image_size` pixels.
+
+    Raises UserError when timm cannot build it at that size or cannot fetch its weights.
+    """
+    fixed = bool(timm.models.get_pretrained_cfg_value(name, "fixed_input_size"))
+    # Transformers with position tables must be told the size; convolutional nets refuse the word.
+    sized: dict[str, Any] = {"img_size": image_size} if fixed else {}
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=classes, **sized)
+    except Exception as error:
+        if pretrained:
+            raise _no_download(name, key, error) from error
+        raise UserError(
+            f"timm cannot build {name} for {image_size} px ({_first_line(error)}); choose another "
+            f"`{key}.image_size` or `{key}.backbone`"
+        ) from error
+
+
+def check_name(name: str, key: str = "guide") -> None:
+    """Raise UserError with the nearest names unless timm knows `name`."""
+    if timm.is_model(name):
+        return
+    near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(near)}?" if near else "see timm.list_models()"
+    raise UserError(f"{key}.backbone: timm has no model `{name}`; {hint}")
+
+
+def read_weights(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors of a safetensors file, and higfa's own metadata ({} in files of others).
+
+    Only safetensors is opened: a pickle runs whatever code its author put in.
+    Raises UserError for an absent, broken or other file.
+    """
+    if path.suffix != ".safetensors":
+        raise UserError(
+            f"{what} {path} is not a .safetensors file, and pickles (.pt, .pth, .bin, .ckpt) are "
+            "not opened because they can run code; convert it with safetensors.torch.save_file"
+        )
+    if not path.is_file():
+        raise UserError(f"{what} {path} does not exist; correct the path")
+    try:
+        with safe_open(path, framework="pt") as handle:
+            metadata = handle.metadata() or {}
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+        own = json.loads(metadata.get(METADATA_KEY, "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(
+            f"{what} {path} is not a readable safetensors file ({_first_line(error)}); "
+            "write or fetch it again"
+        ) from error
+    return tensors, own if isinstance(own, dict) else {}
+
+
+def load_strictly(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Load every tensor of `network`; raises UserError naming what is missing, extra or unlike."""
+    _compare(network.state_dict(), tensors, path)
+    network.load_state_dict(dict(tensors), strict=True)
+
+
+def _with_weights(backbone: Backbone, path: Path, key: str) -> Backbone:
+    tensors, own = read_weights(path, f"{key}.weights")
+    network = backbone.network
+    state = network.state_dict()
+    heads = _head_prefixes(network)
+    skipped = tuple(sorted(name for name in tensors if name.startswith(heads)))
+    kept = {name: value for name, value in state.items() if name.startswith(heads)}
+    body = {name: value for name, value in tensors.items() if name not in skipped}
+    load_strictly(network, {**body, **kept}, path)
+    normalisation = (
+        {"mean": _triple(own["mean"]), "std": _triple(own["std"])}
+        if {"mean", "std"} <= own.keys()
+        else _timm_normalisation(network)
+    )
+    return replace(backbone, skipped=skipped, **normalisation)
+
+
+def _head_prefixes(network: nn.Module) -> tuple[str, ...]:
+    named: Any = getattr(network, "pretrained_cfg", {}).get("classifier") or ()
+    names = (named,) if isinstance(named, str) else tuple(named)
+    return tuple(f"{name}." for name in names)
+
+
+def _compare(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
+    missing = [f"lacks {name}" for name in state if name not in tensors]
+    extra = [f"has an unknown {name}" for name in tensors if name not in state]
+    unlike = [
+        f"has {name} {tuple(tensors[name].shape)} instead of {tuple(state[name].shape)}"
+        for name in state
+        if name in tensors and tensors[name].shape != state[name].shape
+    ]
+    problems = missing + extra + unlike
+    if problems:
+        more = f" (and {len(problems) - 1} more differences)" if len(problems) > 1 else ""
+        raise UserError(
+            f"{path} does not fit the network: it {problems[0]}{more}; "
+            "choose the backbone that the weights were made for"
+        )
+
+
+def _timm_normalisation(network: nn.Module) -> dict[str, Triple]:
+    config = resolve_model_data_config(network)
+    return {"mean": _triple(config["mean"]), "std": _triple(config["std"])}
+
+
+def _triple(values: Any) -> Triple:
+    first, second, third = (float(value) for value in values)
+    return (first, second, third)
+
+
+def _check_hub(name: str, key: str) -> None:
+    """Fail within seconds where the hub is out of reach: its client retries for a minute."""
+    hub_id = timm.models.get_pretrained_cfg_value(name, "hf_hub_id")
+    if not timm.models.is_model_pretrained(name):
+        raise UserError(
+            f"timm has no pretrained weights for {name}; set `{key}.weights` to a local "
+            f".safetensors file, or `{key}.pretrained: false`"
+        )
+    if not hub_id or isinstance(try_to_load_from_cache(hub_id, "model.safetensors"), str):
+        return
+    try:
+        HfApi().model_info(hub_id, timeout=_HUB_TIMEOUT_S)
+    except Exception as error:
+        raise _no_download(name, key, error) from error
+
+
+def _no_download(name: str, key: str, error: Exception) -> UserError:
+    return UserError(
+        f"pretrained weights of {name} cannot be fetched from the hub ({_first_line(error)}); set "
+        f"`{key}.weights` to a local .safetensors file, or `{key}.pretrained: false`"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

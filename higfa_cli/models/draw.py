@@ -1,0 +1,164 @@
+"""One batch of pictures: conditions and noise in, pictures and traces out. No files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from higfa_cli.method.protocols import Branch, Level
+from higfa_cli.method.sampler import Step, sample
+from higfa_cli.method.schedule import StrengthSchedule
+from higfa_cli.models.families import DiffusionModel
+from higfa_cli.models.guide import Guide
+from higfa_cli.models.renoise import seeded_noise
+from higfa_cli.recipe.schema import Synthesize
+
+
+class DecodedGuide:
+    """The guide behind the decoder: p_phi(y | D(x0_hat))."""
+
+    def __init__(self, model: DiffusionModel, guide: Guide) -> None:
+        self.model, self.guide = model, guide
+
+    def logits(self, x0: Tensor) -> Tensor:
+        """x0 [B, C, h, w] -> tempered logits [B, K]."""
+        return self.guide.logits(self.model.decode(x0)).to(x0.dtype)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One finished picture.
+
+    Attributes:
+        pixels: H x W x 3 uint8, or None where it failed.
+        trace: per-step lists u, sigma, s_text, s_contour, s_classifier, p and grad_norm
+            (the last two None before the switch).
+        error: why it failed, or None.
+    """
+
+    pixels: np.ndarray | None
+    trace: dict[str, list[float | None]]
+    error: str | None
+
+
+def schedule_of(settings: Synthesize) -> StrengthSchedule:
+    """The recipe's strengths."""
+    c = settings.classifier
+    return StrengthSchedule(
+        composition=settings.composition,
+        text=settings.text.scale,
+        text_floor=settings.text.floor,
+        contour=settings.contour.scale,
+        contour_floor=settings.contour.floor,
+        classifier=c.scale,
+        gamma=c.gamma,
+        confidence=c.confidence,
+        modulation=c.modulation,
+        power=c.power,
+        gradient=c.gradient,
+        read=c.read,
+        grad_norm=c.grad_norm,
+        switch=c.switch,
+        switch_sigma=c.switch_sigma,
+    )
+
+
+def evaluations(schedule: StrengthSchedule, levels: Sequence[Level]) -> tuple[int, int]:
+    """(denoiser branches, guide passes) per picture: known before the first step."""
+    denoiser = guide = 0
+    for level in levels:
+        guided = schedule.guided(level)
+        branches: set[Branch] = set(schedule.branches(guided))
+        if guided:
+            conditional = schedule.read == "conditional"
+            branches |= {schedule.read_branch()} if conditional else set(schedule.branches(False))
+        denoiser += len(branches)
+        guide += guided
+    return denoiser, guide
+
+
+def draw(
+    model: DiffusionModel,
+    guide: Guide | None,
+    schedule: StrengthSchedule,
+    prompts: Sequence[str],
+    negative: str,
+    contours: Tensor,
+    targets: Sequence[int],
+    seeds: Sequence[int],
+) -> list[Drawn]:
+    """Draw one batch.
+
+    Args:
+        model: the diffusion model.
+        guide: needed where the schedule has guided steps.
+        schedule: strengths.
+        prompts, targets, seeds: one per picture.
+        negative: negative prompt of all.
+        contours: [B, 1, S, S] in [0, 1].
+    """
+    denoiser = model.denoiser(model.conditions(prompts, negative, contours))
+    steps = list(
+        sample(
+            seeded_noise(seeds, model.latent_shape, model.device),
+            torch.tensor(targets, device=model.device),
+            denoiser,
+            model.solver(model.settings.steps),
+            schedule,
+            DecodedGuide(model, guide) if guide is not None else None,
+        )
+    )
+    with torch.no_grad():
+        images = model.decode(steps[-1].x).cpu()
+    traces = _traces(steps)
+    finite = torch.stack([step.finite for step in steps]).cpu()
+    return [
+        _drawn(image, traces[i], [bool(f) for f in finite[:, i]], steps)
+        for i, image in enumerate(images)
+    ]
+
+
+def _drawn(
+    image: Tensor, trace: dict[str, list[float | None]], finite: list[bool], steps: Sequence[Step]
+) -> Drawn:
+    if not all(finite):
+        u = steps[finite.index(False)].level.progress
+        return Drawn(None, trace, f"not finite: latents or guide at u = {u:g}")
+    if not bool(image.isfinite().all()):
+        return Drawn(None, trace, "not finite: decoded picture")
+    pixels = ((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return Drawn(pixels.permute(1, 2, 0).numpy(), trace, None)
+
+
+def _traces(steps: Sequence[Step]) -> list[dict[str, list[float | None]]]:
+    """Step-wise tensors -> one dictionary of lists per picture."""
+    columns: dict[str, list[list[float] | None]] = {
+        "s_text": [step.strengths.text.tolist() for step in steps],
+        "s_contour": [step.strengths.contour.tolist() for step in steps],
+        "s_classifier": [step.strengths.classifier.tolist() for step in steps],
+        "p": [None if step.p is None else step.p.tolist() for step in steps],
+        "grad_norm": [None if s.grad_norm is None else s.grad_norm.tolist() for s in steps],
+    }
+    shared: dict[str, Any] = {
+        "u": [step.level.progress for step in steps],
+        "sigma": [step.level.sigma for step in steps],
+    }
+    count = len(steps[0].finite)
+    return [
+        shared
+        | {
+            name: [None if values is None else _number(values[i]) for values in column]
+            for name, column in columns.items()
+        }
+        for i in range(count)
+    ]
+
+
+def _number(value: float) -> float:
+    """Rounded to what single precision holds, so that traces stay short."""
+    return float(f"{value:.7g}")

@@ -1,0 +1,129 @@
+"""From a recipe file or a built-in name, and overrides, to one frozen `Recipe`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from higfa_cli.errors import RecipeError
+from higfa_cli.recipe.builtin import builtin_text, is_builtin
+from higfa_cli.recipe.keys import recipe_keys, unknown_key
+from higfa_cli.recipe.overrides import apply_overrides, set_value
+from higfa_cli.recipe.schema import Recipe
+from higfa_cli.recipe.strict_yaml import parse_yaml
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A validated recipe, the folder its paths start from, and where it came from.
+
+    The paths of a built-in recipe start from the current folder.
+    """
+
+    recipe: Recipe
+    base: Path
+    origin: str
+
+
+def load_recipe(ref: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
+    """Load a recipe by file path or built-in name, with `KEY=VALUE` overrides.
+
+    Raises RecipeError: file absent, bad YAML, unknown key (with the nearest valid one), bad value.
+    """
+    text, base, origin = _read(ref)
+    tree = parse_yaml(text, f"recipe {ref}")
+    if not isinstance(tree, dict):
+        raise RecipeError(
+            f"recipe {ref}: expected keys such as `name:` and `data:`; see the README"
+        )
+    set_by = apply_overrides(tree, overrides)
+    return LoadedRecipe(_validate(tree, f"recipe {ref}", set_by), base, origin)
+
+
+def override_recipe(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """A copy of a recipe with dotted keys set to values. Raises RecipeError when invalid."""
+    tree = recipe.model_dump(mode="json")
+    for key, value in values.items():
+        if key not in recipe_keys():
+            raise RecipeError(unknown_key(key))
+        set_value(tree, key, value)
+    return _validate(tree, f"recipe {recipe.name}", {})
+
+
+def recipe_schema() -> dict[str, Any]:
+    """JSON schema of a recipe, for editors."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Recipe.model_json_schema(),
+    }
+
+
+def _read(ref: str) -> tuple[str, Path, str]:
+    """(text, base, origin) of a reference."""
+    path = Path(ref).expanduser()
+    named_like_file = path.suffix.lower() in (".yaml", ".yml") or len(path.parts) > 1
+    if not named_like_file and (is_builtin(ref) or not path.is_file()):
+        name, text = builtin_text(ref)
+        return text, Path.cwd(), f"built-in {name}"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RecipeError(
+            f"recipe {ref} does not exist; write one with `higfa init`, "
+            "or pick one of `higfa recipes list`"
+        ) from None
+    except UnicodeDecodeError:
+        raise RecipeError(f"recipe {ref} is not UTF-8 text; save it as UTF-8") from None
+    except OSError as error:
+        raise RecipeError(f"recipe {ref} cannot be read: {error.strerror}") from None
+    resolved = path.resolve()
+    return text, resolved.parent, str(resolved)
+
+
+def _validate(tree: Mapping[str, Any], origin: str, set_by: Mapping[str, str]) -> Recipe:
+    try:
+        text = json.dumps(tree)
+    except (ValueError, RecursionError):
+        raise RecipeError(f"{origin}: an alias (*name) contains itself; write it out") from None
+    try:
+        # Through JSON, because pydantic's strict rules then take a list for a tuple and an int
+        # for a float, and still refuse `steps: true` and `steps: "20"`.
+        return Recipe.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        # An unknown key explains most of what else is wrong, a missing one for example.
+        problems = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+        first = problems[0]
+        key = _dotted(first)
+        source = set_by.get(key.partition("[")[0], origin)
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise RecipeError(f"{source}: {_sentence(key, first)}{more}") from None
+
+
+def _dotted(problem: ErrorDetails) -> str:
+    key = ""
+    for part in problem["loc"]:
+        key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else str(part)
+    return key
+
+
+def _sentence(key: str, problem: ErrorDetails) -> str:
+    if problem["type"] == "extra_forbidden":
+        return unknown_key(key)
+    if problem["type"] == "missing":
+        return f"the key `{key}` is missing; add it"
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if problem["type"] == "string_type" and isinstance(problem["input"], (int, float, bool)):
+        message += "; put it in quotes"
+    return f"`{key}`: {message} (got {_short(problem['input'])})"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."

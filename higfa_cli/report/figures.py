@@ -1,0 +1,222 @@
+"""Charts as geometry: what the page's inline SVG draws, computed from the traces.
+
+Colours come from the page's style sheet, so a chart is readable in both colour schemes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from higfa_cli.errors import UserError
+from higfa_cli.report.stats import Difference
+from higfa_cli.report.tables import Column, Table, number, significant
+
+WIDTH, HEIGHT = 360.0, 200.0
+LEFT, RIGHT, TOP, BOTTOM = 44.0, 10.0, 10.0, 34.0
+
+# trace key -> (title, symbol)
+SERIES = {
+    "p": ("Guide's confidence", "p"),
+    "s_text": ("Text strength", "s_T"),
+    "s_contour": ("Contour strength", "s_C"),
+    "s_classifier": ("Classifier strength", "s_K"),
+    "grad_norm": ("Size of the classifier gradient", "|g|"),
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Mean and 10-90 % band over images of one traced quantity; None at steps without values."""
+
+    key: str
+    mean: tuple[float | None, ...]
+    low: tuple[float | None, ...]
+    high: tuple[float | None, ...]
+
+    @property
+    def title(self) -> str:
+        return SERIES[self.key][0]
+
+    @property
+    def symbol(self) -> str:
+        return SERIES[self.key][1]
+
+    @property
+    def measured(self) -> bool:
+        return any(v is not None for v in self.mean)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """All curves of a synthesis over progress u in [0, 1); `switch` is the first guided step."""
+
+    u: tuple[float, ...]
+    sigma: tuple[float, ...]
+    curves: tuple[Curve, ...]
+    switch: int | None
+    images: int
+
+
+def read_curves(traces: Sequence[Mapping[str, Any]]) -> Curves:
+    """Aggregates trace rows (one per image, each a list per step) over images.
+
+    Values that are null are steps where the quantity does not exist.
+
+    Raises:
+        UserError: rows of different step counts, so of different syntheses.
+    """
+    u = tuple(float(v) for v in traces[0]["u"])
+    if any(len(row["u"]) != len(u) or len(row[k]) != len(u) for row in traces for k in SERIES):
+        raise UserError(
+            "synthesize/traces mix syntheses of different steps; "
+            "draw the images again: higfa synthesize RECIPE --force"
+        )
+    arrays = {k: np.array([row[k] for row in traces], dtype=np.float64) for k in SERIES}
+    guided = np.isfinite(arrays["p"]).any(axis=0)
+    return Curves(
+        u=u,
+        sigma=tuple(float(v) for v in traces[0]["sigma"]),
+        curves=tuple(_curve(k, a) for k, a in arrays.items()),
+        switch=int(guided.argmax()) if guided.any() else None,
+        images=len(traces),
+    )
+
+
+def _curve(key: str, values: np.ndarray) -> Curve:
+    """Aggregates [images, steps]; NaN marks a missing value."""
+    columns: list[tuple[float | None, float | None, float | None]] = []
+    for step in values.T:
+        present = step[np.isfinite(step)]
+        if present.size == 0:
+            columns.append((None, None, None))
+        else:
+            low, high = np.quantile(present, [0.1, 0.9])
+            columns.append((float(present.mean()), float(low), float(high)))
+    mean, low_band, high_band = zip(*columns, strict=True)
+    return Curve(key, mean, low_band, high_band)
+
+
+def curves_table(curves: Curves, limit: int = 14) -> Table:
+    """Means at the first, last, switch and evenly spread steps, at most about `limit` of them."""
+    n = len(curves.u)
+    steps = {round(i) for i in np.linspace(0, n - 1, min(n, limit))}
+    if curves.switch is not None:
+        steps |= {max(curves.switch - 1, 0), curves.switch}
+    rows = []
+    for i in sorted(steps):
+        cells = [
+            significant(c.mean[i]) if c.key == "grad_norm" else number(c.mean[i], 3)
+            for c in curves.curves
+        ]
+        rows.append((str(i), number(curves.u[i], 3), number(curves.sigma[i], 3), *cells))
+    columns = [Column("Step"), Column("u"), Column("σ"), *(Column(c.symbol) for c in curves.curves)]
+    caption = f"Means over {curves.images:,} images at some of the {n} steps; – where not read."
+    return Table(caption, tuple(columns), tuple(rows))
+
+
+# --- geometry ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tick:
+    at: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One panel: SVG path strings in a WIDTH x HEIGHT view box."""
+
+    curve: Curve
+    line: str
+    band: str
+    switch: str | None
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    summary: str
+
+
+def chart(curve: Curve, curves: Curves) -> Chart:
+    """Draws a curve as steps, because a strength holds from its u until the next one."""
+    edges = (*curves.u, 1.0)
+    top = 1.0 if curve.key == "p" else max((v for v in curve.high if v is not None), default=1.0)
+    ticks = nice_ticks(top)
+    top = max(top, ticks[-1])
+
+    def x(u: float) -> float:
+        return LEFT + u * (WIDTH - LEFT - RIGHT)
+
+    def y(value: float) -> float:
+        return HEIGHT - BOTTOM - value / top * (HEIGHT - TOP - BOTTOM)
+
+    def points(values: Sequence[float | None], steps: Iterable[int]) -> list[tuple[float, float]]:
+        pairs = [(i, values[i]) for i in steps]
+        return [(x(edges[i + k]), y(v)) for i, v in pairs if v is not None for k in (0, 1)]
+
+    runs = _runs(curve.mean)
+    band = [points(curve.low, run) + points(curve.high, run)[::-1] for run in runs]
+    last = next((v for v in reversed(curve.mean) if v is not None), None)
+    return Chart(
+        curve=curve,
+        line="".join(_path(points(curve.mean, run)) for run in runs),
+        band="".join(_path(polygon) + "Z" for polygon in band),
+        switch=None if curves.switch is None else _round(x(curves.u[curves.switch])),
+        x_ticks=tuple(Tick(_round(x(u)), f"{u:g}") for u in (0.0, 0.25, 0.5, 0.75, 1.0)),
+        y_ticks=tuple(Tick(_round(y(v)), f"{v:g}") for v in ticks),
+        summary=f"{curve.title}, mean at the last step {significant(last)}",
+    )
+
+
+def nice_ticks(top: float, count: int = 4) -> tuple[float, ...]:
+    """Round values from 0 to at least `top`, in about `count` steps of 1, 2 or 5 times 10^k."""
+    if top <= 0:
+        return (0.0, 1.0)
+    raw = top / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * (1 - 1e-9))
+    return tuple(float(f"{i * step:.12g}") for i in range(math.ceil(top / step - 1e-9) + 1))
+
+
+def _runs(values: Sequence[float | None]) -> list[list[int]]:
+    """Stretches of consecutive steps that have a value."""
+    runs: list[list[int]] = []
+    for i, value in enumerate(values):
+        if value is None:
+            continue
+        if runs and runs[-1][-1] == i - 1:
+            runs[-1].append(i)
+        else:
+            runs.append([i])
+    return runs
+
+
+def _round(value: float) -> str:
+    return f"{value:.1f}"
+
+
+def _path(points: Sequence[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{_round(x)} {_round(y)}" for x, y in points)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """An interval on a common scale with zero in the middle; positions in 0..100."""
+
+    low: str
+    high: str
+    point: str
+
+
+def interval_bars(differences: Sequence[Difference | None]) -> tuple[Bar | None, ...]:
+    """One bar per arm, all on the scale of the widest interval."""
+    reach = max((max(abs(d.low), abs(d.high)) for d in differences if d), default=0.0) or 1.0
+
+    def at(points: float) -> str:
+        return _round(50 + 46 * points / reach)
+
+    return tuple(Bar(at(d.low), at(d.high), at(d.points)) if d else None for d in differences)

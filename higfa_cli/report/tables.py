@@ -1,0 +1,243 @@
+"""Tables, and how their cells are made safe for Markdown, LaTeX and CSV.
+
+Class and arm names are whatever a user's folders are called, so every writer escapes; the HTML
+template escapes by itself.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from higfa_cli.report.stats import Difference, Prediction, class_accuracy, mean_std
+
+REFERENCE = "real"
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Column:
+    title: str
+    numeric: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """Plain text cells under named columns; `caption` says what they are and in which unit."""
+
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm's results over its seeds; accuracies are fractions, None where not measured."""
+
+    name: str
+    synthetic_images: int
+    runs: tuple[Mapping[str, Any], ...]
+    difference: Difference | None
+
+    def spread(self, key: str) -> tuple[float, float | None] | None:
+        """Mean and std over seeds of a run's value, None where any run lacks it."""
+        values = [run.get(key) for run in self.runs]
+        if not values or any(v is None for v in values):
+            return None
+        return mean_std([float(v) for v in values if v is not None])
+
+
+def number(value: float | None, digits: int = 1, sign: bool = False) -> str:
+    """Fixed-point text with a real minus sign; a dash for None; never a negative zero."""
+    if value is None:
+        return NONE
+    text = f"{value:.{digits}f}"
+    if float(text) == 0:
+        text = f"{0.0:.{digits}f}"
+    elif sign and value > 0:
+        text = f"+{text}"
+    return text.replace("-", "−")
+
+
+def significant(value: float | None, digits: int = 3) -> str:
+    """Text with so many significant digits, for quantities of unknown magnitude."""
+    if value is None:
+        return NONE
+    if value != 0 and not 1e-3 <= abs(value) < 1e5:
+        return f"{value:.{digits - 1}e}".replace("-", "−")
+    return f"{value:.{digits}g}".replace("-", "−")
+
+
+def spread_text(spread: tuple[float, float | None] | None) -> str:
+    """`61.3 ± 1.2`, percent; without the spread for a single seed."""
+    if spread is None:
+        return NONE
+    mean, std = spread
+    return number(100 * mean) + ("" if std is None else f" ± {number(100 * std)}")
+
+
+def interval_text(difference: Difference | None) -> str:
+    if difference is None:
+        return NONE
+    d = difference
+    return f"{number(d.points, sign=True)} [{number(d.low)}, {number(d.high)}]"
+
+
+def arms_table(arms: Sequence[Arm], test: bool) -> Table:
+    """The table of arms; without a test split it shows validation accuracy instead."""
+    split, key = ("Test", "test_accuracy") if test else ("Validation", "val_accuracy")
+    columns = [Column("Arm", False), Column("Synthetic images"), Column(f"{split} accuracy, %")]
+    if test:
+        columns += [Column("Macro F1, %"), Column(f"Difference from {REFERENCE}, points [95 %]")]
+    columns.append(Column("Seconds per training"))
+    rows = []
+    for arm in arms:
+        seconds = arm.spread("seconds")
+        row = [arm.name, f"{arm.synthetic_images:,}", spread_text(arm.spread(key))]
+        if test:
+            row += [spread_text(arm.spread("test_macro_f1")), interval_text(arm.difference)]
+        rows.append((*row, NONE if seconds is None else significant(seconds[0])))
+    caption = "Mean ± standard deviation over training seeds."
+    if any(len(arm.runs) == 1 for arm in arms):
+        caption = "Mean ± standard deviation over training seeds (no spread with a single seed)."
+    return Table(caption, tuple(columns), tuple(rows))
+
+
+def class_table(
+    reference: Mapping[int, Sequence[Prediction]],
+    other: Mapping[int, Sequence[Prediction]],
+    name: str,
+) -> Table:
+    """Accuracy by class of the two arms, largest loss first."""
+    before, after = class_accuracy(reference), class_accuracy(other)
+    order = sorted(before, key=lambda c: (after[c][0] - before[c][0], c))
+    rows = tuple(
+        (
+            c,
+            str(before[c][1]),
+            number(before[c][0]),
+            number(after[c][0]),
+            number(after[c][0] - before[c][0], sign=True),
+        )
+        for c in order
+    )
+    columns = (
+        Column("Class", False),
+        Column("Test photos"),
+        Column(f"{REFERENCE}, %"),
+        Column(f"{name}, %"),
+        Column("Difference, points"),
+    )
+    return Table("Test accuracy by class, mean over seeds, largest loss first.", columns, rows)
+
+
+# --- Markdown ---------------------------------------------------------------------------------
+
+
+class Verbatim(str):
+    """Markdown that is already written; the template engine does not escape it again."""
+
+
+def markdown_escape(text: str) -> str:
+    """Text that no Markdown renderer reads as markup, on one line, safe in a table cell."""
+    line = " ".join(str(text).split())
+    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", line)
+
+
+def markdown_code(text: str) -> Verbatim:
+    """An inline code span, with a fence longer than any run of backticks inside."""
+    line = " ".join(text.split())
+    fence = "`" * (max((len(run) for run in re.findall(r"`+", line)), default=0) + 1)
+    pad = " " if line.startswith("`") or line.endswith("`") else ""
+    return Verbatim(f"{fence}{pad}{line}{pad}{fence}")
+
+
+def markdown_table(table: Table) -> Verbatim:
+    head = "| " + " | ".join(markdown_escape(c.title) for c in table.columns) + " |"
+    rule = "| " + " | ".join("---:" if c.numeric else ":---" for c in table.columns) + " |"
+    body = ["| " + " | ".join(markdown_escape(cell) for cell in row) + " |" for row in table.rows]
+    return Verbatim("\n".join([head, rule, *body, "", f"*{markdown_escape(table.caption)}*"]))
+
+
+# --- LaTeX ------------------------------------------------------------------------------------
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "%": r"\%",
+    "_": r"\_",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "±": r"$\pm$",
+    "−": r"$-$",
+    "–": "--",
+    # A cell that starts with a bracket would be read as the optional argument of the `\\` before.
+    "[": "{[}",
+    "]": "{]}",
+}
+
+
+def latex_escape(text: str) -> str:
+    return "".join(_LATEX.get(c, c) for c in " ".join(str(text).split()))
+
+
+def latex_table(table: Table) -> str:
+    """A `tabular` for the booktabs package."""
+    spec = "".join("r" if c.numeric else "l" for c in table.columns)
+    lines = [
+        f"% {latex_escape(table.caption)} Needs \\usepackage{{booktabs}}.",
+        f"\\begin{{tabular}}{{{spec}}}",
+        r"\toprule",
+        " & ".join(latex_escape(c.title) for c in table.columns) + r" \\",
+        r"\midrule",
+        *(" & ".join(latex_escape(cell) for cell in row) + r" \\" for row in table.rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+# --- CSV --------------------------------------------------------------------------------------
+
+
+def csv_cell(value: Any) -> Any:
+    """A text cell that no spreadsheet runs as a formula; numbers stay numbers, None is empty."""
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "\n")):
+        return "'" + value
+    return "" if value is None else value
+
+
+def arms_csv(arms: Sequence[Arm]) -> str:
+    """One row per arm, full precision; accuracies as fractions, differences in points."""
+    rows = []
+    for arm in arms:
+        row: dict[str, Any] = {"arm": arm.name, "synthetic_images": arm.synthetic_images}
+        row["seeds"] = " ".join(str(run["seed"]) for run in arm.runs)
+        for key in ("test_accuracy", "test_macro_f1", "val_accuracy", "seconds"):
+            row[f"{key}_mean"], row[f"{key}_std"] = arm.spread(key) or (None, None)
+        d = arm.difference
+        row["difference_points"] = d.points if d else None
+        row["difference_low"] = d.low if d else None
+        row["difference_high"] = d.high if d else None
+        row["paired_seeds"] = len(d.seeds) if d else None
+        row["paired_test_images"] = d.images if d else None
+        row["verdict"] = d.verdict if d else None
+        rows.append({k: csv_cell(v) for k, v in row.items()})
+    out = io.StringIO(newline="")
+    writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()

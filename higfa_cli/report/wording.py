@@ -1,0 +1,148 @@
+"""Sentences of the report that depend on the numbers: the verdict, its method, the limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from higfa_cli.report.stats import RESAMPLES, Difference
+from higfa_cli.report.tables import REFERENCE, Arm, number
+
+HIGFA = "real+higfa"
+FEW_IMAGES = 100
+
+SELECTION = {
+    "val": "The checkpoint of each training is the one best on the validation photos; "
+    "the test photos were read once, by that checkpoint.",
+    "cross-validation": "There is no validation split, so the checkpoint was chosen by "
+    "cross-validation inside the training photos; the test photos were read once.",
+    "last": "There is no validation split, so each training's last checkpoint is used; "
+    "the test photos were read once.",
+}
+
+
+@dataclass(frozen=True)
+class Headline:
+    kind: Literal["helped", "hurt", "no-evidence", "none"]
+    word: str
+    sentence: str
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def pictures_of(arm: Arm) -> str:
+    return "HiGFA's pictures" if arm.name == HIGFA else f"the pictures of {arm.name}"
+
+
+def main_arm(arms: Sequence[Arm]) -> Arm | None:
+    """The arm that the verdict is about: HiGFA's, or the first one with added pictures."""
+    added = [arm for arm in arms if arm.name != REFERENCE]
+    return next((arm for arm in added if arm.name == HIGFA), added[0] if added else None)
+
+
+def headline(arms: Sequence[Arm], test: bool) -> Headline:
+    arm = main_arm(arms)
+    if arm is None:
+        reason = f"only the arm {REFERENCE} was trained, so there is nothing to compare it with."
+        return Headline("none", "No verdict", f"No verdict: {reason}")
+    if not test:
+        reason = "the data has no test split, and validation photos already chose the checkpoints."
+        return Headline("none", "No verdict", f"No verdict is possible: {reason}")
+    d = arm.difference
+    if d is None:
+        reason = f"the arms {REFERENCE} and {arm.name} share no training seed."
+        return Headline("none", "No verdict", f"No verdict: {reason}")
+    span = f"95 % interval {number(d.low, sign=True)} to {number(d.high, sign=True)}"
+    basis = f"{span}; {plural(len(d.seeds), 'seed')}, {plural(d.images, 'test photo')}"
+    points, what = number(abs(d.points)), pictures_of(arm)
+    if d.verdict == "helped":
+        text = f"With {what}, test accuracy rose by {points} points ({basis})."
+        return Headline("helped", "Helped", text)
+    if d.verdict == "hurt":
+        text = f"With {what}, test accuracy fell by {points} points ({basis})."
+        return Headline("hurt", "Hurt", text)
+    change = number(d.points, sign=True)
+    text = (
+        f"With {what}, test accuracy changed by {change} points, "
+        f"which these test photos cannot tell from zero ({basis})."
+    )
+    return Headline("no-evidence", "No evidence", text)
+
+
+def verdict_method(arm: Arm | None, test: bool, selection: str) -> tuple[str, ...]:
+    """How the verdict came about, sentence by sentence."""
+    chosen = SELECTION.get(selection, f"Checkpoints were selected by: {selection}.")
+    if not test:
+        return (
+            "There is no test split, so no verdict is possible. The table shows accuracy on the "
+            "validation photos, which is optimistic.",
+        )
+    if arm is None:
+        return ("There is one arm only, so no verdict can be made.", chosen)
+    d = arm.difference
+    if d is None:
+        return ("The arms share no training seed, so they cannot be paired.", chosen)
+    return (
+        f"{arm.name} is compared with {REFERENCE}, paired over training seeds and over test "
+        f"photos: for each photo and seed, whether one arm is right where the other is wrong, "
+        f"averaged over {plural(len(d.seeds), 'seed')}. "
+        f"The {plural(d.images, 'photo')} are then drawn again with replacement {RESAMPLES:,} "
+        "times (seeded); the interval holds the central 95 % of the resampled differences.",
+        "Helped: the interval lies wholly above zero. Hurt: wholly below. Otherwise: no evidence.",
+        f"n = {plural(d.images, 'test photo')}, of which {d.changed:,} were judged differently by "
+        f"the two arms in at least one seed. Difference by seed: {_by_seed(d)}.",
+        chosen,
+    )
+
+
+def _by_seed(d: Difference) -> str:
+    pairs = zip(d.seeds, d.per_seed, strict=True)
+    return ", ".join(f"{number(points, sign=True)} (seed {seed})" for seed, points in pairs)
+
+
+def limits(
+    arms: Sequence[Arm], test: bool, calibration: Mapping[str, Any] | None, failed: int
+) -> tuple[str, ...]:
+    """What the numbers above do not say."""
+    found: list[str] = []
+    arm = main_arm(arms)
+    d = arm.difference if arm else None
+    if d is not None:
+        found.append(
+            "The interval covers the choice of test photos, not the luck of training: with "
+            f"{plural(len(d.seeds), 'seed')}, compare it with the spread over seeds in the table."
+        )
+        if min(d.per_seed) < 0 < max(d.per_seed):
+            found.append(
+                "The seeds disagree: the difference is above zero in some, below in others."
+            )
+        if d.images < FEW_IMAGES:
+            found.append(
+                f"With {d.images} test photos the interval is rough, and likely too narrow."
+            )
+    if sum(arm.name != REFERENCE for arm in arms) > 1:
+        found.append("Intervals are per arm; they are not corrected for comparing several arms.")
+    if test:
+        found.append(
+            "A test split that is read again after every change of the recipe stops being a test; "
+            "the verdict then looks better than it is."
+        )
+    if calibration is not None and calibration.get("source") == "cross-validation":
+        found.append(
+            "The guide was calibrated by cross-validation, for lack of a validation split."
+        )
+    if failed:
+        found.append(f"{plural(failed, 'picture')} failed to draw and took no part.")
+    found.append(
+        "The gallery is a handful of pictures from the plan, in its order, not a selection; it "
+        "shows what the sampler does, not how often."
+    )
+    found.append(
+        "The guide's confidence is in the asked class and was itself pushed up by guidance, so it "
+        "does not measure whether a picture shows that class."
+    )
+    found.append("The results hold for this data, this backbone and this recipe.")
+    return tuple(found)

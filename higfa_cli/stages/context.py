@@ -1,0 +1,71 @@
+"""What every stage is given: the recipe, where its paths start, and where artifacts go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from higfa_cli.artifacts.names import class_dir
+from higfa_cli.recipe.load import LoadedRecipe
+from higfa_cli.recipe.schema import Recipe
+
+T = TypeVar("T")
+
+
+class Progress(Protocol):
+    """How a stage tells what it is doing, without knowing the terminal."""
+
+    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+        """Yield `items`, showing how far it is; `total` where `items` has no length."""
+        ...
+
+    def note(self, message: str) -> None:
+        """One human line."""
+        ...
+
+
+class Silent:
+    """Progress that shows nothing."""
+
+    def track(self, items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+        """Yield `items`."""
+        yield from items
+
+    def note(self, message: str) -> None:
+        """Say nothing."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """One run of the program: passed to every stage."""
+
+    recipe: Recipe
+    base: Path
+    workspace: Path
+    progress: Progress = field(default_factory=Silent)
+    force: bool = False
+
+    def stage_dir(self, stage: str) -> Path:
+        """Folder of a stage's artifacts."""
+        return self.workspace / stage
+
+
+def make_context(
+    loaded: LoadedRecipe,
+    workspace: Path | None = None,
+    progress: Progress | None = None,
+    force: bool = False,
+) -> Context:
+    """A context; without `workspace` the recipe's own, relative to the current folder."""
+    recipe = loaded.recipe
+    named = recipe.workspace.replace("{name}", class_dir(recipe.name))
+    folder = (workspace or Path(named)).expanduser()
+    return Context(
+        recipe=recipe,
+        base=loaded.base,
+        workspace=Path.cwd() / folder,
+        progress=progress or Silent(),
+        force=force,
+    )

@@ -1,0 +1,84 @@
+"""Pictures of the same seeds without contour, without guide, and with everything: side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from higfa_cli.artifacts.atomic import write_bytes, write_jsonl
+from higfa_cli.artifacts.plan import PlanItem
+from higfa_cli.artifacts.run_record import StageRun
+from higfa_cli.artifacts.seeds import seed_for
+from higfa_cli.data.images import encode_png, fit_square, read_image
+from higfa_cli.method.schedule import StrengthSchedule
+from higfa_cli.models.draw import schedule_of
+from higfa_cli.models.families import DiffusionModel
+from higfa_cli.stages.context import Context
+from higfa_cli.stages.drawing import dataset, draw_items
+
+
+def text_only(schedule: StrengthSchedule) -> StrengthSchedule:
+    """Plain text guidance at S_T, without contour or guide."""
+    return replace(
+        schedule,
+        composition="three_term",
+        contour=0.0,
+        contour_floor=0.0,
+        switch=1.0,
+        switch_sigma=None,
+    )
+
+
+def text_contour(schedule: StrengthSchedule) -> StrengthSchedule:
+    """Text and contour at S_T and S_C over the whole run, without the guide."""
+    return replace(schedule, switch=1.0, switch_sigma=None)
+
+
+def choose(items: Sequence[PlanItem], count: int, seed: int) -> list[PlanItem]:
+    """`count` items spread over the classes: every class once before any class twice."""
+    ranked: dict[str, list[PlanItem]] = {}
+    for item in sorted(items, key=lambda item: seed_for(seed, "gallery", item.id)):
+        ranked.setdefault(item.cls, []).append(item)
+    rounds = max((len(group) for group in ranked.values()), default=0)
+    order = [group[i] for i in range(rounds) for group in ranked.values() if i < len(group)]
+    return order[:count]
+
+
+def write_gallery(
+    ctx: Context, record: StageRun, model: DiffusionModel, items: Sequence[PlanItem]
+) -> None:
+    """Draw and register the gallery; pictures that failed in any arm are left out of it."""
+    finished = [item for item in items if (record.directory / "images" / item.file_name).is_file()]
+    chosen = choose(finished, ctx.recipe.synthesize.gallery, ctx.recipe.seed)
+    if not chosen:
+        return
+    schedule = schedule_of(ctx.recipe.synthesize)
+    arms = {
+        "text": draw_items(ctx, model, None, text_only(schedule), chosen),
+        "text_contour": draw_items(ctx, model, None, text_contour(schedule), chosen),
+    }
+    photos = {sample.key: sample.path for sample in dataset(ctx).samples}
+    rows = []
+    for index, item in enumerate(chosen):
+        drawn = {name: pictures[index].pixels for name, pictures in arms.items()}
+        pictures = {name: pixels for name, pixels in drawn.items() if pixels is not None}
+        if len(pictures) < len(arms):
+            continue
+        pictures["source"] = fit_square(read_image(photos[item.source]), model.size)
+        pictures["contour"] = read_image(ctx.stage_dir("contours") / item.contour)
+        row: dict[str, Any] = {"id": item.id, "class": item.cls, "seed": item.seed}
+        row["higfa"] = f"images/{item.file_name}"
+        for name, pixels in pictures.items():
+            path = record.directory / "gallery" / f"{item.id}-{name}.png"
+            write_bytes(path, encode_png(pixels))
+            record.output(path)
+            row[name] = _relative(path, record.directory)
+        rows.append(row)
+    write_jsonl(record.directory / "gallery.jsonl", rows)
+    record.output(record.directory / "gallery.jsonl")
+
+
+def _relative(path: Path, start: Path) -> str:
+    return path.relative_to(start).as_posix()

@@ -1,0 +1,201 @@
+"""`higfa init`: a recipe, class words and a seeded split for the user's own class folders."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shlex
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from higfa_cli.artifacts.atomic import write_text
+from higfa_cli.artifacts.seeds import seed_for
+from higfa_cli.data.imagefolder import COLUMNS, class_rows, split_folders
+from higfa_cli.data.images import IMAGE_SUFFIXES, ImageError, read_image
+from higfa_cli.data.listing import SPLITS, Row, Split, check_rows, sub_folders
+from higfa_cli.data.prompts import default_words
+from higfa_cli.errors import UserError
+from higfa_cli.recipe.load import load_recipe
+from higfa_cli.stages.context import Progress, Silent
+from higfa_cli.stages.init_recipe import recipe_text
+
+# From this many photos on a class gets at least one in each wanted split.
+_ENOUGH_FOR_ALL = 3
+
+
+@dataclass(frozen=True)
+class _Files:
+    recipe: Path
+    words: Path
+    split: Path
+
+
+def init_project(
+    root: Path,
+    out: Path,
+    name: str | None = None,
+    val: float = 0.15,
+    test: float = 0.15,
+    seed: int = 0,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Look through `root` and write `out`, `<stem>.classes.yaml` and `<stem>.split.csv` beside it.
+
+    `root` holds class folders, split by chance (stratified, seeded; `val` and `test` are the
+    fractions), or train/ and perhaps val/ and test/ with class folders, whose split is kept.
+    Every image is decoded once; unreadable ones are left out of the split and returned under
+    "skipped". Raises UserError, with nothing written: a missing or empty folder, a class without a
+    readable training image, fractions that leave no training data, existing files without `force`.
+    """
+    if val < 0 or test < 0 or val + test >= 1:
+        raise UserError(f"--val {val} and --test {test} must leave something to train on", 2)
+    if not root.is_dir():
+        raise UserError(f"data folder {root} does not exist; correct --root")
+    files = _files(out, force)
+    root = root.resolve()
+    rows, skipped = _readable(root, _list(root), progress or Silent())
+    skipped = _strays(root) + skipped
+    if "train" not in split_folders(root):
+        rows = _split(rows, val, test, seed)
+    rows.sort(key=lambda row: row.key)
+    classes = sorted({row.cls for row in rows})
+    check_rows(rows, str(root))
+    if len(classes) < 2:
+        raise UserError(f"{root} has one class, `{classes[0]}`; add another class folder")
+    title = name or root.name or "photos"
+    text = recipe_text(title, seed, _reference(root, files.recipe), files.split, files.words)
+    _check(text)
+    write_text(files.words, _words_text(classes))
+    write_text(files.split, _split_text(rows))
+    write_text(files.recipe, text)
+    counts = Counter(row.split for row in rows)
+    return {
+        "recipe": str(files.recipe),
+        "class_words": str(files.words),
+        "split_file": str(files.split),
+        "classes": classes,
+        "counts": {split: counts[split] for split in SPLITS},
+        "skipped": skipped,
+        "next": f"higfa run {shlex.quote(str(files.recipe))}",
+    }
+
+
+def _files(out: Path, force: bool) -> _Files:
+    if out.suffix.lower() not in (".yaml", ".yml"):
+        raise UserError(f"--out {out} must end in .yaml", 2)
+    files = _Files(
+        out, out.with_name(f"{out.stem}.classes.yaml"), out.with_name(f"{out.stem}.split.csv")
+    )
+    for path in (files.recipe, files.words, files.split):
+        if path.exists() and not force:
+            raise UserError(f"{path} exists; choose another --out, or remove it first")
+    return files
+
+
+def _list(root: Path) -> list[Row]:
+    """All images; in a folder without train/ they all count as train until they are split."""
+    folders = split_folders(root)
+    if "train" in folders:
+        return [row for split, folder in folders.items() for row in class_rows(root, folder, split)]
+    if folders and len(folders) == len(sub_folders(root)):
+        raise UserError(f"{root} has {', '.join(p.name for p in folders.values())} but no train/")
+    return class_rows(root, root, "train")
+
+
+def _readable(
+    root: Path, rows: Sequence[Row], progress: Progress
+) -> tuple[list[Row], list[dict[str, str]]]:
+    """Rows whose image decodes; the others as {"file", "reason"}."""
+    good: list[Row] = []
+    skipped: list[dict[str, str]] = []
+    for row in progress.track(rows, "reading photos", total=len(rows)):
+        try:
+            read_image(root / row.key)
+            good.append(row)
+        except ImageError as error:
+            skipped.append({"file": row.key, "reason": error.reason})
+    for cls in {row.cls for row in rows} - {row.cls for row in good}:
+        raise UserError(f"class `{cls}` of {root} has no readable image; add some or remove it")
+    return good, skipped
+
+
+def _strays(root: Path) -> list[dict[str, str]]:
+    """Images that lie beside the class folders and so belong to no class."""
+    parents = list(split_folders(root).values()) if "train" in split_folders(root) else []
+    return [
+        {"file": path.relative_to(root).as_posix(), "reason": "not in a class folder"}
+        for parent in [root, *parents]
+        for path in sorted(parent.iterdir())
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()
+    ]
+
+
+def _split(rows: Sequence[Row], val: float, test: float, seed: int) -> list[Row]:
+    """Stratified split. A row's rank depends on seed, class and path alone, not on other rows."""
+    by_class: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_class[row.cls].append(row)
+    placed: list[Row] = []
+    for cls, members in by_class.items():
+        members.sort(key=lambda row: seed_for(seed, "split", row.cls, row.key))
+        tests, vals = _quotas(len(members), val, test)
+        drawn: list[tuple[Split, int]] = [("test", tests), ("val", vals)]
+        splits = [split for split, count in drawn for _ in range(count)]
+        splits += ["train"] * (len(members) - len(splits))
+        placed += [Row(row.key, cls, split) for row, split in zip(members, splits, strict=True)]
+    return placed
+
+
+def _quotas(count: int, val: float, test: float) -> tuple[int, int]:
+    """How many of a class's photos are for test and for val; at least one stays for training."""
+    least = 1 if count >= _ENOUGH_FOR_ALL else 0
+    tests = max(round(count * test), least if test > 0 else 0)
+    vals = max(round(count * val), least if val > 0 else 0)
+    while tests + vals >= count:
+        if tests >= vals:
+            tests -= 1
+        else:
+            vals -= 1
+    return tests, vals
+
+
+def _reference(root: Path, recipe: Path) -> str:
+    """The data folder as the recipe names it: relative where it lies beside or below the recipe."""
+    folder = recipe.resolve().parent
+    return root.relative_to(folder).as_posix() if root.is_relative_to(folder) else str(root)
+
+
+def _check(text: str) -> None:
+    """Load the recipe before anything is written where the user looks."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "recipe.yaml"
+        path.write_text(text, encoding="utf-8")
+        load_recipe(str(path))
+
+
+def _words_text(classes: Sequence[str]) -> str:
+    lines = [
+        "# What the prompts call each class: the {words} of synthesize.prompts.templates.",
+        "# Say what the thing is (`Boeing 737-800 airliner` rather than `738`).",
+        *(f"{_quoted(name)}: {_quoted(default_words(name) or name)}" for name in classes),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    # A JSON string is also a double-quoted YAML string.
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _split_text(rows: Sequence[Row]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows((row.key, row.cls, row.split) for row in rows)
+    return buffer.getvalue()

@@ -1,0 +1,95 @@
+"""The text of the recipe that `higfa init` writes: the keys a user edits, with comments."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+_TEMPLATE = """\
+# Written by `higfa init`. Every key that is not here has a default: `higfa recipes show` prints
+# them all. Paths are relative to this file.
+# The values below are untuned: a sensible start, measured on no data set.
+
+name: @NAME@
+seed: @SEED@
+# device: auto            # auto, cpu, cuda, cuda:1, mps
+
+data:
+  layout: imagefolder
+  root: @ROOT@
+  # path,class,split of every photo: edit it to move photos between splits.
+  split_file: @SPLIT@
+  # What the prompts call each class: worth reading through.
+  class_words: @WORDS@
+  # shots: 16             # keep only this many training photos per class
+
+contours:
+  extractor: canny        # canny, or soft (graded edges; needs a ControlNet trained on such)
+  size: 512               # the same as synthesize.size
+  blur: 1.4               # pixels; more blur leaves fewer, longer edges
+  canny_low: 60
+  canny_high: 140
+  per_image: 2            # transformed contours per training photo
+  transforms:             # nothing that changes proportions is on by default
+    flip: 0.5             # 0 where left and right matter (text, asymmetric parts)
+    rotation: 8           # degrees
+    scale: [0.85, 1.1]
+
+guide:                    # the classifier that steers the sampler
+  backbone: resnet18      # any timm model name
+  pretrained: true        # downloads timm's weights; false trains from scratch
+  image_size: 224
+  epochs: 30
+  batch_size: 32
+
+synthesize:
+  model: stable-diffusion-v1-5/stable-diffusion-v1-5    # a hub id (downloaded) or a local folder
+  controlnet: lllyasviel/control_v11p_sd15_canny
+  dtype: float32          # bfloat16 or float16 save memory on a GPU
+  size: 512
+  steps: 25
+  batch_size: 4           # part of the plan: it changes the pixels
+  per_contour: 1          # pictures per contour
+  text:
+    scale: 7.5
+  contour:
+    scale: 1.5
+  classifier:
+    scale: 1.0            # 0 switches the guide off
+  prompts:
+    templates: ["a photo of a {words}"]
+    negative: ""
+
+downstream:               # the classifier that you came for, without and with the pictures
+  backbone: resnet18
+  pretrained: true
+  image_size: 224
+  epochs: 30
+  replacement: 0.4        # part of the real photos replaced by synthetic ones in training
+  seeds: [0, 1, 2]
+"""
+
+
+def recipe_text(name: str, seed: int, root: str, split: Path, words: Path) -> str:
+    """The recipe as YAML; `root` as the recipe shall name it, the two files by name alone."""
+    values = {
+        "@NAME@": _quoted(name),
+        "@SEED@": str(seed),
+        "@ROOT@": _quoted(root),
+        "@SPLIT@": _quoted(split.name),
+        "@WORDS@": _quoted(words.name),
+    }
+    # Line by line, so that a name which looks like a placeholder stays as it is.
+    lines = []
+    for line in _TEMPLATE.splitlines():
+        for placeholder, value in values.items():
+            if placeholder in line:
+                line = line.replace(placeholder, value, 1)
+                break
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    # A JSON string is also a double-quoted YAML string.
+    return json.dumps(text, ensure_ascii=False)

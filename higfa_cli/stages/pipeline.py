@@ -1,0 +1,241 @@
+"""The five stages in their order: which still hold, which to run, what to type next."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from higfa_cli.artifacts.atomic import read_json, write_json
+from higfa_cli.artifacts.run_record import (
+    RECORD,
+    RESOLVED,
+    StageInputs,
+    StageState,
+    recorded_outputs,
+    stage_state,
+)
+from higfa_cli.errors import UserError
+from higfa_cli.stages.context import Context
+
+STAGES = ("contours", "finetune-guide", "synthesize", "train-downstream", "report")
+WRITES: Mapping[str, tuple[str, ...]] = {
+    "contours": ("images/<class>/<photo>-<k>.png", "manifest.jsonl"),
+    "finetune-guide": ("guide.safetensors", "calibration.json", "history.jsonl"),
+    "synthesize": (
+        "plan.jsonl",
+        "images/<class>/<id>.png",
+        "images/metadata.jsonl",
+        "traces/batch-<n>.jsonl",
+        "gallery/<picture>.png",
+        "gallery.jsonl",
+        "cost.json",
+    ),
+    "train-downstream": (
+        "results.json",
+        "arms/<arm>/seed-<s>/model.safetensors",
+        "arms/<arm>/seed-<s>/history.jsonl",
+        "arms/<arm>/seed-<s>/predictions.csv",
+    ),
+    "report": ("report.html", "report.md", "results.csv", "results.tex"),
+}
+
+
+class StageModule(Protocol):
+    """What a module of a stage offers."""
+
+    NAME: str
+
+    def inputs(self, ctx: Context, **options: Any) -> StageInputs:
+        """What the stage's result depends on; UserError when an input is missing."""
+        ...
+
+    def run(self, ctx: Context, **options: Any) -> dict[str, Any]:
+        """Do the work; returns a JSON-able summary."""
+        ...
+
+
+def stage_module(stage: str) -> StageModule:
+    """The module of a stage; imported only here, since it may pull in torch.
+
+    Raises UserError for a name that is not a stage.
+    """
+    if stage not in STAGES:
+        raise UserError(f"there is no stage `{stage}`; stages are {', '.join(STAGES)}", exit_code=2)
+    name = f"higfa_cli.stages.{stage.replace('-', '_')}"
+    return cast(StageModule, importlib.import_module(name))
+
+
+def state(ctx: Context, stage: str, **options: Any) -> StageState:
+    """Whether a stage's artifacts hold.
+
+    A stage whose inputs are not there is missing (or stale, if it ran before they went); one that
+    is fresh by itself but reads a stage that is not, is stale. `options` are the stage's own;
+    without any, those of its last run count.
+    """
+    return _state(ctx, stage, options or _last_options(ctx, stage), {})
+
+
+def run_stage(ctx: Context, stage: str, action: str = "run", **options: Any) -> dict[str, Any]:
+    """Run one stage, or another function of its module ("preview"); returns its summary.
+
+    Raises UserError when a stage that it reads is not fresh.
+    """
+    module = stage_module(stage)
+    inputs = module.inputs(ctx, **options) if action == "run" else module.inputs(ctx)
+    known: dict[str, StageState] = {}
+    for earlier in _upstream(inputs, stage):
+        before = _state(ctx, earlier, _last_options(ctx, earlier), known)
+        if before.kind != "fresh":
+            raise UserError(
+                f"{stage} reads {earlier}, which is {before.kind} ({'; '.join(before.reasons)}); "
+                f"run `higfa {earlier}` with the same recipe and options first"
+            )
+    if action == "run":
+        _remember_options(ctx, stage, options)
+    summary: dict[str, Any] = getattr(module, action)(ctx, **options)
+    return summary
+
+
+def step(ctx: Context, stage: str, **options: Any) -> dict[str, Any]:
+    """Run a stage unless it is fresh (`ctx.force`: anyway).
+
+    Without options it keeps those of its last run, unless forced: `higfa run` does not drop the
+    arms that `--synthetic` added.
+    Returns {"stage", "action": "ran" | "skipped", "seconds", "directory", "summary"}.
+    """
+    started = time.perf_counter()
+    if not options and not ctx.force:
+        options = _last_options(ctx, stage)
+    fresh = not ctx.force and state(ctx, stage, **options).kind == "fresh"
+    summary = {} if fresh else run_stage(ctx, stage, **options)
+    return {
+        "stage": stage,
+        "action": "skipped" if fresh else "ran",
+        "seconds": round(time.perf_counter() - started, 2),
+        "directory": str(ctx.stage_dir(stage)),
+        "summary": summary,
+    }
+
+
+def iter_stages(
+    ctx: Context, first: str = STAGES[0], last: str = STAGES[-1]
+) -> Iterator[dict[str, Any]]:
+    """Run the stages from `first` to `last`, skipping what is fresh; yields each one's `step`."""
+    for stage in _between(first, last):
+        yield step(ctx, stage)
+
+
+def run_all(ctx: Context, first: str = STAGES[0], last: str = STAGES[-1]) -> list[dict[str, Any]]:
+    """All rows of `iter_stages`."""
+    return list(iter_stages(ctx, first, last))
+
+
+def status(ctx: Context) -> list[dict[str, Any]]:
+    """Per stage {"stage", "state", "reasons", "directory"}, in the order of the pipeline."""
+    rows = []
+    known: dict[str, StageState] = {}
+    for stage in STAGES:
+        found = _state(ctx, stage, _last_options(ctx, stage), known)
+        row = {"stage": stage, "state": found.kind, "reasons": list(found.reasons)}
+        rows.append(row | {"directory": str(ctx.stage_dir(stage))})
+    return rows
+
+
+def next_command(rows: list[dict[str, Any]], selection: str) -> str | None:
+    """The command to type next, or None when all is fresh.
+
+    `selection` is how the recipe was chosen on the command line ("--dataset pocket-aircraft").
+    """
+    for row in rows:
+        if row["state"] != "fresh":
+            return f"higfa {row['stage']} {selection}".rstrip()
+    return None
+
+
+def describe(ctx: Context, stage: str, **options: Any) -> dict[str, Any]:
+    """What running a stage would do: resolved parameters, inputs, state, files to be written."""
+    options = options or _last_options(ctx, stage)
+    inputs = stage_module(stage).inputs(ctx, **options)
+    directory = ctx.stage_dir(stage)
+    return {
+        "stage": stage,
+        "directory": str(directory),
+        **asdict(state(ctx, stage, **options)),
+        "parameters": inputs.parameters,
+        "inputs": inputs.files,
+        "writes": [RECORD, RESOLVED, *WRITES[stage]],
+        "present_outputs": len(recorded_outputs(directory)),
+    }
+
+
+def report_page(ctx: Context) -> Path:
+    """Where the report's page lies."""
+    return ctx.stage_dir("report") / WRITES["report"][0]
+
+
+def _state(
+    ctx: Context, stage: str, options: Mapping[str, Any], known: dict[str, StageState]
+) -> StageState:
+    """`state`, hashing each stage once: `known` collects what has been found."""
+    if stage not in known:
+        known[stage] = _find_state(ctx, stage, options, known)
+    return known[stage]
+
+
+def _find_state(
+    ctx: Context, stage: str, options: Mapping[str, Any], known: dict[str, StageState]
+) -> StageState:
+    directory = ctx.stage_dir(stage)
+    try:
+        inputs = stage_module(stage).inputs(ctx, **options)
+    except UserError as error:
+        ran = (directory / RECORD).is_file()
+        return StageState("stale" if ran else "missing", (str(error),))
+    found = stage_state(directory, inputs)
+    if found.kind == "fresh":
+        for earlier in _upstream(inputs, stage):
+            last = _last_options(ctx, earlier)
+            if _state(ctx, earlier, last, known).kind != "fresh":
+                return StageState("stale", (f"{earlier} must run again first",))
+    return found
+
+
+def _options_file(ctx: Context, stage: str) -> Path:
+    # Beside the stage's folder, as its lock is: the folder belongs to one run, this outlives it.
+    return ctx.workspace / f".{stage}.options.json"
+
+
+def _last_options(ctx: Context, stage: str) -> dict[str, Any]:
+    path = _options_file(ctx, stage)
+    options: dict[str, Any] = read_json(path) if path.is_file() else {}
+    return options
+
+
+def _remember_options(ctx: Context, stage: str, options: Mapping[str, Any]) -> None:
+    path = _options_file(ctx, stage)
+    if options:
+        write_json(path, dict(options))
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _upstream(inputs: StageInputs, stage: str) -> tuple[str, ...]:
+    """Earlier stages whose artifacts are among the inputs ("contours/manifest.jsonl")."""
+    read = {name.split("/", 1)[0] for name in inputs.files}
+    return tuple(one for one in STAGES[: STAGES.index(stage)] if one in read)
+
+
+def _between(first: str, last: str) -> tuple[str, ...]:
+    for flag, stage in (("--from", first), ("--until", last)):
+        if stage not in STAGES:
+            raise UserError(
+                f"{flag} {stage}: no such stage; stages are {', '.join(STAGES)}", exit_code=2
+            )
+    start, end = STAGES.index(first), STAGES.index(last)
+    if start > end:
+        raise UserError(f"--from {first} comes after --until {last}; swap them", exit_code=2)
+    return STAGES[start : end + 1]

@@ -1,0 +1,117 @@
+"""Looking before the long run: a contact sheet, and a strip of the same seeds over values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from higfa_cli.artifacts.atomic import write_bytes, write_json
+from higfa_cli.artifacts.plan import PlanItem
+from higfa_cli.data.images import encode_png, read_image
+from higfa_cli.errors import UserError
+from higfa_cli.models.draw import Drawn, schedule_of
+from higfa_cli.recipe.load import override_recipe
+from higfa_cli.stages.context import Context
+from higfa_cli.stages.drawing import draw_items, load, plan
+from higfa_cli.stages.gallery import choose
+
+FOLDER = "previews"
+STRIP = 8
+CAPTION = 14
+TILE = 128
+
+
+def preview(ctx: Context, count: int) -> dict[str, Any]:
+    """Draw `count` pictures of the plan, spread over the classes, as one contact sheet.
+
+    They are the very pictures that the full run would draw, up to rounding from other batches.
+    """
+    chosen = choose(plan(ctx), count, ctx.recipe.seed)
+    model, guide = load(ctx)
+    schedule = schedule_of(ctx.recipe.synthesize)
+    size = ctx.recipe.synthesize.batch_size
+    groups = [chosen[i : i + size] for i in range(0, len(chosen), size)]
+    drawn = [
+        picture
+        for group in ctx.progress.track(groups, "preview")
+        for picture in draw_items(ctx, model, guide, schedule, group)
+    ]
+    tiles = [_tile(item.cls, picture) for item, picture in zip(chosen, drawn, strict=True)]
+    columns = min(8, len(tiles))
+    rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
+    path = ctx.workspace / FOLDER / f"preview-{count}.png"
+    write_bytes(path, encode_png(_sheet(rows)))
+    return {"sheet": str(path), "images": len(chosen), **_summary(drawn)}
+
+
+def sweep(ctx: Context, key: str, values: Sequence[Any]) -> dict[str, Any]:
+    """Draw the same few seeds for every value of one `synthesize` key: one row per value.
+
+    Raises:
+        UserError: a key of another section, or a value that the recipe refuses.
+    """
+    if not key.startswith("synthesize."):
+        raise UserError(
+            f"--sweep {key}: only keys of `synthesize` can be swept; "
+            "try synthesize.classifier.scale=0,1,2",
+            exit_code=2,
+        )
+    chosen = choose(plan(ctx), STRIP, ctx.recipe.seed)
+    contours = [_plain(read_image(ctx.stage_dir("contours") / i.contour), i.cls) for i in chosen]
+    rows, table = [[_caption("contour"), *contours]], []
+    for value in ctx.progress.track(values, f"sweep {key}"):
+        drawn = _with_value(ctx, key, value, chosen)
+        tiles = [_plain(p.pixels, "failed" if p.pixels is None else "") for p in drawn]
+        rows.append([_caption(f"{key.rsplit('.', 1)[-1]} = {value}"), *tiles])
+        table.append({"value": value, **_summary(drawn)})
+    path = ctx.workspace / FOLDER / f"sweep-{key}.png"
+    write_bytes(path, encode_png(_sheet(rows)))
+    write_json(path.with_suffix(".json"), {"key": key, "rows": table})
+    return {"sheet": str(path), "key": key, "rows": table}
+
+
+def _with_value(ctx: Context, key: str, value: Any, items: Sequence[PlanItem]) -> list[Drawn]:
+    changed = replace(ctx, recipe=override_recipe(ctx.recipe, {key: value}))
+    model, guide = load(changed)
+    return draw_items(changed, model, guide, schedule_of(changed.recipe.synthesize), items)
+
+
+def _summary(drawn: Sequence[Drawn]) -> dict[str, Any]:
+    """Mean final confidence of the guide (None where it was off) and failures."""
+    final = [p.trace["p"][-1] for p in drawn if p.error is None]
+    known = [value for value in final if value is not None]
+    mean = round(sum(known) / len(known), 4) if known else None
+    return {"confidence": mean, "failed": sum(p.error is not None for p in drawn)}
+
+
+def _tile(label: str, picture: Drawn) -> Image.Image:
+    final = picture.trace["p"][-1]
+    shown = "" if final is None else f" p={final:.2f}"
+    return _plain(picture.pixels, label + shown if picture.error is None else f"{label} failed")
+
+
+def _plain(pixels: np.ndarray | None, label: str) -> Image.Image:
+    tile = Image.new("RGB", (TILE, TILE + CAPTION), "white")
+    if pixels is not None:
+        tile.paste(Image.fromarray(pixels).resize((TILE, TILE), Image.Resampling.BICUBIC))
+    ImageDraw.Draw(tile).text((2, TILE + 1), label[:22], fill="black")
+    return tile
+
+
+def _caption(text: str) -> Image.Image:
+    tile = Image.new("RGB", (TILE, TILE + CAPTION), "white")
+    ImageDraw.Draw(tile).text((4, TILE // 2), text[:22], fill="black")
+    return tile
+
+
+def _sheet(rows: Sequence[Sequence[Image.Image]]) -> np.ndarray:
+    width = max(len(row) for row in rows)
+    sheet = Image.new("RGB", (width * TILE, len(rows) * (TILE + CAPTION)), "white")
+    for y, row in enumerate(rows):
+        for x, tile in enumerate(row):
+            sheet.paste(tile, (x * TILE, y * (TILE + CAPTION)))
+    return np.asarray(sheet)

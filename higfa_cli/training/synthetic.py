@@ -1,0 +1,88 @@
+"""Synthetic pictures as a training source: any folder of class folders."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from higfa_cli.artifacts.atomic import read_jsonl
+from higfa_cli.artifacts.names import class_name
+from higfa_cli.data.images import IMAGE_SUFFIXES
+from higfa_cli.errors import UserError
+
+METADATA = "metadata.jsonl"
+
+
+@dataclass(frozen=True)
+class SyntheticFolder:
+    """Pictures found in a folder: sorted paths, their class ids, and the classes without any."""
+
+    root: Path
+    paths: tuple[Path, ...]
+    labels: tuple[int, ...]
+    missing: tuple[str, ...]
+
+
+def list_synthetic(
+    root: Path, classes: Sequence[str], held_out: Collection[str] = ()
+) -> SyntheticFolder:
+    """List `root`/<class>/**/picture; a class folder has the class's name or its encoded name.
+
+    With a metadata.jsonl in `root`, pictures whose row has a status other than "ok" are left out,
+    and so are those drawn from a source photo in `held_out` (its key).
+
+    Raises UserError: no such folder, a folder that is no class, or not a single picture.
+    """
+    if not root.is_dir():
+        raise UserError(f"synthetic folder {root} does not exist; correct --synthetic")
+    ids = {name: index for index, name in enumerate(classes)}
+    refused = _refused(root, held_out)
+    found: list[tuple[Path, int]] = []
+    for folder in sorted(root.iterdir()):
+        if folder.name.startswith(".") or not folder.is_dir():
+            continue
+        label = _label(folder.name, ids, root)
+        found += [
+            (path, label)
+            for path in sorted(folder.rglob("*"))
+            if _is_picture(path) and path.relative_to(root).as_posix() not in refused
+        ]
+    if not found:
+        raise UserError(
+            f"{root} holds no usable picture in class folders; point --synthetic at a folder "
+            "with one sub-folder of pictures per class"
+        )
+    have = {label for _, label in found}
+    return SyntheticFolder(
+        root=root,
+        paths=tuple(path for path, _ in found),
+        labels=tuple(label for _, label in found),
+        missing=tuple(name for name, index in ids.items() if index not in have),
+    )
+
+
+def _is_picture(path: Path) -> bool:
+    hidden = path.name.startswith(".")
+    return not hidden and path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+
+
+def _label(folder: str, ids: dict[str, int], root: Path) -> int:
+    for name in (folder, class_name(folder)):
+        if name in ids:
+            return ids[name]
+    near = difflib.get_close_matches(folder, ids, n=1, cutoff=0.6)
+    hint = f"did you mean `{near[0]}`?" if near else f"classes are {', '.join(list(ids)[:4])} ..."
+    raise UserError(f"{root}: folder `{folder}` is no class of the data; {hint} Rename or move it")
+
+
+def _refused(root: Path, held_out: Collection[str]) -> set[str]:
+    if not (root / METADATA).is_file():
+        return set()
+    rows = read_jsonl(root / METADATA)
+    return {
+        PurePosixPath(str(row.get("file_name"))).as_posix()
+        for row in rows
+        if row.get("status", "ok") != "ok" or row.get("source") in held_out
+    }

@@ -1,0 +1,206 @@
+"""The one trainer: the guide and the downstream classifier both come from `fit`."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from timm.optim import param_groups_weight_decay
+from torch import Tensor, nn
+from torch.nn import functional
+
+from higfa_cli.errors import UserError
+from higfa_cli.models.backbones import Backbone
+from higfa_cli.models.guide import from_bytes, network_input
+from higfa_cli.recipe.schema import Training
+from higfa_cli.training.augment import Augment, make_augment
+from higfa_cli.training.mixing import TrainSet
+from higfa_cli.training.pictures import Pictures
+
+_WARM_UP = 0.05
+_EVAL_BATCH = 128
+
+
+class Tracker(Protocol):
+    """Shows how far a loop is."""
+
+    def track(
+        self, items: Iterable[int], description: str, total: int | None = None
+    ) -> Iterator[int]:
+        """Yield `items`."""
+        ...
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a training gave.
+
+    `best_state`: the network's state at the end of `best_epoch` (1-based). `selected`: "val" when
+    validation chose that epoch, "last" when there was none to choose by. `history`: one row per
+    epoch (epoch, loss, learning_rate, replaced, and with validation val_accuracy, val_loss).
+    """
+
+    best_state: dict[str, Tensor]
+    best_epoch: int
+    selected: Literal["val", "last"]
+    history: tuple[dict[str, Any], ...]
+    steps: int
+    images_seen: int
+    seconds: float
+
+    @property
+    def val_accuracy(self) -> float | None:
+        """Validation accuracy at the best epoch, in [0, 1]."""
+        value = self.history[self.best_epoch - 1].get("val_accuracy")
+        return None if value is None else float(value)
+
+
+def fit(
+    backbone: Backbone,
+    train: TrainSet,
+    val: Pictures | None,
+    config: Training,
+    classes: int,
+    seed: int,
+    device: torch.device,
+    progress: Tracker,
+    description: str = "training",
+) -> FitResult:
+    """Train `backbone.network` in place for epochs * ceil(n_real / batch_size) AdamW steps.
+
+    Every step sees `batch_size` pictures, whatever the second source of `train`: an epoch's last
+    batch is filled up from the start of its order. Cosine schedule with 5 % warm-up, label
+    smoothing, no weight decay on biases and norms. Validation chooses the epoch of highest
+    accuracy (the earliest of equals); without it the last epoch is used. The same arguments give
+    the same result on a CPU; global random state is left as it was.
+
+    Raises UserError: no training pictures, a batch of one, or a loss that is not finite.
+    """
+    _check(train, config)
+    started = time.monotonic()
+    network = backbone.network.to(device)
+    per_epoch = math.ceil(len(train) / config.batch_size)
+    optimizer, schedule = _optimizer(network, config, config.epochs * per_epoch)
+    augment = make_augment(config, classes)
+    generator = torch.Generator().manual_seed(seed)
+    history: list[dict[str, Any]] = []
+    best_epoch, best_accuracy, best_state = 0, -1.0, {}
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for epoch in progress.track(range(1, config.epochs + 1), description):
+            rate = schedule.get_last_lr()[0]
+            batches = _batches(train, config.batch_size, augment, generator)
+            loss, replaced = _train_epoch(backbone, batches, config, device, optimizer, schedule)
+            row: dict[str, Any] = {"epoch": epoch, "loss": loss, "learning_rate": rate}
+            row["replaced"] = replaced / (per_epoch * config.batch_size)
+            if val is not None:
+                row |= _validate(backbone, val, device)
+            history.append(row)
+            if val is None:
+                best_epoch = epoch
+            elif row["val_accuracy"] > best_accuracy:
+                best_epoch, best_accuracy = epoch, row["val_accuracy"]
+                best_state = _state(network)
+    return FitResult(
+        best_state=best_state if val is not None else _state(network),
+        best_epoch=best_epoch,
+        selected="last" if val is None else "val",
+        history=tuple(history),
+        steps=config.epochs * per_epoch,
+        images_seen=config.epochs * per_epoch * config.batch_size,
+        seconds=time.monotonic() - started,
+    )
+
+
+@torch.no_grad()
+def predict_logits(backbone: Backbone, pictures: Pictures, device: torch.device) -> Tensor:
+    """Logits [N, K] (float32, CPU) of uint8 pictures, in evaluation mode, before temperature."""
+    network = backbone.network.to(device).eval()
+    parts = [
+        network(network_input(from_bytes(part), part.shape[-1], backbone.mean, backbone.std)).cpu()
+        for part in (chunk.to(device) for chunk in pictures.images.split(_EVAL_BATCH))
+    ]
+    return torch.cat(parts).to(torch.float32)
+
+
+def _check(train: TrainSet, config: Training) -> None:
+    if len(train) == 0:
+        raise UserError("there are no training pictures; add some, or raise data.shots")
+    if config.batch_size < 2:
+        raise UserError("batch_size: 1 is too few for batch normalisation; set it to 2 or more")
+
+
+def _optimizer(
+    network: nn.Module, config: Training, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+    groups = param_groups_weight_decay(network, config.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
+    warm = max(1, round(_WARM_UP * steps))
+
+    def factor(step: int) -> float:
+        if step < warm:
+            return (step + 1) / warm
+        return 0.5 * (1.0 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def _batches(
+    train: TrainSet, batch_size: int, augment: Augment, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """One epoch: (uint8 images, label weights [B, K], number replaced by the second source)."""
+    order = torch.randperm(len(train), generator=generator)
+    steps = math.ceil(len(train) / batch_size)
+    positions = torch.arange(steps * batch_size) % len(train)
+    for indices in order[positions].split(batch_size):
+        pictures, mask = train.batch(indices, generator)
+        images, targets = augment(pictures.images, pictures.labels)
+        yield images, targets, int(mask.sum())
+
+
+def _train_epoch(
+    backbone: Backbone,
+    batches: Iterable[tuple[Tensor, Tensor, int]],
+    config: Training,
+    device: torch.device,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LambdaLR,
+) -> tuple[float, int]:
+    """Mean loss of the epoch, and how many pictures came from the second source."""
+    network = backbone.network.train()
+    total, steps, replaced = 0.0, 0, 0
+    for images, targets, count in batches:
+        ready = network_input(
+            from_bytes(images.to(device)), config.image_size, backbone.mean, backbone.std
+        )
+        loss = functional.cross_entropy(
+            network(ready), targets.to(device), label_smoothing=config.label_smoothing
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        total += float(loss.detach())
+        steps += 1
+        replaced += count
+    if not math.isfinite(total):
+        raise UserError("training diverged: the loss is not finite; lower learning_rate")
+    return total / steps, replaced
+
+
+def _validate(backbone: Backbone, val: Pictures, device: torch.device) -> dict[str, float]:
+    logits = predict_logits(backbone, val, device)
+    hits = (logits.argmax(1) == val.labels).to(torch.float32)
+    return {
+        "val_accuracy": float(hits.mean()),
+        "val_loss": float(functional.cross_entropy(logits, val.labels)),
+    }
+
+
+def _state(network: nn.Module) -> dict[str, Tensor]:
+    return {name: copy.deepcopy(value.cpu()) for name, value in network.state_dict().items()}

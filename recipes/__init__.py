@@ -1,0 +1,1 @@
+"""Built-in recipes, installed as `higfa_cli.builtin_recipes`."""

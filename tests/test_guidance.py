@@ -1,0 +1,143 @@
+"""Each equation against a case worked by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from higfa_cli.method import guidance
+from higfa_cli.method.protocols import Branch, Level, Prediction
+from higfa_cli.method.schedule import StrengthSchedule
+
+LEVEL = Level(7, 0.75, 200.0, alpha=0.8, sigma=0.6)
+
+
+def t(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def test_tweedie_and_v_by_hand() -> None:
+    x_t, eps = t(1.0), t(0.5)
+    p = guidance.from_eps(x_t, eps, LEVEL)
+    assert p.x0.item() == pytest.approx((1.0 - 0.6 * 0.5) / 0.8)  # 0.875
+    v = guidance.to_v(p, LEVEL)
+    assert v.item() == pytest.approx(0.8 * 0.5 - 0.6 * 0.875)  # -0.125
+    back = guidance.from_v(x_t, v, LEVEL)
+    assert back.x0.item() == pytest.approx(0.875)
+    assert back.eps.item() == pytest.approx(0.5)
+
+
+def test_v_is_defined_at_pure_noise() -> None:
+    pure = Level(0, 0.0, 999.0, alpha=0.0, sigma=1.0)
+    p = guidance.from_v(t(0.3), t(-2.0), pure)
+    assert p.x0.item() == 2.0
+    assert p.eps.item() == pytest.approx(0.3)
+
+
+BRANCHES = {
+    Branch.UNCOND: Prediction(t(1.0)[:, None], t(10.0)[:, None]),
+    Branch.TEXT: Prediction(t(2.0)[:, None], t(20.0)[:, None]),
+    Branch.CONTOUR: Prediction(t(3.0)[:, None], t(50.0)[:, None]),
+    Branch.TEXT_CONTOUR: Prediction(t(4.0)[:, None], t(80.0)[:, None]),
+}
+
+
+@pytest.mark.parametrize(
+    ("composition", "s_text", "s_contour", "eps"),
+    [
+        ("three_term", 3.0, 1.5, 10 + 3 * (20 - 10) + 1.5 * (80 - 20)),
+        ("three_term", 3.0, 0.0, 10 + 3 * (20 - 10)),  # plain text CFG
+        ("three_term", 1.0, 2.0, 20 + 2 * (80 - 20)),  # no unconditional branch
+        ("three_term", 2.0, 2.0, 10 + 2 * (80 - 10)),  # no text-only branch
+        ("three_term", 1.0, 1.0, 80.0),  # one branch
+        ("joint", 3.0, 9.0, 50 + 3 * (80 - 50)),
+        ("joint", 1.0, 1.0, 80.0),
+    ],
+)
+def test_composition(composition: str, s_text: float, s_contour: float, eps: float) -> None:
+    schedule = StrengthSchedule(composition=composition, text=s_text, contour=s_contour)  # type: ignore[arg-type]
+    needed = schedule.branches(guided=False)
+    weights = guidance.branch_weights(composition, t(s_text), t(s_contour))  # type: ignore[arg-type]
+    assert sum(w.item() for w in weights.values()) == pytest.approx(1.0)
+    got = guidance.compose({b: BRANCHES[b] for b in needed}, weights)
+    assert got.eps.item() == pytest.approx(eps)
+
+
+@pytest.mark.parametrize(
+    ("s_text", "s_contour", "branches"),
+    [
+        (3.0, 1.5, {Branch.UNCOND, Branch.TEXT, Branch.TEXT_CONTOUR}),
+        (3.0, 0.0, {Branch.UNCOND, Branch.TEXT}),
+        (1.0, 1.5, {Branch.TEXT, Branch.TEXT_CONTOUR}),
+        (2.0, 2.0, {Branch.UNCOND, Branch.TEXT_CONTOUR}),
+        (1.0, 1.0, {Branch.TEXT_CONTOUR}),
+    ],
+)
+def test_branches_without_weight_are_not_evaluated(
+    s_text: float, s_contour: float, branches: set[Branch]
+) -> None:
+    assert set(StrengthSchedule(text=s_text, contour=s_contour).branches(False)) == branches
+
+
+def test_final_stage_branches_cover_every_confidence() -> None:
+    """At p = 0 the default falls to the plain conditional, at p = 1 it is the full composition."""
+    schedule = StrengthSchedule(text=4.0, contour=1.5)
+    assert set(schedule.branches(True)) == {Branch.UNCOND, Branch.TEXT, Branch.TEXT_CONTOUR}
+    plain = StrengthSchedule(text=1.0, contour=1.0)
+    assert plain.branches(True) == (Branch.TEXT_CONTOUR,)
+    # An affine weight that vanishes at p = 1 only is still needed elsewhere.
+    equal_top = StrengthSchedule(text=2.0, contour=2.0, text_floor=1.0, contour_floor=0.0)
+    assert Branch.TEXT in equal_top.branches(True)
+    assert Branch.TEXT not in equal_top.branches(False)
+
+
+def test_strengths_by_hand() -> None:
+    schedule = StrengthSchedule(
+        text=5.0, text_floor=1.0, contour=2.0, contour_floor=1.0, classifier=3.0, gamma=2.0
+    )
+    p = t(0.0, 0.25, 1.0)
+    s = schedule.modulated(p)
+    assert s.text.tolist() == [1.0, 2.0, 5.0]
+    assert s.contour.tolist() == [1.0, 1.25, 2.0]
+    assert s.classifier.tolist() == pytest.approx([3.0, 3.0 * 0.75**2, 0.0])
+    falling = StrengthSchedule(text=5.0, contour=2.0, modulation="falling", power=2.0)
+    assert falling.modulated(p).text.tolist() == pytest.approx([5.0, 1 + 4 * 0.75**2, 1.0])
+
+
+def test_exact_limits_of_the_modulation() -> None:
+    p = t(0.0, 0.3, 1.0)
+    fixed = StrengthSchedule(gamma=0.0, modulation="constant", classifier=2.0).modulated(p)
+    assert fixed.classifier.tolist() == [2.0] * 3
+    assert fixed.text.tolist() == [4.0] * 3
+    sure = StrengthSchedule(gamma=1.0).modulated(t(1.0))
+    early = StrengthSchedule().fixed(t(0.0))
+    assert [s.item() for s in sure] == [s.item() for s in early]
+
+
+def test_confidence_and_margin_by_hand() -> None:
+    logits = t(math.log(0.5), math.log(0.3), math.log(0.2))[None].repeat(2, 1)
+    y = torch.tensor([0, 1])
+    assert guidance.probability(logits, y).tolist() == pytest.approx([0.5, 0.3])
+    assert guidance.margin(logits, y).tolist() == pytest.approx([0.2, 0.0])
+    single = guidance.margin(t(3.0)[None], torch.tensor([0]))
+    assert single.tolist() == [1.0]
+
+
+def test_classifier_term_by_hand() -> None:
+    p = Prediction(x0=t(1.0, 1.0)[:, None], eps=t(2.0, 2.0)[:, None])
+    got = guidance.apply_classifier(p, t(0.5, 0.0), t(3.0, 3.0)[:, None], LEVEL)
+    assert got.eps.flatten().tolist() == pytest.approx([2.0 - 0.5 * 0.6 * 3.0, 2.0])
+    assert got.x0.flatten().tolist() == pytest.approx([1.0 + 0.5 * 0.36 / 0.8 * 3.0, 1.0])
+    x_t = LEVEL.alpha * p.x0 + LEVEL.sigma * p.eps
+    assert torch.allclose(LEVEL.alpha * got.x0 + LEVEL.sigma * got.eps, x_t)
+
+
+def test_rms_normalisation() -> None:
+    g = t(3.0, 4.0, 0.0, 0.0).reshape(2, 2)
+    eps = t(1.0, 1.0, 2.0, 2.0).reshape(2, 2)
+    got = guidance.normalise_rms(g, eps)
+    assert guidance.rms(got).tolist() == pytest.approx([1.0, 0.0])
+    assert got[0].tolist() == pytest.approx([3 / math.sqrt(12.5), 4 / math.sqrt(12.5)])
+    assert got[1].tolist() == [0.0, 0.0]
