@@ -62,9 +62,7 @@ class Recorder:
 def run(name: str, form: str, steps: int = 12, batch: int = 24) -> tuple[Recorder, torch.Tensor]:
     guide = gmm.MixtureGuide()
     solver = Recorder(name, form, steps, guide)
-    noise = torch.randn(
-        batch, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
-    )
+    noise = torch.randn(batch, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     targets = torch.arange(batch) % 3
     *_, last = sample(noise, targets, gmm.MixtureDenoiser(form), solver, EXACT, guide)
     return solver, last.x

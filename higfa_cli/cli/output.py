@@ -93,7 +93,12 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
         table.add_column(escape(name.replace("_", " ")), overflow="fold")
     for row in rows:
         table.add_row(*(escape(_shown(row.get(name, ""))) for name in columns))
-    _stdout().print(table)
+    console = _stdout()
+    with console.capture() as captured:
+        console.print(table)
+    # The last column comes padded to its width.
+    for line in captured.get().splitlines():
+        sys.stdout.write(line.rstrip() + "\n")
 
 
 def _stdout() -> Console:

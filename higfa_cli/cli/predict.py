@@ -35,18 +35,19 @@ def command(
     as_json: JsonFlag = False,
 ) -> None:
     """Classify photos with a trained model."""
-    from higfa_cli.cli.output import print_json, print_mapping, stdout_for_result
+    from higfa_cli.cli.output import print_json, print_line, stdout_for_result
 
     with stdout_for_result(as_json):
         path, on = find_model(model, recipe, dataset, set_, workspace, device)
         from higfa_cli.stages.predict import predict
 
         rows = predict(path, images, top, on)
-    result = {"model": str(path), "predictions": rows}
     if as_json:
-        print_json(result)
-    else:
-        print_mapping(result, indent="")
+        print_json({"model": str(path), "predictions": rows})
+        return
+    for row in rows:
+        guesses = ", ".join(f"{one['class']} {one['probability']:.1%}" for one in row["top"])
+        print_line(f"{row['image']}: {guesses}")
 
 
 def find_model(

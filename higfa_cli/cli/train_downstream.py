@@ -19,7 +19,14 @@ def command(
             metavar="[NAME=]DIR",
         ),
     ] = None,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Train only this arm; `real` alone needs no synthetic pictures.", metavar="NAME"
+        ),
+    ] = None,
 ) -> None:
     """Train without and with the new pictures."""
-    options: dict[str, Any] = {"synthetic": synthetic} if synthetic else {}
+    given = {"synthetic": synthetic, "arms": arm}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value}
     stage_command("train-downstream", flags, **options)

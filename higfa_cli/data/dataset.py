@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from higfa_cli.artifacts.fingerprint import hash_file, hash_json
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.data.fgvc import list_fgvc
 from higfa_cli.data.imagefolder import list_csv, list_folders
+from higfa_cli.data.images import read_image
 from higfa_cli.data.listing import SPLITS, Listing, Row, Split, check_rows
 from higfa_cli.data.prompts import words_for
 from higfa_cli.errors import UserError
@@ -27,6 +30,20 @@ class Sample:
     cls: str
     class_id: int
     split: Split
+    crop_bottom: int = 0
+
+    def read(self) -> np.ndarray:
+        """The photo, HxWx3 uint8 RGB, without its lowest `crop_bottom` rows.
+
+        Raises UserError naming the file when it cannot be read or has no rows left.
+        """
+        image = read_image(self.path)
+        if self.crop_bottom >= len(image):
+            raise UserError(
+                f"{self.path} is {len(image)} pixels high; data.crop_bottom = {self.crop_bottom} "
+                "leaves nothing of it"
+            )
+        return image[: len(image) - self.crop_bottom]
 
 
 @dataclass(frozen=True)
@@ -76,7 +93,8 @@ def load_dataset(data: Data, base: Path, seed: int) -> Dataset:
     ids = {name: index for index, name in enumerate(classes)}
     ordered = sorted(rows, key=lambda row: (SPLITS.index(row.split), row.key))
     samples = tuple(
-        Sample(row.key, listing.root / row.key, row.cls, ids[row.cls], row.split) for row in ordered
+        Sample(row.key, listing.root / row.key, row.cls, ids[row.cls], row.split, data.crop_bottom)
+        for row in ordered
     )
     words = data.class_words
     words_path = None if words is None else _resolve(words, base, "data.class_words")

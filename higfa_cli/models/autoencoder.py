@@ -21,7 +21,9 @@ class Autoencoder(nn.Module):
 
     def __init__(self, vae: Any) -> None:
         super().__init__()
-        self.vae: Any = vae.to(torch.float32).eval().requires_grad_(False)
+        if vae.dtype != torch.float32:
+            vae = vae.to(torch.float32)
+        self.vae: Any = vae.eval().requires_grad_(False)
         self.scale = float(vae.config.scaling_factor)
         self.shift = float(getattr(vae.config, "shift_factor", None) or 0.0)
         self.factor: int = 2 ** (len(vae.config.block_out_channels) - 1)

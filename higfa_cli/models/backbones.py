@@ -17,6 +17,7 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from higfa_cli.errors import UserError
+from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.recipe.schema import Training
 
 # The one metadata key that higfa's checkpoints use: safetensors writes several keys in an order
@@ -65,8 +66,17 @@ def create_backbone(
         )
     backbone = Backbone(training.backbone, network)
     if training.weights is not None:
-        return _with_weights(backbone, base / Path(training.weights).expanduser(), key)
-    return replace(backbone, **_timm_normalisation(network)) if download else backbone
+        return _with_weights(backbone, weights_path(training.weights, base), key)
+    if download:
+        mean, std = _timm_normalisation(network)
+        return replace(backbone, mean=mean, std=std)
+    return backbone
+
+
+def weights_path(ref: str, base: Path) -> Path:
+    """Where a recipe's `weights` lies; it may not exist."""
+    found = resolve_ref(ref, base)
+    return found if isinstance(found, Path) else base / found
 
 
 def build_network(
@@ -140,12 +150,10 @@ def _with_weights(backbone: Backbone, path: Path, key: str) -> Backbone:
     kept = {name: value for name, value in state.items() if name.startswith(heads)}
     body = {name: value for name, value in tensors.items() if name not in skipped}
     load_strictly(network, {**body, **kept}, path)
-    normalisation = (
-        {"mean": _triple(own["mean"]), "std": _triple(own["std"])}
-        if {"mean", "std"} <= own.keys()
-        else _timm_normalisation(network)
-    )
-    return replace(backbone, skipped=skipped, **normalisation)
+    mean, std = _timm_normalisation(network)
+    if {"mean", "std"} <= own.keys():
+        mean, std = triple(own["mean"]), triple(own["std"])
+    return replace(backbone, skipped=skipped, mean=mean, std=std)
 
 
 def _head_prefixes(network: nn.Module) -> tuple[str, ...]:
@@ -171,14 +179,15 @@ def _compare(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: P
         )
 
 
-def _timm_normalisation(network: nn.Module) -> dict[str, Triple]:
-    config = resolve_model_data_config(network)
-    return {"mean": _triple(config["mean"]), "std": _triple(config["std"])}
-
-
-def _triple(values: Any) -> Triple:
+def triple(values: Any) -> Triple:
+    """Three floats. Raises TypeError or ValueError for anything else."""
     first, second, third = (float(value) for value in values)
     return (first, second, third)
+
+
+def _timm_normalisation(network: nn.Module) -> tuple[Triple, Triple]:
+    config = resolve_model_data_config(network)
+    return triple(config["mean"]), triple(config["std"])
 
 
 def _check_hub(name: str, key: str) -> None:

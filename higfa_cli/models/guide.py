@@ -26,7 +26,10 @@ from higfa_cli.models.backbones import (
     check_name,
     load_strictly,
     read_weights,
+    triple,
 )
+
+_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,16 @@ class Guide(nn.Module):
         ready = network_input(images.to(torch.float32), spec.image_size, spec.mean, spec.std)
         return self.network(ready) / spec.temperature
 
+    @torch.no_grad()
+    def probabilities(self, pictures: Tensor) -> Tensor:
+        """uint8 pictures [N, 3, H, H] -> class probabilities [N, K], float32 on the CPU."""
+        device = next(self.network.parameters()).device
+        parts = [
+            self.logits(from_bytes(part.to(device))).softmax(1).cpu()
+            for part in pictures.split(_BATCH)
+        ]
+        return torch.cat(parts)
+
     def forward(self, images: Tensor) -> Tensor:
         """As `logits`."""
         return self.logits(images)
@@ -126,7 +139,8 @@ def load_guide(path: Path, device: torch.device | str = "cpu") -> Guide:
     tensors, about = read_weights(path, "classifier")
     spec = _spec(about, path)
     check_name(spec.backbone)
-    network = build_network(spec.backbone, len(spec.classes), spec.image_size)
+    with torch.random.fork_rng():
+        network = build_network(spec.backbone, len(spec.classes), spec.image_size)
     load_strictly(network, tensors, path)
     return Guide(network, spec).to(device)
 
@@ -155,8 +169,8 @@ def _spec(about: Mapping[str, Any], path: Path) -> GuideSpec:
             backbone=str(about["backbone"]),
             classes=tuple(str(name) for name in about["classes"]),
             image_size=int(about["image_size"]),
-            mean=_three(about["mean"]),
-            std=_three(about["std"]),
+            mean=triple(about["mean"]),
+            std=triple(about["std"]),
             temperature=float(about["temperature"]),
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -170,8 +184,3 @@ def _spec(about: Mapping[str, Any], path: Path) -> GuideSpec:
             f"{len(spec.classes)} classes, temperature {spec.temperature}); train it again"
         )
     return spec
-
-
-def _three(values: Any) -> Triple:
-    first, second, third = (float(value) for value in values)
-    return (first, second, third)

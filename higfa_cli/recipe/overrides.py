@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from higfa_cli.errors import RecipeError
 from higfa_cli.recipe.keys import is_section, recipe_keys, section_keys, unknown_key
@@ -25,13 +26,18 @@ def parse_value(key: str, text: str, flag: str) -> Any:
     Keys that hold text take the words as they are, so that names like 737 need no quotes.
     """
     annotation = recipe_keys()[key]
-    options = get_args(annotation) or (annotation,)
+    options = _alternatives(annotation)
     if str not in options:
         return parse_yaml(text, flag)
     if type(None) in options and text in ("null", "~"):
         return None
     quoted = len(text) >= 2 and text[0] == text[-1] and text[0] in "\"'"
     return parse_yaml(text, flag) if quoted else text
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union, or the type itself: `list of text` is not text."""
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
 
 
 def parse_override(override: str) -> tuple[str, Any]:

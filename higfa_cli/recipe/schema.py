@@ -40,6 +40,12 @@ class Data(Section):
         description="YAML or JSON file: class name -> words for prompts; relative to the recipe, "
         "or `pocket:NAME`. Every class must be in it. Without it the class name is used.",
     )
+    crop_bottom: int = Field(
+        0,
+        ge=0,
+        description="Rows cut off the bottom of every photo before anything else "
+        "(FGVC-Aircraft's carry a 20-pixel banner).",
+    )
     shots: Count | None = Field(
         None, description="Keep only this many training images per class, drawn with the seed."
     )
@@ -151,14 +157,19 @@ class ContourStrength(Section):
 class Classifier(Section):
     """s_K, the classifier guidance, and how confidence modulates all three strengths."""
 
-    scale: NonNegative = Field(1.0, description="S_K; 0 switches the guide off.")
+    scale: NonNegative = Field(
+        1.0,
+        description="S_K. At 0 the guide is still read and modulates text and contour; "
+        "`switch: 1` turns it off.",
+    )
     gamma: NonNegative = Field(1.0, description="Exponent: s_K = S_K (1 - p)^gamma.")
     confidence: Literal["probability", "margin"] = Field(
         "probability", description="p_y, or the margin p_y - max over other classes, clipped at 0."
     )
     modulation: Literal["constant", "rising", "falling"] = Field(
         "rising",
-        description="a(p): 1; p^power (text and contour yield as p falls); or (1-p)^power (as p rises).",
+        description="a(p): 1; p^power (text and contour yield as p falls); or (1-p)^power "
+        "(they yield as p rises).",
     )
     power: Positive = Field(1.0, description="Exponent of a(p).")
     gradient: Literal["x0", "x_t"] = Field(

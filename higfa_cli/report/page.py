@@ -70,7 +70,7 @@ class Exhibit:
     @property
     def caption(self) -> str:
         if self.confidence is None:
-            return "no confidence recorded"
+            return "no guide"
         return f"guide's confidence {number(self.confidence, 2)}"
 
 
@@ -93,6 +93,12 @@ class Material:
 
 def has_test(results: Mapping[str, Any]) -> bool:
     return bool(results.get("counts", {}).get("test"))
+
+
+def is_guided(recipe: Mapping[str, Any]) -> bool:
+    """Whether any step of the recipe may consult the guide."""
+    classifier = recipe["synthesize"]["classifier"]
+    return classifier["switch_sigma"] is not None or classifier["switch"] < 1
 
 
 def read_arms(results: Mapping[str, Any], predictions: Predictions, seed: int) -> tuple[Arm, ...]:
@@ -165,21 +171,17 @@ def calibration_table(calibration: Mapping[str, Any]) -> Table:
 
 
 def cost_table(cost: Mapping[str, Any]) -> Table:
-    images = max(int(cost["images"]), 1)
-
-    def row(name: str, total: float) -> tuple[str, str, str]:
-        whole = f"{total:,}" if isinstance(total, int) else significant(total)
-        return name, significant(total / images), whole
-
+    """Cost of the sampling, without loading models and without the gallery's extra pictures."""
+    keys = {
+        "Seconds": "seconds_per_image",
+        "Denoiser evaluations": "denoiser_evaluations_per_image",
+        "Guide evaluations": "guide_evaluations_per_image",
+    }
     return Table(
         f"{int(cost['images']):,} pictures on {cost['device']} in {cost['dtype']}, "
         f"batches of {cost['batch_size']}.",
-        (Column("Cost", False), Column("Per image"), Column("In all")),
-        (
-            row("Seconds", float(cost["seconds"])),
-            row("Denoiser evaluations", int(cost["denoiser_evaluations"])),
-            row("Guide evaluations", int(cost["guide_evaluations"])),
-        ),
+        (Column("Cost", False), Column("Per image")),
+        tuple((name, significant(cost[key])) for name, key in keys.items()),
     )
 
 
@@ -200,7 +202,7 @@ def settings_table(material: Material) -> Table:
         ),
         ("Classes", f"{len(material.results.get('classes', [])):,}"),
         ("Photos", splits or "not recorded"),
-        ("Contours", f"{len(material.contours):,} of {sources:,} photos"),
+        ("Contours", f"{len(material.contours):,} of {sources:,} photos" if sources else "none"),
         ("Contour extractor", recipe["contours"]["extractor"]),
         ("Sampler", f"{s['scheduler']}, {s['steps']} steps, {s['size']} px, {s['composition']}"),
         ("Models", f"{s['model']}; {s['controlnet']}"),
@@ -232,8 +234,8 @@ def page_context(material: Material) -> dict[str, Any]:
     test = has_test(results)
     arms = read_arms(results, material.predictions, recipe["seed"])
     arm = wording.main_arm(arms)
-    curves = figures.read_curves(material.traces) if material.traces else None
-    failed = sum(bool(row.get("error")) for row in material.metadata)
+    finished = [row for row in material.traces if not row.get("error")]
+    curves = figures.read_curves(finished) if finished else None
     by_class = None
     if arm and arm.difference:
         reference, other = (
@@ -252,7 +254,7 @@ def page_context(material: Material) -> dict[str, Any]:
         "method": wording.verdict_method(arm, test, str(results.get("selection", "not recorded"))),
         "gallery": material.gallery,
         "picture_labels": tuple(PICTURES.values()),
-        "guide_off": recipe["synthesize"]["classifier"]["scale"] == 0,
+        "guide_off": not is_guided(recipe),
         "curves": curves,
         "charts": [figures.chart(c, curves) for c in curves.curves] if curves else [],
         "curves_table": figures.curves_table(curves) if curves else None,
@@ -260,8 +262,24 @@ def page_context(material: Material) -> dict[str, Any]:
         "cost": cost_table(material.cost) if material.cost else None,
         "settings": settings_table(material),
         "commands": material.commands,
-        "limits": wording.limits(arms, test, material.calibration, failed),
+        "limits": _limits(material, arms, test),
     }
+
+
+def _limits(material: Material, arms: Sequence[Arm], test: bool) -> tuple[str, ...]:
+    return wording.limits(
+        arms,
+        test,
+        cross_validated=(material.calibration or {}).get("source") == "cross-validation",
+        failed=sum(bool(row.get("error")) for row in material.traces),
+        missing={
+            arm["name"]: len(arm["missing_classes"])
+            for arm in material.results["arms"]
+            if arm.get("missing_classes")
+        },
+        gallery=bool(material.gallery),
+        confident=any(row.confidence is not None for row in material.gallery),
+    )
 
 
 def render_html(context: Mapping[str, Any]) -> str:

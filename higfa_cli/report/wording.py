@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from higfa_cli.report.stats import RESAMPLES, Difference
 from higfa_cli.report.tables import REFERENCE, Arm, number
@@ -12,13 +12,14 @@ from higfa_cli.report.tables import REFERENCE, Arm, number
 HIGFA = "real+higfa"
 FEW_IMAGES = 100
 
+_BEST_ON = (
+    "The checkpoint of each training is the one best on {}; "
+    "the test photos were read once, by that checkpoint."
+)
 SELECTION = {
-    "val": "The checkpoint of each training is the one best on the validation photos; "
-    "the test photos were read once, by that checkpoint.",
-    "cross-validation": "There is no validation split, so the checkpoint was chosen by "
-    "cross-validation inside the training photos; the test photos were read once.",
-    "last": "There is no validation split, so each training's last checkpoint is used; "
-    "the test photos were read once.",
+    "val": _BEST_ON.format("the validation photos"),
+    "last": "No photos were kept aside for validation, so each training's last checkpoint is "
+    "used; the test photos were read once.",
 }
 
 
@@ -46,15 +47,15 @@ def main_arm(arms: Sequence[Arm]) -> Arm | None:
 def headline(arms: Sequence[Arm], test: bool) -> Headline:
     arm = main_arm(arms)
     if arm is None:
-        reason = f"only the arm {REFERENCE} was trained, so there is nothing to compare it with."
-        return Headline("none", "No verdict", f"No verdict: {reason}")
+        text = f"Only the arm {REFERENCE} was trained, so there is nothing to compare it with."
+        return Headline("none", "No verdict", text)
     if not test:
-        reason = "the data has no test split, and validation photos already chose the checkpoints."
-        return Headline("none", "No verdict", f"No verdict is possible: {reason}")
+        text = "The data has no test split, and the photos that chose the checkpoints cannot judge."
+        return Headline("none", "No verdict is possible", text)
     d = arm.difference
     if d is None:
-        reason = f"the arms {REFERENCE} and {arm.name} share no training seed."
-        return Headline("none", "No verdict", f"No verdict: {reason}")
+        text = f"The arms {REFERENCE} and {arm.name} share no training seed."
+        return Headline("none", "No verdict", text)
     span = f"95 % interval {number(d.low, sign=True)} to {number(d.high, sign=True)}"
     basis = f"{span}; {plural(len(d.seeds), 'seed')}, {plural(d.images, 'test photo')}"
     points, what = number(abs(d.points)), pictures_of(arm)
@@ -74,7 +75,7 @@ def headline(arms: Sequence[Arm], test: bool) -> Headline:
 
 def verdict_method(arm: Arm | None, test: bool, selection: str) -> tuple[str, ...]:
     """How the verdict came about, sentence by sentence."""
-    chosen = SELECTION.get(selection, f"Checkpoints were selected by: {selection}.")
+    chosen = SELECTION.get(selection, _BEST_ON.format(selection))
     if not test:
         return (
             "There is no test split, so no verdict is possible. The table shows accuracy on the "
@@ -104,7 +105,14 @@ def _by_seed(d: Difference) -> str:
 
 
 def limits(
-    arms: Sequence[Arm], test: bool, calibration: Mapping[str, Any] | None, failed: int
+    arms: Sequence[Arm],
+    test: bool,
+    *,
+    cross_validated: bool,
+    failed: int,
+    missing: Mapping[str, int],
+    gallery: bool,
+    confident: bool,
 ) -> tuple[str, ...]:
     """What the numbers above do not say."""
     found: list[str] = []
@@ -130,19 +138,23 @@ def limits(
             "A test split that is read again after every change of the recipe stops being a test; "
             "the verdict then looks better than it is."
         )
-    if calibration is not None and calibration.get("source") == "cross-validation":
+    if cross_validated:
         found.append(
             "The guide was calibrated by cross-validation, for lack of a validation split."
         )
+    for name, count in missing.items():
+        found.append(f"{name}: no synthetic picture of {count:,} of the classes.")
     if failed:
         found.append(f"{plural(failed, 'picture')} failed to draw and took no part.")
-    found.append(
-        "The gallery is a handful of pictures from the plan, in its order, not a selection; it "
-        "shows what the sampler does, not how often."
-    )
-    found.append(
-        "The guide's confidence is in the asked class and was itself pushed up by guidance, so it "
-        "does not measure whether a picture shows that class."
-    )
+    if gallery:
+        found.append(
+            "The gallery is a handful of pictures drawn by lot over the classes, not picked by "
+            "eye; it shows what the sampler does, not how often."
+        )
+    if confident:
+        found.append(
+            "The guide's confidence is in the asked class and was itself pushed up by guidance, "
+            "so it does not measure whether a picture shows that class."
+        )
     found.append("The results hold for this data, this backbone and this recipe.")
     return tuple(found)

@@ -18,7 +18,7 @@ from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.contour.extract import edge_fraction, extract
 from higfa_cli.contour.transform import apply_transform, draw_transform
 from higfa_cli.data.dataset import Dataset, Sample, load_dataset
-from higfa_cli.data.images import encode_png, read_image
+from higfa_cli.data.images import encode_png
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.schema import Contours
 from higfa_cli.stages.context import Context
@@ -69,7 +69,7 @@ def _inputs(ctx: Context, dataset: Dataset) -> StageInputs:
             "version": VERSION,
             "seed": recipe.seed,
             "contours": recipe.contours.model_dump(mode="json"),
-            "data": recipe.data.model_dump(mode="json", include={"layout", "shots"}),
+            "data": recipe.data.model_dump(mode="json", include={"layout", "shots", "crop_bottom"}),
         },
         files={f"data/{split}": dataset.fingerprint(split) for split in recipe.contours.splits},
     )
@@ -93,7 +93,7 @@ def _contours_of(
     sample: Sample, stem: str, recipe: Contours, seed: int, stage: StageRun
 ) -> list[dict[str, Any]]:
     """Write the transformed contours of one photo and return their manifest rows."""
-    contour = extract(read_image(sample.path), recipe)
+    contour = extract(sample.read(), recipe)
     if not contour.any():
         raise UserError(f"{sample.path} has no edges; {_more_edges(recipe)}, or leave it out")
     source_sha256 = hash_file(sample.path)

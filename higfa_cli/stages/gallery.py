@@ -59,14 +59,14 @@ def write_gallery(
         "text": draw_items(ctx, model, None, text_only(schedule), chosen),
         "text_contour": draw_items(ctx, model, None, text_contour(schedule), chosen),
     }
-    photos = {sample.key: sample.path for sample in dataset(ctx).samples}
+    photos = {sample.key: sample for sample in dataset(ctx).samples}
     rows = []
     for index, item in enumerate(chosen):
         drawn = {name: pictures[index].pixels for name, pictures in arms.items()}
         pictures = {name: pixels for name, pixels in drawn.items() if pixels is not None}
         if len(pictures) < len(arms):
             continue
-        pictures["source"] = fit_square(read_image(photos[item.source]), model.size)
+        pictures["source"] = fit_square(photos[item.source].read(), model.size)
         pictures["contour"] = read_image(ctx.stage_dir("contours") / item.contour)
         row: dict[str, Any] = {"id": item.id, "class": item.cls, "seed": item.seed}
         row["higfa"] = f"images/{item.file_name}"

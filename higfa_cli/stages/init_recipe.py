@@ -26,9 +26,9 @@ data:
 contours:
   extractor: canny        # canny, or soft (graded edges; needs a ControlNet trained on such)
   size: 512               # the same as synthesize.size
-  blur: 1.4               # pixels; more blur leaves fewer, longer edges
-  canny_low: 60
-  canny_high: 140
+  blur: 1.2               # pixels; more blur leaves fewer, longer edges
+  canny_low: 40
+  canny_high: 100
   per_image: 2            # transformed contours per training photo
   transforms:             # nothing that changes proportions is on by default
     flip: 0.5             # 0 where left and right matter (text, asymmetric parts)

@@ -32,7 +32,6 @@ WRITES: Mapping[str, tuple[str, ...]] = {
         "traces/batch-<n>.jsonl",
         "gallery/<picture>.png",
         "gallery.jsonl",
-        "cost.json",
     ),
     "train-downstream": (
         "results.json",
@@ -73,10 +72,9 @@ def state(ctx: Context, stage: str, **options: Any) -> StageState:
     """Whether a stage's artifacts hold.
 
     A stage whose inputs are not there is missing (or stale, if it ran before they went); one that
-    is fresh by itself but reads a stage that is not, is stale. `options` are the stage's own;
-    without any, those of its last run count.
+    is fresh by itself but reads a stage that is not, is stale. `options` are the stage's own.
     """
-    return _state(ctx, stage, options or _last_options(ctx, stage), {})
+    return _state(ctx, stage, options, {})
 
 
 def run_stage(ctx: Context, stage: str, action: str = "run", **options: Any) -> dict[str, Any]:
@@ -88,7 +86,7 @@ def run_stage(ctx: Context, stage: str, action: str = "run", **options: Any) -> 
     inputs = module.inputs(ctx, **options) if action == "run" else module.inputs(ctx)
     known: dict[str, StageState] = {}
     for earlier in _upstream(inputs, stage):
-        before = _state(ctx, earlier, _last_options(ctx, earlier), known)
+        before = _upstream_state(ctx, earlier, known)
         if before.kind != "fresh":
             raise UserError(
                 f"{stage} reads {earlier}, which is {before.kind} ({'; '.join(before.reasons)}); "
@@ -103,13 +101,9 @@ def run_stage(ctx: Context, stage: str, action: str = "run", **options: Any) -> 
 def step(ctx: Context, stage: str, **options: Any) -> dict[str, Any]:
     """Run a stage unless it is fresh (`ctx.force`: anyway).
 
-    Without options it keeps those of its last run, unless forced: `higfa run` does not drop the
-    arms that `--synthetic` added.
     Returns {"stage", "action": "ran" | "skipped", "seconds", "directory", "summary"}.
     """
     started = time.perf_counter()
-    if not options and not ctx.force:
-        options = _last_options(ctx, stage)
     fresh = not ctx.force and state(ctx, stage, **options).kind == "fresh"
     summary = {} if fresh else run_stage(ctx, stage, **options)
     return {
@@ -139,7 +133,7 @@ def status(ctx: Context) -> list[dict[str, Any]]:
     rows = []
     known: dict[str, StageState] = {}
     for stage in STAGES:
-        found = _state(ctx, stage, _last_options(ctx, stage), known)
+        found = _state(ctx, stage, {}, known)
         row = {"stage": stage, "state": found.kind, "reasons": list(found.reasons)}
         rows.append(row | {"directory": str(ctx.stage_dir(stage))})
     return rows
@@ -158,7 +152,6 @@ def next_command(rows: list[dict[str, Any]], selection: str) -> str | None:
 
 def describe(ctx: Context, stage: str, **options: Any) -> dict[str, Any]:
     """What running a stage would do: resolved parameters, inputs, state, files to be written."""
-    options = options or _last_options(ctx, stage)
     inputs = stage_module(stage).inputs(ctx, **options)
     directory = ctx.stage_dir(stage)
     return {
@@ -198,21 +191,28 @@ def _find_state(
     found = stage_state(directory, inputs)
     if found.kind == "fresh":
         for earlier in _upstream(inputs, stage):
-            last = _last_options(ctx, earlier)
-            if _state(ctx, earlier, last, known).kind != "fresh":
+            if _upstream_state(ctx, earlier, known).kind != "fresh":
                 return StageState("stale", (f"{earlier} must run again first",))
+    return found
+
+
+def _upstream_state(ctx: Context, stage: str, known: dict[str, StageState]) -> StageState:
+    """The state that matters to a later stage: by the recipe, or by the last command line.
+
+    After `train-downstream --arm real` the recipe alone would call its results stale, yet they
+    are what was asked for, and `report` may read them.
+    """
+    found = _state(ctx, stage, {}, known)
+    path = _options_file(ctx, stage)
+    if found.kind != "fresh" and path.is_file():
+        as_last_run = _find_state(ctx, stage, read_json(path), known)
+        return as_last_run if as_last_run.kind == "fresh" else found
     return found
 
 
 def _options_file(ctx: Context, stage: str) -> Path:
     # Beside the stage's folder, as its lock is: the folder belongs to one run, this outlives it.
     return ctx.workspace / f".{stage}.options.json"
-
-
-def _last_options(ctx: Context, stage: str) -> dict[str, Any]:
-    path = _options_file(ctx, stage)
-    options: dict[str, Any] = read_json(path) if path.is_file() else {}
-    return options
 
 
 def _remember_options(ctx: Context, stage: str, options: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ from higfa_cli.report.page import (
     Material,
     Picture,
     has_test,
+    is_guided,
     page_context,
     render_html,
     render_markdown,
@@ -38,7 +39,6 @@ OPTIONAL = (
     "synthesize/gallery.jsonl",
     "synthesize/gallery",
     "synthesize/traces",
-    "synthesize/cost.json",
 )
 # Twice the width of a gallery cell on a wide screen; larger pictures only make the page heavy.
 LONGEST_SIDE = 400
@@ -61,6 +61,7 @@ def inputs(ctx: Context, **options: Any) -> StageInputs:
     recipe = ctx.recipe.model_dump(mode="json", exclude={"workspace", "device"})
     parameters = {"version": VERSION, "recipe": recipe}
     parameters |= {"commands": list(_commands(ctx)), "versions": dict(_versions(ctx))}
+    parameters["cost"] = _cost(ctx)
     return StageInputs(parameters=parameters, files=files)
 
 
@@ -98,7 +99,6 @@ def read_material(ctx: Context) -> Material:
     results = read_json(ctx.workspace / RESULTS)
     metadata = _rows(ctx, "synthesize/images/metadata.jsonl")
     traces = ctx.workspace / "synthesize/traces"
-    cost = ctx.workspace / "synthesize/cost.json"
     calibration = ctx.workspace / CALIBRATION
     return Material(
         recipe=ctx.recipe.model_dump(mode="json"),
@@ -109,14 +109,14 @@ def read_material(ctx: Context) -> Material:
         metadata=metadata,
         gallery=_gallery(ctx, {row["id"]: row.get("confidence") for row in metadata}),
         traces=[row for path in sorted(traces.glob("*.jsonl")) for row in read_jsonl(path)],
-        cost=read_json(cost) if cost.is_file() else None,
+        cost=_cost(ctx),
         commands=_commands(ctx) or ("higfa run RECIPE",),
         versions=_versions(ctx),
     )
 
 
 def _guided(ctx: Context) -> bool:
-    return ctx.recipe.synthesize.classifier.scale > 0
+    return is_guided(ctx.recipe.model_dump())
 
 
 def _rows(ctx: Context, name: str) -> list[dict[str, Any]]:
@@ -151,13 +151,11 @@ def _read_predictions(path: Path) -> tuple[Prediction, ...]:
 
 
 def _gallery(ctx: Context, confidence: Mapping[str, float | None]) -> tuple[Exhibit, ...]:
-    # Without a guide nothing was confident, and the last column is the text + contour sampler.
-    guided = _guided(ctx)
     return tuple(
         Exhibit(
             id=row["id"],
             cls=row["class"],
-            confidence=confidence.get(row["id"]) if guided else None,
+            confidence=confidence.get(row["id"]),
             pictures=tuple(_picture(ctx, row[key], label) for key, label in PICTURES.items()),
         )
         for row in _rows(ctx, "synthesize/gallery.jsonl")
@@ -176,6 +174,15 @@ def _picture(ctx: Context, name: str, label: str) -> Picture:
     if max(image.shape[:2]) > LONGEST_SIDE:
         image = fit_inside(image, LONGEST_SIDE)
     return Picture(label, encode_png(image), f"../synthesize/{name}")
+
+
+def _cost(ctx: Context) -> dict[str, Any] | None:
+    """What the synthesis counted in its record; None where it has not run to its end."""
+    path = ctx.stage_dir("synthesize") / "run.json"
+    record = read_json(path) if path.is_file() else {}
+    if record.get("status") != "done":
+        return None
+    return {**record["counts"], "device": record["device"]}
 
 
 def _records(ctx: Context) -> Iterator[dict[str, Any]]:

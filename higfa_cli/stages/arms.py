@@ -1,0 +1,100 @@
+"""The arms of a downstream comparison: real photos alone, and with each set of new pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from higfa_cli.artifacts.atomic import read_json
+from higfa_cli.artifacts.fingerprint import hash_file, hash_tree
+from higfa_cli.artifacts.run_record import RECORD
+from higfa_cli.errors import UserError
+from higfa_cli.stages.context import Context
+
+REAL = "real"
+OWN = "real+higfa"
+OWN_IMAGES = "synthesize/images"
+STAGE = "train-downstream"
+RESULTS = f"{STAGE}/results.json"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """`folder`: class folders of synthetic pictures, or None for real photos alone."""
+
+    name: str
+    folder: Path | None
+
+    def source(self, workspace: Path) -> str | None:
+        """The folder as recorded: the workspace's own is relative to it."""
+        if self.folder is None:
+            return None
+        return OWN_IMAGES if self.name == OWN else str(self.folder)
+
+    def file(self) -> tuple[str, str] | None:
+        """Logical name and content hash of the pictures, None for real photos alone."""
+        if self.folder is None:
+            return None
+        if self.name == OWN:
+            # This file holds every picture's own hash.
+            name = f"{OWN_IMAGES}/metadata.jsonl"
+            return name, hash_file(self.folder / "metadata.jsonl")
+        return f"synthetic/{self.name}", hash_tree(self.folder)
+
+
+def choose_arms(
+    ctx: Context, synthetic: Sequence[str] = (), arms: Sequence[str] | None = None
+) -> tuple[Arm, ...]:
+    """`real`, `real+higfa` if `synthesize` has run, and `real+NAME` per `[NAME=]DIR`.
+
+    Without `synthetic` the folders of the last run are kept, so that its results stay fresh and a
+    later run compares the same arms. `arms` restricts the choice to the arms it names.
+
+    Raises UserError: no new pictures at all, a folder that is not there, or a name used twice.
+    """
+    found = [Arm(REAL, None)]
+    own = ctx.workspace / OWN_IMAGES
+    if (own / "metadata.jsonl").is_file():
+        found.append(Arm(OWN, own))
+    found += [_parse(text) for text in synthetic] if synthetic else _remembered(ctx)
+    names = [arm.name for arm in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(
+                f"--synthetic: two arms are called {name}; name them apart with NAME=DIR", 2
+            )
+    if arms is not None:
+        unknown = [name for name in arms if name not in names]
+        if unknown:
+            raise UserError(f"there is no arm `{unknown[0]}`; arms are {', '.join(names)}", 2)
+        return tuple(arm for arm in found if arm.name in arms)
+    if len(found) == 1:
+        raise UserError(
+            f"{own / 'metadata.jsonl'} is missing, so there are no pictures to compare with: run "
+            "`higfa synthesize` first, or give --synthetic DIR"
+        )
+    return tuple(found)
+
+
+def _parse(text: str) -> Arm:
+    """`[NAME=]DIR`; a folder whose own name holds "=" is meant as it stands."""
+    name, separator, rest = text.partition("=")
+    if not separator or "/" in name or Path(text).expanduser().is_dir():
+        name, rest = "", text
+    folder = Path(rest).expanduser().resolve()
+    if not folder.is_dir():
+        raise UserError(f"--synthetic {text}: {folder} is not a folder; correct the path", 2)
+    return Arm(f"{REAL}+{name or folder.name}", folder)
+
+
+def _remembered(ctx: Context) -> list[Arm]:
+    path = ctx.workspace / STAGE / RECORD
+    if not path.is_file():
+        return []
+    recorded = read_json(path).get("inputs", {}).get("parameters", {}).get("arms", {})
+    return [
+        Arm(name, Path(source))
+        for name, source in recorded.items()
+        if name not in (REAL, OWN) and Path(source).is_dir()
+    ]

@@ -1,0 +1,357 @@
+"""Stage `finetune-guide`: a classifier that reads what the sampler shows it, calibrated there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from higfa_cli.artifacts.atomic import write_json, write_jsonl
+from higfa_cli.artifacts.fingerprint import hash_file, hash_tree
+from higfa_cli.artifacts.run_record import StageInputs, stage_run
+from higfa_cli.artifacts.seeds import seed_for
+from higfa_cli.data.dataset import Dataset, load_dataset
+from higfa_cli.errors import UserError
+from higfa_cli.method.protocols import Level
+from higfa_cli.models.backbones import Backbone, create_backbone, weights_path
+from higfa_cli.models.device import resolve_device
+from higfa_cli.models.draw import schedule_of
+from higfa_cli.models.families import DiffusionModel, load_pipeline
+from higfa_cli.models.guide import GuideSpec, save_guide
+from higfa_cli.recipe.refs import resolve_ref
+from higfa_cli.stages.context import Context
+from higfa_cli.stages.guide_pool import Job, Photos, pool_jobs, read_photos, render
+from higfa_cli.training.calibration import assess, fit_temperature
+from higfa_cli.training.folds import stratified_folds
+from higfa_cli.training.mixing import TrainSet
+from higfa_cli.training.pictures import Pictures, join
+from higfa_cli.training.trainer import FitResult, fit, predict_logits
+
+NAME = "finetune-guide"
+VERSION = 1
+_READS = {
+    "contours": {"extractor", "size", "blur", "canny_low", "canny_high"},
+    "synthesize": {
+        "model",
+        "controlnet",
+        "revision",
+        "controlnet_revision",
+        "dtype",
+        "scheduler",
+        "steps",
+        "size",
+        "conditioning_scale",
+    },
+}
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Noised and reconstructed versions of `photos`: picture n comes from jobs[n]."""
+
+    photos: Photos
+    jobs: tuple[Job, ...]
+    pictures: Pictures
+
+    def part(self, rows: Sequence[int]) -> Pictures:
+        """The pictures that come from the photos `rows`."""
+        wanted = set(rows)
+        numbers = [number for number, (row, _) in enumerate(self.jobs) if row in wanted]
+        return self.pictures.select(torch.tensor(numbers, dtype=torch.int64))
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Logits of pictures that the network was not trained on.
+
+    `levels`: one entry per row of `logits` [N, K] (None: only decoded); `clean` are the photos.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    levels: tuple[Level | None, ...]
+    clean_logits: Tensor
+    clean_labels: Tensor
+
+
+def inputs(ctx: Context) -> StageInputs:
+    """What the guide depends on: its keys, train and val photos, the diffusion model.
+
+    Raises UserError when data or weights are missing, or contour and picture sizes differ.
+    """
+    return _inputs(ctx, _dataset(ctx))
+
+
+def run(ctx: Context) -> dict[str, Any]:
+    """Train and calibrate; writes guide.safetensors, calibration.json and history.jsonl.
+
+    Raises UserError for bad data, an unknown backbone, or weights that cannot be had.
+    """
+    dataset = _dataset(ctx)
+    recipe, directory = ctx.recipe, ctx.stage_dir(NAME)
+    device = resolve_device(recipe.device)
+    # Before the long work, so that a misspelt name or an absent file fails at once.
+    _backbone(ctx, dataset, "guide")
+    with stage_run(directory, _inputs(ctx, dataset), recipe) as record:
+        record.device = str(device)
+        model = load_pipeline(recipe.synthesize, ctx.base, device)
+        levels = guided_levels(ctx, model)
+        train = _pool(ctx, dataset, model, levels)
+        if dataset.of("val"):
+            backbone, fitted, held = _with_validation(ctx, dataset, model, levels, train, device)
+            source, history = "val", _named("guide", fitted)
+        else:
+            held, history = _cross_validated(ctx, dataset, train, device)
+            everything = list(range(len(train.photos)))
+            backbone, fitted = _fit(ctx, dataset, train, everything, None, device, "guide")
+            source, history = "cross-validation", history + _named("guide", fitted)
+        calibration = calibrate(held, levels, source)
+        spec = _spec(recipe.guide.image_size, backbone, dataset, calibration["temperature"])
+        save_guide(directory / "guide.safetensors", backbone.network, spec, {"stage": NAME})
+        write_json(directory / "calibration.json", calibration)
+        write_jsonl(directory / "history.jsonl", history)
+        for name in ("guide.safetensors", "calibration.json", "history.jsonl"):
+            record.output(directory / name)
+        record.counts |= {
+            "photos": len(train.photos),
+            "noised": len(train.jobs),
+            "steps": fitted.steps,
+            "best_epoch": fitted.best_epoch,
+            "seconds": round(fitted.seconds, 2),
+        }
+    return _summary(ctx, dataset, fitted, calibration, record.counts)
+
+
+def guided_levels(ctx: Context, model: DiffusionModel) -> tuple[Level, ...]:
+    """The solver's levels at which the recipe consults the guide; may be none."""
+    settings = ctx.recipe.synthesize
+    schedule = schedule_of(settings)
+    return tuple(level for level in model.solver(settings.steps).levels if schedule.guided(level))
+
+
+def calibrate(held: HeldOut, levels: Sequence[Level], source: str) -> dict[str, Any]:
+    """Temperature from the held-out logits at the guided levels, and ECE per level with it.
+
+    Without guided levels the reconstructions take their place. As written to calibration.json.
+    """
+    noised = torch.tensor([level is not None for level in held.levels])
+    at = noised if bool(noised.any()) else ~noised
+    temperature = fit_temperature(held.logits[at], held.labels[at])
+
+    def rows(mask: Tensor) -> dict[str, Any]:
+        return assess(held.logits[mask], held.labels[mask], temperature).row()
+
+    masks = [
+        (level, torch.tensor([one is not None and one.index == level.index for one in held.levels]))
+        for level in levels
+    ]
+    return {
+        "source": source,
+        "temperature": temperature,
+        "levels": [
+            {"sigma": level.sigma, "progress": level.progress, **rows(mask)}
+            for level, mask in masks
+            if bool(mask.any())
+        ],
+        "overall": rows(at),
+        "reconstructed": rows(~noised),
+        "clean": assess(held.clean_logits, held.clean_labels, temperature).row(),
+    }
+
+
+def _dataset(ctx: Context) -> Dataset:
+    recipe = ctx.recipe
+    if recipe.contours.size != recipe.synthesize.size:
+        raise UserError(
+            f"contours.size is {recipe.contours.size} but synthesize.size is "
+            f"{recipe.synthesize.size}; set both to the same value"
+        )
+    return load_dataset(recipe.data, ctx.base, recipe.seed)
+
+
+def _inputs(ctx: Context, dataset: Dataset) -> StageInputs:
+    recipe = ctx.recipe
+    classifier = recipe.synthesize.classifier
+    files = {
+        f"data/{split}": dataset.fingerprint(split) for split in dataset.splits if split != "test"
+    }
+    for key in ("model", "controlnet"):
+        found = resolve_ref(getattr(recipe.synthesize, key), ctx.base)
+        if isinstance(found, Path):
+            files[f"synthesize.{key}"] = hash_tree(found)
+    if recipe.guide.weights is not None:
+        files["guide.weights"] = hash_file(weights_path(recipe.guide.weights, ctx.base))
+    return StageInputs(
+        parameters={
+            "version": VERSION,
+            "seed": recipe.seed,
+            "data": recipe.data.model_dump(mode="json", include={"layout", "shots"}),
+            "words": dict(dataset.words),
+            "guide": recipe.guide.model_dump(mode="json"),
+            "contours": recipe.contours.model_dump(mode="json", include=_READS["contours"]),
+            "synthesize": recipe.synthesize.model_dump(mode="json", include=_READS["synthesize"])
+            | {
+                "prompts": {"templates": list(recipe.synthesize.prompts.templates)},
+                "classifier": classifier.model_dump(
+                    mode="json", include={"switch", "switch_sigma"}
+                ),
+            },
+        },
+        files=files,
+    )
+
+
+def _pool(ctx: Context, dataset: Dataset, model: DiffusionModel, levels: Sequence[Level]) -> Pool:
+    recipe = ctx.recipe
+    photos = read_photos(dataset.of("train"), dataset, recipe, ctx.progress)
+    jobs = pool_jobs(photos, levels, recipe.guide.noised_per_image, recipe.seed)
+    pictures = render(model, photos, jobs, recipe, ctx.progress, "noising training photos")
+    return Pool(photos, jobs, pictures)
+
+
+def _with_validation(
+    ctx: Context,
+    dataset: Dataset,
+    model: DiffusionModel,
+    levels: Sequence[Level],
+    train: Pool,
+    device: torch.device,
+) -> tuple[Backbone, FitResult, HeldOut]:
+    """Train on all training photos; choose the epoch and calibrate on validation photos."""
+    recipe = ctx.recipe
+    photos = read_photos(dataset.of("val"), dataset, recipe, ctx.progress)
+    jobs = tuple((row, level) for row in range(len(photos)) for level in (None, *levels))
+    pictures = render(model, photos, jobs, recipe, ctx.progress, "noising validation photos")
+    # The epoch is chosen on photos and on one noised version of each: all levels at every epoch
+    # would cost more than the training.
+    per_photo = 1 + len(levels)
+    once = [
+        row * per_photo
+        + (1 + seed_for(recipe.seed, "guide-val", sample.key) % len(levels) if levels else 0)
+        for row, sample in enumerate(photos.samples)
+    ]
+    chosen_on = join([photos.clean, pictures.select(torch.tensor(once, dtype=torch.int64))])
+    everything = list(range(len(train.photos)))
+    backbone, fitted = _fit(ctx, dataset, train, everything, chosen_on, device, "guide")
+    held = HeldOut(
+        logits=predict_logits(backbone, pictures, device),
+        labels=pictures.labels,
+        levels=tuple(level for _, level in jobs),
+        clean_logits=predict_logits(backbone, photos.clean, device),
+        clean_labels=photos.clean.labels,
+    )
+    return backbone, fitted, held
+
+
+def _cross_validated(
+    ctx: Context, dataset: Dataset, train: Pool, device: torch.device
+) -> tuple[HeldOut, list[dict[str, Any]]]:
+    """Logits of each photo's versions from a network trained on the other folds."""
+    recipe, photos = ctx.recipe, train.photos
+    folds = recipe.guide.folds
+    keys = [sample.key for sample in photos.samples]
+    fold_of = stratified_folds(keys, photos.clean.labels.tolist(), folds, recipe.seed)
+    ctx.progress.note(f"no validation split: the guide is calibrated by {folds}-fold validation")
+    history: list[dict[str, Any]] = []
+    parts: list[tuple[Tensor, Tensor, tuple[Level | None, ...], Tensor, Tensor]] = []
+    for fold in range(folds):
+        rows = [row for row, one in enumerate(fold_of) if one != fold]
+        held = [row for row, one in enumerate(fold_of) if one == fold]
+        if not rows or not held:
+            continue
+        name = f"fold-{fold}"
+        backbone, fitted = _fit(ctx, dataset, train, rows, None, device, name)
+        history += _named(name, fitted)
+        noised = train.part(held)
+        clean = photos.clean.select(torch.tensor(held))
+        chosen = set(held)
+        levels = tuple(level for row, level in train.jobs if row in chosen)
+        logits = predict_logits(backbone, noised, device)
+        clean_logits = predict_logits(backbone, clean, device)
+        parts.append((logits, noised.labels, levels, clean_logits, clean.labels))
+    if not parts:
+        raise UserError(
+            "there are too few training photos for cross-validation; add photos or a val split"
+        )
+    logits_, labels_, levels_, clean_logits_, clean_labels_ = zip(*parts, strict=True)
+    pooled = HeldOut(
+        logits=torch.cat(logits_),
+        labels=torch.cat(labels_),
+        levels=tuple(level for part in levels_ for level in part),
+        clean_logits=torch.cat(clean_logits_),
+        clean_labels=torch.cat(clean_labels_),
+    )
+    return pooled, history
+
+
+def _fit(
+    ctx: Context,
+    dataset: Dataset,
+    train: Pool,
+    rows: Sequence[int],
+    val: Pictures | None,
+    device: torch.device,
+    name: str,
+) -> tuple[Backbone, FitResult]:
+    """One network trained on the photos `rows` and their noised versions, at its best epoch."""
+    config = ctx.recipe.guide
+    backbone = _backbone(ctx, dataset, name)
+    mixed = TrainSet(
+        real=train.photos.clean.select(torch.tensor(list(rows), dtype=torch.int64)),
+        second=train.part(rows),
+        probability=config.noised_fraction,
+        rule="share",
+    )
+    classes = len(dataset.classes)
+    seed = seed_for(ctx.recipe.seed, NAME, name)
+    fitted = fit(backbone, mixed, val, config, classes, seed, device, ctx.progress, name)
+    backbone.network.load_state_dict(fitted.best_state)
+    return backbone, fitted
+
+
+def _backbone(ctx: Context, dataset: Dataset, name: str) -> Backbone:
+    seed = seed_for(ctx.recipe.seed, NAME, name, "head")
+    return create_backbone(ctx.recipe.guide, len(dataset.classes), ctx.base, seed, "guide")
+
+
+def _named(name: str, fitted: FitResult) -> list[dict[str, Any]]:
+    return [{"run": name, **row} for row in fitted.history]
+
+
+def _spec(size: int, backbone: Backbone, dataset: Dataset, temperature: float) -> GuideSpec:
+    return GuideSpec(
+        backbone=backbone.name,
+        classes=dataset.classes,
+        image_size=size,
+        mean=backbone.mean,
+        std=backbone.std,
+        temperature=temperature,
+    )
+
+
+def _summary(
+    ctx: Context,
+    dataset: Dataset,
+    fitted: FitResult,
+    calibration: dict[str, Any],
+    counts: dict[str, Any],
+) -> dict[str, Any]:
+    return {
+        "stage": NAME,
+        "guide": str(ctx.stage_dir(NAME) / "guide.safetensors"),
+        "backbone": ctx.recipe.guide.backbone,
+        "classes": len(dataset.classes),
+        **counts,
+        "epoch_selected_by": fitted.selected,
+        "calibrated_on": calibration["source"],
+        "temperature": calibration["temperature"],
+        "accuracy_clean": calibration["clean"]["accuracy"],
+        "accuracy_noised": calibration["overall"]["accuracy"],
+        "ece_noised_before": calibration["overall"]["ece_before"],
+        "ece_noised_after": calibration["overall"]["ece_after"],
+        "levels": calibration["levels"],
+    }

@@ -1,0 +1,331 @@
+"""Stage `train-downstream`: the classifier the user came for, without and with new pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchmetrics.functional.classification import multiclass_f1_score
+
+from higfa_cli.artifacts.atomic import read_json, write_json, write_jsonl, write_text
+from higfa_cli.artifacts.fingerprint import hash_file
+from higfa_cli.artifacts.names import class_dir
+from higfa_cli.artifacts.run_record import StageInputs, StageRun, stage_run
+from higfa_cli.artifacts.seeds import seed_for
+from higfa_cli.data.dataset import Dataset, Sample, load_dataset
+from higfa_cli.models.backbones import create_backbone, weights_path
+from higfa_cli.models.device import resolve_device
+from higfa_cli.models.guide import GuideSpec, load_guide, save_guide
+from higfa_cli.stages.arms import STAGE, Arm, choose_arms
+from higfa_cli.stages.context import Context
+from higfa_cli.training.calibration import fit_temperature
+from higfa_cli.training.folds import stratified_folds
+from higfa_cli.training.mixing import TrainSet
+from higfa_cli.training.pictures import Pictures, load_pictures
+from higfa_cli.training.synthetic import SyntheticFolder, list_synthetic
+from higfa_cli.training.trainer import fit, predict_logits
+
+NAME = STAGE
+VERSION = 1
+_HELD_OUT_PARTS = 5
+HELD_OUT = "a stratified fifth of the training photos, held out because there is no val split"
+LAST = "last"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What trains and what chooses the checkpoint; `how` is told in the results."""
+
+    train: tuple[Sample, ...]
+    chooses: tuple[Sample, ...]
+    how: str
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything of one arm that is the same for all its seeds."""
+
+    arm: Arm
+    listing: SyntheticFolder | None
+    train: TrainSet
+    val: Pictures | None
+
+
+def inputs(
+    ctx: Context, synthetic: Sequence[str] = (), arms: Sequence[str] | None = None
+) -> StageInputs:
+    """What the results depend on: the `downstream` keys, all photos, every arm's pictures.
+
+    Raises UserError: data missing, or no new pictures (names the command that makes them).
+    """
+    dataset = load_dataset(ctx.recipe.data, ctx.base, ctx.recipe.seed)
+    return _inputs(ctx, dataset, choose_arms(ctx, synthetic, arms))
+
+
+def run(
+    ctx: Context, synthetic: Sequence[str] = (), arms: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Train each arm once per seed with the same number of steps, then read the test photos.
+
+    `synthetic`: `[NAME=]DIR` each, a folder of class folders. `arms`: only the arms of these
+    names ("real" alone needs no pictures). The test split is read after all training, and each
+    checkpoint is evaluated on it once. Finished trainings of an interrupted run are kept.
+
+    Raises UserError: bad data, unknown class folders, an unknown backbone, weights not to be had.
+    """
+    recipe, directory = ctx.recipe, ctx.stage_dir(NAME)
+    dataset = load_dataset(recipe.data, ctx.base, recipe.seed)
+    chosen = choose_arms(ctx, synthetic, arms)
+    device = resolve_device(recipe.device)
+    selection = select(dataset, recipe.seed)
+    held = {sample.key for sample in selection.chooses}
+    listings = {
+        arm.name: None if arm.folder is None else list_synthetic(arm.folder, dataset.classes, held)
+        for arm in chosen
+    }
+    create_backbone(recipe.downstream, len(dataset.classes), ctx.base, 0, "downstream")
+    known = _inputs(ctx, dataset, chosen)
+    with stage_run(directory, known, recipe, resume=not ctx.force) as record:
+        record.device = str(device)
+        real, val = _real(ctx, selection)
+        rows = []
+        for arm in chosen:
+            material = _material(ctx, arm, listings[arm.name], real, val)
+            runs = [_train(ctx, dataset, material, seed, record) for seed in _seeds(ctx)]
+            rows.append(_arm_row(ctx, material, runs))
+        _test(ctx, dataset, rows, record)
+        results = {
+            "arms": rows,
+            "classes": list(dataset.classes),
+            "selection": selection.how,
+            "test": "read once per checkpoint, after all training"
+            if dataset.of("test")
+            else "no test split: test accuracy is null",
+            "counts": {
+                "train": len(selection.train),
+                "val": len(selection.chooses),
+                "test": len(dataset.of("test")),
+            },
+        }
+        write_json(directory / "results.json", results)
+        record.output(directory / "results.json")
+        record.counts |= {"arms": len(rows), "trainings": sum(len(row["runs"]) for row in rows)}
+    return _summary(ctx, results)
+
+
+def select(dataset: Dataset, seed: int) -> Selection:
+    """The val split chooses the checkpoint; without one, a stratified fifth of train does.
+
+    A class of a single photo keeps it for training. Where nothing can be held out, the last
+    epoch is used.
+    """
+    train, val = dataset.of("train"), dataset.of("val")
+    if val:
+        return Selection(train, val, "val")
+    keys = [sample.key for sample in train]
+    labels = [sample.class_id for sample in train]
+    parts = stratified_folds(keys, labels, _HELD_OUT_PARTS, seed)
+    held = [
+        sample
+        for sample, part in zip(train, parts, strict=True)
+        if part == 0 and labels.count(sample.class_id) > 1
+    ]
+    if not held:
+        return Selection(train, (), LAST)
+    kept = set(held)
+    return Selection(tuple(s for s in train if s not in kept), tuple(held), HELD_OUT)
+
+
+def run_dir(stage_dir: Path, arm: str, seed: int) -> Path:
+    """Folder of one training."""
+    return stage_dir / "arms" / class_dir(arm) / f"seed-{seed}"
+
+
+def _inputs(ctx: Context, dataset: Dataset, chosen: Sequence[Arm]) -> StageInputs:
+    recipe = ctx.recipe
+    files = {f"data/{split}": dataset.fingerprint(split) for split in dataset.splits}
+    files |= dict(found for arm in chosen if (found := arm.file()) is not None)
+    if recipe.downstream.weights is not None:
+        weights = weights_path(recipe.downstream.weights, ctx.base)
+        files["downstream.weights"] = hash_file(weights)
+    return StageInputs(
+        parameters={
+            "version": VERSION,
+            "seed": recipe.seed,
+            "data": recipe.data.model_dump(mode="json", include={"layout", "shots"}),
+            "downstream": recipe.downstream.model_dump(mode="json"),
+            "arms": {arm.name: arm.source(ctx.workspace) for arm in chosen},
+        },
+        files=files,
+    )
+
+
+def _seeds(ctx: Context) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(ctx.recipe.downstream.seeds))
+
+
+def _real(ctx: Context, selection: Selection) -> tuple[Pictures, Pictures | None]:
+    real = _load(ctx, selection.train)
+    return real, _load(ctx, selection.chooses) if selection.chooses else None
+
+
+def _load(ctx: Context, samples: Sequence[Sample]) -> Pictures:
+    return load_pictures(
+        [sample.path for sample in samples],
+        [sample.class_id for sample in samples],
+        ctx.recipe.downstream.image_size,
+    )
+
+
+def _material(
+    ctx: Context,
+    arm: Arm,
+    listing: SyntheticFolder | None,
+    real: Pictures,
+    val: Pictures | None,
+) -> Material:
+    config = ctx.recipe.downstream
+    if listing is None:
+        return Material(arm, None, TrainSet(real), val)
+    if listing.missing:
+        ctx.progress.note(
+            f"{arm.name}: no pictures of {len(listing.missing)} classes "
+            f"({', '.join(listing.missing[:4])}); their real photos stay as they are"
+        )
+    second = load_pictures(listing.paths, listing.labels, config.image_size)
+    return Material(arm, listing, TrainSet(real, second, config.replacement, "each"), val)
+
+
+def _train(
+    ctx: Context, dataset: Dataset, material: Material, seed: int, record: StageRun
+) -> dict[str, Any]:
+    """One training, or what an interrupted run left of it; returns its row of the results."""
+    folder = run_dir(record.directory, material.arm.name, seed)
+    paths = [folder / name for name in ("model.safetensors", "history.jsonl", "fit.json")]
+    if all(path.relative_to(record.directory).as_posix() in record.kept for path in paths):
+        for path in paths:
+            record.output(path)
+        kept: dict[str, Any] = read_json(paths[2])
+        return kept
+    config, classes = ctx.recipe.downstream, len(dataset.classes)
+    device = resolve_device(ctx.recipe.device)
+    # Seeds do not depend on the arm: arms of one seed start from the same weights.
+    head, order = (seed_for(ctx.recipe.seed, NAME, seed, what) for what in ("head", "order"))
+    backbone = create_backbone(config, classes, ctx.base, head, "downstream")
+    fitted = fit(
+        backbone,
+        material.train,
+        material.val,
+        config,
+        classes,
+        order,
+        device,
+        ctx.progress,
+        f"{material.arm.name}, seed {seed}",
+    )
+    backbone.network.load_state_dict(fitted.best_state)
+    temperature = 1.0
+    if material.val is not None:
+        logits = predict_logits(backbone, material.val, device)
+        temperature = fit_temperature(logits, material.val.labels)
+    spec = GuideSpec(
+        backbone.name,
+        dataset.classes,
+        config.image_size,
+        backbone.mean,
+        backbone.std,
+        temperature,
+    )
+    row = {
+        "seed": seed,
+        "best_epoch": fitted.best_epoch,
+        "val_accuracy": fitted.val_accuracy,
+        "temperature": temperature,
+        "replaced": sum(one["replaced"] for one in fitted.history) / len(fitted.history),
+        "steps": fitted.steps,
+        "images_seen": fitted.images_seen,
+        "seconds": round(fitted.seconds, 3),
+    }
+    about = {"stage": NAME, "arm": material.arm.name, "seed": str(seed)}
+    save_guide(paths[0], backbone.network, spec, about)
+    write_jsonl(paths[1], fitted.history)
+    write_json(paths[2], row)
+    for path in paths:
+        record.output(path)
+    return row
+
+
+def _arm_row(ctx: Context, material: Material, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    listing = material.listing
+    return {
+        "name": material.arm.name,
+        "synthetic": material.arm.source(ctx.workspace),
+        "synthetic_images": 0 if listing is None else len(listing.paths),
+        "missing_classes": [] if listing is None else list(listing.missing),
+        "runs": runs,
+    }
+
+
+def _test(ctx: Context, dataset: Dataset, rows: Sequence[dict[str, Any]], record: StageRun) -> None:
+    """Add test accuracy and macro F1 to every run's row, and write its predictions.csv."""
+    samples = dataset.of("test")
+    pictures = _load(ctx, samples) if samples else None
+    device = resolve_device(ctx.recipe.device)
+    for arm in rows:
+        for row in arm["runs"]:
+            row |= {"test_accuracy": None, "test_macro_f1": None}
+            if pictures is None:
+                continue
+            folder = run_dir(record.directory, arm["name"], row["seed"])
+            guide = load_guide(folder / "model.safetensors", device)
+            confidence, predicted = guide.probabilities(pictures.images).max(1)
+            hits = predicted == pictures.labels
+            row["test_accuracy"] = float(hits.to(torch.float64).mean())
+            row["test_macro_f1"] = float(
+                multiclass_f1_score(
+                    predicted, pictures.labels, num_classes=len(dataset.classes), average="macro"
+                )
+            )
+            names = [dataset.classes[index] for index in predicted.tolist()]
+            text = _csv(samples, names, confidence.tolist())
+            write_text(folder / "predictions.csv", text)
+            record.output(folder / "predictions.csv")
+
+
+def _csv(samples: Sequence[Sample], predicted: Sequence[str], confidence: Sequence[float]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["key", "true", "predicted", "confidence"])
+    for sample, name, value in zip(samples, predicted, confidence, strict=True):
+        writer.writerow([sample.key, sample.cls, name, f"{value:.6f}"])
+    return buffer.getvalue()
+
+
+def _summary(ctx: Context, results: dict[str, Any]) -> dict[str, Any]:
+    def mean(runs: Sequence[dict[str, Any]], key: str) -> float | None:
+        values = [run[key] for run in runs]
+        return None if None in values else sum(values) / len(values)
+
+    return {
+        "stage": NAME,
+        "results": str(ctx.stage_dir(NAME) / "results.json"),
+        "selection": results["selection"],
+        "test": results["test"],
+        "counts": results["counts"],
+        "arms": [
+            {
+                "arm": arm["name"],
+                "synthetic_images": arm["synthetic_images"],
+                "seeds": len(arm["runs"]),
+                "val_accuracy": mean(arm["runs"], "val_accuracy"),
+                "test_accuracy": mean(arm["runs"], "test_accuracy"),
+                "test_macro_f1": mean(arm["runs"], "test_macro_f1"),
+            }
+            for arm in results["arms"]
+        ],
+    }

@@ -1,0 +1,73 @@
+"""Imports point one way, the method needs only torch, and modules stay readable."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "higfa_cli"
+#: Floors from the ground up: a room may import its own floor's and lower rooms.
+FLOORS = {
+    "errors": 0,
+    "recipe": 1,
+    "artifacts": 1,
+    "method": 2,
+    "contour": 2,
+    "data": 2,
+    "models": 3,
+    "training": 4,
+    "report": 4,
+    "stages": 5,
+    "cli": 6,
+}
+FORBIDDEN = {
+    "method": {"diffusers", "transformers", "timm", "cv2", "PIL", "numpy"},
+    "stages": {"typer", "rich", "click"},
+    "training": {"diffusers", "transformers"},
+    "report": {"torch", "diffusers", "timm"},
+    "recipe": {"torch"},
+    "artifacts": {"torch"},
+}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names that a module imports anywhere."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_module_keeps_to_its_floor(path: Path) -> None:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    room = parts[0]
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+    if room not in FLOORS:
+        return
+    for name in imports(path):
+        top, *rest = name.split(".")
+        assert top not in FORBIDDEN.get(room, set()), f"{room} must not import {name}"
+        if top == "higfa_cli" and rest:
+            assert FLOORS.get(rest[0], 0) <= FLOORS[room], f"{room} must not import {name}"
+
+
+def test_command_modules_import_no_torch_at_the_top() -> None:
+    for path in (PACKAGE / "cli").glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in tree.body:
+            names = (
+                {alias.name for alias in node.names}
+                if isinstance(node, ast.Import)
+                else {node.module or ""}
+                if isinstance(node, ast.ImportFrom)
+                else set()
+            )
+            heavy = {name for name in names if name.startswith(("torch", "higfa_cli.stages"))}
+            assert not heavy, f"{path.name}: {heavy}"

@@ -1,0 +1,170 @@
+"""The stage `contours`: files, manifest, seeds, refusals."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from higfa_cli.artifacts.run_record import stage_state
+from higfa_cli.contour.extract import extract
+from higfa_cli.contour.transform import TransformRecord, apply_transform
+from higfa_cli.data.images import read_image
+from higfa_cli.errors import UserError
+from higfa_cli.recipe.schema import Contours, Data, Recipe, Synthesize
+from higfa_cli.stages import contours
+from higfa_cli.stages.context import Context
+
+
+def scene(path: Path, seed: int, size: tuple[int, int] = (48, 36)) -> None:
+    """A picture with edges: rectangles on grey."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    pixels = np.full((size[1], size[0], 3), 120, dtype=np.uint8)
+    for _ in range(3):
+        x, y = rng.integers(2, 20, 2)
+        pixels[y : y + 10, x : x + 14] = rng.integers(0, 256, 3)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "photos"
+    for cls in ("A", "737-800", "ünï"):
+        for index in range(2):
+            scene(root / "train" / cls / f"p{index}.png", seed=index + len(cls))
+    scene(root / "val" / "A" / "p0.png", seed=50)
+    return root
+
+
+def context(root: Path, **keys: Any) -> Context:
+    seed = keys.pop("seed", 0)
+    shots = keys.pop("shots", None)
+    recipe = Recipe(
+        name="test",
+        seed=seed,
+        data=Data(root=str(root), shots=shots),
+        contours=Contours(size=32, **keys),
+        synthesize=Synthesize(model="m", controlnet="c"),
+    )
+    return Context(recipe=recipe, base=root.parent, workspace=root.parent / "ws")
+
+
+def manifest(ctx: Context) -> list[dict[str, Any]]:
+    text = (ctx.stage_dir("contours") / "manifest.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_every_row_can_be_redone_from_its_source(root: Path) -> None:
+    ctx = context(root, per_image=2)
+    summary = contours.run(ctx)
+    assert (summary["images"], summary["sources"], summary["classes"]) == (12, 6, 3)
+    rows = manifest(ctx)
+    assert len({row["file_name"] for row in rows}) == 12
+    assert {row["split"] for row in rows} == {"train"}
+    for row in rows:
+        path = ctx.stage_dir("contours") / row["file_name"]
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == row["sha256"]
+        with Image.open(path) as image:
+            assert (image.mode, image.size) == ("L", (32, 32))
+            written = np.array(image)
+        source = root / row["source"]
+        assert hashlib.sha256(source.read_bytes()).hexdigest() == row["source_sha256"]
+        contour = extract(read_image(source), ctx.recipe.contours)
+        record = TransformRecord.from_dict(row["transform"])
+        assert (apply_transform(contour, record) == written).all()
+        assert row["edge_fraction"] == pytest.approx(written.mean() / 255)
+    assert rows[0]["file_name"] == "images/737-800/p0-0.png"
+    assert len({json.dumps(row["transform"]) for row in rows}) == len(rows)
+    assert [row["class_id"] for row in rows[::4]] == [0, 1, 2]
+
+
+def test_a_run_repeats_and_other_photos_do_not_matter(root: Path) -> None:
+    first = context(root)
+    contours.run(first)
+    rows = {row["source"]: row for row in manifest(first)}
+    contours.run(first)
+    assert {row["source"]: row for row in manifest(first)} == rows
+    scene(root / "train/737-800/a0.png", seed=77)
+    scene(root / "train/000/x.png", seed=78)
+    contours.run(first)
+    more = {row["source"]: row for row in manifest(first)}
+    assert len(more) == 8
+    for key, row in rows.items():
+        assert more[key]["transform"] == row["transform"]
+        assert more[key]["sha256"] == row["sha256"]
+    other = context(root, seed=1)
+    contours.run(other)
+    assert manifest(other)[0]["transform"] != rows["train/737-800/p0.png"]["transform"]
+
+
+def test_freshness_goes_by_content_and_parameters(root: Path) -> None:
+    ctx = context(root)
+    folder = ctx.stage_dir("contours")
+    assert stage_state(folder, contours.inputs(ctx)).kind == "missing"
+    contours.run(ctx)
+    assert stage_state(folder, contours.inputs(ctx)).kind == "fresh"
+    lower = stage_state(folder, contours.inputs(context(root, canny_low=10.0)))
+    assert lower.kind == "stale" and "contours.canny_low" in lower.reasons[0]
+    scene(root / "val/A/p0.png", seed=51)  # not an input: only train is read
+    assert stage_state(folder, contours.inputs(ctx)).kind == "fresh"
+    scene(root / "train/A/p0.png", seed=51)
+    assert stage_state(folder, contours.inputs(ctx)).kind == "stale"
+
+
+def test_other_splits_on_request_alone(root: Path) -> None:
+    ctx = context(root, splits=("train", "val"))
+    contours.run(ctx)
+    rows = manifest(ctx)
+    assert sum(row["split"] == "val" for row in rows) == 1
+    # train/A/p0 and val/A/p0 share class and stem, and both are kept.
+    assert len({row["file_name"].lower() for row in rows}) == len(rows) == 7
+    for splits, match in ((("test",), "asks for `test`"), ((), "contours.splits")):
+        with pytest.raises(UserError, match=match):
+            contours.inputs(context(root, splits=splits))
+
+
+def test_shots_limit_the_sources(root: Path) -> None:
+    assert contours.run(context(root, shots=1))["sources"] == 3
+
+
+@pytest.mark.parametrize("kind", ["unreadable", "flat"])
+def test_a_bad_photo_stops_the_stage_and_is_named(root: Path, kind: str) -> None:
+    bad = root / "train/A/z.png"
+    if kind == "flat":
+        Image.new("RGB", (20, 20), (90, 90, 90)).save(bad)
+    else:
+        bad.write_bytes(b"no picture")
+    ctx = context(root)
+    with pytest.raises(UserError, match=r"train/A/z\.png") as caught:
+        contours.run(ctx)
+    assert ("canny_low" if kind == "flat" else "not-an-image") in str(caught.value)
+    assert not (ctx.stage_dir("contours") / "manifest.jsonl").exists()
+    assert stage_state(ctx.stage_dir("contours"), contours.inputs(ctx)).kind == "partial"
+    bad.unlink()
+    assert contours.run(ctx)["images"] == 6
+    assert len(list(ctx.stage_dir("contours").rglob("*.png"))) == 6
+
+
+def test_progress_counts_the_photos(root: Path) -> None:
+    seen: list[tuple[str, int | None, int]] = []
+
+    class Counting:
+        def track(self, items: Iterable[Any], description: str, total: int | None = None):
+            items = list(items)
+            seen.append((description, total, len(items)))
+            yield from items
+
+        def note(self, message: str) -> None:
+            raise AssertionError(message)
+
+    plain = context(root)
+    ctx = Context(plain.recipe, plain.base, plain.workspace, progress=Counting())
+    contours.run(ctx)
+    assert seen == [("contours", 6, 6)]

@@ -1,0 +1,166 @@
+"""The order of the stages: what is fresh, what is refused, what comes next."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+
+from higfa_cli.artifacts.atomic import write_text
+from higfa_cli.artifacts.run_record import stage_run
+from higfa_cli.errors import UserError
+from higfa_cli.recipe.load import load_recipe, override_recipe
+from higfa_cli.stages import pipeline
+from higfa_cli.stages.context import Context, make_context
+
+
+@pytest.fixture
+def ctx(tmp_path: Path) -> Context:
+    """A context over four small photos of two classes; the guide is off."""
+    for cls in ("A320", "A321"):
+        folder = tmp_path / "photos" / "train" / cls
+        folder.mkdir(parents=True)
+        for index in range(2):
+            image = Image.new("RGB", (40, 30), "white")
+            ImageDraw.Draw(image).rectangle((8, 8, 28 + index, 18), fill="black")
+            image.save(folder / f"{index}.png")
+    (tmp_path / "recipe.yaml").write_text(
+        "name: small/one\n"
+        "data: {root: photos}\n"
+        "contours: {size: 32}\n"
+        "synthesize: {model: a/b, controlnet: a/c, size: 32, classifier: {switch: 1.0}}\n"
+    )
+    return make_context(load_recipe(str(tmp_path / "recipe.yaml")), tmp_path / "runs")
+
+
+def changed(ctx: Context, **values: object) -> Context:
+    keys = {key.replace("__", "."): value for key, value in values.items()}
+    return replace(ctx, recipe=override_recipe(ctx.recipe, keys))
+
+
+def pretend_synthesized(ctx: Context) -> None:
+    """A finished record of `synthesize` with its real inputs, without drawing."""
+    inputs = pipeline.stage_module("synthesize").inputs(ctx)
+    with stage_run(ctx.stage_dir("synthesize"), inputs, ctx.recipe) as run:
+        write_text(run.directory / "cost.json", "{}")
+        run.output(run.directory / "cost.json")
+
+
+def test_workspace_of_the_recipe(
+    ctx: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    loaded = load_recipe("recipe.yaml")
+    assert make_context(loaded).workspace == tmp_path / "runs" / "small%2Fone"
+    assert make_context(loaded).stage_dir("report").name == "report"
+
+
+def test_status_of_nothing(ctx: Context) -> None:
+    rows = pipeline.status(ctx)
+    assert [row["stage"] for row in rows] == list(pipeline.STAGES)
+    assert {row["state"] for row in rows} == {"missing"}
+    assert rows[0]["reasons"] == ["not run yet"]
+    assert "contours" in rows[2]["reasons"][0]
+    assert pipeline.next_command(rows, "--recipe r.yaml") == "higfa contours --recipe r.yaml"
+    assert not ctx.workspace.exists()
+
+
+def test_run_skip_force(ctx: Context) -> None:
+    (row,) = pipeline.run_all(ctx, last="contours")
+    assert (row["stage"], row["action"], row["summary"]["images"]) == ("contours", "ran", 4)
+    (row,) = pipeline.run_all(ctx, last="contours")
+    assert (row["action"], row["summary"]) == ("skipped", {})
+    (row,) = pipeline.run_all(replace(ctx, force=True), last="contours")
+    assert row["action"] == "ran"
+
+
+def test_parameter_changed_then_output_deleted(ctx: Context) -> None:
+    pipeline.run_all(ctx, last="contours")
+    more = changed(ctx, contours__per_image=2)
+    state = pipeline.state(more, "contours")
+    assert (state.kind, state.reasons) == ("stale", ("contours.per_image: 1 -> 2",))
+    pipeline.run_all(more, last="contours")
+    assert pipeline.state(more, "contours").kind == "fresh"
+    victim = ctx.stage_dir("contours") / "images" / "A320" / "0-1.png"
+    victim.unlink()
+    state = pipeline.state(more, "contours")
+    assert (state.kind, state.reasons) == ("partial", ("images/A320/0-1.png is gone",))
+    pipeline.run_all(more, last="contours")
+    assert victim.is_file()
+
+
+def test_changed_photo_makes_stale(ctx: Context, tmp_path: Path) -> None:
+    pipeline.run_all(ctx, last="contours")
+    photo = tmp_path / "photos" / "train" / "A320" / "0.png"
+    photo.touch()
+    assert pipeline.state(ctx, "contours").kind == "fresh"
+    Image.new("RGB", (40, 30), "red").save(photo)
+    state = pipeline.state(ctx, "contours")
+    assert (state.kind, state.reasons) == ("stale", ("data/train has other content",))
+
+
+def test_upstream_makes_downstream_stale(ctx: Context) -> None:
+    pipeline.run_all(ctx, last="contours")
+    pretend_synthesized(ctx)
+    assert pipeline.state(ctx, "synthesize").kind == "fresh"
+    more = changed(ctx, contours__per_image=2)
+    state = pipeline.state(more, "synthesize")
+    assert (state.kind, state.reasons) == ("stale", ("contours must run again first",))
+    with pytest.raises(UserError, match=r"contours, which is stale \(contours\.per_image: 1 -> 2"):
+        pipeline.run_stage(more, "synthesize")
+    pipeline.run_all(more, last="contours")
+    state = pipeline.state(more, "synthesize")
+    assert state.reasons == ("contours/manifest.jsonl has other content",)
+    # Back to the first parameters: the same contours again, to the byte.
+    pipeline.run_all(ctx, last="contours")
+    assert pipeline.state(ctx, "synthesize").kind == "fresh"
+
+
+def test_stage_whose_input_went_is_stale_not_missing(ctx: Context) -> None:
+    pipeline.run_all(ctx, last="contours")
+    pretend_synthesized(ctx)
+    (ctx.stage_dir("contours") / "manifest.jsonl").unlink()
+    assert pipeline.state(ctx, "synthesize").kind == "stale"
+
+
+def test_describe_writes_nothing(ctx: Context) -> None:
+    found = pipeline.describe(ctx, "contours")
+    assert (found["kind"], found["present_outputs"]) == ("missing", 0)
+    assert list(found["inputs"]) == ["data/train"]
+    assert not ctx.workspace.exists()
+
+
+def test_what_contours_says_it_writes_is_what_it_writes(ctx: Context) -> None:
+    pipeline.run_all(ctx, last="contours")
+    written = {p.name for p in ctx.stage_dir("contours").iterdir()}
+    said = {name.split("/")[0] for name in pipeline.describe(ctx, "contours")["writes"]}
+    assert written == said
+
+
+def test_results_of_the_last_command_line_may_be_reported(ctx: Context) -> None:
+    small = changed(
+        ctx,
+        downstream__backbone="resnet10t",
+        downstream__pretrained=False,
+        downstream__image_size=32,
+        downstream__epochs=1,
+        downstream__seeds=[0],
+    )
+    pipeline.run_stage(small, "train-downstream", arms=["real"])
+    assert pipeline.state(small, "train-downstream", arms=["real"]).kind == "fresh"
+    # By the recipe alone something is missing, and `status` says so ...
+    state = pipeline.state(small, "train-downstream")
+    assert state.kind == "stale" and "higfa synthesize" in state.reasons[0]
+    # ... but what was asked for may be reported.
+    pipeline.run_stage(small, "report")
+    assert pipeline.state(small, "report").kind == "fresh"
+    other = changed(small, downstream__epochs=2)
+    with pytest.raises(UserError, match="report reads train-downstream, which is stale"):
+        pipeline.run_stage(other, "report")
+
+
+def test_unknown_stage(ctx: Context) -> None:
+    with pytest.raises(UserError, match="there is no stage `contour`"):
+        pipeline.stage_module("contour")

@@ -1,0 +1,288 @@
+"""The recipe: loading, overrides, errors that name the nearest key, YAML's traps, references."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from higfa_cli.errors import RecipeError, UserError
+from higfa_cli.recipe.builtin import builtin_names
+from higfa_cli.recipe.keys import nearest_key, recipe_keys
+from higfa_cli.recipe.load import load_recipe, override_recipe, recipe_schema
+from higfa_cli.recipe.refs import resolve_ref
+from higfa_cli.recipe.schema import Recipe
+from higfa_cli.recipe.strict_yaml import dump_yaml, parse_yaml
+
+MINIMAL = """\
+name: mine
+data: {root: photos}
+synthesize: {model: m, controlnet: c}
+"""
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def refused(folder: Path, text: str, *overrides: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(folder, text), overrides)
+    message = str(caught.value)
+    assert caught.value.exit_code == 2
+    assert "\n" not in message
+    return message
+
+
+def test_loads_a_file_with_its_folder_as_base(tmp_path: Path) -> None:
+    loaded = load_recipe(write(tmp_path, MINIMAL))
+    assert loaded.recipe.name == "mine"
+    assert loaded.recipe.synthesize.steps == 25
+    assert loaded.base == tmp_path.resolve()
+    assert loaded.origin == str(tmp_path.resolve() / "recipe.yaml")
+
+
+def test_recipe_is_frozen(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, MINIMAL)).recipe
+    with pytest.raises(ValidationError, match="frozen"):
+        recipe.seed = 3  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="frozen"):
+        recipe.synthesize.classifier.gamma = 3.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [
+        ("seeed", "seed"),
+        ("synthesize.stepz", "synthesize.steps"),
+        ("synthesize.classifier.gama", "synthesize.classifier.gamma"),
+        ("contours.transforms.rotate", "contours.transforms.rotation"),
+        ("steps", "synthesize.steps"),
+        ("synthesize.gamma", "synthesize.classifier.gamma"),
+        ("sythesize.steps", "synthesize.steps"),
+    ],
+)
+def test_nearest_key(wrong: str, meant: str) -> None:
+    assert nearest_key(wrong) == meant
+
+
+def test_unknown_key_in_file_names_the_nearest(tmp_path: Path) -> None:
+    message = refused(tmp_path, MINIMAL + "contours: {transforms: {scalee: [1, 1]}}\n")
+    assert "recipe.yaml" in message
+    wrong, near = "`contours.transforms.scalee`", "`contours.transforms.scale`"
+    assert f"unknown key {wrong}; did you mean {near}?" in message
+
+
+def test_unknown_key_without_a_near_one_lists_the_section(tmp_path: Path) -> None:
+    message = refused(tmp_path, MINIMAL + "guide: {qqqq: 1}\n")
+    assert "unknown key `guide.qqqq`; valid keys are `guide.backbone`" in message
+
+
+def test_unknown_key_comes_before_the_missing_one_it_explains(tmp_path: Path) -> None:
+    message = refused(tmp_path, MINIMAL.replace("root:", "rooot:"))
+    assert "unknown key `data.rooot`; did you mean `data.root`? (and 1 more)" in message
+
+
+def test_missing_key(tmp_path: Path) -> None:
+    message = refused(tmp_path, "name: x\nsynthesize: {model: m, controlnet: c}\n")
+    assert message.endswith("the key `data` is missing; add it")
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("contours: {per_image: 0}", "`contours.per_image`: input should be greater than"),
+        ("contours: {per_image: true}", "`contours.per_image`: "),
+        ("contours: {per_image: '2'}", "`contours.per_image`: "),
+        ("contours: {transforms: {scale: [1.1, 0.9]}}", "scale must be [smallest, largest]"),
+        ("contours: {transforms: {scale: [1.1, x]}}", "`contours.transforms.scale[1]`: "),
+        ("contours: {transforms: {flip: .nan}}", "`contours.transforms.flip`: "),
+        ("guide: {backbone: 18}", "put it in quotes"),
+    ],
+)
+def test_bad_value_names_the_key(tmp_path: Path, text: str, part: str) -> None:
+    assert part in refused(tmp_path, MINIMAL + text)
+
+
+def test_override(tmp_path: Path) -> None:
+    overrides = [
+        "synthesize.steps=20",
+        "guide.learning_rate=1e-3",
+        "contours.transforms.scale=[0.9, 1]",
+        "name=737",
+        "synthesize.prompts.negative=blurry: yes",
+        "data.shots=null",
+        "synthesize.steps=21",
+    ]
+    recipe = load_recipe(write(tmp_path, MINIMAL), overrides).recipe
+    assert recipe.synthesize.steps == 21
+    assert recipe.guide.learning_rate == 0.001
+    assert recipe.contours.transforms.scale == (0.9, 1.0)
+    assert recipe.name == "737"
+    assert recipe.synthesize.prompts.negative == "blurry: yes"
+    assert recipe.data.shots is None
+
+
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        ("synthesize.stepz=20", "--set synthesize.stepz=20: unknown key `synthesize.stepz`; did"),
+        ("synthesize.classifier.gama=1", "did you mean `synthesize.classifier.gamma`?"),
+        ("synthesize.steps", "write KEY=VALUE"),
+        ("synthesize.steps=0", "--set synthesize.steps=0: `synthesize.steps`: input should be"),
+        ("synthesize.steps=[", "--set synthesize.steps=["),
+        ("synthesize.text=4", "`synthesize.text` is a section; set one of its keys: `synthesize.t"),
+    ],
+)
+def test_bad_override_names_flag_and_remedy(tmp_path: Path, override: str, part: str) -> None:
+    assert part in refused(tmp_path, MINIMAL, override)
+
+
+def test_override_recipe_validates(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, MINIMAL)).recipe
+    assert override_recipe(recipe, {"synthesize.classifier.scale": 2}).synthesize.classifier == (
+        recipe.synthesize.classifier.model_copy(update={"scale": 2.0})
+    )
+    with pytest.raises(RecipeError, match=r"did you mean `synthesize\.steps`"):
+        override_recipe(recipe, {"synthesize.stepz": 2})
+    with pytest.raises(RecipeError, match="greater than or equal to 1"):
+        override_recipe(recipe, {"synthesize.steps": 0})
+
+
+def test_yaml_numbers_and_words() -> None:
+    text = "{a: 1e-3, b: no, c: 12:30, d: 2024-01-02, e: 007, f: -1E5, g: .5, h: 0x10, i: ~}"
+    assert parse_yaml(text, "x") == {
+        "a": 0.001,
+        "b": "no",
+        "c": "12:30",
+        "d": "2024-01-02",
+        "e": "007",
+        "f": -100000.0,
+        "g": 0.5,
+        "h": "0x10",
+        "i": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("a: 1\nb: 2\na: 3\n", "x.yaml, line 3: key `a` appears twice"),
+        ("s:\n  a: 1\n  a: 1\n", "x.yaml, line 3: key `a` appears twice"),
+        ("a: !!python/object/apply:os.system [ls]", "the tag '!!python/object/apply:os.system'"),
+        ("a: !!set {x}", "the tag '!!set' is refused"),
+        ("1: x", "key 1 is not a text; put it in quotes"),
+        ("a: [1", "x.yaml, line 1"),
+        ("a: *nowhere", "undefined alias"),
+        ("a: \x07", "x.yaml: not valid YAML"),
+    ],
+)
+def test_yaml_traps_are_refused(text: str, part: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_yaml(text, "x.yaml")
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_alias_that_contains_itself(tmp_path: Path) -> None:
+    assert "contains itself" in refused(tmp_path, "name: &a [*a]")
+
+
+def test_recipe_that_is_a_list_or_absent(tmp_path: Path) -> None:
+    assert "expected keys" in refused(tmp_path, "[1]")
+    with pytest.raises(RecipeError, match=r"nowhere\.yaml does not exist.*higfa init"):
+        load_recipe(str(tmp_path / "nowhere.yaml"))
+    (tmp_path / "latin.yaml").write_bytes("name: caf\xe9".encode("latin-1"))
+    with pytest.raises(RecipeError, match="not UTF-8"):
+        load_recipe(str(tmp_path / "latin.yaml"))
+
+
+plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+
+
+@given(st.dictionaries(st.text(), st.lists(plain) | plain))
+def test_dumped_yaml_reads_back(value: dict[str, object]) -> None:
+    assert parse_yaml(dump_yaml(value), "x") == value
+
+
+def test_resolved_recipe_reads_back(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, MINIMAL), ["guide.learning_rate=1e-5"]).recipe
+    again = write(tmp_path, dump_yaml(recipe.model_dump(mode="json")))
+    assert load_recipe(again).recipe == recipe
+
+
+def test_builtin_recipes_load_and_unknown_names_are_helped() -> None:
+    assert {"aircraft", "pocket-aircraft"} <= set(builtin_names())
+    for name in builtin_names():
+        loaded = load_recipe(name)
+        assert loaded.origin == f"built-in {name}"
+        assert loaded.base == Path.cwd()
+    assert load_recipe("pocket").origin == "built-in pocket-aircraft"
+    with pytest.raises(RecipeError, match="did you mean `aircraft`"):
+        load_recipe("aircarft")
+
+
+def test_builtin_name_wins_over_a_folder_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pocket").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe("pocket").origin == "built-in pocket-aircraft"
+
+
+def test_every_leaf_key_has_a_description() -> None:
+    schema = recipe_schema()
+    assert json.loads(json.dumps(schema)) == schema
+    assert schema["additionalProperties"] is False
+    sections = {"Recipe": schema, **schema["$defs"]}
+    for section, content in sections.items():
+        for key, spec in content["properties"].items():
+            refers = "$ref" in spec or "allOf" in spec
+            assert refers or spec.get("description"), f"{section}.{key}"
+    assert set(schema["properties"]) == set(Recipe.model_fields)
+    assert "synthesize.classifier.gamma" in recipe_keys()
+
+
+def test_resolve_ref(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, here = tmp_path / "base", tmp_path / "here"
+    (base / "a").mkdir(parents=True)
+    (here / "a").mkdir(parents=True)
+    (here / "b").mkdir()
+    monkeypatch.chdir(here)
+    assert resolve_ref("a", base) == base / "a"
+    assert resolve_ref("b", base) == here / "b"
+    assert resolve_ref("owner/model", base) == "owner/model"
+    with pytest.raises(UserError, match=r"\./c does not exist"):
+        resolve_ref("./c", base)
+    with pytest.raises(UserError, match="does not exist"):
+        resolve_ref(str(tmp_path / "gone"), base)
+    with pytest.raises(UserError, match="did you mean `pocket:aircraft`"):
+        resolve_ref("pocket:aircarft", base)
+
+
+def test_pocket_package_present_incomplete_and_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A real package of that name, found before any installed one.
+    package = tmp_path / "first" / "higfa_pocket"
+    (package / "data" / "aircraft").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    others = [entry for entry in sys.path if not (Path(entry) / "higfa_pocket").is_dir()]
+    hooks = [hook for hook in sys.meta_path if "editable" not in str(hook).lower()]
+    monkeypatch.delitem(sys.modules, "higfa_pocket", raising=False)
+    monkeypatch.setattr(sys, "meta_path", hooks)
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "first"), *others])
+    assert resolve_ref("pocket:aircraft", tmp_path) == package / "data" / "aircraft"
+    with pytest.raises(UserError, match="has no sd: pip install"):
+        resolve_ref("pocket:sd", tmp_path)
+    monkeypatch.delitem(sys.modules, "higfa_pocket", raising=False)
+    monkeypatch.setattr(sys, "path", others)
+    with pytest.raises(UserError, match="higfa-pocket package is not installed: pip install"):
+        resolve_ref("pocket:sd", tmp_path)

@@ -1,0 +1,537 @@
+"""The report stage on a fabricated workspace whose right answers are known."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from higfa_cli.errors import UserError
+from higfa_cli.recipe.schema import Recipe
+from higfa_cli.report import figures, tables, wording
+from higfa_cli.report.stats import Difference, Prediction, mean_std, paired_difference
+from higfa_cli.stages import report
+from higfa_cli.stages.context import Context
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+CLASSES = ("A320", "A321", "BAE 146-200", HOSTILE)
+SEEDS = (0, 1, 2)
+WAYS = ("source", "contour", "text", "text_contour", "higfa")
+
+
+# --- a workspace made in code -----------------------------------------------------------------
+
+
+def dump(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def dump_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def draw_aircraft(path: Path, way: str, number: int, side: int = 64) -> None:
+    """A little aeroplane; each way of drawing it has its own colours."""
+    sky, body = {
+        "source": ("#7fa6cc", "#f2f2ee"),
+        "contour": ("#000000", None),
+        "text": ("#a8b9c4", "#d9d2c6"),
+        "text_contour": ("#86a9c9", "#e8e4da"),
+        "higfa": ("#7ba3cb", "#f0efe9"),
+    }[way]
+    image = Image.new("RGB", (side, side), sky)
+    draw = ImageDraw.Draw(image)
+    k, shift = side / 64, number % 5
+    shapes = [
+        [(6, 30), (50, 28 + shift / 2), (58, 33), (50, 37), (8, 36)],
+        [(24, 34), (38, 34), (20, 50), (15, 50)],
+        [(6, 31), (4, 16 + shift), (10, 16 + shift), (18, 30)],
+    ]
+    for shape in shapes:
+        points = [(x * k, y * k) for x, y in shape]
+        if body is None:
+            draw.polygon(points, outline="#ffffff")
+        else:
+            draw.polygon(points, fill=body, outline="#59636d")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+def write_predictions(path: Path, wrong: set[int], n: int) -> float:
+    """n test photos over the classes in turn; returns the accuracy."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(["key", "true", "predicted", "confidence"])
+        for i in range(n):
+            true = CLASSES[i % len(CLASSES)]
+            other = CLASSES[(i + 1) % len(CLASSES)]
+            writer.writerow([f"test/{i:04d}.jpg", true, other if i in wrong else true, 0.75])
+    return 1 - len(wrong) / n
+
+
+def write_downstream(root: Path, arms: dict[str, list[set[int]]], n: int, test: bool) -> None:
+    """`arms`: name -> for each seed, the test photos that it gets wrong."""
+    rows = []
+    for number, (name, per_seed) in enumerate(arms.items()):
+        runs = []
+        for seed, wrong in zip(SEEDS, per_seed, strict=False):
+            path = root / "train-downstream/arms" / name / f"seed-{seed}" / "predictions.csv"
+            accuracy = write_predictions(path, wrong, n) if test else None
+            run = {"seed": seed, "best_epoch": 7, "val_accuracy": 0.6 + seed / 100}
+            run |= {"test_accuracy": accuracy, "test_macro_f1": accuracy, "images_seen": 4800}
+            runs.append(run | {"seconds": 20.5 + seed + number})
+        count = 0 if name == "real" else 240
+        rows.append({"name": name, "synthetic": None, "synthetic_images": count, "runs": runs})
+    counts = {"train": 120, "val": 40, "test": n if test else 0}
+    results = {"arms": rows, "classes": list(CLASSES), "selection": "val", "counts": counts}
+    dump(root / "train-downstream/results.json", results)
+    record = {"higfa": "0.1.0", "python": "3.11.7", "libraries": {"torch": "2.13.0"}}
+    record |= {"argv": ["/somewhere/bin/higfa", "run", "my recipe.yaml"], "started": "2001-02-03"}
+    dump(root / "train-downstream/run.json", record)
+
+
+def trace(number: int, steps: int = 20, switch: int = 14) -> dict[str, Any]:
+    rng = np.random.default_rng(number)
+    u = [i / steps for i in range(steps)]
+    rise = [None if i < switch else (i - switch + 1) / (steps - switch) for i in range(steps)]
+    p = [None if r is None else float(min(1, 0.3 + 0.6 * r * rng.uniform(0.6, 1.1))) for r in rise]
+    row: dict[str, Any] = {"id": f"id{number}", "u": u, "p": p}
+    row["sigma"] = [math.cos(v * math.pi / 2) for v in u]
+    row["s_text"] = [4.0 if v is None else 1 + 3 * v for v in p]
+    row["s_contour"] = [1.5 if v is None else 1 + 0.5 * v for v in p]
+    row["s_classifier"] = [0.0 if v is None else 1 - v for v in p]
+    row["grad_norm"] = [None if v is None else 8 * (1 - v) for v in p]
+    return row
+
+
+def write_synthesis(root: Path, shown: int = 4, images: int = 24, guided: bool = True) -> None:
+    folder = root / "synthesize"
+    metadata, gallery = [], []
+    for i in range(images):
+        cls = CLASSES[i % len(CLASSES)]
+        confidence = 0.62 + i / 100 if guided else None
+        row = {"file_name": f"{i}.png", "class": cls, "id": f"id{i}", "confidence": confidence}
+        metadata.append(row | {"status": "done", "error": None})
+        if i < shown:
+            names = {way: f"gallery/id {i}-{way}.png" for way in WAYS}
+            for way, name in names.items():
+                draw_aircraft(folder / name, way, i)
+            gallery.append({"id": f"id{i}", "class": cls, **names})
+    dump_rows(folder / "images/metadata.jsonl", metadata)
+    dump_rows(folder / "gallery.jsonl", gallery)
+    traces = [trace(i, switch=14 if guided else 20) for i in range(images)]
+    dump_rows(folder / "traces/batch-00000.jsonl", traces[: images // 2])
+    dump_rows(folder / "traces/batch-00001.jsonl", traces[images // 2 :])
+    counts = {"images": images, "denoiser_evaluations_per_image": 60, "dtype": "float32"}
+    counts |= {"guide_evaluations_per_image": 6, "seconds_per_image": 1.5, "batch_size": 16}
+    dump(folder / "run.json", {"status": "done", "counts": counts, "device": "cpu"})
+
+
+def write_upstream(root: Path) -> None:
+    levels = [
+        {"sigma": s, "progress": u, "ece_before": b, "ece_after": b / 4, "accuracy": a}
+        for s, u, b, a in (
+            (0.46, 0.7, 0.214, 0.58),
+            (0.31, 0.8, 0.176, 0.69),
+            (0.16, 0.9, 0.1, 0.7),
+        )
+    ]
+    clean = {"ece_before": 0.08, "ece_after": 0.031, "accuracy": 0.74}
+    calibration = {"source": "val", "levels": levels, "clean": clean, "temperature": 1.83}
+    dump(root / "finetune-guide/calibration.json", calibration)
+    rows = [{"class": CLASSES[i % 4], "source": f"train/{i // 2}.jpg"} for i in range(240)]
+    dump_rows(root / "contours/manifest.jsonl", rows)
+
+
+def make_recipe(**classifier: float) -> Recipe:
+    synthesize = {"model": "pocket:sd", "controlnet": "pocket:controlnet", "classifier": classifier}
+    return Recipe.model_validate(
+        {"name": "hangar & co", "data": {"root": "photos"}, "synthesize": synthesize}
+    )
+
+
+def context(root: Path, **classifier: float) -> Context:
+    return Context(recipe=make_recipe(**classifier), base=root, workspace=root)
+
+
+# Of 200 photos, `real` gets 80 wrong in seed 0; `better` 50 of the same ones.
+REAL = [set(range(80)), set(range(84)), set(range(76))]
+BETTER = [set(range(50)), set(range(54)), set(range(46))]
+# As many mistakes as `real` within one photo, but on other photos.
+SWAPPED = [set(range(40, 120)), set(range(40, 123)), set(range(40, 116))]
+
+
+def workspace(root: Path, other: list[set[int]] | None = None, test: bool = True) -> Context:
+    arms = {"real": REAL} | ({"real+higfa": other} if other else {})
+    write_downstream(root, arms, 200, test)
+    write_upstream(root)
+    write_synthesis(root)
+    return context(root)
+
+
+# --- statistics -------------------------------------------------------------------------------
+
+
+def arm_of(per_seed: list[set[int]], n: int = 200) -> dict[int, tuple[Prediction, ...]]:
+    return {
+        s: tuple(Prediction(str(i), "a", "b" if i in wrong else "a") for i in range(n))
+        for s, wrong in zip(SEEDS, per_seed, strict=True)
+    }
+
+
+def test_mean_std_by_hand() -> None:
+    mean, std = mean_std([0.60, 0.58, 0.65])
+    # Deviations -1, -3, 4 hundredths: sum of squares 26, over n - 1 = 2: 13, root 3.6056.
+    assert mean == pytest.approx(0.61)
+    assert std == pytest.approx(0.01 * math.sqrt(13))
+    assert mean_std([0.5]) == (0.5, None)
+
+
+def test_paired_difference_by_hand() -> None:
+    found = paired_difference(arm_of(REAL), arm_of(BETTER), rng_seed=1)
+    assert found is not None
+    # 30 photos of 200 gained in every seed.
+    assert found.points == pytest.approx(15.0)
+    assert found.per_seed == pytest.approx((15.0, 15.0, 15.0))
+    # Seed 0 gains photos 50..79, seed 1 54..83, seed 2 46..75: 46..83 changed somewhere.
+    assert (found.images, found.seeds, found.changed) == (200, SEEDS, 38)
+    # Gains over the three seeds: 4 + 4 photos at 1/3, 4 + 4 at 2/3, 22 at 1; the bootstrap's
+    # standard error is the population std of the gains over sqrt(n).
+    gains = np.array([0] * 162 + [1 / 3] * 8 + [2 / 3] * 8 + [1] * 22)
+    assert gains.mean() == pytest.approx(0.15)
+    half = 1.96 * 100 * gains.std() / math.sqrt(200)
+    assert found.low == pytest.approx(15.0 - half, abs=0.35)
+    assert found.high == pytest.approx(15.0 + half, abs=0.35)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "verdict"),
+    [
+        (REAL, BETTER, "helped"),
+        (BETTER, REAL, "hurt"),
+        (REAL, SWAPPED, "no evidence"),
+        (REAL, REAL, "no evidence"),
+    ],
+)
+def test_verdict(before: list[set[int]], after: list[set[int]], verdict: str) -> None:
+    found = paired_difference(arm_of(before), arm_of(after), rng_seed=7)
+    assert found is not None
+    assert found.verdict == verdict
+    assert found == paired_difference(arm_of(before), arm_of(after), rng_seed=7)
+
+
+def test_pairing_is_by_photo_not_by_row_and_swaps_sign() -> None:
+    shuffled = {s: rows[::-1] for s, rows in arm_of(BETTER).items()}
+    straight = paired_difference(arm_of(REAL), arm_of(BETTER), rng_seed=3)
+    assert paired_difference(arm_of(REAL), shuffled, rng_seed=3) == straight
+    back = paired_difference(arm_of(BETTER), arm_of(REAL), rng_seed=3)
+    assert straight is not None
+    assert back is not None
+    assert back.points == pytest.approx(-straight.points)
+
+
+def test_only_shared_seeds_are_paired() -> None:
+    real, better = arm_of(REAL), arm_of(BETTER)
+    found = paired_difference({0: real[0], 1: real[1]}, {1: better[1], 2: better[2]}, 0)
+    assert found is not None
+    assert found.seeds == (1,)
+    assert paired_difference({0: real[0]}, {1: better[1]}, 0) is None
+
+
+def test_different_test_photos_cannot_be_paired() -> None:
+    with pytest.raises(UserError, match="different test photos"):
+        paired_difference(arm_of(REAL), arm_of(BETTER, n=199), rng_seed=0)
+
+
+# --- tables and escaping ----------------------------------------------------------------------
+
+
+def test_numbers() -> None:
+    assert tables.number(-1.25, 1) == "−1.2"
+    assert tables.number(-0.04, 1) == "0.0"
+    assert tables.number(0.36, 1, sign=True) == "+0.4"
+    assert tables.number(None) == "–"
+    assert tables.significant(0.0000123) == "1.23e−05"
+    assert tables.spread_text((0.613, 0.012)) == "61.3 ± 1.2"
+
+
+def test_csv_formulas_are_defused_and_numbers_kept() -> None:
+    for text in ("=1+1", "+A1", "-A1", "@SUM(A1)", "\t=1"):
+        assert tables.csv_cell(text) == "'" + text
+    assert tables.csv_cell(-1.5) == -1.5
+    assert tables.csv_cell("real+higfa") == "real+higfa"
+
+
+def test_markdown_escape() -> None:
+    assert tables.markdown_escape(HOSTILE) == "&lt;img src=x onerror=alert(1)&gt;"
+    assert tables.markdown_escape("a|b\n[c](d) `e`") == r"a\|b \[c\](d) \`e\`"
+    assert tables.markdown_code("a `b` c") == "``a `b` c``"
+
+
+def test_latex_escape() -> None:
+    assert tables.latex_escape(r"50%_a&b$#{x}\~^") == (
+        r"50\%\_a\&b\$\#\{x\}\textbackslash{}\textasciitilde{}\textasciicircum{}"
+    )
+    table = tables.Table("", (tables.Column("Arm", False),), (("[x]",), ("real+a_b",)))
+    text = tables.latex_table(table)
+    assert "{[}x{]} \\\\" in text
+    assert r"real+a\_b \\" in text
+
+
+# --- figures ----------------------------------------------------------------------------------
+
+
+def test_curves_by_hand() -> None:
+    def row(p: float, k: float) -> dict[str, Any]:
+        fixed = {"u": [0.0, 0.5], "sigma": [1.0, 0.5], "s_text": [4, 2], "s_contour": [1, 1]}
+        return fixed | {"p": [None, p], "s_classifier": [0.0, k], "grad_norm": [None, 2.0]}
+
+    curves = figures.read_curves([row(p, 1 - p) for p in np.linspace(0, 1, 11)])
+    by_key = {c.key: c for c in curves.curves}
+    assert (curves.switch, curves.images) == (1, 11)
+    assert by_key["p"].mean == (None, pytest.approx(0.5))
+    assert by_key["p"].low[1] == pytest.approx(0.1)
+    assert by_key["p"].high[1] == pytest.approx(0.9)
+    assert by_key["s_text"].mean == (4.0, 2.0)
+    drawn = figures.chart(by_key["p"], curves)
+    # One step from u = 0.5 to 1 at p = 0.5: from the middle to the right edge, at half height.
+    assert drawn.line == "M197.0 88.0L350.0 88.0"
+    assert drawn.switch == "197.0"
+    with pytest.raises(UserError, match="different steps"):
+        figures.read_curves([row(0.5, 0.5), row(0.5, 0.5) | {"u": [0.0]}])
+
+
+def test_nice_ticks() -> None:
+    assert figures.nice_ticks(1.0) == (0.0, 0.5, 1.0)
+    assert figures.nice_ticks(4.0) == (0.0, 1.0, 2.0, 3.0, 4.0)
+    assert figures.nice_ticks(0.0) == (0.0, 1.0)
+
+
+# --- the stage --------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+    def attributes(self, tag: str) -> list[dict[str, str | None]]:
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def helped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    root = tmp_path_factory.mktemp("helped")
+    summary = report.run(workspace(root, BETTER))
+    return root / "report", summary
+
+
+def test_page_is_self_contained(helped: tuple[Path, dict[str, Any]]) -> None:
+    text = (helped[0] / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    names = {name for name, _ in page.tags}
+    assert not names & {"script", "iframe", "object", "embed", "base", "form", "use", "image"}
+    images = page.attributes("img")
+    assert len(images) == 4 * len(WAYS)
+    assert all((i["src"] or "").startswith("data:image/png;base64,iVBOR") for i in images)
+    assert all(i["alt"] for i in images)
+    for tag, attrs in page.tags:
+        assert not any(key.startswith("on") for key in attrs), (tag, attrs)
+        for key in ("href", "src", "srcset", "action", "xlink:href"):
+            assert (attrs.get(key) or "data:").startswith("data:"), (tag, attrs)
+    assert "url(" not in text
+    assert "@import" not in text
+    assert not re.search(r"(https?:)?//[a-z]", text.split("<body>")[0])
+    policy = next(m for m in page.attributes("meta") if m.get("http-equiv"))
+    assert policy["content"] == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def test_page_says_what_was_measured(helped: tuple[Path, dict[str, Any]]) -> None:
+    directory, summary = helped
+    text = " ".join(" ".join(Page((directory / "report.html").read_text("utf-8")).text).split())
+    assert summary["verdict"] == "Helped"
+    assert "test accuracy rose by 15.0 points" in text
+    assert "3 seeds, 200 test photos" in text
+    # 120, 116 and 124 right of 200: mean 60 %, std 2 %.
+    assert "60.0 ± 2.0" in text
+    assert "75.0 ± 2.0" in text
+    assert HOSTILE in text
+    assert "guide's confidence 0.62" in text
+    assert "T = 1.83" in text
+    assert "0.214" in text
+    assert "240 of 120 photos" in text
+    assert "higfa run 'my recipe.yaml'" in text
+    assert "Seconds 1.5 Denoiser evaluations 60 Guide evaluations 6" in text
+    assert "2001" not in text
+    assert text.index("Helped") < text.index("Results") < text.index("How the verdict was made")
+    headings = ["Gallery", "over the steps", "Calibration", "Cost", "How it was made", "Limits"]
+    places = [text.index(h) for h in headings]
+    assert places == sorted(places)
+
+
+def test_csv_reads_back(helped: tuple[Path, dict[str, Any]]) -> None:
+    rows = list(csv.DictReader(io.StringIO((helped[0] / "results.csv").read_text("utf-8"))))
+    assert [row["arm"] for row in rows] == ["real", "real+higfa"]
+    assert float(rows[0]["test_accuracy_mean"]) == pytest.approx(0.6)
+    assert float(rows[0]["test_accuracy_std"]) == pytest.approx(0.02)
+    assert rows[0]["difference_points"] == ""
+    assert float(rows[1]["difference_points"]) == pytest.approx(15.0)
+    assert float(rows[1]["difference_low"]) > 0
+    assert (rows[1]["verdict"], rows[1]["paired_test_images"]) == ("helped", "200")
+
+
+def test_markdown_and_latex(helped: tuple[Path, dict[str, Any]]) -> None:
+    markdown = (helped[0] / "report.md").read_text("utf-8")
+    assert "<img" not in markdown
+    assert "&lt;img src=x onerror=alert(1)&gt;" in markdown
+    links = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", markdown)
+    assert len(links) == 4 * len(WAYS)
+    assert all((helped[0] / link.replace("%20", " ")).is_file() for link in links)
+    # Every table row has as many cells as its header.
+    for block in re.findall(r"(?:^\|.*\n)+", markdown, flags=re.M):
+        cells = [len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()]
+        assert len(cells) >= 3, block
+        assert len(set(cells)) == 1, block
+    latex = (helped[0] / "results.tex").read_text("utf-8")
+    assert r"real+higfa & 240 & 75.0 $\pm$ 2.0" in latex
+    assert latex.isascii()
+
+
+def test_same_input_same_bytes(tmp_path: Path, helped: tuple[Path, dict[str, Any]]) -> None:
+    report.run(workspace(tmp_path, BETTER))
+    for name in ("report.html", "report.md", "results.csv", "results.tex"):
+        assert (tmp_path / "report" / name).read_bytes() == (helped[0] / name).read_bytes()
+
+
+def test_hurt_and_no_evidence(tmp_path: Path) -> None:
+    ctx = workspace(tmp_path, SWAPPED)
+    assert report.run(ctx)["verdict"] == "No evidence"
+    write_downstream(tmp_path, {"real": BETTER, "real+higfa": REAL}, 200, test=True)
+    summary = report.run(ctx)
+    assert summary["verdict"] == "Hurt"
+    assert "fell by 15.0 points" in summary["sentence"]
+
+
+def test_no_test_split_gives_no_verdict(tmp_path: Path) -> None:
+    summary = report.run(workspace(tmp_path, BETTER, test=False))
+    assert summary["verdict"] == "No verdict is possible"
+    assert "no test split" in summary["sentence"]
+    markdown = (tmp_path / "report/report.md").read_text("utf-8")
+    assert "Validation accuracy" in markdown
+    assert "61.0 ± 1.0" in markdown
+
+
+def test_only_real_arm_and_nothing_else(tmp_path: Path) -> None:
+    write_downstream(tmp_path, {"real": REAL}, 200, test=True)
+    summary = report.run(context(tmp_path))
+    assert "nothing to compare" in summary["sentence"]
+    for name in ("report.md", "report.html"):
+        text = (tmp_path / "report" / name).read_text("utf-8")
+        for missing in ("No gallery", "No traces", "No calibration", "No cost"):
+            assert missing in text
+
+
+def test_guide_off(tmp_path: Path) -> None:
+    workspace(tmp_path, BETTER)
+    write_synthesis(tmp_path, guided=False)
+    report.run(context(tmp_path, switch=1.0))
+    text = (tmp_path / "report/report.html").read_text("utf-8")
+    assert "The guide was off" in text
+    assert "nothing to calibrate" in text
+    assert "not read" in text
+    assert "guide's confidence 0" not in text
+
+
+def test_missing_results_name_the_command(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="higfa train-downstream"):
+        report.run(context(tmp_path))
+    assert not (tmp_path / "report").exists()
+
+
+def test_predictions_that_contradict_the_results_are_refused(tmp_path: Path) -> None:
+    ctx = workspace(tmp_path, BETTER)
+    path = tmp_path / "train-downstream/arms/real/seed-1/predictions.csv"
+    write_predictions(path, set(range(10)), 200)
+    with pytest.raises(UserError, match=r"real, seed 1.*0\.9500.*0\.5800"):
+        report.run(ctx)
+    path.unlink()
+    with pytest.raises(UserError, match=r"predictions\.csv is missing"):
+        report.run(ctx)
+    assert not (tmp_path / "report").exists()
+
+
+def test_gallery_cannot_reach_outside(tmp_path: Path) -> None:
+    ctx = workspace(tmp_path, BETTER)
+    draw_aircraft(tmp_path / "secret.png", "text", 0)
+    row = {"id": "id0", "class": "A320", **dict.fromkeys(WAYS, "../secret.png")}
+    dump_rows(tmp_path / "synthesize/gallery.jsonl", [row])
+    with pytest.raises(UserError, match="outside its folder"):
+        report.run(ctx)
+
+
+def test_inputs_name_what_changed(tmp_path: Path) -> None:
+    ctx = workspace(tmp_path, BETTER)
+    before = report.inputs(ctx)
+    assert before.key == report.inputs(ctx).key
+    write_predictions(
+        tmp_path / "train-downstream/arms/real/seed-1/predictions.csv", set(range(9)), 200
+    )
+    after = report.inputs(ctx)
+    changed = {k for k in after.files if after.files[k] != before.files[k]}
+    assert changed == {"train-downstream/arms"}
+    # An unused guide is no input, so its state cannot hold the report up.
+    assert "finetune-guide/calibration.json" in before.files
+    assert "finetune-guide/calibration.json" not in report.inputs(context(tmp_path, switch=1)).files
+
+
+def test_limits_depend_on_the_numbers() -> None:
+    mixed = Difference(0.5, -1, 2, 40, 9, (0, 1), (1.5, -0.5))
+    arms = [tables.Arm("real", 0, (), None), tables.Arm("real+higfa", 9, (), mixed)]
+    shown = {"gallery": True, "confident": True}
+    text = " ".join(
+        wording.limits(arms, True, cross_validated=True, failed=2, missing={"real+x": 3}, **shown)
+    )
+    for part in (
+        "seeds disagree",
+        "40 test photos",
+        "cross-validation",
+        "2 pictures failed",
+        "of 3 of",
+    ):
+        assert part in text
+    calm = Difference(0.5, -1, 2, 400, 9, (0, 1), (0.5, 0.5))
+    arms[1] = tables.Arm("real+higfa", 9, (), calm)
+    text = " ".join(
+        wording.limits(arms, True, cross_validated=False, failed=0, missing={}, **shown)
+    )
+    for part in ("seeds disagree", "rough", "cross-validation", "failed", "real+x"):
+        assert part not in text
+
+
+def test_how_checkpoints_were_chosen_is_told() -> None:
+    told = {how: wording.verdict_method(None, True, how)[-1] for how in ("val", "last", "a fifth")}
+    assert "best on the validation photos;" in told["val"]
+    assert "last checkpoint" in told["last"]
+    assert "best on a fifth;" in told["a fifth"]

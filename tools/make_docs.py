@@ -1,0 +1,104 @@
+"""Write docs/recipe.md and docs/commands.md from the recipe's schema and the commands' own help.
+
+python tools/make_docs.py            write both
+python tools/make_docs.py --check    exit 1 where a file is not what would be written
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from higfa_cli.cli.app import app
+from higfa_cli.recipe.schema import Recipe
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+
+def keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Leaf keys of the recipe in order, dotted."""
+    for name, field in model.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from keys(annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field
+
+
+def default(field: FieldInfo) -> str:
+    """The default as YAML would show it."""
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if value is None:
+        return "none"
+    return f"`{list(value) if isinstance(value, tuple) else value}`"
+
+
+def cell(text: str) -> str:
+    """Text that stays in its table cell."""
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def recipe_page() -> str:
+    """One table per section of the recipe."""
+    lines = [
+        "# Recipe keys",
+        "",
+        "Made by `python tools/make_docs.py` from the schema. `higfa recipes schema` prints the",
+        "JSON schema for editors; `--set KEY=VALUE` changes a key on the command line.",
+    ]
+    section = None
+    for key, field in keys(Recipe):
+        here = key.rpartition(".")[0] or "recipe"
+        if here != section:
+            section = here
+            lines += ["", f"## {section}", "", "| key | default | meaning |", "| --- | --- | --- |"]
+        lines.append(f"| `{key}` | {cell(default(field))} | {cell(field.description or '')} |")
+    return "\n".join(lines) + "\n"
+
+
+def commands_page() -> str:
+    """The help text of every command."""
+    lines = ["# Commands", "", "Made by `python tools/make_docs.py` from the commands' own help."]
+    root = typer.main.get_command(app)
+    for name, command in walk(root, "higfa"):
+        with click.Context(command, info_name=name, terminal_width=96) as context:
+            help_text = command.get_help(context).rstrip()
+        lines += ["", f"## {name}", "", "```text", help_text, "```"]
+    return "\n".join(lines) + "\n"
+
+
+def walk(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
+    """A command and its subcommands."""
+    yield name, command
+    for child, inner in getattr(command, "commands", {}).items():
+        yield from walk(inner, f"{name} {child}")
+
+
+PAGES = {"recipe.md": recipe_page, "commands.md": commands_page}
+
+
+def main() -> int:
+    """Write the pages, or check them."""
+    stale = []
+    for name, page in PAGES.items():
+        path, text = DOCS / name, page()
+        if "--check" in sys.argv:
+            if not path.is_file() or path.read_text(encoding="utf-8") != text:
+                stale.append(name)
+        else:
+            path.write_text(text, encoding="utf-8")
+    for name in stale:
+        print(f"docs/{name} is not up to date: run python tools/make_docs.py", file=sys.stderr)
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
