@@ -86,8 +86,9 @@ def print_mapping(result: Mapping[str, Any], indent: str = "  ") -> None:
 
 
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows as a table; the columns are those of all rows, in order of appearance."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    """Rows as a table; columns in order of appearance, those with objects inside left to --json."""
+    nested = {name for row in rows for name, value in row.items() if isinstance(value, Mapping)}
+    columns = [name for name in dict.fromkeys(n for row in rows for n in row) if name not in nested]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
         table.add_column(escape(name.replace("_", " ")), overflow="fold")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 _QUIET = {
     "TQDM_DISABLE": "1",
@@ -13,8 +14,13 @@ _QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
+_LIBRARIES = r"(diffusers|transformers|huggingface_hub|timm|torch|torchvision)(\.|$)"
+
 
 def silence_libraries() -> None:
     """Set what the libraries read when they are imported; a user's own setting wins."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    # Notes to programmers, about calls that the user of a command cannot change.
+    for category in (FutureWarning, DeprecationWarning):
+        warnings.filterwarnings("ignore", category=category, module=_LIBRARIES)

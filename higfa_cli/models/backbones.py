@@ -64,6 +64,7 @@ def create_backbone(
         network = build_network(
             training.backbone, classes, training.image_size, pretrained=download, key=key
         )
+    _probe(training, network, key)
     backbone = Backbone(training.backbone, network)
     if training.weights is not None:
         return _with_weights(backbone, weights_path(training.weights, base), key)
@@ -94,10 +95,25 @@ def build_network(
     except Exception as error:
         if pretrained:
             raise _no_download(name, key, error) from error
-        raise UserError(
-            f"timm cannot build {name} for {image_size} px ({_first_line(error)}); choose another "
-            f"`{key}.image_size` or `{key}.backbone`"
-        ) from error
+        raise _unfit(name, image_size, key, error) from error
+
+
+def _probe(training: Training, network: nn.Module, key: str) -> None:
+    """Fail now, not after the data are prepared, where the network cannot read that size."""
+    size = training.image_size
+    network.eval()
+    try:
+        with torch.no_grad():
+            network(torch.zeros(1, 3, size, size))
+    except Exception as error:
+        raise _unfit(training.backbone, size, key, error) from error
+
+
+def _unfit(name: str, size: int, key: str, error: Exception) -> UserError:
+    return UserError(
+        f"timm's {name} cannot read {size} px ({_first_line(error)}); choose another "
+        f"`{key}.image_size` or `{key}.backbone`"
+    )
 
 
 def check_name(name: str, key: str = "guide") -> None:

@@ -174,7 +174,7 @@ def load_pipeline(settings: Synthesize, base: Path, device: torch.device) -> Dif
 
     dtype = getattr(torch, settings.dtype)
     model, control = (resolve_ref(r, base) for r in (settings.model, settings.controlnet))
-    options = {"use_safetensors": True, "torch_dtype": dtype}
+    options = {"use_safetensors": True, "dtype": dtype}
     try:
         controlnet = ControlNetModel.from_pretrained(
             control, revision=settings.controlnet_revision, **options

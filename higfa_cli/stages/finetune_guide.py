@@ -189,7 +189,7 @@ def _inputs(ctx: Context, dataset: Dataset) -> StageInputs:
         parameters={
             "version": VERSION,
             "seed": recipe.seed,
-            "data": recipe.data.model_dump(mode="json", include={"layout", "shots"}),
+            "data": recipe.data.model_dump(mode="json", include={"layout", "shots", "crop_bottom"}),
             "words": dict(dataset.words),
             "guide": recipe.guide.model_dump(mode="json"),
             "contours": recipe.contours.model_dump(mode="json", include=_READS["contours"]),

@@ -13,7 +13,7 @@ from torch import Tensor
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.contour.extract import extract
 from higfa_cli.data.dataset import Dataset, Sample
-from higfa_cli.data.images import fit_square, read_image
+from higfa_cli.data.images import fit_square
 from higfa_cli.data.prompts import prompt_for
 from higfa_cli.method.protocols import Level
 from higfa_cli.models.families import DiffusionModel
@@ -59,7 +59,7 @@ def read_photos(
     images = np.empty((len(samples), 3, large, large), dtype=np.uint8)
     contours = np.empty((len(samples), 1, large, large), dtype=np.uint8)
     for row, sample in enumerate(progress.track(samples, "reading photos")):
-        picture = read_image(sample.path)
+        picture = sample.read()
         clean[row] = fit_square(picture, small).transpose(2, 0, 1)
         images[row] = fit_square(picture, large).transpose(2, 0, 1)
         contours[row, 0] = extract(picture, recipe.contours)

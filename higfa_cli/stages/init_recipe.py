@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 _TEMPLATE = """\
-# Written by `higfa init`. Every key that is not here has a default: `higfa recipes show` prints
-# them all. Paths are relative to this file.
+# Written by `higfa init`. Every key that is not here has a default: `higfa recipes schema`
+# prints them all. Paths are relative to this file.
 # The values below are untuned: a sensible start, measured on no data set.
 
 name: @NAME@

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from higfa_cli.artifacts.atomic import read_json
+from higfa_cli.data.images import read_image
 from higfa_cli.errors import UserError
 from higfa_cli.models.device import resolve_device
 from higfa_cli.models.guide import load_guide
@@ -30,7 +31,7 @@ def predict(
         raise UserError("--top must be at least 1", exit_code=2)
     guide = load_guide(Path(model_path), resolve_device(device))
     paths = [Path(image) for image in images]
-    pictures = load_pictures(paths, [0] * len(paths), guide.spec.image_size)
+    pictures = load_pictures(map(read_image, paths), [0] * len(paths), guide.spec.image_size)
     classes = guide.spec.classes
     values, indices = guide.probabilities(pictures.images).topk(min(top, len(classes)))
     return [

@@ -18,6 +18,7 @@ from higfa_cli.artifacts.names import class_dir
 from higfa_cli.artifacts.run_record import StageInputs, StageRun, stage_run
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.data.dataset import Dataset, Sample, load_dataset
+from higfa_cli.data.images import read_image
 from higfa_cli.models.backbones import create_backbone, weights_path
 from higfa_cli.models.device import resolve_device
 from higfa_cli.models.guide import GuideSpec, load_guide, save_guide
@@ -157,7 +158,7 @@ def _inputs(ctx: Context, dataset: Dataset, chosen: Sequence[Arm]) -> StageInput
         parameters={
             "version": VERSION,
             "seed": recipe.seed,
-            "data": recipe.data.model_dump(mode="json", include={"layout", "shots"}),
+            "data": recipe.data.model_dump(mode="json", include={"layout", "shots", "crop_bottom"}),
             "downstream": recipe.downstream.model_dump(mode="json"),
             "arms": {arm.name: arm.source(ctx.workspace) for arm in chosen},
         },
@@ -176,7 +177,7 @@ def _real(ctx: Context, selection: Selection) -> tuple[Pictures, Pictures | None
 
 def _load(ctx: Context, samples: Sequence[Sample]) -> Pictures:
     return load_pictures(
-        [sample.path for sample in samples],
+        (sample.read() for sample in samples),
         [sample.class_id for sample in samples],
         ctx.recipe.downstream.image_size,
     )
@@ -197,7 +198,8 @@ def _material(
             f"{arm.name}: no pictures of {len(listing.missing)} classes "
             f"({', '.join(listing.missing[:4])}); their real photos stay as they are"
         )
-    second = load_pictures(listing.paths, listing.labels, config.image_size)
+    photos = (read_image(path) for path in listing.paths)
+    second = load_pictures(photos, listing.labels, config.image_size)
     return Material(arm, listing, TrainSet(real, second, config.replacement, "each"), val)
 
 

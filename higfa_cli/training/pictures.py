@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from higfa_cli.data.images import fit_square, read_image
+from higfa_cli.data.images import fit_square
 from higfa_cli.errors import UserError
 
 # Pictures are held whole in memory, once; streaming from disk would be a second data path.
@@ -45,16 +44,17 @@ def join(parts: Sequence[Pictures]) -> Pictures:
     )
 
 
-def load_pictures(paths: Sequence[Path], labels: Sequence[int], size: int) -> Pictures:
-    """Read photos, fitted into size x size without a change of aspect.
+def load_pictures(photos: Iterable[np.ndarray], labels: Sequence[int], size: int) -> Pictures:
+    """Photos (HxWx3 uint8, one per label, taken one by one), fitted into size x size.
 
-    Sets of more than about 4 GB of pixels are refused: they are not streamed from disk.
-    Raises UserError for an unreadable picture and for a set over that cap.
+    Their aspect is kept. Sets of more than about 4 GB of pixels are refused: they are not
+    streamed from disk.
+    Raises UserError for a set over that cap, and what reading `photos` raises.
     """
-    check_memory(len(paths), size)
-    images = np.empty((len(paths), 3, size, size), dtype=np.uint8)
-    for row, path in enumerate(paths):
-        images[row] = fit_square(read_image(path), size).transpose(2, 0, 1)
+    check_memory(len(labels), size)
+    images = np.empty((len(labels), 3, size, size), dtype=np.uint8)
+    for row, photo in zip(range(len(labels)), photos, strict=True):
+        images[row] = fit_square(photo, size).transpose(2, 0, 1)
     return Pictures(torch.from_numpy(images), torch.tensor(list(labels), dtype=torch.int64))
 
 

@@ -1,0 +1,139 @@
+"""The model card, written from the training logs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from diffusers import AutoencoderTiny, ControlNetModel, UNet2DConditionModel
+from safetensors.torch import load_file
+
+from tools.pocket.train.checkpoint import load_checkpoint, read_log
+from tools.pocket.train.decoder import BATCH as DECODER_BATCH
+from tools.pocket.train.networks import parameter_count
+
+CARD = """# higfa-pocket: a small text-to-aircraft latent diffusion model with a contour ControlNet
+
+Licence: GPL-2.0-or-later (trained on pictures rendered from GPL-2.0-or-later aircraft models; see
+ATTRIBUTION.md). Made to run the HiGFA pipeline on two CPU cores. It draws {side} px side views of
+airliners and nothing else, and is no substitute for a large model.
+
+## Use
+
+```python
+from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
+from higfa_pocket import ROOT
+
+controlnet = ControlNetModel.from_pretrained(ROOT / "controlnet", use_safetensors=True)
+pipeline = StableDiffusionControlNetPipeline.from_pretrained(
+    ROOT / "sd", controlnet=controlnet, safety_checker=None, use_safetensors=True
+)
+image = pipeline("a photo of a Boeing 737-800 airliner", image=contour).images[0]
+```
+
+`contour`: white edges on black, {side} x {side}. v-prediction, 25 DDIM steps, guidance scale 4.
+
+## Parts
+
+| part | class | parameters |
+| --- | --- | --- |
+| text encoder | CLIPTextModel, hidden 128, 2 layers | {text:,} |
+| denoiser | UNet2DConditionModel, {channels} channels | {unet:,} |
+| contour | ControlNetModel | {controlnet:,} |
+| autoencoder | AutoencoderTiny, f8, {latents} latent channels | {vae:,} |
+
+The encoder is a closed-form PCA of 8x8x3 patches, partially whitened (std to the power 0.6); only
+the decoder is trained.
+
+## Training
+
+- Pictures: {pictures:,} of the `web` pool in {copies} augmented copies, noisy captions;
+  {held:,} pictures of held-out airlines kept aside for the figures below.
+- Text encoder, denoiser and ControlNet jointly: {steps:,} steps of batch {batch}, {seen:,} pictures
+  seen, {hours:.1f} hours of wall time on 2 CPU cores shared with other work. 12 % caption
+  dropout, 50 % contour dropout, min-SNR weights (gamma 5), AdamW with a decaying rate, averaged
+  weights.
+- Decoder: {decoder_steps:,} steps of batch {decoder_batch}, {decoder_minutes:.0f} minutes.
+
+Again, from the repository's root (each trainer goes on from its checkpoint):
+
+```
+python tools/pocket/render.py --pool web --out WEB
+python -m tools.pocket.train.prepare --web WEB --cache CACHE
+python -m tools.pocket.train.decoder --cache CACHE --out RUN --minutes 20
+OMP_NUM_THREADS=1 python -m tools.pocket.train.denoiser --cache CACHE --out RUN
+python -m tools.pocket.train.export --cache CACHE --run RUN --package pocket/higfa_pocket
+python -m tools.pocket.sheet --pocket pocket/higfa_pocket --out SHEET
+```
+
+## Measured
+
+- Reconstruction of held-out airlines: {psnr}.
+- Denoising loss on held-out airlines: {losses}.
+{overlap}
+
+## Limits
+
+Exact variants are confused where the airframes differ by a fuselage stretch. Text alone draws
+worse aircraft than text with a contour. Lettering and small markings are not drawn.
+"""
+
+
+def _last(rows: list[dict[str, Any]], key: str) -> dict[str, Any] | None:
+    return next((row for row in reversed(rows) if key in row), None)
+
+
+def _psnr_line(rows: list[dict[str, Any]]) -> str:
+    by_noise = {row["noise"]: row["held_out_psnr"] for row in rows if "held_out_psnr" in row}
+    if not by_noise:
+        return "not measured yet"
+    return ", ".join(f"{v:.1f} dB with latent noise {k}" for k, v in by_noise.items())
+
+
+def _overlap_line(sheet: dict[str, Any] | None) -> str:
+    if sheet is None:
+        return ""
+    return (
+        f"- Edge overlap ({sheet['measure']}), {sheet['images']} contours of {sheet['source']}: "
+        f"{sheet['text_contour']['overlap']:.3f} with text and contour, "
+        f"{sheet['text_only']['overlap']:.3f} with text alone, ratio {sheet['ratio']:.1f}."
+    )
+
+
+def write_card(cache: Path, run: Path, package: Path, sheet: dict[str, Any] | None) -> None:
+    """Write MODEL_CARD.md beside `package`, which holds the exported folders."""
+    state, decoder = load_checkpoint(run / "denoiser.pt"), load_checkpoint(run / "decoder.pt")
+    log, decoder_log = read_log(run / "denoiser.jsonl"), read_log(run / "decoder.jsonl")
+    unet = UNet2DConditionModel.from_pretrained(package / "sd" / "unet")
+    vae = AutoencoderTiny.from_pretrained(package / "sd" / "vae")
+    text = load_file(package / "sd" / "text_encoder" / "model.safetensors")
+    hold = np.load(cache / "held_out.npy")
+    contours = np.load(cache / "contours.npy", mmap_mode="r")
+    held = _last(log, "with_contour")
+    losses = "not measured yet"
+    if held is not None:
+        losses = f"{held['with_contour']:.4f} with contours, {held['text_only']:.4f} without"
+    card = CARD.format(
+        side=contours.shape[-1],
+        text=sum(value.numel() for value in text.values()),
+        channels=tuple(unet.config.block_out_channels),
+        unet=parameter_count(unet),
+        controlnet=parameter_count(ControlNetModel.from_pretrained(package / "controlnet")),
+        latents=vae.config.latent_channels,
+        vae=parameter_count(vae),
+        pictures=len(hold),
+        copies=contours.shape[1],
+        held=int(hold.sum()),
+        steps=state["step"],
+        batch=state["batch"],
+        seen=state["step"] * state["batch"],
+        hours=state["seconds"] / 3600,
+        decoder_steps=decoder["step"],
+        decoder_batch=DECODER_BATCH,
+        decoder_minutes=decoder["seconds"] / 60,
+        psnr=_psnr_line(decoder_log),
+        losses=losses,
+        overlap=_overlap_line(sheet),
+    )
+    (package.parent / "MODEL_CARD.md").write_text(card, encoding="utf-8")

@@ -1,0 +1,278 @@
+"""Stage 3: train text encoder, denoiser and ControlNet together. Run again to resume.
+
+    python -m tools.pocket.train.denoiser --cache CACHE --out RUN [--until 200000] [--minutes 60]
+
+Each batch: the first half is drawn with contours through the ControlNet, the second half without
+(50 % contour dropout); 12 % of the captions are replaced by the empty prompt. Loss: MSE of v with
+min-SNR weights (gamma 5).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import ControlNetModel, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from tools.pocket.train.checkpoint import Average, append_log, load_checkpoint, save_atomic
+from tools.pocket.train.contours import degrade
+from tools.pocket.train.networks import (
+    Sizes,
+    build_controlnet,
+    build_scheduler,
+    build_text_encoder,
+    build_unet,
+)
+from tools.pocket.train.prepare import Cache
+from tools.pocket.train.text import token_ids
+
+BATCH = 64
+CAPTION_DROPOUT = 0.12
+SNR_CEILING = 5.0
+WARM_UP = 200
+WORKERS = 2
+
+
+class Generator(nn.Module):
+    """The three networks that are trained together."""
+
+    def __init__(self, sizes: Sizes, tokenizer: CLIPTokenizer) -> None:
+        super().__init__()
+        self.text_encoder: CLIPTextModel = build_text_encoder(sizes, tokenizer)
+        self.unet: UNet2DConditionModel = build_unet(sizes)
+        self.controlnet: ControlNetModel = build_controlnet(sizes, self.unet)
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, tokens: Tensor, contours: Tensor) -> Tensor:
+        """Predicted v (n, c, h, w). `contours` (m, 3, 8h, 8w), m <= n, belong to the first m."""
+        words = self.text_encoder(tokens).last_hidden_state
+        m, n = len(contours), len(noisy)
+        if m == 0:
+            return self.unet(noisy, timesteps, words).sample
+        down, middle = self.controlnet(
+            noisy[:m], timesteps[:m], words[:m], contours, return_dict=False
+        )
+        # no residual at all is the same as a residual of zero
+        down, middle = [_pad_rows(part, n) for part in down], _pad_rows(middle, n)
+        return self.unet(
+            noisy,
+            timesteps,
+            words,
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=middle,
+        ).sample
+
+
+def _pad_rows(part: Tensor, n: int) -> Tensor:
+    return torch.cat([part, part.new_zeros(n - len(part), *part.shape[1:])])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Latents (n, c, h, w), tokens (n, 32), contours of the first m, timesteps and noise."""
+
+    latents: Tensor
+    tokens: Tensor
+    contours: Tensor
+    timesteps: Tensor
+    noise: Tensor
+
+
+def drop_captions(tokens: Tensor, empty: Tensor, generator: torch.Generator) -> Tensor:
+    """Tokens (n, 32) with each row replaced by the empty prompt's with probability 0.12."""
+    dropped = torch.rand(len(tokens), generator=generator) < CAPTION_DROPOUT
+    return torch.where(dropped[:, None], empty, tokens)
+
+
+def draw_batch(
+    cache: Cache, rows: np.ndarray, empty: Tensor, seed: tuple[int, int], size: int, shown: int
+) -> Batch:
+    """A batch that depends on `seed` = (run, draw) alone; its first `shown` rows have contours."""
+    generator = torch.Generator().manual_seed(seed[0] * 10_000_019 + seed[1])
+    chosen = rows[torch.randint(len(rows), (size,), generator=generator).numpy()]
+    copies = torch.randint(cache.latents.shape[1], (size,), generator=generator).numpy()
+    latents = torch.from_numpy(cache.latents[chosen, copies].astype(np.float32))
+    tokens = torch.from_numpy(cache.tokens[chosen].astype(np.int64))
+    tokens = drop_captions(tokens, empty, generator)
+    timesteps = torch.randint(1000, (size,), generator=generator)
+    noise = torch.randn(latents.shape, generator=generator)
+    # drawn last: the rest of a batch is the same with and without contours
+    contours = torch.from_numpy(cache.contours[chosen[:shown], copies[:shown]])
+    contours = degrade(contours[:, None].float() / 255, generator).expand(-1, 3, -1, -1)
+    return Batch(latents, tokens, contours, timesteps, noise)
+
+
+def denoising_loss(model: Generator, batch: Batch, alphas_bar: Tensor) -> Tensor:
+    """Per-image min-SNR-weighted MSE of v = alpha eps - sigma x0, shape (n,).
+
+    The weight of v is min(snr, 5) / (snr + 1) (Hang et al. 2023, arXiv 2303.09556).
+    """
+    alpha_bar = alphas_bar[batch.timesteps].view(-1, 1, 1, 1)
+    alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    noisy = alpha * batch.latents + sigma * batch.noise
+    wanted = alpha * batch.noise - sigma * batch.latents
+    noisy = noisy.contiguous(memory_format=torch.channels_last)
+    drawn = model(noisy, batch.timesteps, batch.tokens, batch.contours)
+    snr = (alpha_bar / (1 - alpha_bar)).flatten()
+    weight = snr.clamp(max=SNR_CEILING) / (snr + 1)
+    return weight * (drawn - wanted).square().flatten(1).mean(dim=1)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Learning rate: warm-up, constant to step `decay_from`, then halved every `half_life` steps.
+
+    It stays above a twentieth of `peak`, so that a long run goes on learning.
+    """
+
+    peak: float = 1e-3
+    decay_from: int = 2400
+    half_life: int = 1000
+
+    def at(self, step: int) -> float:
+        """The rate of step number `step` (from 0)."""
+        halvings = max(0, step - self.decay_from) / self.half_life
+        return self.peak * min(1.0, (step + 1) / WARM_UP) * max(0.05, 0.5**halvings)
+
+
+class Trainer:
+    """Model, average, optimizer and step; `load` and `save` make runs resumable."""
+
+    def __init__(
+        self, cache_folder: Path, out: Path, seed: int, rate: Rate, batch: int, sizes: Sizes
+    ) -> None:
+        torch.manual_seed(seed)
+        self.cache = Cache.open(cache_folder)
+        self.rows = np.flatnonzero(~self.cache.held_out)
+        self.held_rows = np.flatnonzero(self.cache.held_out)
+        tokenizer = CLIPTokenizer.from_pretrained(cache_folder / "tokenizer", local_files_only=True)
+        self.empty = torch.tensor(token_ids(tokenizer, [""])[0])
+        self.model = Generator(sizes, tokenizer).to(memory_format=torch.channels_last)
+        self.average = Average(self.model)
+        self.parameters = list(self.model.parameters())
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=rate.peak, betas=(0.9, 0.99), weight_decay=1e-2, fused=True
+        )
+        # Two single-threaded halves of a batch meet once per step; two threads inside each
+        # operation meet thousands of times, which is slow where other work shares the cores.
+        self.pool = ThreadPoolExecutor(WORKERS)
+        self.alphas_bar = build_scheduler().alphas_cumprod
+        self.path, self.log = out / "denoiser.pt", out / "denoiser.jsonl"
+        self.seed, self.rate, self.batch = seed, rate, batch
+        self.step_number, self.seconds = 0, 0.0
+
+    def load(self) -> None:
+        """Continue from the checkpoint, if there is one."""
+        if not self.path.exists():
+            return
+        state = load_checkpoint(self.path)
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step_number, self.seconds = state["step"], state["seconds"]
+
+    def save(self) -> None:
+        """Write the checkpoint atomically."""
+        save_atomic(
+            {
+                "model": self.model.state_dict(),
+                "average": self.average.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "step": self.step_number,
+                "seconds": self.seconds,
+                "batch": self.batch,
+            },
+            self.path,
+        )
+
+    def step(self) -> float:
+        """One optimizer step; returns the batch's mean loss."""
+        started = time.monotonic()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate.at(self.step_number)
+        results = list(self.pool.map(self._gradients, range(WORKERS)))
+        for parameter, *parts in zip(
+            self.parameters, *(gradients for _, gradients in results), strict=True
+        ):
+            parameter.grad = sum(parts[1:], parts[0]) / WORKERS
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.average.update(self.model, self.step_number)
+        self.step_number += 1
+        self.seconds += time.monotonic() - started
+        return sum(loss for loss, _ in results) / WORKERS
+
+    def _gradients(self, worker: int) -> tuple[float, Sequence[Tensor]]:
+        """Loss and gradients of one worker's share of the step's batch."""
+        size = self.batch // WORKERS
+        seed = (self.seed, self.step_number * WORKERS + worker)
+        batch = draw_batch(self.cache, self.rows, self.empty, seed, size, size // 2)
+        loss = denoising_loss(self.model, batch, self.alphas_bar).mean()
+        return loss.item(), torch.autograd.grad(loss, self.parameters, materialize_grads=True)
+
+    @torch.no_grad()
+    def held_out_loss(self, batches: int = 4) -> dict[str, float]:
+        """Loss of the averaged weights on held-out airlines, with and without contours."""
+        trained = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        self.model.load_state_dict(self.average.state_dict(), strict=False)
+        totals = {"with_contour": 0.0, "text_only": 0.0}
+        for number in range(batches):
+            for name, shown in (("with_contour", self.batch), ("text_only", 0)):
+                seed = (self.seed + 1, number)
+                batch = draw_batch(self.cache, self.held_rows, self.empty, seed, self.batch, shown)
+                loss = denoising_loss(self.model, batch, self.alphas_bar).mean().item()
+                totals[name] += loss / batches
+        self.model.load_state_dict(trained, strict=False)
+        return totals
+
+
+def train(trainer: Trainer, until: int, minutes: float) -> None:
+    """Train to step `until` or for `minutes`, with a checkpoint every three minutes."""
+    trainer.load()
+    began = saved = logged = time.monotonic()
+    recent: list[float] = []
+    while trainer.step_number < until and time.monotonic() - began < minutes * 60:
+        recent.append(trainer.step())
+        now = time.monotonic()
+        if trainer.step_number % 25 == 0:
+            speed = len(recent) * trainer.batch / (now - logged)
+            row = {"step": trainer.step_number, "loss": round(sum(recent) / len(recent), 5)}
+            append_log(trainer.log, row | {"img_per_s": round(speed, 1)})
+            recent, logged = [], now
+        if trainer.step_number % 250 == 0:
+            append_log(trainer.log, {"step": trainer.step_number} | trainer.held_out_loss())
+            logged = time.monotonic()
+        if now - saved > 180:
+            trainer.save()
+            saved = time.monotonic()
+    trainer.save()
+
+
+def main() -> None:
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--until", type=int, default=1_000_000)
+    parser.add_argument("--minutes", type=float, default=1e6)
+    parser.add_argument("--rate", type=float, default=Rate.peak)
+    parser.add_argument("--decay-from", type=int, default=Rate.decay_from)
+    parser.add_argument("--half-life", type=int, default=Rate.half_life)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    rate = Rate(arguments.rate, arguments.decay_from, arguments.half_life)
+    trainer = Trainer(arguments.cache, arguments.out, arguments.seed, rate, BATCH, Sizes())
+    train(trainer, arguments.until, arguments.minutes)
+
+
+if __name__ == "__main__":
+    main()
