@@ -23,6 +23,7 @@ from tools.pocket.pocket_render.captions import (
 from tools.pocket.pocket_render.catalogue import airline_name, load_classes
 from tools.pocket.pocket_render.pools import (
     AIRLINE_POOLS,
+    POOLS,
     airlines_pool,
     assign_pools,
     load_pools,

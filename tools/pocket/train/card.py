@@ -75,8 +75,10 @@ python -m tools.pocket.sheet --pocket pocket/higfa_pocket --out SHEET
 
 ## Limits
 
-Exact variants are confused where the airframes differ by a fuselage stretch. Text alone draws
-worse aircraft than text with a contour. Lettering and small markings are not drawn.
+How often a drawing shows the asked variant has not been measured. Text alone draws worse
+aircraft than text with a contour. Lettering and small markings are not drawn. At 64 px a
+classifier tells the variants apart much less well than at 128 px (tools/pocket/size_study.json):
+the size was chosen for the training time, not for the classifier.
 """
 
 
@@ -97,7 +99,9 @@ def _overlap_line(sheet: dict[str, Any] | None) -> str:
     return (
         f"- Edge overlap ({sheet['measure']}), {sheet['images']} contours of {sheet['source']}: "
         f"{sheet['text_contour']['overlap']:.3f} with text and contour, "
-        f"{sheet['text_only']['overlap']:.3f} with text alone, ratio {sheet['ratio']:.1f}."
+        f"{sheet['text_only']['overlap']:.3f} with text alone, ratio {sheet['ratio']:.2f}. "
+        f"As F1 of the same edges: {sheet['text_contour']['f1']:.3f} and "
+        f"{sheet['text_only']['f1']:.3f}."
     )
 
 
