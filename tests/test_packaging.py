@@ -89,7 +89,8 @@ def test_help_imports_nothing_heavy(command: str | None, tmp_path: Path) -> None
         "import sys; from higfa_cli.cli.app import main; sys.argv = ['higfa', "
         f"*{arguments!r}, '--help']\n"
         "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
-        "heavy = {'torch', 'diffusers', 'transformers', 'timm', 'cv2', 'numpy'} & set(sys.modules)\n"
+        "heavy = {'torch', 'diffusers', 'transformers', 'timm', 'cv2', 'numpy'}\n"
+        "heavy &= set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     result = outside(["-c", code], tmp_path)
