@@ -278,3 +278,19 @@ def test_interrupted_run_resumes_and_ends_the_same(tmp_path: Path) -> None:
 def _without_time(stage: Path) -> list[dict[str, Any]]:
     runs = read_json(stage / "results.json")["arms"][0]["runs"]
     return [{key: value for key, value in run.items() if key != "seconds"} for run in runs]
+
+
+def test_arms_of_the_last_run_do_not_vanish(tmp_path: Path) -> None:
+    ctx = context(tmp_path)
+    record = ctx.workspace / "train-downstream" / "run.json"
+    record.parent.mkdir(parents=True)
+    gone = tmp_path / "gone"
+    arms = {"real": None, "real+other": str(gone)}
+    write_json(record, {"inputs": {"parameters": {"arms": arms}}})
+    with pytest.raises(UserError, match=r"real\+other of the last run: .*gone is gone"):
+        choose_arms(ctx)
+    assert [arm.name for arm in choose_arms(ctx, arms=["real"])] == ["real"]
+    gone.mkdir()
+    assert [arm.name for arm in choose_arms(ctx)] == ["real", "real+other"]
+    record.write_text("{ broken")
+    assert [a.name for a in choose_arms(ctx, arms=["real"])] == ["real"]

@@ -131,7 +131,7 @@ def test_evaluations_are_counted_by_hand(folders: tuple[Path, Path]) -> None:
 
 def test_missing_model_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"synthesize\.model `nobody/nothing`.*local diffusers folder"
+        UserError, match=r"synthesize\.model `nobody/nothing`.*local diffusers folders"
     ):
         settings = Synthesize(model="nobody/nothing", controlnet="nobody/nothing", size=32)
         load_pipeline(settings, tmp_path, torch.device("cpu"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import click
 import typer
@@ -41,6 +42,13 @@ def default(field: FieldInfo) -> str:
     return f"`{list(value) if isinstance(value, tuple) else value}`"
 
 
+def allowed(annotation: object) -> str:
+    """The choices of a Literal, wherever it stands in the annotation."""
+    if get_origin(annotation) is Literal:
+        return ", ".join(f"`{choice}`" for choice in get_args(annotation))
+    return next(filter(None, (allowed(inner) for inner in get_args(annotation))), "")
+
+
 def cell(text: str) -> str:
     """Text that stays in its table cell."""
     return text.replace("|", "\\|").replace("\n", " ")
@@ -60,7 +68,9 @@ def recipe_page() -> str:
         if here != section:
             section = here
             lines += ["", f"## {section}", "", "| key | default | meaning |", "| --- | --- | --- |"]
-        lines.append(f"| `{key}` | {cell(default(field))} | {cell(field.description or '')} |")
+        choices = allowed(field.annotation)
+        meaning = (field.description or "") + (f" One of {choices}." if choices else "")
+        lines.append(f"| `{key}` | {cell(default(field))} | {cell(meaning)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -9,6 +9,7 @@ _QUIET = {
     "TQDM_DISABLE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_VERBOSITY": "critical",
     "TRANSFORMERS_VERBOSITY": "error",
     "DIFFUSERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
@@ -22,5 +23,5 @@ def silence_libraries() -> None:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     # Notes to programmers, about calls that the user of a command cannot change.
-    for category in (FutureWarning, DeprecationWarning):
+    for category in (FutureWarning, DeprecationWarning, UserWarning):
         warnings.filterwarnings("ignore", category=category, module=_LIBRARIES)

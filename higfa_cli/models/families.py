@@ -190,8 +190,8 @@ def load_pipeline(settings: Synthesize, base: Path, device: torch.device) -> Dif
     except (OSError, ValueError) as error:
         raise UserError(
             f"synthesize.model `{settings.model}` / synthesize.controlnet `{settings.controlnet}`: "
-            f"cannot be loaded ({_first_line(error)}); give a local diffusers folder, or download "
-            "the model first"
+            f"cannot be loaded ({_first_line(error)}); check the names and the network, or give "
+            "local diffusers folders"
         ) from error
     for module in (pipe.text_encoder, pipe.unet, pipe.controlnet):
         module.to(device).eval().requires_grad_(False)

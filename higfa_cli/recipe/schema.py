@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -194,9 +194,21 @@ class Prompts(Section):
     """What the text encoder reads."""
 
     templates: tuple[str, ...] = Field(
-        ("a photo of a {words}",), description="Prompt templates; {words} is the class's words."
+        ("a photo of a {words}",),
+        min_length=1,
+        description="Prompt templates; {words} is the class's words.",
     )
     negative: str = Field("", description="Negative prompt (empty: the unconditional prompt).")
+
+    @field_validator("templates")
+    @classmethod
+    def _name_the_class(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        for template in templates:
+            if "{words}" not in template:
+                raise ValueError(
+                    f'"{template}" has no {{words}}; write it as in "a photo of a {{words}}"'
+                )
+        return templates
 
 
 class Synthesize(Section):

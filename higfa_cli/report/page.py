@@ -155,7 +155,7 @@ def calibration_table(calibration: Mapping[str, Any]) -> Table:
     if calibration.get("clean"):
         rows.append(row("clean photos", None, calibration["clean"]))
     source = "validation photos" if calibration["source"] == "val" else calibration["source"]
-    temperature = significant(calibration["temperature"])
+    temperature = f"{calibration['temperature']:.3f}"
     return Table(
         f"Expected calibration error (ECE, 0 is perfect) of the guide on {source} taken through "
         f"noise, denoiser and decoder, before and after dividing logits by T = {temperature}.",

@@ -119,9 +119,13 @@ def limits(
     arm = main_arm(arms)
     d = arm.difference if arm else None
     if d is not None:
+        advice = (
+            f"compare it with the spread over {len(d.seeds)} seeds in the table."
+            if len(d.seeds) > 1
+            else "a single seed says nothing about that; add some (`downstream.seeds`)."
+        )
         found.append(
-            "The interval covers the choice of test photos, not the luck of training: with "
-            f"{plural(len(d.seeds), 'seed')}, compare it with the spread over seeds in the table."
+            f"The interval covers the choice of test photos, not the luck of training: {advice}"
         )
         if min(d.per_seed) < 0 < max(d.per_seed):
             found.append(

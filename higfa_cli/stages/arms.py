@@ -68,13 +68,27 @@ def choose_arms(
         unknown = [name for name in arms if name not in names]
         if unknown:
             raise UserError(f"there is no arm `{unknown[0]}`; arms are {', '.join(names)}", 2)
-        return tuple(arm for arm in found if arm.name in arms)
+        found = [arm for arm in found if arm.name in arms]
+    _check_folders(found)
+    if arms is not None:
+        return tuple(found)
     if len(found) == 1:
         raise UserError(
             f"{own / 'metadata.jsonl'} is missing, so there are no pictures to compare with: run "
-            "`higfa synthesize` first, or give --synthetic DIR"
+            "`higfa synthesize` first, give --synthetic DIR, or train on the photos alone with "
+            "--arm real"
         )
     return tuple(found)
+
+
+def _check_folders(arms: Sequence[Arm]) -> None:
+    """An arm of the last run whose pictures have gone must not vanish from the comparison."""
+    for arm in arms:
+        if arm.folder is not None and not arm.folder.is_dir():
+            raise UserError(
+                f"arm {arm.name} of the last run: {arm.folder} is gone; restore it, give "
+                "--synthetic anew, or name the arms to train with --arm"
+            )
 
 
 def _parse(text: str) -> Arm:
@@ -92,9 +106,9 @@ def _remembered(ctx: Context) -> list[Arm]:
     path = ctx.workspace / STAGE / RECORD
     if not path.is_file():
         return []
-    recorded = read_json(path).get("inputs", {}).get("parameters", {}).get("arms", {})
-    return [
-        Arm(name, Path(source))
-        for name, source in recorded.items()
-        if name not in (REAL, OWN) and Path(source).is_dir()
-    ]
+    try:
+        recorded = read_json(path).get("inputs", {}).get("parameters", {}).get("arms", {})
+    except UserError:
+        # A broken record remembers nothing; the stage's own state reports it and runs anew.
+        return []
+    return [Arm(name, Path(source)) for name, source in recorded.items() if name not in (REAL, OWN)]

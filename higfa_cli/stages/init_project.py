@@ -94,7 +94,7 @@ def _files(out: Path, force: bool) -> _Files:
     )
     for path in (files.recipe, files.words, files.split):
         if path.exists() and not force:
-            raise UserError(f"{path} exists; choose another --out, or remove it first")
+            raise UserError(f"{path} exists; choose another --out, or replace it with --force")
     return files
 
 

@@ -55,7 +55,9 @@ synthesize:
   contour:
     scale: 1.5
   classifier:
-    scale: 1.0            # 0 switches the guide off
+    # Useful strengths differ by model, from 1 to 100: see
+    # `higfa synthesize --recipe THIS --sweep synthesize.classifier.scale=0,1,10,100`.
+    scale: 1.0
   prompts:
     templates: ["a photo of a {words}"]
     negative: ""
