@@ -204,7 +204,8 @@ def test_export_errors(done: Context, tmp_path: Path) -> None:
 def test_no_pictures_is_an_error_that_names_the_command(tmp_path: Path) -> None:
     write_data(tmp_path)
     ctx = context(tmp_path)
-    with pytest.raises(UserError, match="`higfa synthesize` first, give --synthetic DIR, or .* --arm real"):
+    expected = r"`higfa synthesize` first, give --synthetic DIR, or .* with --arm real"
+    with pytest.raises(UserError, match=expected):
         train_downstream.inputs(ctx)
     with pytest.raises(UserError, match="is not a folder"):
         train_downstream.inputs(ctx, synthetic=["a=nowhere"])
