@@ -97,8 +97,7 @@ def run(ctx: Context) -> dict[str, Any]:
         rows, seconds, drawn = [], 0.0, 0
         for group in ctx.progress.track(batches(items), "synthesize"):
             started = time.perf_counter()
-            kept = _kept(record, group)
-            if kept is None:
+            if not _keep(record, group):
                 finished = draw_items(ctx, model, guide, schedule, group)
                 _write_batch(record, group, finished)
                 seconds += time.perf_counter() - started
@@ -123,16 +122,16 @@ def run(ctx: Context) -> dict[str, Any]:
     return {"output": str(directory / "images"), **record.counts}
 
 
-def _kept(record: StageRun, group: Sequence[PlanItem]) -> bool | None:
-    """True where an earlier run finished this batch and all its files are whole."""
-    names = [_trace_name(group), *(f"images/{item.file_name}" for item in group)]
-    traces = record.directory / names[0]
-    if names[0] not in record.kept:
-        return None
-    failed = {row["id"] for row in read_jsonl(traces) if row["error"] is not None}
-    wanted = [names[0]] + [f"images/{i.file_name}" for i in group if i.id not in failed]
+def _keep(record: StageRun, group: Sequence[PlanItem]) -> bool:
+    """Take over a batch that an earlier run finished; False unless all its files are whole."""
+    traces = _trace_name(group)
+    if traces not in record.kept:
+        return False
+    rows = read_jsonl(record.directory / traces)
+    failed = {row["id"] for row in rows if row["error"] is not None}
+    wanted = [traces, *(f"images/{item.file_name}" for item in group if item.id not in failed)]
     if not all(name in record.kept for name in wanted):
-        return None
+        return False
     for name in wanted:
         record.output(record.directory / name)
     return True
