@@ -13,6 +13,16 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=1)]
+Layout = Literal[
+    "imagefolder",
+    "fgvc-aircraft",
+    "cub",
+    "stanford-cars",
+    "stanford-dogs",
+    "flowers102",
+    "oxford-pets",
+    "dtd",
+]
 
 
 class Section(BaseModel):
@@ -24,8 +34,9 @@ class Section(BaseModel):
 class Data(Section):
     """Where the user's photos are and how they are split."""
 
-    layout: Literal["imagefolder", "fgvc-aircraft"] = Field(
-        "imagefolder", description="On-disk layout: class folders, or FGVC-Aircraft's list files."
+    layout: Layout = Field(
+        "imagefolder",
+        description="On-disk layout: class folders, or a public dataset as its authors pack it.",
     )
     root: str = Field(
         description="Dataset folder; `pocket:NAME` is a folder of the higfa-pocket package."
@@ -38,7 +49,8 @@ class Data(Section):
     class_words: str | None = Field(
         None,
         description="YAML or JSON file: class name -> words for prompts; relative to the recipe, "
-        "or `pocket:NAME`. Every class must be in it. Without it the class name is used.",
+        "`words:NAME` (shipped), or `pocket:NAME`. Every class must be in it. Without it the class "
+        "name is used.",
     )
     crop_bottom: int = Field(
         0,
@@ -196,9 +208,19 @@ class Prompts(Section):
     templates: tuple[str, ...] = Field(
         ("a photo of a {words}",),
         min_length=1,
-        description="Prompt templates; {words} is the class's words.",
+        description="Prompt templates; {words} is the class's words. One is drawn per picture.",
     )
-    negative: str = Field("", description="Negative prompt (empty: the unconditional prompt).")
+    bank: str | None = Field(
+        None,
+        description="A prompt bank in the place of `templates`: a shipped kind of subject "
+        "(aircraft, birds, cars, dogs, flowers, pets, textures), or your own YAML file: a list of "
+        "templates, or a list per class; relative to the recipe.",
+    )
+    negative: str | None = Field(
+        None,
+        description="Negative prompt; empty is the unconditional prompt. Without it the bank's own "
+        "is used, or none.",
+    )
 
     @field_validator("templates")
     @classmethod
@@ -210,6 +232,31 @@ class Prompts(Section):
                 )
         return templates
 
+    @model_validator(mode="after")
+    def _one_source(self) -> Prompts:
+        if self.bank is not None and "templates" in self.model_fields_set:
+            raise ValueError("give `templates` or `bank`, not both")
+        return self
+
+
+class Memory(Section):
+    """Room against time on the device. None of these keys changes what is drawn, up to rounding."""
+
+    cpu_offload: bool = Field(
+        False,
+        description="Keep denoiser and ControlNet in main memory while the autoencoder works "
+        "(not with `classifier.gradient: x_t`).",
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations in the guidance gradient instead of keeping them."
+    )
+    slicing: bool = Field(False, description="Decode one picture of the batch at a time.")
+    tiling: bool = Field(False, description="Decode large pictures in overlapping tiles.")
+    channels_last: bool = Field(False, description="Channels-last layout of the convolutions.")
+    compile: bool = Field(
+        False, description="torch.compile the denoiser's repeated blocks (`--compile`)."
+    )
+
 
 class Synthesize(Section):
     """Stage `synthesize`: pictures drawn under text + contour + classifier guidance."""
@@ -218,13 +265,31 @@ class Synthesize(Section):
     controlnet: str = Field(description="ControlNet folder, hub id, or `pocket:controlnet`.")
     revision: str | None = Field(None, description="Hub revision of `model`.")
     controlnet_revision: str | None = Field(None, description="Hub revision of `controlnet`.")
+    variant: str | None = Field(
+        None, description="Weight file variant of `model` and `controlnet`, e.g. fp16."
+    )
+    local_files_only: bool = Field(
+        False, description="Never ask the hub: a file that is not here is an error."
+    )
+    gradient_autoencoder: str | None = Field(
+        None,
+        description="AutoencoderTiny (folder or hub id) that decodes for the guide instead of the "
+        "model's own autoencoder: much less memory. The pictures are still the model's own.",
+    )
+    gradient_autoencoder_revision: str | None = Field(
+        None, description="Hub revision of `gradient_autoencoder`."
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Precision of the denoiser; autoencoder and guide stay in float32."
     )
     scheduler: Literal["ddim", "euler", "dpm++2m"] = Field("ddim", description="The solver.")
     steps: Count = Field(25, description="N: denoising steps.")
     size: Count = Field(64, description="Side of the square picture, pixels.")
-    batch_size: Count = Field(16, description="Pictures per batch (part of the plan).")
+    batch_size: Count | Literal["auto"] = Field(
+        16,
+        description="Pictures per batch (part of the plan); `auto` tries a guided step on the "
+        "device once, before the plan is written.",
+    )
     per_contour: Count = Field(1, description="Replicas per transformed contour (own seed each).")
     composition: Literal["three_term", "joint"] = Field(
         "three_term", description="How the branches combine (README, the method)."
@@ -232,12 +297,56 @@ class Synthesize(Section):
     conditioning_scale: NonNegative = Field(
         1.0, description="Multiplies the ControlNet residuals; not the guidance strength s_C."
     )
+    conditioning_interval: tuple[Fraction, Fraction] = Field(
+        (0.0, 1.0),
+        description="Part [start, end] of the run in which the ControlNet is consulted; outside it "
+        "e(c_T,c_C) is e(c_T).",
+    )
     text: TextStrength = Field(default_factory=TextStrength)
     contour: ContourStrength = Field(default_factory=ContourStrength)
     classifier: Classifier = Field(default_factory=Classifier)
     prompts: Prompts = Field(default_factory=Prompts)
+    memory: Memory = Field(default_factory=Memory)
     gallery: int = Field(
         8, ge=0, description="Pictures also drawn text-only and text+contour from the same seeds."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Synthesize:
+        start, end = self.conditioning_interval
+        if start > end:
+            raise ValueError("conditioning_interval must be [start, end] with start <= end")
+        if self.memory.cpu_offload and self.classifier.gradient == "x_t":
+            raise ValueError(
+                "memory.cpu_offload cannot go with classifier.gradient: x_t, whose gradient needs "
+                "the denoiser while the autoencoder works; use gradient: x0"
+            )
+        return self
+
+
+class Filter(Section):
+    """Which drawn pictures training may use. Rejected ones stay on disk with their reasons."""
+
+    confidence: Fraction = Field(
+        0.0, description="Lowest probability that the guide may give the target class (0: any)."
+    )
+    top_k: Count | None = Field(
+        None, description="The target class must be among the guide's k most likely ones."
+    )
+    best_of: Count = Field(
+        1,
+        description="Of every N pictures of one source photo keep the one of which the guide is "
+        "surest (1: all).",
+    )
+    duplicate: Positive | None = Field(
+        None,
+        le=1.0,
+        description="Reject a picture whose thumbnail correlates at least this much with its "
+        "source photo's, mirrored or not.",
+    )
+    constant: NonNegative = Field(
+        2.0,
+        description="Reject a nearly uniform picture: standard deviation below this, 0-255 units.",
     )
 
 
@@ -264,4 +373,5 @@ class Recipe(Section):
     contours: Contours = Field(default_factory=Contours)
     guide: Guide = Field(default_factory=Guide)
     synthesize: Synthesize
+    filter: Filter = Field(default_factory=Filter)
     downstream: Downstream = Field(default_factory=Downstream)
