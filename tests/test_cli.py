@@ -29,6 +29,7 @@ COMMANDS = [
     ["contours"],
     ["finetune-guide"],
     ["synthesize"],
+    ["filter"],
     ["train-downstream"],
     ["report"],
     ["run"],
@@ -121,11 +122,11 @@ def test_version() -> None:
 def test_recipes_list_show_check_schema() -> None:
     code, out, _ = call("recipes", "list", "--json")
     names = {row["name"] for row in json.loads(out)["recipes"]}
-    assert code == 0 and {"aircraft", "pocket-aircraft"} <= names
+    assert code == 0 and {"aircraft-sdxl", "pocket-aircraft"} <= names
     assert "pocket-aircraft" in call("recipes", "list")[1]
     code, out, _ = call("recipes", "show", "pocket")
     assert code == 0 and out == (ROOT / "recipes" / "pocket-aircraft.yaml").read_text()
-    assert call("recipes", "check", "aircraft")[:2] == (0, "built-in aircraft: valid\n")
+    assert call("recipes", "check", "aircraft")[:2] == (0, "built-in aircraft-sdxl: valid\n")
     out = call("recipes", "check", "aircraft", "--set", "synthesize.steps=7", "--json")[1]
     assert json.loads(out)["synthesize"]["steps"] == 7
     assert "properties" in json.loads(call("recipes", "schema")[1])

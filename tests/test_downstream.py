@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from higfa_cli.artifacts.atomic import read_json, write_json
+from higfa_cli.artifacts.atomic import read_json, write_json, write_jsonl
 from higfa_cli.artifacts.run_record import stage_state
 from higfa_cli.data.dataset import load_dataset
 from higfa_cli.errors import UserError
@@ -59,8 +59,12 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Context:
     """A finished run with three arms; tests only read it."""
     base = tmp_path_factory.mktemp("done")
     write_data(base)
-    own = write_class_folders(base / "run/synthesize/images", 4, 7)
+    own = write_class_folders(base / "run/synthesize/images", 5, 7)
     (own / "metadata.jsonl").write_text("")
+    # The filter keeps four of the five pictures of each class.
+    names = [path.relative_to(own).as_posix() for path in own.rglob("*.png")]
+    rows = [{"file_name": name, "kept": not name.endswith("/0.png")} for name in names]
+    write_jsonl(base / "run/filter/selection.jsonl", rows)
     write_class_folders(base / "other", 3, 8, CLASSES[:2])
     ctx = context(base, epochs=3)
     train_downstream.run(ctx, synthetic=[f"diffmix={base / 'other'}"])

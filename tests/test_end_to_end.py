@@ -1,4 +1,4 @@
-"""All five stages on tiny real components, as a user runs them: commands in, files out."""
+"""All six stages on tiny real components, as a user runs them: commands in, files out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from higfa_cli.cli.app import app
 from tests import tiny
 
 CLASSES = ("disc", "ring", "box%odd")
-STAGES = ("contours", "finetune-guide", "synthesize", "train-downstream", "report")
+STAGES = ("contours", "finetune-guide", "synthesize", "filter", "train-downstream", "report")
 
 
 def draw_photo(kind: str, rng: np.random.Generator) -> Image.Image:

@@ -17,6 +17,7 @@ COMMANDS = [
     "contours",
     "finetune-guide",
     "synthesize",
+    "filter",
     "train-downstream",
     "report",
     "run",
@@ -70,7 +71,7 @@ def test_wheel_works_outside_the_checkout(unpacked_wheel: Path, tmp_path: Path) 
     names = {path.relative_to(unpacked_wheel).as_posix() for path in unpacked_wheel.rglob("*")}
     assert "higfa_cli/py.typed" in names
     assert any(name.startswith("higfa_cli/report/templates/") for name in names)
-    assert {"higfa_cli/builtin_recipes/aircraft.yaml"} <= names
+    assert {"higfa_cli/builtin_recipes/aircraft-sdxl.yaml"} <= names
     assert not any(name.startswith(("tests", "tools", "pocket")) for name in names)
     packages = {path.parent.name for path in (ROOT / "higfa_cli").glob("*/__init__.py")}
     assert {f"higfa_cli/{name}/__init__.py" for name in packages} <= names

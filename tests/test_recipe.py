@@ -219,12 +219,13 @@ def test_resolved_recipe_reads_back(tmp_path: Path) -> None:
 
 
 def test_builtin_recipes_load_and_unknown_names_are_helped() -> None:
-    assert {"aircraft", "pocket-aircraft"} <= set(builtin_names())
+    assert {"aircraft-sdxl", "pocket-aircraft"} <= set(builtin_names())
     for name in builtin_names():
         loaded = load_recipe(name)
         assert loaded.origin == f"built-in {name}"
         assert loaded.base == Path.cwd()
     assert load_recipe("pocket").origin == "built-in pocket-aircraft"
+    assert load_recipe("aircraft").origin == "built-in aircraft-sdxl"
     with pytest.raises(RecipeError, match="did you mean `aircraft`"):
         load_recipe("aircarft")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from higfa_cli.artifacts.names import class_dir
@@ -57,7 +57,6 @@ def make_plan(
     prompts: Mapping[str, Sequence[str]],
     negative: str,
     per_contour: int,
-    batch_size: int,
     seed: int,
 ) -> tuple[PlanItem, ...]:
     """The pictures of a run in drawing order.
@@ -67,8 +66,9 @@ def make_plan(
         prompts: class -> its prompts; one is drawn per picture with the picture's seed.
         negative: negative prompt.
         per_contour: replicas per contour.
-        batch_size: pictures per batch; the last batch may be smaller.
         seed: the recipe's.
+
+    All are in batch 0 until `in_batches` parts them.
     """
     items: list[PlanItem] = []
     ordered = sorted(contours, key=lambda r: (r["class_id"], r["source"], r["index"]))
@@ -91,10 +91,15 @@ def make_plan(
                     seed=own,
                     prompt=choices[seed_for(own, "prompt") % len(choices)],
                     negative=negative,
-                    batch=len(items) // batch_size,
+                    batch=0,
                 )
             )
     return tuple(items)
+
+
+def in_batches(items: Sequence[PlanItem], size: int) -> tuple[PlanItem, ...]:
+    """The same items with their batch set: `size` pictures each, the last perhaps fewer."""
+    return tuple(replace(item, batch=index // size) for index, item in enumerate(items))
 
 
 def batches(plan: Sequence[PlanItem]) -> list[tuple[PlanItem, ...]]:

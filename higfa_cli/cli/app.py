@@ -11,6 +11,7 @@ from higfa_cli import __version__
 from higfa_cli.cli import (
     contours,
     export,
+    filter,
     finetune_guide,
     init,
     predict,
@@ -37,6 +38,7 @@ app.command("init")(init.command)
 app.command("contours")(with_stage_flags(contours.command))
 app.command("finetune-guide")(with_stage_flags(finetune_guide.command))
 app.command("synthesize")(with_stage_flags(synthesize.command))
+app.command("filter")(with_stage_flags(filter.command))
 app.command("train-downstream")(with_stage_flags(train_downstream.command))
 app.command("report")(with_stage_flags(report.command))
 app.command("run")(run.command)

@@ -1,4 +1,4 @@
-"""What the five stage commands have in common: context -> one library call -> printed result."""
+"""What the stage commands have in common: context -> one library call -> printed result."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,14 +11,30 @@ import numpy as np
 
 from higfa_cli.artifacts.fingerprint import hash_file, hash_json
 from higfa_cli.artifacts.seeds import seed_for
+from higfa_cli.data.cars import list_cars
+from higfa_cli.data.cub import list_cub
+from higfa_cli.data.dogs import list_dogs
+from higfa_cli.data.dtd import list_dtd
 from higfa_cli.data.fgvc import list_fgvc
+from higfa_cli.data.flowers import list_flowers
 from higfa_cli.data.imagefolder import list_csv, list_folders
 from higfa_cli.data.images import read_image
 from higfa_cli.data.listing import SPLITS, Listing, Row, Split, check_rows
+from higfa_cli.data.pets import list_pets
 from higfa_cli.data.prompts import words_for
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.recipe.schema import Data
+
+READERS: Mapping[str, Callable[[Path], Listing]] = {
+    "fgvc-aircraft": list_fgvc,
+    "cub": list_cub,
+    "stanford-cars": list_cars,
+    "stanford-dogs": list_dogs,
+    "flowers102": list_flowers,
+    "oxford-pets": list_pets,
+    "dtd": list_dtd,
+}
 
 
 @dataclass(frozen=True)
@@ -102,8 +118,13 @@ def load_dataset(data: Data, base: Path, seed: int) -> Dataset:
 
 
 def _list(data: Data, root: Path, base: Path) -> Listing:
-    if data.layout == "fgvc-aircraft":
-        return list_fgvc(root)
+    if data.layout in READERS:
+        if data.split_file is not None:
+            raise UserError(
+                f"data.split_file cannot go with data.layout: {data.layout}, which has its own "
+                "lists; remove it, or use layout: imagefolder"
+            )
+        return READERS[data.layout](root)
     if data.split_file is not None:
         return list_csv(root, _resolve(data.split_file, base, "data.split_file"))
     return list_folders(root)

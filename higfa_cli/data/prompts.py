@@ -32,9 +32,10 @@ def prompt_for(template: str, words: str) -> str:
 def default_words(name: str) -> str:
     """Words for a class without a words file: the name, with separators made spaces.
 
-    `737-800` and `DC-10` keep their dash (a digit stands beside it); a leading `001.` goes.
+    `737-800` and `DC-10` keep their dash (a digit stands beside it); a leading `001.` (CUB) or
+    `n02085620-` (WordNet, as in Stanford Dogs) goes.
     """
-    name = re.sub(r"^\d+\.(?=\D)", "", name)
+    name = re.sub(r"^(?:\d+\.(?=\D)|n\d{8}-(?=.))", "", name)
     name = name.replace("_", " ")
     name = re.sub(r"(?<!\d)-(?!\d)", " ", name)
     return " ".join(name.split())
@@ -51,22 +52,32 @@ class _Strings(yaml.BaseLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+def read_strings(path: Path, title: str, key: str) -> Any:
+    """The content of a YAML (or .json) file; every scalar of YAML is text, no key occurs twice.
+
+    Raises UserError naming the file (as `title`) when it is broken, and the recipe's `key` when
+    it cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{title} {path} cannot be read; correct {key}") from error
+    try:
+        return json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader=_Strings)
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        detail = " ".join(str(error).split())
+        raise UserError(
+            f"{title} {path} is broken ({detail}); correct it (text that begins with `{{` or holds "
+            "`: ` needs quotes)"
+        ) from error
+
+
 def load_words(path: Path) -> dict[str, str]:
     """Class name -> words from a YAML or JSON mapping.
 
     Raises UserError naming the file when it is missing, broken, or not a mapping of text to text.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"class words file {path} cannot be read; correct data.class_words"
-        ) from error
-    try:
-        raw = json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader=_Strings)
-    except (ValueError, yaml.YAMLError, RecursionError) as error:
-        detail = " ".join(str(error).split())
-        raise UserError(f"class words file {path} is broken ({detail}); correct it") from error
+    raw = read_strings(path, "class words file", "data.class_words")
     if not isinstance(raw, dict) or not all(
         isinstance(item, str) for pair in raw.items() for item in pair
     ):

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from higfa_cli.recipe.schema import Memory
+
 
 class Autoencoder(nn.Module):
     """D(.) and its inverse between images in [-1, 1] and the sampler's x0.
@@ -16,24 +18,55 @@ class Autoencoder(nn.Module):
     SDXL's autoencoder overflows in it.
 
     Args:
-        vae: a diffusers autoencoder with `scaling_factor` (and, if set, `shift_factor`).
+        vae: a diffusers autoencoder with `scaling_factor` (and, if set, `shift_factor` or
+            `latents_mean` and `latents_std`).
+        memory: the recipe's; None leaves the autoencoder as it is.
     """
 
-    def __init__(self, vae: Any) -> None:
+    def __init__(self, vae: Any, memory: Memory | None = None) -> None:
         super().__init__()
         if vae.dtype != torch.float32:
             vae = vae.to(torch.float32)
         self.vae: Any = vae.eval().requires_grad_(False)
-        self.scale = float(vae.config.scaling_factor)
-        self.shift = float(getattr(vae.config, "shift_factor", None) or 0.0)
+        # AutoencoderTiny's counts upsamplings, AutoencoderKL's blocks less one: the same number.
         self.factor: int = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.channels: int = vae.config.latent_channels
+        scale, shift = _affine(vae.config)
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", shift)
+        self.scale: Tensor
+        self.shift: Tensor
+        if memory is not None:
+            _save_memory(vae, memory)
 
     def encode(self, images: Tensor) -> Tensor:
         """Images [B, 3, S, S] in [-1, 1] -> x0 [B, C, S/f, S/f]."""
         out = self.vae.encode(images.float())
         latents = out.latent_dist.mode() if hasattr(out, "latent_dist") else out.latents
-        return (latents - self.shift) * self.scale
+        return (latents - self.shift) / self.scale
 
     def decode(self, x0: Tensor) -> Tensor:
         """x0 -> images [B, 3, S, S], about [-1, 1] but not clamped; differentiable."""
-        return self.vae.decode(x0.float() / self.scale + self.shift, return_dict=False)[0]
+        return self.vae.decode(x0.float() * self.scale + self.shift, return_dict=False)[0]
+
+
+def _affine(config: Any) -> tuple[Tensor, Tensor]:
+    """latents = x0 * scale + shift, each [1, C or 1, 1, 1], as the stock pipelines reckon."""
+    factor = float(config.scaling_factor)
+    mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+    if mean is not None and std is not None:
+        scale = torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1) / factor
+        return scale, torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1)
+    shift = float(getattr(config, "shift_factor", None) or 0.0)
+    return torch.full((1, 1, 1, 1), 1.0 / factor), torch.full((1, 1, 1, 1), shift)
+
+
+def _save_memory(vae: Any, memory: Memory) -> None:
+    if memory.slicing:
+        vae.enable_slicing()
+    if memory.tiling:
+        vae.enable_tiling()
+    if memory.gradient_checkpointing:
+        vae.enable_gradient_checkpointing()
+    if memory.channels_last:
+        vae.to(memory_format=torch.channels_last)

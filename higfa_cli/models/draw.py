@@ -13,7 +13,7 @@ from torch import Tensor
 from higfa_cli.method.protocols import Branch, Level
 from higfa_cli.method.sampler import Step, sample
 from higfa_cli.method.schedule import StrengthSchedule
-from higfa_cli.models.families import DiffusionModel
+from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.guide import Guide
 from higfa_cli.models.renoise import seeded_noise
 from higfa_cli.recipe.schema import Synthesize
@@ -27,7 +27,7 @@ class DecodedGuide:
 
     def logits(self, x0: Tensor) -> Tensor:
         """x0 [B, C, h, w] -> tempered logits [B, K]."""
-        return self.guide.logits(self.model.decode(x0)).to(x0.dtype)
+        return self.guide.logits(self.model.decode_for_guide(x0)).to(x0.dtype)
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,15 @@ class Drawn:
     Attributes:
         pixels: H x W x 3 uint8, or None where it failed.
         trace: per-step lists u, sigma, s_text, s_contour, s_classifier, p and grad_norm
-            (the last two None before the switch).
+            (the last two None before the switch); no lists where it was never drawn.
         error: why it failed, or None.
+        effective_batch: pictures that were drawn together with it, itself included.
     """
 
     pixels: np.ndarray | None
     trace: dict[str, list[float | None]]
     error: str | None
+    effective_batch: int
 
 
 def schedule_of(settings: Synthesize) -> StrengthSchedule:
@@ -126,13 +128,14 @@ def draw(
 def _drawn(
     image: Tensor, trace: dict[str, list[float | None]], finite: list[bool], steps: Sequence[Step]
 ) -> Drawn:
+    batch = len(steps[0].finite)
     if not all(finite):
         u = steps[finite.index(False)].level.progress
-        return Drawn(None, trace, f"not finite: latents or guide at u = {u:g}")
+        return Drawn(None, trace, f"not finite: latents or guide at u = {u:g}", batch)
     if not bool(image.isfinite().all()):
-        return Drawn(None, trace, "not finite: decoded picture")
+        return Drawn(None, trace, "not finite: decoded picture", batch)
     pixels = ((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return Drawn(pixels.permute(1, 2, 0).numpy(), trace, None)
+    return Drawn(pixels.permute(1, 2, 0).numpy(), trace, None, batch)
 
 
 def _traces(steps: Sequence[Step]) -> list[dict[str, list[float | None]]]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from higfa_cli.method.protocols import Branch, Level
-from higfa_cli.models.families import DiffusionModel
+from higfa_cli.models.diffusion import DiffusionModel
 
 
 def seeded_noise(seeds: Sequence[int], shape: Sequence[int], device: torch.device) -> Tensor:
@@ -27,7 +27,7 @@ def noise_and_denoise(
     level: Level,
     seeds: Sequence[int],
 ) -> Tensor:
-    """D(x0_hat) of the plain conditional branch at one level.
+    """D(x0_hat) of the plain conditional branch at one level, as the guide will see it.
 
     Args:
         model: the loaded diffusion model.
@@ -45,10 +45,10 @@ def noise_and_denoise(
     x_t = level.alpha * x0 + level.sigma * eps
     denoiser = model.denoiser(model.conditions(prompts, "", contours))
     branch = Branch.TEXT_CONTOUR
-    return model.decode(denoiser.predict(x_t, level, (branch,))[branch].x0)
+    return model.decode_for_guide(denoiser.predict(x_t, level, (branch,))[branch].x0)
 
 
 @torch.no_grad()
 def reconstruct(model: DiffusionModel, images: Tensor) -> Tensor:
-    """D(E(images)): what the decoder makes of a photo without any noise."""
-    return model.decode(model.encode(images))
+    """D(E(images)): what the guide's decoder makes of a photo without any noise."""
+    return model.decode_for_guide(model.encode(images))

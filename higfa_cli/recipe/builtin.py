@@ -8,7 +8,16 @@ from importlib import resources
 from higfa_cli.errors import RecipeError
 
 PACKAGE = "higfa_cli.builtin_recipes"
-ALIASES = {"pocket": "pocket-aircraft"}
+ALIASES = {
+    "pocket": "pocket-aircraft",
+    "aircraft": "aircraft-sdxl",
+    "cub": "cub-sdxl",
+    "cars": "cars-sdxl",
+    "dogs": "dogs-sdxl",
+    "flowers": "flowers-sdxl",
+    "pets": "pets-sdxl",
+    "dtd": "dtd-sdxl",
+}
 
 
 def builtin_names() -> list[str]:

@@ -1,9 +1,10 @@
-"""References in a recipe: a local path, a hub id, or a part of the higfa-pocket package."""
+"""References in a recipe: a path, a hub id, shipped words, or a part of higfa-pocket."""
 
 from __future__ import annotations
 
 import difflib
 import importlib.util
+from collections.abc import Collection
 from importlib import resources
 from pathlib import Path
 
@@ -15,19 +16,23 @@ POCKET = {
     "aircraft": "data/aircraft",
     "aircraft-words": "data/aircraft/class_words.json",
 }
+WORDS = ("fgvc-aircraft", "flowers102", "oxford-pets")
 
 
 def resolve_ref(ref: str, base: Path) -> Path | str:
     """Where a reference leads.
 
-    `pocket:NAME` is a folder or file of the installed higfa-pocket package; a path that exists
-    relative to `base` (the recipe's folder) or to the current folder is that path; anything else
-    is returned as it is (a hub id, or a path that the caller reports as missing).
-    Raises UserError for an unknown pocket name, an absent package, and for an absolute, `./`,
-    `../` or `~` path that does not exist, which no hub id can be.
+    `pocket:NAME` is a folder or file of the installed higfa-pocket package, `words:NAME` a class
+    words file that higfa ships; a path that exists relative to `base` (the recipe's folder) or to
+    the current folder is that path; anything else is returned as it is (a hub id, or a path that
+    the caller reports as missing).
+    Raises UserError for an unknown pocket or words name, an absent package, and for an absolute,
+    `./`, `../` or `~` path that does not exist, which no hub id can be.
     """
     if ref.startswith("pocket:"):
         return _pocket(ref.removeprefix("pocket:"))
+    if ref.startswith("words:"):
+        return _words(ref.removeprefix("words:"))
     path = Path(ref).expanduser()
     for start in (base, Path.cwd()):
         if (start / path).exists():
@@ -40,10 +45,7 @@ def resolve_ref(ref: str, base: Path) -> Path | str:
 
 
 def _pocket(name: str) -> Path:
-    if name not in POCKET:
-        near = difflib.get_close_matches(name, POCKET, n=1, cutoff=0.6)
-        hint = f"did you mean `pocket:{near[0]}`?" if near else f"known are {', '.join(POCKET)}"
-        raise UserError(f"unknown reference `pocket:{name}`; {hint}")
+    _check_known("pocket", name, POCKET)
     if importlib.util.find_spec("higfa_pocket") is None:
         raise UserError("the higfa-pocket package is not installed: pip install ./pocket")
     path = Path(str(resources.files("higfa_pocket"))) / POCKET[name]
@@ -53,3 +55,15 @@ def _pocket(name: str) -> Path:
             "pip install --force-reinstall ./pocket"
         )
     return path
+
+
+def _words(name: str) -> Path:
+    _check_known("words", name, WORDS)
+    return Path(str(resources.files("higfa_cli"))) / "data" / "words" / f"{name}.yaml"
+
+
+def _check_known(scheme: str, name: str, known: Collection[str]) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+        hint = f"did you mean `{scheme}:{near[0]}`?" if near else f"known are {', '.join(known)}"
+        raise UserError(f"unknown reference `{scheme}:{name}`; {hint}")

@@ -201,6 +201,11 @@ class Classifier(Section):
         None, description="tau as a noise level instead: the guide is on where sigma <= this."
     )
 
+    @property
+    def consulted(self) -> bool:
+        """Whether any step may consult the guide (`switch: 1` keeps it off)."""
+        return self.switch_sigma is not None or self.switch < 1
+
 
 class Prompts(Section):
     """What the text encoder reads."""
@@ -234,7 +239,8 @@ class Prompts(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> Prompts:
-        if self.bank is not None and "templates" in self.model_fields_set:
+        # Not `model_fields_set`: a resolved recipe, read back, names every key.
+        if self.bank is not None and self.templates != type(self).model_fields["templates"].default:
             raise ValueError("give `templates` or `bank`, not both")
         return self
 

@@ -87,6 +87,7 @@ class Material:
     gallery: Sequence[Exhibit]
     traces: Sequence[Mapping[str, Any]]
     cost: Mapping[str, Any] | None
+    filtered: Mapping[str, Any] | None
     commands: Sequence[str]
     versions: Mapping[str, str]
 
@@ -214,6 +215,7 @@ def settings_table(material: Material) -> Table:
             f"norm {k['grad_norm']}, modulation {k['modulation']}",
         ),
         ("Guide backbone", recipe["guide"]["backbone"]),
+        ("Filter", wording.filter_rules(recipe["filter"])),
         (
             "Downstream classifier",
             f"{recipe['downstream']['backbone']}, {recipe['downstream']['augment']} augmentation, "
@@ -260,6 +262,7 @@ def page_context(material: Material) -> dict[str, Any]:
         "curves_table": figures.curves_table(curves) if curves else None,
         "calibration": calibration_table(material.calibration) if material.calibration else None,
         "cost": cost_table(material.cost) if material.cost else None,
+        "filtered": wording.filter_sentence(material.filtered) if material.filtered else None,
         "settings": settings_table(material),
         "commands": material.commands,
         "limits": _limits(material, arms, test),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from higfa_cli.report.stats import RESAMPLES, Difference
 from higfa_cli.report.tables import REFERENCE, Arm, number
@@ -20,6 +20,15 @@ SELECTION = {
     "val": _BEST_ON.format("the validation photos"),
     "last": "No photos were kept aside for validation, so each training's last checkpoint is "
     "used; the test photos were read once.",
+}
+
+
+REJECTED = {
+    "confidence": "below the guide's confidence",
+    "top_k": "not among the guide's first choices",
+    "best_of": "less sure than another picture of the same photo",
+    "duplicate": "too close to the source photo",
+    "constant": "nearly uniform",
 }
 
 
@@ -102,6 +111,32 @@ def verdict_method(arm: Arm | None, test: bool, selection: str) -> tuple[str, ..
 def _by_seed(d: Difference) -> str:
     pairs = zip(d.seeds, d.per_seed, strict=True)
     return ", ".join(f"{number(points, sign=True)} (seed {seed})" for seed, points in pairs)
+
+
+def filter_sentence(counts: Mapping[str, Any]) -> str:
+    """How many drawn pictures may train, and why the others may not."""
+    pictures, kept = counts["pictures"], counts["kept"]
+    if kept == pictures:
+        return f"The filter kept all {plural(pictures, 'drawn picture')}."
+    rejected = {reason: n for reason in REJECTED if (n := counts["rejected"].get(reason, 0))}
+    reasons = ", ".join(f"{count:,} {REJECTED[reason]}" for reason, count in rejected.items())
+    several = " (some for more than one reason)" if sum(rejected.values()) > pictures - kept else ""
+    return (
+        f"The filter kept {kept:,} of {plural(pictures, 'drawn picture')} and left "
+        f"{pictures - kept:,} out of training{several}: {reasons}."
+    )
+
+
+def filter_rules(rules: Mapping[str, Any]) -> str:
+    """What the recipe's filter asks of a picture."""
+    asked = {
+        f"confidence ≥ {rules['confidence']:g}": rules["confidence"] > 0,
+        f"among the guide's first {rules['top_k']}": rules["top_k"] is not None,
+        f"best of {rules['best_of']}": rules["best_of"] > 1,
+        f"correlation with the source photo < {rules['duplicate']}": rules["duplicate"] is not None,
+        f"standard deviation ≥ {rules['constant']:g}": rules["constant"] > 0,
+    }
+    return ", ".join(text for text, used in asked.items() if used) or "none"
 
 
 def limits(

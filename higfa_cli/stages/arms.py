@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from higfa_cli.artifacts.atomic import read_json
-from higfa_cli.artifacts.fingerprint import hash_file, hash_tree
+from higfa_cli.artifacts.atomic import read_json, read_jsonl
+from higfa_cli.artifacts.fingerprint import hash_file, hash_json, hash_tree
 from higfa_cli.artifacts.run_record import RECORD
 from higfa_cli.errors import UserError
 from higfa_cli.stages.context import Context
@@ -15,16 +15,21 @@ from higfa_cli.stages.context import Context
 REAL = "real"
 OWN = "real+higfa"
 OWN_IMAGES = "synthesize/images"
+SELECTION = "filter/selection.jsonl"
 STAGE = "train-downstream"
 RESULTS = f"{STAGE}/results.json"
 
 
 @dataclass(frozen=True)
 class Arm:
-    """`folder`: class folders of synthetic pictures, or None for real photos alone."""
+    """`folder`: class folders of synthetic pictures, or None for real photos alone.
+
+    `selection`: the filter's file, where only the pictures that it keeps may train.
+    """
 
     name: str
     folder: Path | None
+    selection: Path | None = None
 
     def source(self, workspace: Path) -> str | None:
         """The folder as recorded: the workspace's own is relative to it."""
@@ -32,15 +37,25 @@ class Arm:
             return None
         return OWN_IMAGES if self.name == OWN else str(self.folder)
 
-    def file(self) -> tuple[str, str] | None:
-        """Logical name and content hash of the pictures, None for real photos alone."""
-        if self.folder is None:
+    def kept(self) -> frozenset[str] | None:
+        """Names, relative to `folder`, of the pictures that passed the filter; None: unfiltered."""
+        if self.selection is None:
             return None
-        if self.name == OWN:
+        return frozenset(row["file_name"] for row in read_jsonl(self.selection) if row["kept"])
+
+    def files(self) -> dict[str, str]:
+        """Logical names and content hashes of the pictures, empty for real photos alone."""
+        if self.folder is None:
+            return {}
+        kept = self.kept()
+        if kept is None:
+            return {f"synthetic/{self.name}": hash_tree(self.folder)}
+        return {
             # This file holds every picture's own hash.
-            name = f"{OWN_IMAGES}/metadata.jsonl"
-            return name, hash_file(self.folder / "metadata.jsonl")
-        return f"synthetic/{self.name}", hash_tree(self.folder)
+            f"{OWN_IMAGES}/metadata.jsonl": hash_file(self.folder / "metadata.jsonl"),
+            # Of the selection only the choice: other measures or reasons train the same classifier.
+            SELECTION: hash_json(sorted(kept)),
+        }
 
 
 def choose_arms(
@@ -51,12 +66,13 @@ def choose_arms(
     Without `synthetic` the folders of the last run are kept, so that its results stay fresh and a
     later run compares the same arms. `arms` restricts the choice to the arms it names.
 
-    Raises UserError: no new pictures at all, a folder that is not there, or a name used twice.
+    Raises UserError: no new pictures at all, or not filtered yet; a folder that is not there, or
+    a name used twice.
     """
     found = [Arm(REAL, None)]
     own = ctx.workspace / OWN_IMAGES
     if (own / "metadata.jsonl").is_file():
-        found.append(Arm(OWN, own))
+        found.append(Arm(OWN, own, ctx.workspace / SELECTION))
     found += [_parse(text) for text in synthetic] if synthetic else _remembered(ctx)
     names = [arm.name for arm in found]
     for name in names:
@@ -84,6 +100,11 @@ def choose_arms(
 def _check_folders(arms: Sequence[Arm]) -> None:
     """An arm of the last run whose pictures have gone must not vanish from the comparison."""
     for arm in arms:
+        if arm.selection is not None and not arm.selection.is_file():
+            raise UserError(
+                f"{arm.selection} is missing, so it is not known which pictures may train: run "
+                "`higfa filter` first, or name other arms with --arm"
+            )
         if arm.folder is not None and not arm.folder.is_dir():
             raise UserError(
                 f"arm {arm.name} of the last run: {arm.folder} is gone; restore it, give "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,27 +15,30 @@ from higfa_cli.artifacts.fingerprint import hash_file
 from higfa_cli.artifacts.plan import PlanItem, make_plan
 from higfa_cli.data.dataset import Dataset, load_dataset
 from higfa_cli.data.images import fit_square, read_image
+from higfa_cli.data.prompt_bank import negative_for, templates_for
 from higfa_cli.data.prompts import prompt_for
 from higfa_cli.errors import UserError
 from higfa_cli.method.schedule import StrengthSchedule
+from higfa_cli.models.backoff import in_parts_that_fit
 from higfa_cli.models.device import resolve_device
+from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import Drawn, draw
-from higfa_cli.models.families import DiffusionModel, load_pipeline
 from higfa_cli.models.guide import Guide, check_classes, load_guide
+from higfa_cli.models.loading import load_pipeline
+from higfa_cli.models.text import cut_off_classes
 from higfa_cli.stages.context import Context
 
 
 def is_guided(ctx: Context) -> bool:
     """Whether any step of the recipe consults the guide (`switch: 1` keeps it off)."""
-    classifier = ctx.recipe.synthesize.classifier
-    return classifier.switch_sigma is not None or classifier.switch < 1
+    return ctx.recipe.synthesize.classifier.consulted
 
 
 def plan(ctx: Context) -> tuple[PlanItem, ...]:
-    """All pictures of the recipe in drawing order.
+    """All pictures of the recipe in drawing order, not yet in batches.
 
     Raises:
-        UserError: no contours, a class without words, or contours of another size.
+        UserError: no contours, a class without words or prompts, or contours of another size.
     """
     settings = ctx.recipe.synthesize
     rows = read_jsonl(manifest_path(ctx))
@@ -43,32 +47,74 @@ def plan(ctx: Context) -> tuple[PlanItem, ...]:
             f"contours.size is {ctx.recipe.contours.size} but synthesize.size is {settings.size}; "
             "set both to the same value"
         )
-    words = dataset(ctx).words
-    prompts = {
-        name: [prompt_for(template, words[name]) for template in settings.prompts.templates]
-        for name in {row["class"] for row in rows}
-    }
     return make_plan(
         rows,
-        prompts,
-        settings.prompts.negative,
+        class_prompts(ctx, {row["class"] for row in rows}),
+        negative_for(settings.prompts, ctx.base),
         settings.per_contour,
-        settings.batch_size,
         ctx.recipe.seed,
     )
 
 
-def load(ctx: Context) -> tuple[DiffusionModel, Guide | None]:
-    """The diffusion model and, where the recipe needs it, the guide with its classes checked."""
+def class_prompts(ctx: Context, classes: Iterable[str]) -> dict[str, list[str]]:
+    """Class -> every prompt that a picture of it may have.
+
+    Raises UserError for a class without words, or a prompt bank that is missing or broken.
+    """
+    data = dataset(ctx)
+    templates = templates_for(ctx.recipe.synthesize.prompts, data.classes, ctx.base)
+    return {
+        name: [prompt_for(template, data.words[name]) for template in templates[name]]
+        for name in classes
+    }
+
+
+def prompts_of(items: Iterable[PlanItem]) -> set[str]:
+    """Every prompt that drawing the items needs."""
+    return {text for item in items for text in (item.prompt, item.negative)}
+
+
+def load(ctx: Context, items: Sequence[PlanItem]) -> tuple[DiffusionModel, Guide | None]:
+    """The diffusion model, ready for the items' prompts, and the guide where it is consulted.
+
+    A prompt that the text encoders cut off is told of, by class.
+    """
+    guide = load_steering(ctx) if is_guided(ctx) else None
+    return load_model(ctx, items), guide
+
+
+def load_model(ctx: Context, items: Sequence[PlanItem]) -> DiffusionModel:
+    """The diffusion model, ready for the items' prompts."""
     device = resolve_device(ctx.recipe.device)
-    guide = None
-    if is_guided(ctx):
-        guide = load_guide(guide_path(ctx), device)
-        check_classes(guide, dataset(ctx).classes)
-    return load_pipeline(ctx.recipe.synthesize, ctx.base, device), guide
+    model = load_pipeline(ctx.recipe.synthesize, ctx.base, device, prompts_of(items))
+    by_class: dict[str, set[str]] = defaultdict(set)
+    for item in items:
+        by_class[item.cls].add(item.prompt)
+    warn_of_cut_prompts(ctx, model, {cls: sorted(own) for cls, own in sorted(by_class.items())})
+    return model
 
 
-def draw_items(
+def warn_of_cut_prompts(
+    ctx: Context, model: DiffusionModel, prompts: dict[str, list[str]]
+) -> dict[str, str]:
+    """Tell of the classes (with their prompts) that the text encoders do not read to the end."""
+    cut = cut_off_classes(model.prompts.tokenizers, prompts)
+    for cls, prompt in cut.items():
+        ctx.progress.note(
+            f"warning: class {cls}: the text encoder reads 77 tokens and cuts this prompt off: "
+            f"{prompt}"
+        )
+    return cut
+
+
+def load_steering(ctx: Context) -> Guide:
+    """The guide, its classes checked. Raises UserError when it is missing or of other classes."""
+    guide = load_guide(guide_path(ctx), resolve_device(ctx.recipe.device))
+    check_classes(guide, dataset(ctx).classes)
+    return guide
+
+
+def draw_together(
     ctx: Context,
     model: DiffusionModel,
     guide: Guide | None,
@@ -86,6 +132,31 @@ def draw_items(
         [item.class_id for item in items],
         [item.seed for item in items],
     )
+
+
+def draw_items(
+    ctx: Context,
+    model: DiffusionModel,
+    guide: Guide | None,
+    schedule: StrengthSchedule,
+    items: Sequence[PlanItem],
+) -> list[Drawn]:
+    """Draw plan items as one batch, or in halves of it where the device has no room.
+
+    A picture that does not fit even alone is a failed one.
+    """
+    drawn = in_parts_that_fit(
+        items,
+        lambda part: draw_together(ctx, model, guide, schedule, part),
+        lambda item: Drawn(None, {}, "out of memory", 1),
+    )
+    smallest = min(one.effective_batch for one in drawn)
+    if smallest < len(items):
+        ctx.progress.note(
+            f"out of memory: {len(items)} pictures were drawn in parts, down to {smallest}; "
+            f"a smaller synthesize.batch_size saves the failed attempts"
+        )
+    return drawn
 
 
 def read_contour(ctx: Context, item: PlanItem) -> Tensor:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from higfa_cli.artifacts.atomic import write_json, write_jsonl
-from higfa_cli.artifacts.fingerprint import hash_file, hash_tree
+from higfa_cli.artifacts.fingerprint import hash_file
 from higfa_cli.artifacts.run_record import StageInputs, stage_run
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.data.dataset import Dataset, load_dataset
@@ -19,12 +18,22 @@ from higfa_cli.errors import UserError
 from higfa_cli.method.protocols import Level
 from higfa_cli.models.backbones import Backbone, create_backbone, weights_path
 from higfa_cli.models.device import resolve_device
+from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import schedule_of
-from higfa_cli.models.families import DiffusionModel, load_pipeline
 from higfa_cli.models.guide import GuideSpec, save_guide
-from higfa_cli.recipe.refs import resolve_ref
+from higfa_cli.models.loading import load_pipeline
+from higfa_cli.stages.batching import batch_size
 from higfa_cli.stages.context import Context
-from higfa_cli.stages.guide_pool import Job, Photos, pool_jobs, read_photos, render
+from higfa_cli.stages.guide_pool import (
+    Job,
+    Photos,
+    photo_prompts,
+    pool_jobs,
+    read_photos,
+    render,
+    trial,
+)
+from higfa_cli.stages.model_inputs import model_inputs
 from higfa_cli.training.calibration import assess, fit_temperature
 from higfa_cli.training.folds import stratified_folds
 from higfa_cli.training.mixing import TrainSet
@@ -45,6 +54,10 @@ _READS = {
         "steps",
         "size",
         "conditioning_scale",
+        "conditioning_interval",
+        "variant",
+        "gradient_autoencoder",
+        "gradient_autoencoder_revision",
     },
 }
 
@@ -98,7 +111,10 @@ def run(ctx: Context) -> dict[str, Any]:
     _backbone(ctx, dataset, "guide")
     with stage_run(directory, _inputs(ctx, dataset), recipe) as record:
         record.device = str(device)
-        model = load_pipeline(recipe.synthesize, ctx.base, device)
+        # The plain conditional branch is all that is asked of the model: no negative prompt.
+        photos = [sample for sample in dataset.samples if sample.split != "test"]
+        prompts = {"", *photo_prompts(photos, dataset, recipe, ctx.base)}
+        model = load_pipeline(recipe.synthesize, ctx.base, device, prompts)
         levels = guided_levels(ctx, model)
         train = _pool(ctx, dataset, model, levels)
         if dataset.of("val"):
@@ -179,10 +195,7 @@ def _inputs(ctx: Context, dataset: Dataset) -> StageInputs:
     files = {
         f"data/{split}": dataset.fingerprint(split) for split in dataset.splits if split != "test"
     }
-    for key in ("model", "controlnet"):
-        found = resolve_ref(getattr(recipe.synthesize, key), ctx.base)
-        if isinstance(found, Path):
-            files[f"synthesize.{key}"] = hash_tree(found)
+    files |= model_inputs(ctx, dataset.classes)
     if recipe.guide.weights is not None:
         files["guide.weights"] = hash_file(weights_path(recipe.guide.weights, ctx.base))
     return StageInputs(
@@ -195,7 +208,9 @@ def _inputs(ctx: Context, dataset: Dataset) -> StageInputs:
             "contours": recipe.contours.model_dump(mode="json", include=_READS["contours"]),
             "synthesize": recipe.synthesize.model_dump(mode="json", include=_READS["synthesize"])
             | {
-                "prompts": {"templates": list(recipe.synthesize.prompts.templates)},
+                "prompts": recipe.synthesize.prompts.model_dump(
+                    mode="json", include={"templates", "bank"}
+                ),
                 "classifier": classifier.model_dump(
                     mode="json", include={"switch", "switch_sigma"}
                 ),
@@ -207,10 +222,18 @@ def _inputs(ctx: Context, dataset: Dataset) -> StageInputs:
 
 def _pool(ctx: Context, dataset: Dataset, model: DiffusionModel, levels: Sequence[Level]) -> Pool:
     recipe = ctx.recipe
-    photos = read_photos(dataset.of("train"), dataset, recipe, ctx.progress)
+    photos = read_photos(dataset.of("train"), dataset, recipe, ctx.base, ctx.progress)
     jobs = pool_jobs(photos, levels, recipe.guide.noised_per_image, recipe.seed)
-    pictures = render(model, photos, jobs, recipe, ctx.progress, "noising training photos")
+    pictures = _render(ctx, model, photos, jobs, "noising training photos")
     return Pool(photos, jobs, pictures)
+
+
+def _render(
+    ctx: Context, model: DiffusionModel, photos: Photos, jobs: Sequence[Job], description: str
+) -> Pictures:
+    some_level = next((level for _, level in jobs if level is not None), None)
+    batch = batch_size(ctx, model, trial(model, photos, some_level))
+    return render(model, photos, jobs, ctx.recipe, batch, ctx.progress, description)
 
 
 def _with_validation(
@@ -223,9 +246,9 @@ def _with_validation(
 ) -> tuple[Backbone, FitResult, HeldOut]:
     """Train on all training photos; choose the epoch and calibrate on validation photos."""
     recipe = ctx.recipe
-    photos = read_photos(dataset.of("val"), dataset, recipe, ctx.progress)
+    photos = read_photos(dataset.of("val"), dataset, recipe, ctx.base, ctx.progress)
     jobs = tuple((row, level) for row in range(len(photos)) for level in (None, *levels))
-    pictures = render(model, photos, jobs, recipe, ctx.progress, "noising validation photos")
+    pictures = _render(ctx, model, photos, jobs, "noising validation photos")
     # The epoch is chosen on photos and on one noised version of each: all levels at every epoch
     # would cost more than the training.
     per_photo = 1 + len(levels)

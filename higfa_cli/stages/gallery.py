@@ -13,8 +13,8 @@ from higfa_cli.artifacts.run_record import StageRun
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.data.images import encode_png, fit_square, read_image
 from higfa_cli.method.schedule import StrengthSchedule
+from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import schedule_of
-from higfa_cli.models.families import DiffusionModel
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.drawing import dataset, draw_items
 

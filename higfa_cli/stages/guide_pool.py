@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,9 +15,12 @@ from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.contour.extract import extract
 from higfa_cli.data.dataset import Dataset, Sample
 from higfa_cli.data.images import fit_square
+from higfa_cli.data.prompt_bank import templates_for
 from higfa_cli.data.prompts import prompt_for
+from higfa_cli.errors import UserError
 from higfa_cli.method.protocols import Level
-from higfa_cli.models.families import DiffusionModel
+from higfa_cli.models.backoff import in_parts_that_fit
+from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.guide import from_bytes, resize, to_bytes
 from higfa_cli.models.renoise import noise_and_denoise, reconstruct
 from higfa_cli.recipe.schema import Recipe
@@ -45,8 +49,21 @@ class Photos:
         return len(self.samples)
 
 
+def photo_prompts(
+    samples: Sequence[Sample], dataset: Dataset, recipe: Recipe, base: Path
+) -> tuple[str, ...]:
+    """A prompt per photo: its class's words in one of the recipe's templates."""
+    templates = templates_for(recipe.synthesize.prompts, dataset.classes, base)
+    prompts = []
+    for sample in samples:
+        own = templates[sample.cls]
+        chosen = own[seed_for(recipe.seed, "guide-prompt", sample.key) % len(own)]
+        prompts.append(prompt_for(chosen, dataset.words[sample.cls]))
+    return tuple(prompts)
+
+
 def read_photos(
-    samples: Sequence[Sample], dataset: Dataset, recipe: Recipe, progress: Progress
+    samples: Sequence[Sample], dataset: Dataset, recipe: Recipe, base: Path, progress: Progress
 ) -> Photos:
     """Read each photo once, for the classifier, the diffusion model and the contour extractor.
 
@@ -63,21 +80,13 @@ def read_photos(
         clean[row] = fit_square(picture, small).transpose(2, 0, 1)
         images[row] = fit_square(picture, large).transpose(2, 0, 1)
         contours[row, 0] = extract(picture, recipe.contours)
-    templates = recipe.synthesize.prompts.templates
-    prompts = tuple(
-        prompt_for(
-            templates[seed_for(recipe.seed, "guide-prompt", sample.key) % len(templates)],
-            dataset.words[sample.cls],
-        )
-        for sample in samples
-    )
     labels = torch.tensor([sample.class_id for sample in samples], dtype=torch.int64)
     return Photos(
         samples=tuple(samples),
         clean=Pictures(torch.from_numpy(clean), labels),
         images=torch.from_numpy(images),
         contours=torch.from_numpy(contours),
-        prompts=prompts,
+        prompts=photo_prompts(samples, dataset, recipe, base),
     )
 
 
@@ -103,13 +112,14 @@ def render(
     photos: Photos,
     jobs: Sequence[Job],
     recipe: Recipe,
+    batch: int,
     progress: Progress,
     description: str,
 ) -> Pictures:
     """One picture per job, in the order of the jobs, at the classifier's size.
 
-    Jobs of one level are batched; each has its own noise seed, from the photo, the level and
-    how often the two have met, so no picture depends on its neighbours in the batch.
+    Jobs of one level are drawn `batch` together; each has its own noise seed, from the photo, the
+    level and how often the two have met, so no picture depends on its neighbours in the batch.
     Raises UserError when the pictures do not fit in memory.
     """
     size = recipe.guide.image_size
@@ -119,29 +129,54 @@ def render(
         by_level[level].append(number)
     seeds = _noise_seeds(photos, jobs, recipe.seed)
     out = torch.empty((len(jobs), 3, size, size), dtype=torch.uint8)
-    batch = recipe.synthesize.batch_size
     chunks = [
         (level, numbers[start : start + batch])
         for level, numbers in by_level.items()
         for start in range(0, len(numbers), batch)
     ]
     for level, numbers in progress.track(chunks, description):
-        rows = [jobs[number][0] for number in numbers]
-        images = from_bytes(photos.images[rows]).to(model.device)
-        if level is None:
-            drawn = reconstruct(model, images)
-        else:
-            drawn = noise_and_denoise(
-                model,
-                images,
-                [photos.prompts[row] for row in rows],
-                photos.contours[rows].to(torch.float32) / 255.0,
-                level,
-                [seeds[number] for number in numbers],
-            )
-        out[numbers] = to_bytes(resize(drawn.to(torch.float32), size)).cpu()
+
+        def together(part: Sequence[int], level: Level | None = level) -> Sequence[Tensor]:
+            rows = [jobs[number][0] for number in part]
+            drawn = _noised(model, photos, rows, level, [seeds[number] for number in part])
+            return to_bytes(resize(drawn.to(torch.float32), size)).cpu().unbind()
+
+        out[numbers] = torch.stack(in_parts_that_fit(numbers, together, _no_room))
     labels = photos.clean.labels[torch.tensor([row for row, _ in jobs], dtype=torch.int64)]
     return Pictures(out, labels)
+
+
+def trial(model: DiffusionModel, photos: Photos, level: Level | None) -> Callable[[int], None]:
+    """Take so many copies of the first photo to `level` and back: does that many fit?"""
+
+    def attempt(size: int) -> None:
+        _noised(model, photos, [0] * size, level, [0] * size)
+
+    return attempt
+
+
+def _noised(
+    model: DiffusionModel,
+    photos: Photos,
+    rows: Sequence[int],
+    level: Level | None,
+    seeds: Sequence[int],
+) -> Tensor:
+    """The photos `rows` at `level` as the guide will see them, [B, 3, S, S] in about [-1, 1]."""
+    rows = list(rows)
+    images = from_bytes(photos.images[rows]).to(model.device)
+    if level is None:
+        return reconstruct(model, images)
+    contours = photos.contours[rows].to(torch.float32) / 255.0
+    prompts = [photos.prompts[row] for row in rows]
+    return noise_and_denoise(model, images, prompts, contours, level, seeds)
+
+
+def _no_room(number: int) -> Tensor:
+    raise UserError(
+        "not even one photo can be noised and decoded in this device's memory; set "
+        "synthesize.memory.slicing, tiling or cpu_offload, or a smaller synthesize.size"
+    )
 
 
 def _noise_seeds(photos: Photos, jobs: Sequence[Job], seed: int) -> list[int]:

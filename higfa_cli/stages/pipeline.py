@@ -1,4 +1,4 @@
-"""The five stages in their order: which still hold, which to run, what to type next."""
+"""The six stages in their order: which still hold, which to run, what to type next."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from higfa_cli.artifacts.run_record import (
 from higfa_cli.errors import UserError
 from higfa_cli.stages.context import Context
 
-STAGES = ("contours", "finetune-guide", "synthesize", "train-downstream", "report")
+STAGES = ("contours", "finetune-guide", "synthesize", "filter", "train-downstream", "report")
 WRITES: Mapping[str, tuple[str, ...]] = {
     "contours": ("images/<class>/<photo>-<k>.png", "manifest.jsonl"),
     "finetune-guide": ("guide.safetensors", "calibration.json", "history.jsonl"),
@@ -33,6 +33,7 @@ WRITES: Mapping[str, tuple[str, ...]] = {
         "gallery/<picture>.png",
         "gallery.jsonl",
     ),
+    "filter": ("selection.jsonl",),
     "train-downstream": (
         "results.json",
         "arms/<arm>/seed-<s>/model.safetensors",

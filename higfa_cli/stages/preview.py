@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,9 +14,18 @@ from higfa_cli.artifacts.plan import PlanItem
 from higfa_cli.data.images import encode_png, read_image
 from higfa_cli.errors import UserError
 from higfa_cli.models.draw import Drawn, schedule_of
+from higfa_cli.models.loading import READ_AT_LOADING
 from higfa_cli.recipe.load import override_recipe
+from higfa_cli.stages.batching import batch_size, dearest_step
 from higfa_cli.stages.context import Context
-from higfa_cli.stages.drawing import draw_items, load, plan
+from higfa_cli.stages.drawing import (
+    draw_items,
+    is_guided,
+    load,
+    load_model,
+    load_steering,
+    plan,
+)
 from higfa_cli.stages.gallery import choose
 
 FOLDER = "previews"
@@ -31,9 +40,9 @@ def preview(ctx: Context, count: int) -> dict[str, Any]:
     They are the very pictures that the full run would draw, up to rounding from other batches.
     """
     chosen = choose(plan(ctx), count, ctx.recipe.seed)
-    model, guide = load(ctx)
+    model, guide = load(ctx, chosen)
     schedule = schedule_of(ctx.recipe.synthesize)
-    size = ctx.recipe.synthesize.batch_size
+    size = batch_size(ctx, model, dearest_step(ctx, model, guide, chosen[0]))
     groups = [chosen[i : i + size] for i in range(0, len(chosen), size)]
     drawn = [
         picture
@@ -63,8 +72,7 @@ def sweep(ctx: Context, key: str, values: Sequence[Any]) -> dict[str, Any]:
     chosen = choose(plan(ctx), STRIP, ctx.recipe.seed)
     contours = [_plain(read_image(ctx.stage_dir("contours") / i.contour), i.cls) for i in chosen]
     rows, table = [[_caption("contour"), *contours]], []
-    for value in ctx.progress.track(values, f"sweep {key}"):
-        drawn = _with_value(ctx, key, value, chosen)
+    for value, drawn in _swept(ctx, key, values, chosen):
         tiles = [_plain(p.pixels, "failed" if p.pixels is None else "") for p in drawn]
         rows.append([_caption(f"{key.rsplit('.', 1)[-1]} = {value}"), *tiles])
         table.append({"value": value, **_summary(drawn)})
@@ -74,10 +82,26 @@ def sweep(ctx: Context, key: str, values: Sequence[Any]) -> dict[str, Any]:
     return {"sheet": str(path), "key": key, "rows": table}
 
 
-def _with_value(ctx: Context, key: str, value: Any, items: Sequence[PlanItem]) -> list[Drawn]:
-    changed = replace(ctx, recipe=override_recipe(ctx.recipe, {key: value}))
-    model, guide = load(changed)
-    return draw_items(changed, model, guide, schedule_of(changed.recipe.synthesize), items)
+def _swept(
+    ctx: Context, key: str, values: Sequence[Any], chosen: Sequence[PlanItem]
+) -> Iterator[tuple[Any, list[Drawn]]]:
+    """The chosen pictures under every value; the model is loaded once where the value allows."""
+    variants = [replace(ctx, recipe=override_recipe(ctx.recipe, {key: value})) for value in values]
+    items = [_same_pictures(plan(variant), chosen) for variant in variants]
+    guide = load_steering(ctx) if any(is_guided(variant) for variant in variants) else None
+    everything = [item for own in items for item in own]
+    shared = None if key.split(".")[1] in READ_AT_LOADING else load_model(ctx, everything)
+    jobs = list(zip(values, variants, items, strict=True))
+    for value, variant, own in ctx.progress.track(jobs, f"sweep {key}"):
+        settings = variant.recipe.synthesize
+        model = shared.with_settings(settings) if shared else load_model(variant, own)
+        yield value, draw_items(variant, model, guide, schedule_of(settings), own)
+
+
+def _same_pictures(items: Sequence[PlanItem], chosen: Sequence[PlanItem]) -> list[PlanItem]:
+    """The chosen pictures as another plan has them: same seeds, perhaps other prompts."""
+    by_id = {item.id: item for item in items}
+    return [by_id[item.id] for item in chosen]
 
 
 def _summary(drawn: Sequence[Drawn]) -> dict[str, Any]:
@@ -89,7 +113,7 @@ def _summary(drawn: Sequence[Drawn]) -> dict[str, Any]:
 
 
 def _tile(label: str, picture: Drawn) -> Image.Image:
-    final = picture.trace["p"][-1]
+    final = picture.trace["p"][-1] if picture.trace else None
     shown = "" if final is None else f" p={final:.2f}"
     return _plain(picture.pixels, label + shown if picture.error is None else f"{label} failed")
 

@@ -39,6 +39,7 @@ OPTIONAL = (
     "synthesize/gallery.jsonl",
     "synthesize/gallery",
     "synthesize/traces",
+    "filter/selection.jsonl",
 )
 # Twice the width of a gallery cell on a wide screen; larger pictures only make the page heavy.
 LONGEST_SIDE = 400
@@ -62,6 +63,7 @@ def inputs(ctx: Context, **options: Any) -> StageInputs:
     parameters = {"version": VERSION, "recipe": recipe}
     parameters |= {"commands": list(_commands(ctx)), "versions": dict(_versions(ctx))}
     parameters["cost"] = _cost(ctx)
+    parameters["filtered"] = _filtered(ctx)
     return StageInputs(parameters=parameters, files=files)
 
 
@@ -110,6 +112,7 @@ def read_material(ctx: Context) -> Material:
         gallery=_gallery(ctx, {row["id"]: row.get("confidence") for row in metadata}),
         traces=[row for path in sorted(traces.glob("*.jsonl")) for row in read_jsonl(path)],
         cost=_cost(ctx),
+        filtered=_filtered(ctx),
         commands=_commands(ctx) or ("higfa run RECIPE",),
         versions=_versions(ctx),
     )
@@ -178,15 +181,24 @@ def _picture(ctx: Context, name: str, label: str) -> Picture:
 
 def _cost(ctx: Context) -> dict[str, Any] | None:
     """What the synthesis counted in its record; None where it has not run to its end."""
-    path = ctx.stage_dir("synthesize") / "run.json"
-    record = read_json(path) if path.is_file() else {}
-    if record.get("status") != "done":
-        return None
-    return {**record["counts"], "device": record["device"]}
+    record = _done(ctx, "synthesize")
+    return None if record is None else {**record["counts"], "device": record["device"]}
+
+
+def _filtered(ctx: Context) -> dict[str, Any] | None:
+    """What the filter counted in its record; None where it has not run to its end."""
+    record = _done(ctx, "filter")
+    return None if record is None else record["counts"]
+
+
+def _done(ctx: Context, stage: str) -> dict[str, Any] | None:
+    path = ctx.stage_dir(stage) / "run.json"
+    record: dict[str, Any] = read_json(path) if path.is_file() else {}
+    return record if record.get("status") == "done" else None
 
 
 def _records(ctx: Context) -> Iterator[dict[str, Any]]:
-    for stage in ("contours", "finetune-guide", "synthesize", "train-downstream"):
+    for stage in ("contours", "finetune-guide", "synthesize", "filter", "train-downstream"):
         path = ctx.stage_dir(stage) / "run.json"
         if path.is_file():
             yield read_json(path)

@@ -86,7 +86,9 @@ def run(
     selection = select(dataset, recipe.seed)
     held = {sample.key for sample in selection.chooses}
     listings = {
-        arm.name: None if arm.folder is None else list_synthetic(arm.folder, dataset.classes, held)
+        arm.name: None
+        if arm.folder is None
+        else list_synthetic(arm.folder, dataset.classes, held, arm.kept())
         for arm in chosen
     }
     create_backbone(recipe.downstream, len(dataset.classes), ctx.base, 0, "downstream")
@@ -150,7 +152,8 @@ def run_dir(stage_dir: Path, arm: str, seed: int) -> Path:
 def _inputs(ctx: Context, dataset: Dataset, chosen: Sequence[Arm]) -> StageInputs:
     recipe = ctx.recipe
     files = {f"data/{split}": dataset.fingerprint(split) for split in dataset.splits}
-    files |= dict(found for arm in chosen if (found := arm.file()) is not None)
+    for arm in chosen:
+        files |= arm.files()
     if recipe.downstream.weights is not None:
         weights = weights_path(recipe.downstream.weights, ctx.base)
         files["downstream.weights"] = hash_file(weights)

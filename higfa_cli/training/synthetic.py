@@ -26,12 +26,16 @@ class SyntheticFolder:
 
 
 def list_synthetic(
-    root: Path, classes: Sequence[str], held_out: Collection[str] = ()
+    root: Path,
+    classes: Sequence[str],
+    held_out: Collection[str] = (),
+    kept: Collection[str] | None = None,
 ) -> SyntheticFolder:
     """List `root`/<class>/**/picture; a class folder has the class's name or its encoded name.
 
     With a metadata.jsonl in `root`, pictures whose row has a status other than "ok" are left out,
-    and so are those drawn from a source photo in `held_out` (its key).
+    and so are those drawn from a source photo in `held_out` (its key). With `kept`, only the
+    pictures of these paths (relative to `root`) are listed.
 
     Raises UserError: no such folder, a folder that is no class, or not a single picture.
     """
@@ -47,8 +51,14 @@ def list_synthetic(
         found += [
             (path, label)
             for path in sorted(folder.rglob("*"))
-            if _is_picture(path) and path.relative_to(root).as_posix() not in refused
+            if _is_picture(path) and _is_wanted(path.relative_to(root).as_posix(), refused, kept)
         ]
+    if not found and kept is not None:
+        raise UserError(
+            f"none of the {len(kept)} pictures of {root} that passed the filter may train: they "
+            "are gone, or drawn from photos held out for validation; loosen the recipe's filter "
+            "keys, or run `higfa synthesize` again"
+        )
     if not found:
         raise UserError(
             f"{root} holds no usable picture in class folders; point --synthetic at a folder "
@@ -61,6 +71,10 @@ def list_synthetic(
         labels=tuple(label for _, label in found),
         missing=tuple(name for name, index in ids.items() if index not in have),
     )
+
+
+def _is_wanted(name: str, refused: Collection[str], kept: Collection[str] | None) -> bool:
+    return name not in refused and (kept is None or name in kept)
 
 
 def _is_picture(path: Path) -> bool:

@@ -1,0 +1,105 @@
+"""A loaded model, of whatever family: encode, decode, conditions, denoiser and solver."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from higfa_cli.models.autoencoder import Autoencoder
+from higfa_cli.models.denoiser import Conditions, ControlledDenoiser
+from higfa_cli.models.families import Family
+from higfa_cli.models.scheduler import SchedulerSolver
+from higfa_cli.models.text import TextStates, stack
+from higfa_cli.recipe.schema import Synthesize
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The family's tokenizers, and the encoded prompts."""
+
+    tokenizers: tuple[Any, ...]
+    encoded: Mapping[str, TextStates]
+
+    def batch(self, prompts: Sequence[str], device: torch.device) -> TextStates:
+        """States of a batch. Raises KeyError for a prompt that was not encoded at loading."""
+        return stack([self.encoded[prompt] for prompt in prompts]).to(device)
+
+
+@dataclass(frozen=True)
+class DiffusionModel:
+    """Denoiser, ControlNet, autoencoders and scheduler config; knows no method.
+
+    `gradient_autoencoder` is `autoencoder` itself unless the recipe names a tiny one. `offloads`
+    move the denoiser into main memory; it comes back when it is next called.
+    """
+
+    family: Family
+    prompts: Prompts
+    unet: Any
+    controlnet: Any
+    autoencoder: Autoencoder
+    gradient_autoencoder: Autoencoder
+    scheduler_config: Any
+    settings: Synthesize
+    device: torch.device
+    offloads: Sequence[Any] = ()
+
+    def with_settings(self, settings: Synthesize) -> DiffusionModel:
+        """The same weights under other settings; those that loading reads must be the same."""
+        return replace(self, settings=settings)
+
+    @property
+    def size(self) -> int:
+        """Side of the square picture, pixels."""
+        return self.settings.size
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """[C, h, w] of one x0."""
+        side = self.settings.size // self.autoencoder.factor
+        return (self.unet.config.in_channels, side, side)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images [B, 3, S, S] in [-1, 1] -> x0."""
+        self._make_room()
+        return self.autoencoder.encode(images.to(self.device))
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """x0 -> images in about [-1, 1]; differentiable."""
+        self._make_room()
+        return self.autoencoder.decode(x0)
+
+    def decode_for_guide(self, x0: Tensor) -> Tensor:
+        """As `decode`, by the gradient's autoencoder."""
+        self._make_room()
+        return self.gradient_autoencoder.decode(x0)
+
+    def conditions(self, prompts: Sequence[str], negative: str, contours: Tensor) -> Conditions:
+        """Conditions of a batch; contours [B, 1, S, S] in [0, 1]."""
+        return Conditions(
+            text=self.prompts.batch(prompts, self.device),
+            negative=self.prompts.batch([negative] * len(prompts), self.device),
+            contours=contours.to(self.device).expand(-1, 3, -1, -1),
+            conditioning_scale=self.settings.conditioning_scale,
+            interval=self.settings.conditioning_interval,
+            steps=self.settings.steps,
+        )
+
+    def denoiser(self, conditions: Conditions) -> ControlledDenoiser:
+        """e(.) of one batch."""
+        prediction_type = self.scheduler_config["prediction_type"]
+        return ControlledDenoiser(
+            self.unet, self.controlnet, self.family, conditions, prediction_type
+        )
+
+    def solver(self, steps: int) -> SchedulerSolver:
+        """The recipe's solver with N = steps."""
+        return SchedulerSolver(self.settings.scheduler, self.scheduler_config, steps)
+
+    def _make_room(self) -> None:
+        for hook in self.offloads:
+            hook.offload()

@@ -1,0 +1,99 @@
+"""How many pictures go together: the recipe's number, or what fits this device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import psutil
+from accelerate.utils.memory import find_executable_batch_size
+
+from higfa_cli.artifacts.plan import PlanItem
+from higfa_cli.errors import UserError
+from higfa_cli.models.architecture import architecture
+from higfa_cli.models.diffusion import DiffusionModel
+from higfa_cli.models.draw import schedule_of
+from higfa_cli.models.footprint import guided_step
+from higfa_cli.models.guide import Guide
+from higfa_cli.stages.context import Context
+from higfa_cli.stages.drawing import draw_together
+
+LARGEST = 32
+# Of the memory that is free once the weights are loaded.
+SHARE = 0.5
+
+
+def batch_size(ctx: Context, model: DiffusionModel, attempt: Callable[[int], None]) -> int:
+    """`synthesize.batch_size`; where it is `auto`, the largest power of two up to 32 that fits.
+
+    On a GPU `attempt(size)` is tried; a device that kills the program instead of raising an error
+    (CPU, MPS) is asked for its free memory, and a guided step's need is estimated.
+
+    Raises UserError where not even one picture fits.
+    """
+    asked = ctx.recipe.synthesize.batch_size
+    if asked != "auto":
+        return asked
+    if model.device.type == "cuda":
+        return largest_that_runs(attempt)
+    return _largest_by_estimate(ctx)
+
+
+def largest_that_runs(attempt: Callable[[int], None], start: int = LARGEST) -> int:
+    """`start`, halved until `attempt(size)` does not run out of memory.
+
+    Raises UserError where 1 is still too much.
+    """
+    size = start
+
+    def halve() -> int:
+        nonlocal size
+        size //= 2
+        return size
+
+    @find_executable_batch_size(starting_batch_size=start, reduce_batch_size_fn=halve)
+    def run(batch_size: int) -> int:
+        attempt(batch_size)
+        return batch_size
+
+    try:
+        return int(run())
+    except RuntimeError as error:
+        if "No executable batch size" not in str(error):
+            raise
+        raise _too_large() from error
+
+
+def dearest_step(
+    ctx: Context, model: DiffusionModel, guide: Guide | None, item: PlanItem
+) -> Callable[[int], None]:
+    """Draw so many copies of `item` in one step that is guided if any is, and decode them."""
+    settings = model.settings.model_copy(update={"steps": 1, "conditioning_interval": (0.0, 1.0)})
+    switch = 1.0 if guide is None else 0.0
+    schedule = replace(schedule_of(settings), switch=switch, switch_sigma=None)
+
+    def attempt(size: int) -> None:
+        draw_together(ctx, model.with_settings(settings), guide, schedule, [item] * size)
+
+    return attempt
+
+
+def _largest_by_estimate(ctx: Context) -> int:
+    settings = ctx.recipe.synthesize
+    room = psutil.virtual_memory().available * SHARE
+    known = architecture(settings, ctx.base)
+    size = LARGEST
+    while size >= 1:
+        need = guided_step(known, settings, size, ctx.recipe.guide.image_size)
+        if need.peak - need.weights <= room:
+            return size
+        size //= 2
+    raise _too_large()
+
+
+def _too_large() -> UserError:
+    return UserError(
+        "not even one picture fits in this device's memory; set synthesize.gradient_autoencoder "
+        "to a tiny autoencoder, synthesize.memory.gradient_checkpointing: true or "
+        "synthesize.memory.cpu_offload: true"
+    )

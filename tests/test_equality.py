@@ -1,0 +1,154 @@
+"""With the guide off and `joint`, our pictures are the stock pipelines': the guard against drift."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    ControlNetModel,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionXLControlNetPipeline,
+)
+
+from higfa_cli.method.schedule import StrengthSchedule
+from higfa_cli.models.diffusion import DiffusionModel
+from higfa_cli.models.draw import draw
+from higfa_cli.models.loading import load_pipeline
+from higfa_cli.models.renoise import seeded_noise
+from higfa_cli.models.scheduler import CLASSES
+from higfa_cli.recipe.schema import Synthesize
+from tests import tiny
+
+PROMPTS = ["a photo of a red bird", "a photo of a blue car"]
+CONTOURS = (
+    torch.rand(2, 1, tiny.SIZE, tiny.SIZE, generator=torch.Generator().manual_seed(5)) > 0.8
+).float()
+SEEDS = [11, 12]
+STEPS = 5
+STOCK: dict[str, Any] = {
+    "sd": StableDiffusionControlNetPipeline,
+    "pocket-like": StableDiffusionControlNetPipeline,
+    "sdxl": StableDiffusionXLControlNetPipeline,
+}
+#: cfg scale, conditioning scale, control interval, negative prompt.
+CASES = [
+    (1.0, 1.0, (0.0, 1.0), "blurry"),
+    (5.0, 1.0, (0.0, 1.0), "blurry"),
+    (3.0, 0.5, (0.0, 1.0), ""),
+    (5.0, 1.0, (0.2, 0.6), "blurry"),
+    (3.0, 1.5, (0.0, 0.5), ""),
+]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        ("sd", "epsilon"),
+        ("sd", "v_prediction"),
+        ("sdxl", "epsilon"),
+        ("sdxl", "v_prediction"),
+        ("pocket-like", "epsilon"),
+    ],
+    ids="-".join,
+)
+def built(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, tuple[Path, Path]]:
+    family, prediction_type = request.param
+    return family, tiny.make_model(tmp_path_factory.mktemp("tiny"), prediction_type, family)
+
+
+def load(folders: tuple[Path, Path], negative: str, **changes: Any) -> DiffusionModel:
+    model, controlnet = folders
+    settings = Synthesize(
+        model=str(model), controlnet=str(controlnet), size=tiny.SIZE, steps=STEPS, **changes
+    )
+    return load_pipeline(settings, Path(), torch.device("cpu"), [*PROMPTS, negative])
+
+
+def stock_pictures(
+    family: str, folders: tuple[Path, Path], model: DiffusionModel, cfg: float, negative: str
+) -> np.ndarray:
+    """[B, S, S, 3] in [0, 1], as diffusers itself draws them."""
+    controlnet = ControlNetModel.from_pretrained(folders[1])
+    extra: dict[str, Any] = {} if family == "sdxl" else {"safety_checker": None}
+    pipe = STOCK[family].from_pretrained(folders[0], controlnet=controlnet, **extra)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = model.solver(STEPS).scheduler
+    start, end = model.settings.conditioning_interval
+    return pipe(
+        PROMPTS,
+        image=CONTOURS.expand(-1, 3, -1, -1),
+        # Stock SDXL takes None, not "", for the prompt that is all zeros.
+        negative_prompt=[negative] * len(PROMPTS) if negative else None,
+        latents=seeded_noise(SEEDS, model.latent_shape, model.device),
+        num_inference_steps=STEPS,
+        guidance_scale=cfg,
+        controlnet_conditioning_scale=model.settings.conditioning_scale,
+        control_guidance_start=start,
+        control_guidance_end=end,
+        output_type="np",
+    ).images
+
+
+def our_pictures(model: DiffusionModel, cfg: float, negative: str) -> np.ndarray:
+    """[B, S, S, 3] uint8 of our loop."""
+    schedule = StrengthSchedule(composition="joint", text=cfg, switch=1.0)
+    drawn = draw(model, None, schedule, PROMPTS, negative, CONTOURS, [0, 1], SEEDS)
+    return np.stack([one.pixels for one in drawn if one.pixels is not None])
+
+
+@pytest.mark.parametrize("scheduler", list(CLASSES))
+@pytest.mark.parametrize(("cfg", "conditioning_scale", "interval", "negative"), CASES)
+def test_joint_equals_the_stock_pipeline(
+    built: tuple[str, tuple[Path, Path]],
+    scheduler: str,
+    cfg: float,
+    conditioning_scale: float,
+    interval: tuple[float, float],
+    negative: str,
+) -> None:
+    family, folders = built
+    model = load(
+        folders,
+        negative,
+        scheduler=scheduler,
+        conditioning_scale=conditioning_scale,
+        conditioning_interval=interval,
+    )
+    ours = our_pictures(model, cfg, negative)
+    theirs = stock_pictures(family, folders, model, cfg, negative)
+    assert np.abs(ours / 255 - theirs).max() <= 1.01 / 255
+    assert ours.std() > 1
+
+
+@pytest.mark.parametrize("zeros", [True, False])
+def test_empty_prompt_of_sdxl_as_the_model_says(tmp_path: Path, zeros: bool) -> None:
+    folders = tiny.make_model(tmp_path, family="sdxl", zeros=zeros)
+    model = load(folders, "")
+    states = model.prompts.encoded[""]
+    assert states.pooled is not None
+    assert bool((states.states == 0).all() and (states.pooled == 0).all()) == zeros
+    ours, theirs = our_pictures(model, 6.0, ""), stock_pictures("sdxl", folders, model, 6.0, "")
+    assert np.abs(ours / 255 - theirs).max() <= 1.01 / 255
+
+
+@pytest.mark.parametrize(
+    ("what", "changes"),
+    [
+        ("cfg", {}),
+        ("conditioning scale", {"conditioning_scale": 1.3}),
+        ("interval", {"conditioning_interval": (0.0, 0.6)}),
+    ],
+)
+def test_the_comparison_can_fail(tmp_path: Path, what: str, changes: dict[str, Any]) -> None:
+    """A slightly other setting on our side only is seen: the tiny models react to each."""
+    folders = tiny.make_model(tmp_path, family="sdxl")
+    right, wrong = load(folders, ""), load(folders, "", **changes)
+    theirs = stock_pictures("sdxl", folders, right, 5.0, "")
+    ours = our_pictures(wrong, 5.5 if what == "cfg" else 5.0, "")
+    assert np.abs(ours / 255 - theirs).max() > 2 / 255
