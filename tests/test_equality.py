@@ -1,4 +1,4 @@
-"""With the guide off and `joint`, our pictures are the stock pipelines': the guard against drift."""
+"""With the guide off and `joint`, our pictures are the stock pipelines': a guard against drift."""
 
 from __future__ import annotations
 

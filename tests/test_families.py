@@ -1,88 +1,94 @@
-"""A model folder on our loop against the stock pipeline, and the tests of single branches."""
+"""Every family behind one interface: branches, exact limits of the method, refusals."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
-from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 
 from higfa_cli.errors import UserError
 from higfa_cli.method.protocols import Branch
 from higfa_cli.method.schedule import StrengthSchedule
-from higfa_cli.models.draw import draw, evaluations
-from higfa_cli.models.families import DiffusionModel, load_pipeline
+from higfa_cli.models.diffusion import DiffusionModel
+from higfa_cli.models.draw import Drawn, draw, evaluations
+from higfa_cli.models.guide import Guide, GuideSpec
+from higfa_cli.models.loading import load_pipeline
 from higfa_cli.models.renoise import noise_and_denoise, seeded_noise
-from higfa_cli.models.scheduler import CLASSES
 from higfa_cli.recipe.schema import Synthesize
 from tests import tiny
 
+CPU = torch.device("cpu")
 PROMPTS = ["a photo of a red bird", "a photo of a blue car"]
 CONTOURS = (
     torch.rand(2, 1, tiny.SIZE, tiny.SIZE, generator=torch.Generator().manual_seed(5)) > 0.8
 ).float()
 
 
-@pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
+@pytest.fixture(
+    scope="module",
+    params=[("sd", "epsilon"), ("sd", "v_prediction"), ("sdxl", "epsilon"), ("sdxl", "v_prediction"), ("pocket-like", "epsilon")],
+    ids="-".join,
+)  # fmt: skip
 def folders(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path]:
-    return tiny.make_model(tmp_path_factory.mktemp("tiny"), request.param)
+    family, prediction_type = request.param
+    return tiny.make_model(tmp_path_factory.mktemp("tiny"), prediction_type, family)
 
 
-def load(folders: tuple[Path, Path], **changes: object) -> DiffusionModel:
+def load(folders: tuple[Path, Path], **changes: Any) -> DiffusionModel:
     settings = Synthesize(
         model=str(folders[0]),
         controlnet=str(folders[1]),
-        size=tiny.SIZE,
-        **{"steps": 4, **changes},  # type: ignore[arg-type]
+        **{"steps": 4, "size": tiny.SIZE, **changes},
     )
-    return load_pipeline(settings, Path(), torch.device("cpu"))
+    return load_pipeline(settings, Path(), CPU, [*PROMPTS, "", "blurry"])
 
 
-@pytest.mark.parametrize("scheduler", list(CLASSES))
-@pytest.mark.parametrize(("cfg_scale", "conditioning_scale"), [(1.0, 1.0), (5.0, 1.0), (3.0, 0.5)])
-def test_joint_composition_equals_the_stock_pipeline(
-    folders: tuple[Path, Path], scheduler: str, cfg_scale: float, conditioning_scale: float
-) -> None:
-    model = load(folders, scheduler=scheduler, conditioning_scale=conditioning_scale)
-    schedule = StrengthSchedule(composition="joint", text=cfg_scale, switch=1.0)
-    drawn = draw(model, None, schedule, PROMPTS, "blurry", CONTOURS, [0, 1], [11, 12])
-    ours = np.stack([d.pixels for d in drawn if d.pixels is not None])
+def make_guide(classes: int = 3, bias: float = 0.0, weight: float = 1.0) -> Guide:
+    """A small network with random weights; `bias` makes it sure of class 0, `weight` 0 blind."""
+    torch.manual_seed(4)
+    network = timm.create_model("test_resnet.r160_in1k", pretrained=False, num_classes=classes)
+    network.fc.weight.data *= weight
+    network.fc.bias.data[0] += bias
+    half = (0.5, 0.5, 0.5)
+    names = tuple("abc"[:classes])
+    return Guide(network, GuideSpec("test_resnet.r160_in1k", names, tiny.SIZE, half, half))
 
-    stock = StableDiffusionControlNetPipeline.from_pretrained(
-        folders[0],
-        controlnet=ControlNetModel.from_pretrained(folders[1]),
-        safety_checker=None,
-    )
-    stock.set_progress_bar_config(disable=True)
-    stock.scheduler = model.solver(4).scheduler
-    theirs = stock(
-        PROMPTS,
-        image=CONTOURS.expand(-1, 3, -1, -1),
-        negative_prompt=["blurry", "blurry"],
-        latents=seeded_noise([11, 12], model.latent_shape, model.device),
-        num_inference_steps=4,
-        guidance_scale=cfg_scale,
-        controlnet_conditioning_scale=conditioning_scale,
-        output_type="np",
-    ).images
-    assert np.abs(ours / 255 - theirs).max() <= 1.01 / 255
-    assert ours.std() > 1
+
+def pictures(
+    model: DiffusionModel,
+    schedule: StrengthSchedule,
+    guide: Guide | None = None,
+    targets: Sequence[int] = (0, 0),
+) -> list[Drawn]:
+    drawn = draw(model, guide, schedule, PROMPTS, "blurry", CONTOURS, targets, [11, 12])
+    assert all(one.error is None for one in drawn)
+    return drawn
+
+
+def pixels(drawn: Sequence[Drawn]) -> np.ndarray:
+    return np.stack([one.pixels for one in drawn if one.pixels is not None]).astype(int)
 
 
 def test_branches_see_what_they_should(folders: tuple[Path, Path]) -> None:
     model = load(folders)
-    other = 1 - CONTOURS
     level = model.solver(4).levels[1]
-    x_t = seeded_noise([1, 2], model.latent_shape, model.device)
-    a = model.denoiser(model.conditions(PROMPTS, "", CONTOURS)).predict(x_t, level, list(Branch))
-    b = model.denoiser(model.conditions(PROMPTS, "", other)).predict(x_t, level, list(Branch))
-    c = model.denoiser(model.conditions(PROMPTS[::-1], "", CONTOURS)).predict(
-        x_t, level, list(Branch)
-    )
+    x_t = seeded_noise([1, 2], model.latent_shape, CPU)
+
+    def predict(prompts: Sequence[str], contours: torch.Tensor) -> dict[Branch, Any]:
+        conditions = model.conditions(prompts, "", contours)
+        return model.denoiser(conditions).predict(x_t, level, list(Branch))
+
+    a = predict(PROMPTS, CONTOURS)
+    b = predict(PROMPTS, 1 - CONTOURS)
+    c = predict(PROMPTS[::-1], CONTOURS)
     for branch in Branch:
         moved_by_contour = not torch.equal(a[branch].eps, b[branch].eps)
         moved_by_text = not torch.equal(a[branch].eps, c[branch].eps)
@@ -93,12 +99,103 @@ def test_branches_see_what_they_should(folders: tuple[Path, Path]) -> None:
 def test_branches_do_not_depend_on_their_company(folders: tuple[Path, Path]) -> None:
     model = load(folders)
     level = model.solver(4).levels[2]
-    x_t = seeded_noise([1, 2], model.latent_shape, model.device)
+    x_t = seeded_noise([1, 2], model.latent_shape, CPU)
     denoiser = model.denoiser(model.conditions(PROMPTS, "", CONTOURS))
     together = denoiser.predict(x_t, level, list(Branch))
     for branch in Branch:
         alone = denoiser.predict(x_t, level, [branch])[branch]
         torch.testing.assert_close(alone.eps, together[branch].eps, atol=2e-5, rtol=1e-4)
+
+
+def test_outside_the_interval_the_controlnet_is_not_asked(folders: tuple[Path, Path]) -> None:
+    model = load(folders, conditioning_interval=(0.0, 0.5))
+    asked: list[int] = []
+    model.controlnet.register_forward_pre_hook(lambda *_: asked.append(1))
+    x_t = seeded_noise([1, 2], model.latent_shape, CPU)
+    denoiser = model.denoiser(model.conditions(PROMPTS, "", CONTOURS))
+    for level in model.solver(4).levels:
+        seen = denoiser.predict(x_t, level, [Branch.TEXT, Branch.TEXT_CONTOUR])
+        same = torch.allclose(seen[Branch.TEXT].eps, seen[Branch.TEXT_CONTOUR].eps, atol=1e-5)
+        assert same == (level.index >= 2)
+    assert len(asked) == 2
+
+
+def test_strengths_of_one_are_the_plain_conditional(folders: tuple[Path, Path]) -> None:
+    model = load(folders)
+    three = pictures(model, StrengthSchedule(text=1.0, contour=1.0, switch=1.0))
+    joint = pictures(model, StrengthSchedule(composition="joint", text=1.0, switch=1.0))
+    assert (pixels(three) == pixels(joint)).all()
+
+
+def test_equal_strengths_are_plain_guidance_from_the_empty_prompt(
+    folders: tuple[Path, Path],
+) -> None:
+    """s_T = s_C = s: e(x) + s [e(c_T,c_C) - e(x)], checked on one step's eps."""
+    model = load(folders)
+    schedule = StrengthSchedule(text=3.0, contour=3.0, switch=1.0)
+    assert schedule.branches(False) == (Branch.UNCOND, Branch.TEXT_CONTOUR)
+    model_one = load(folders, steps=1)
+    drawn = pixels(pictures(model_one, schedule))
+    level = model_one.solver(1).levels[0]
+    solver = model_one.solver(1)
+    x = solver.start(seeded_noise([11, 12], model.latent_shape, CPU))
+    x_t = solver.to_vp(x, level)
+    with torch.no_grad():
+        conditions = model_one.conditions(PROMPTS, "blurry", CONTOURS)
+        seen = model_one.denoiser(conditions).predict(x_t, level, schedule.branches(False))
+        plain, full = seen[Branch.UNCOND], seen[Branch.TEXT_CONTOUR]
+        mixed = type(plain)(*(a + 3.0 * (b - a) for a, b in zip(plain, full, strict=True)))
+        by_hand = model_one.decode(solver.step(mixed, x, level))
+    by_hand = ((by_hand.clamp(-1, 1) + 1) * 127.5).permute(0, 2, 3, 1).numpy()
+    assert np.abs(drawn - by_hand).max() <= 1.01
+
+
+def test_gamma_zero_constant_is_the_fixed_strength_classifier(folders: tuple[Path, Path]) -> None:
+    model = load(folders)
+    schedule = StrengthSchedule(
+        classifier=5.0, gamma=0.0, modulation="constant", switch=0.5, grad_norm="rms"
+    )
+    drawn = pictures(model, schedule, make_guide())
+    for one in drawn:
+        assert one.trace["s_classifier"] == [0.0, 0.0, 5.0, 5.0]
+        assert set(one.trace["s_text"]) == {schedule.text}
+        assert set(one.trace["s_contour"]) == {schedule.contour}
+    off = pictures(model, replace(schedule, switch=1.0))
+    assert (pixels(drawn) != pixels(off)).any()
+
+
+def test_full_confidence_is_the_text_contour_sampler(folders: tuple[Path, Path]) -> None:
+    """gamma > 0 and a(1) = 1: where p = 1 the guide changes nothing, bit for bit."""
+    model = load(folders)
+    schedule = StrengthSchedule(classifier=50.0, gamma=1.0, modulation="rising", switch=0.5)
+    sure = pictures(model, schedule, make_guide(bias=1e4))
+    assert sure[0].trace["p"][2:] == [1.0, 1.0]
+    assert (pixels(sure) == pixels(pictures(model, replace(schedule, switch=1.0)))).all()
+
+
+@pytest.mark.parametrize("gradient", ["x0", "x_t"])
+def test_the_guide_raises_its_own_confidence(folders: tuple[Path, Path], gradient: Any) -> None:
+    model = load(folders, steps=8)
+    schedule = StrengthSchedule(
+        text=1.0, contour=1.0, classifier=0.0, gamma=0.0, modulation="constant", switch=0.25,
+        gradient=gradient, grad_norm="rms",
+    )  # fmt: skip
+    guide = make_guide()
+    targets = (1, 1)
+    before = [one.trace["p"][-1] for one in pictures(model, schedule, guide, targets)]
+    pushed = replace(schedule, classifier=2.0)
+    after = [one.trace["p"][-1] for one in pictures(model, pushed, guide, targets)]
+    assert all(b is not None and a is not None and a > b for b, a in zip(before, after, strict=True))
+
+
+def test_blind_guide_pushes_nothing(folders: tuple[Path, Path]) -> None:
+    model = load(folders)
+    schedule = StrengthSchedule(
+        classifier=50.0, gamma=0.0, modulation="constant", switch=0.5, grad_norm="rms"
+    )
+    blind = pictures(model, schedule, make_guide(weight=0.0))
+    assert blind[0].trace["grad_norm"][2:] == [0.0, 0.0]
+    assert (pixels(blind) == pixels(pictures(model, replace(schedule, switch=1.0)))).all()
 
 
 def test_noise_and_denoise_by_hand_and_alone(folders: tuple[Path, Path]) -> None:
@@ -107,11 +204,11 @@ def test_noise_and_denoise_by_hand_and_alone(folders: tuple[Path, Path]) -> None
     level = model.solver(50).levels[30]
     got = noise_and_denoise(model, images, PROMPTS, CONTOURS, level, [3, 4])
 
-    x0 = model.encode(images)
-    eps = seeded_noise([3, 4], x0.shape[1:], model.device)
-    x_t = level.alpha * x0 + level.sigma * eps
-    denoiser = model.denoiser(model.conditions(PROMPTS, "", CONTOURS))
     with torch.no_grad():
+        x0 = model.encode(images)
+        eps = seeded_noise([3, 4], x0.shape[1:], CPU)
+        x_t = level.alpha * x0 + level.sigma * eps
+        denoiser = model.denoiser(model.conditions(PROMPTS, "", CONTOURS))
         x0_hat = denoiser.predict(x_t, level, [Branch.TEXT_CONTOUR])[Branch.TEXT_CONTOUR].x0
         want = model.decode(x0_hat)
     torch.testing.assert_close(got, want)
@@ -129,15 +226,45 @@ def test_evaluations_are_counted_by_hand(folders: tuple[Path, Path]) -> None:
     assert evaluations(plain, levels) == (10, 0)
 
 
+def test_prompts_are_encoded_once_and_the_encoders_freed(folders: tuple[Path, Path]) -> None:
+    model = load(folders)
+    assert set(model.prompts.encoded) == {*PROMPTS, "", "blurry"}
+    parts = [type(value).__name__ for value in vars(model).values()]
+    assert not any("TextModel" in name or "Pipeline" in name for name in parts)
+    with pytest.raises(KeyError, match="never said"):
+        model.conditions(["never said"], "", CONTOURS[:1])
+
+
 def test_missing_model_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"synthesize\.model `nobody/nothing`.*local diffusers folders"
-    ):
-        settings = Synthesize(model="nobody/nothing", controlnet="nobody/nothing", size=32)
-        load_pipeline(settings, tmp_path, torch.device("cpu"))
+    settings = Synthesize(
+        model="nobody/nothing", controlnet="nobody/nothing", size=32, local_files_only=True
+    )
+    with pytest.raises(UserError, match=r"synthesize\.model `nobody/nothing`.*local_files_only"):
+        load_pipeline(settings, tmp_path, CPU, [""])
 
 
 def test_size_that_the_model_cannot_draw(folders: tuple[Path, Path]) -> None:
-    settings = Synthesize(model=str(folders[0]), controlnet=str(folders[1]), size=34)
     with pytest.raises(UserError, match=r"synthesize\.size: 34 is not a multiple of 4"):
-        load_pipeline(settings, Path(), torch.device("cpu"))
+        load(folders, size=34)
+
+
+def test_other_families_are_refused_by_name(tmp_path: Path) -> None:
+    model, controlnet = tiny.make_model(tmp_path)
+    index = model / "model_index.json"
+    text = index.read_text(encoding="utf-8")
+    index.write_text(text.replace("StableDiffusionPipeline", "FluxPipeline"), encoding="utf-8")
+    with pytest.raises(UserError, match=r"FluxPipeline.*not supported"):
+        load((model, controlnet))
+
+
+def test_controlnet_of_the_other_family_is_refused(tmp_path: Path) -> None:
+    model, _ = tiny.make_model(tmp_path / "a")
+    _, controlnet = tiny.make_model(tmp_path / "b", family="sdxl")
+    with pytest.raises(UserError, match=r"synthesize\.controlnet .* width 32, .* has 16"):
+        load((model, controlnet))
+
+
+def test_prediction_of_x0_is_refused(tmp_path: Path) -> None:
+    model = load(tiny.make_model(tmp_path, "sample"))
+    with pytest.raises(UserError, match="prediction_type `sample`"):
+        model.solver(4)

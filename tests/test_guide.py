@@ -18,7 +18,7 @@ from higfa_cli.artifacts.run_record import stage_state
 from higfa_cli.errors import UserError
 from higfa_cli.method.protocols import Level
 from higfa_cli.models.backbones import create_backbone
-from higfa_cli.models.families import load_pipeline
+from higfa_cli.models.loading import load_pipeline
 from higfa_cli.models.guide import (
     Guide,
     GuideSpec,
@@ -382,19 +382,19 @@ def test_noised_pictures_do_not_depend_on_their_batch(
     ctx = context(tmp_path, model_folders, with_val=False)
     recipe = ctx.recipe
     dataset = finetune_guide.load_dataset(recipe.data, tmp_path, 0)
-    photos = read_photos(dataset.of("train"), dataset, recipe, Silent())
-    model = load_pipeline(recipe.synthesize, tmp_path, CPU)
+    photos = read_photos(dataset.of("train"), dataset, recipe, tmp_path, Silent())
+    model = load_pipeline(recipe.synthesize, tmp_path, CPU, ["", *photos.prompts])
     levels = finetune_guide.guided_levels(ctx, model)
     jobs = pool_jobs(photos, levels, 2, recipe.seed)
     assert len(jobs) == 24 * 3 and {level for _, level in jobs} == {None, *levels}
     per_photo = [{level for one, level in jobs if one == row} for row in range(24)]
     assert all(len(found) == 3 for found in per_photo)  # None and two different levels
-    together = render(model, photos, jobs, recipe, Silent(), "all").images
+    together = render(model, photos, jobs, recipe, 16, Silent(), "all").images
     some = jobs[1::7]
-    alone = render(model, photos, some, recipe, Silent(), "some").images
+    alone = render(model, photos, some, recipe, 16, Silent(), "some").images
     difference = (together[1::7].int() - alone.int()).abs().max()
     assert int(difference) <= 1
-    assert render(model, photos, jobs, recipe, Silent(), "all").labels.tolist() == [
+    assert render(model, photos, jobs, recipe, 16, Silent(), "all").labels.tolist() == [
         photos.samples[row].class_id for row, _ in jobs
     ]
 

@@ -43,10 +43,11 @@ def default(field: FieldInfo) -> str:
 
 
 def allowed(annotation: object) -> str:
-    """The choices of a Literal, wherever it stands in the annotation."""
+    """The choices of a Literal, wherever it stands in the annotation; "" beside other types."""
     if get_origin(annotation) is Literal:
         return ", ".join(f"`{choice}`" for choice in get_args(annotation))
-    return next(filter(None, (allowed(inner) for inner in get_args(annotation))), "")
+    inner = [allowed(one) for one in get_args(annotation) if one not in (type(None), ...)]
+    return next(filter(None, inner), "") if all(inner) or len(inner) == 1 else ""
 
 
 def cell(text: str) -> str:

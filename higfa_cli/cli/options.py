@@ -16,6 +16,9 @@ from higfa_cli.errors import UserError
 if TYPE_CHECKING:
     from higfa_cli.stages.context import Context
 
+RecipeArgument = Annotated[
+    str | None, typer.Argument(help="Recipe file or built-in name.", metavar="[RECIPE]")
+]
 RecipeFlag = Annotated[str | None, typer.Option("--recipe", help="Recipe file.", metavar="PATH")]
 DatasetFlag = Annotated[
     str | None,
@@ -92,7 +95,8 @@ def choose(
     if len(given) != 1:
         problem = "choose one recipe" if len(given) > 1 else "no recipe chosen"
         raise UserError(
-            f"{problem}: give --recipe PATH or --dataset NAME (`higfa recipes list`)", exit_code=2
+            f"{problem}: give a file, --recipe PATH or --dataset NAME (`higfa recipes list`)",
+            exit_code=2,
         )
     if dataset is not None:
         builtin_text(dataset)
@@ -104,6 +108,7 @@ def choose(
 class StageFlags:
     """The flags of every stage command."""
 
+    positional: RecipeArgument = None
     recipe: RecipeFlag = None
     dataset: DatasetFlag = None
     set_: SetFlag = None
@@ -117,7 +122,9 @@ class StageFlags:
     @property
     def choice(self) -> Choice:
         """The recipe chosen."""
-        return choose(self.recipe, self.dataset, self.set_, self.workspace, self.device)
+        return choose(
+            self.recipe, self.dataset, self.set_, self.workspace, self.device, self.positional
+        )
 
 
 def with_stage_flags(command: Callable[..., None]) -> Callable[..., None]:

@@ -6,11 +6,23 @@ from typing import Annotated
 
 import typer
 
-from higfa_cli.cli.options import DeviceFlag, JsonFlag, QuietFlag, SetFlag, WorkspaceFlag, choose
+from higfa_cli.cli.options import (
+    DatasetFlag,
+    DeviceFlag,
+    JsonFlag,
+    QuietFlag,
+    RecipeArgument,
+    RecipeFlag,
+    SetFlag,
+    WorkspaceFlag,
+    choose,
+)
 
 
 def command(
-    recipe: Annotated[str, typer.Argument(help="Recipe file or built-in name.", metavar="RECIPE")],
+    positional: RecipeArgument = None,
+    recipe: RecipeFlag = None,
+    dataset: DatasetFlag = None,
     set_: SetFlag = None,
     workspace: WorkspaceFlag = None,
     device: DeviceFlag = None,
@@ -27,7 +39,7 @@ def command(
     """Run all stages in order, skipping what is fresh."""
     from higfa_cli.cli.output import print_json, print_line, stdout_for_result
 
-    choice = choose(None, None, set_, workspace, device, positional=recipe)
+    choice = choose(recipe, dataset, set_, workspace, device, positional)
     ctx = choice.context(quiet, force)
     rows = []
     with stdout_for_result(as_json):

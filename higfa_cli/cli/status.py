@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from higfa_cli.cli.options import (
     DatasetFlag,
     DeviceFlag,
     JsonFlag,
+    RecipeArgument,
     RecipeFlag,
     SetFlag,
     WorkspaceFlag,
@@ -18,9 +15,7 @@ from higfa_cli.cli.options import (
 
 
 def command(
-    positional: Annotated[
-        str | None, typer.Argument(help="Recipe file or built-in name.", metavar="[RECIPE]")
-    ] = None,
+    positional: RecipeArgument = None,
     recipe: RecipeFlag = None,
     dataset: DatasetFlag = None,
     set_: SetFlag = None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -24,11 +26,16 @@ def command(
             metavar="KEY=V1,V2,...",
         ),
     ] = None,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="Same as --set synthesize.memory.compile=true.")
+    ] = False,
 ) -> None:
     """Draw pictures under hierarchical guidance.
 
     Text, contour and classifier guidance, modulated by the classifier's confidence.
     """
+    if compile_:
+        flags = replace(flags, set_=[*(flags.set_ or []), "synthesize.memory.compile=true"])
     if sum((preview is not None, sweep is not None, flags.dry_run)) > 1:
         raise UserError("give one of --preview, --sweep and --dry-run", exit_code=2)
     if preview is not None:
@@ -50,7 +57,30 @@ def _variant(action: str, flags: StageFlags, **options: Any) -> None:
         from higfa_cli.stages import pipeline
 
         result = pipeline.run_stage(ctx, "synthesize", action, **options)
+        if action == "dry_run" and not flags.as_json:
+            result = _readable(result)
     show_result(f"synthesize, {action.replace('_', ' ')}:", result, flags)
+
+
+def _readable(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A dry run's numbers in units for people; what is not known stays out."""
+    from higfa_cli.stages.estimate import duration, gib
+
+    shown: dict[str, Any] = {}
+    for key, value in result.items():
+        if value is None or value == []:
+            continue
+        if key.endswith("_bytes"):
+            shown[key.removesuffix("_bytes")] = gib(value)
+        elif key.endswith("_seconds"):
+            shown[key.replace("_seconds", "_time")] = duration(value)
+        elif isinstance(value, float):
+            shown[key] = f"{value:.3g}"
+        elif isinstance(value, int):
+            shown[key] = f"{value:,}"
+        else:
+            shown[key] = value
+    return shown
 
 
 def _parse_sweep(sweep: str) -> tuple[str, list[Any]]:

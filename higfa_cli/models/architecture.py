@@ -152,8 +152,9 @@ class _Source:
             ) from None
         if isinstance(cached, str):
             return self._parse(Path(cached))
-        if self.place in KNOWN:
-            return _known(KNOWN[self.place])[file]
+        shipped = _known(KNOWN[self.place]) if self.place in KNOWN else {}
+        if file in shipped:
+            return shipped[file]
         pin = f" --revision {self.revision}" if self.revision else ""
         raise UserError(
             f"synthesize.{self.key}: {file} of `{self.ref}` is not on this machine; fetch it with "

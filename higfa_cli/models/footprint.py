@@ -188,7 +188,8 @@ def fake_model(arch: Architecture, settings: Synthesize) -> DiffusionModel:
         controlnet=controlnet,
         autoencoder=autoencoder,
         gradient_autoencoder=gradient_autoencoder,
-        scheduler_config=arch.scheduler,
+        # diffusers' own default, for files older than the key.
+        scheduler_config={"prediction_type": "epsilon"} | arch.scheduler,
         settings=settings,
         device=_CPU,
     )
@@ -204,7 +205,9 @@ def _autoencoder(config: dict[str, Any], settings: Synthesize) -> Autoencoder:
             f"the autoencoder of `{settings.model}` is a `{name}`, which is not supported; use a "
             f"model with an {' or '.join(classes)}"
         )
-    return Autoencoder(classes[name].from_config(config), settings.memory)
+    # Another layout takes no other room, and fake parameters cannot be given one.
+    memory = settings.memory.model_copy(update={"channels_last": False})
+    return Autoencoder(classes[name].from_config(config), memory)
 
 
 def fake_guide(backbone: str, size: int) -> Guide:
@@ -239,11 +242,14 @@ def decided(schedule: StrengthSchedule) -> StrengthSchedule:
 
 def _text(arch: Architecture, dtype: torch.dtype) -> TextStates:
     """One prompt's states: every encoder's side by side, and the last one's pooled ones."""
-    tokens = arch.text_encoders[0]["max_position_embeddings"]
+    from transformers import CLIPTextConfig
+
+    encoders: list[Any] = [CLIPTextConfig.from_dict(config) for config in arch.text_encoders]
+    tokens = encoders[0].max_position_embeddings
     states = torch.zeros(tokens, arch.unet["cross_attention_dim"], dtype=dtype)
     if arch.family == "sd":
         return TextStates(states)
-    return TextStates(states, torch.zeros(arch.text_encoders[-1]["projection_dim"], dtype=dtype))
+    return TextStates(states, torch.zeros(encoders[-1].projection_dim, dtype=dtype))
 
 
 def _contours(model: DiffusionModel, batch: int) -> Tensor:

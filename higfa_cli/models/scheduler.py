@@ -40,9 +40,8 @@ class SchedulerSolver:
             raise RecipeError(
                 f"synthesize.scheduler: `{name}` is not supported; use one of {', '.join(CLASSES)}"
             )
-        options = {"algorithm_type": "dpmsolver++", "solver_order": 2} if name == "dpm++2m" else {}
         self.name = name
-        self.scheduler = CLASSES[name].from_config(config, **options)
+        self.scheduler = CLASSES[name].from_config(config, **_options(name, config))
         self.prediction_type: str = self.scheduler.config.prediction_type
         if self.prediction_type not in ("epsilon", "v_prediction"):
             raise UserError(
@@ -90,3 +89,13 @@ class SchedulerSolver:
         """The next step is first order: DPM++ 2M would mix in a prediction from before a jump."""
         if self.name == "dpm++2m":
             self.scheduler.lower_order_nums = 0
+
+
+def _options(name: str, config: Any) -> dict[str, Any]:
+    """What a folder's config, written for another scheduler, leaves to a wrong default."""
+    if name == "dpm++2m":
+        return {"algorithm_type": "dpmsolver++", "solver_order": 2}
+    if name == "ddim":
+        # DDIM's own default clips x0 to [-1, 1], which latents exceed.
+        return {"clip_sample": config.get("clip_sample", False)}
+    return {}

@@ -246,7 +246,7 @@ class Prompts(Section):
 
 
 class Memory(Section):
-    """Room against time on the device. None of these keys changes what is drawn, up to rounding."""
+    """Room against time on the device. But for `tiling`, pictures change by rounding at most."""
 
     cpu_offload: bool = Field(
         False,

@@ -15,8 +15,7 @@ from higfa_cli.artifacts.fingerprint import hash_file
 from higfa_cli.artifacts.plan import PlanItem, make_plan
 from higfa_cli.data.dataset import Dataset, load_dataset
 from higfa_cli.data.images import fit_square, read_image
-from higfa_cli.data.prompt_bank import negative_for, templates_for
-from higfa_cli.data.prompts import prompt_for
+from higfa_cli.data.prompt_bank import negative_for, prompts_for
 from higfa_cli.errors import UserError
 from higfa_cli.method.schedule import StrengthSchedule
 from higfa_cli.models.backoff import in_parts_that_fit
@@ -56,17 +55,13 @@ def plan(ctx: Context) -> tuple[PlanItem, ...]:
     )
 
 
-def class_prompts(ctx: Context, classes: Iterable[str]) -> dict[str, list[str]]:
+def class_prompts(ctx: Context, classes: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """Class -> every prompt that a picture of it may have.
 
     Raises UserError for a class without words, or a prompt bank that is missing or broken.
     """
-    data = dataset(ctx)
-    templates = templates_for(ctx.recipe.synthesize.prompts, data.classes, ctx.base)
-    return {
-        name: [prompt_for(template, data.words[name]) for template in templates[name]]
-        for name in classes
-    }
+    prompts = prompts_for(ctx.recipe.synthesize.prompts, dataset(ctx).words, ctx.base)
+    return {name: prompts[name] for name in classes}
 
 
 def prompts_of(items: Iterable[PlanItem]) -> set[str]:

@@ -41,7 +41,7 @@ _BATCH = 16
 
 
 def inputs(ctx: Context) -> StageInputs:
-    """What the selection depends on: its keys, the pictures, the guide where there is one, photos.
+    """What the selection depends on: its keys, the pictures, the guide where it is used, photos.
 
     Raises:
         UserError: no pictures, or a key asks for a guide that is not there.
@@ -95,7 +95,7 @@ def _inputs(ctx: Context, dataset: Dataset) -> StageInputs:
         raise UserError(f"{path} is missing; run `higfa synthesize` first")
     files = {METADATA: hash_file(path)}
     keys, guide = guide_keys(recipe.filter), ctx.workspace / GUIDE
-    if guide.is_file():
+    if _reads_guide(ctx) and guide.is_file():
         files[GUIDE] = hash_file(guide)
     elif keys:
         raise UserError(
@@ -112,9 +112,14 @@ def _inputs(ctx: Context, dataset: Dataset) -> StageInputs:
     return StageInputs(parameters, files)
 
 
+def _reads_guide(ctx: Context) -> bool:
+    """Whether a key needs the guide, or the sampler had it, so that its measures are of use."""
+    return ctx.recipe.synthesize.classifier.consulted or bool(guide_keys(ctx.recipe.filter))
+
+
 def _guide(ctx: Context, dataset: Dataset) -> Guide | None:
     path = ctx.workspace / GUIDE
-    if not path.is_file():
+    if not _reads_guide(ctx) or not path.is_file():
         return None
     guide = load_guide(path, resolve_device(ctx.recipe.device))
     check_classes(guide, dataset.classes)

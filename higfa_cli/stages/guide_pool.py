@@ -15,8 +15,7 @@ from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.contour.extract import extract
 from higfa_cli.data.dataset import Dataset, Sample
 from higfa_cli.data.images import fit_square
-from higfa_cli.data.prompt_bank import templates_for
-from higfa_cli.data.prompts import prompt_for
+from higfa_cli.data.prompt_bank import prompts_for
 from higfa_cli.errors import UserError
 from higfa_cli.method.protocols import Level
 from higfa_cli.models.backoff import in_parts_that_fit
@@ -52,14 +51,13 @@ class Photos:
 def photo_prompts(
     samples: Sequence[Sample], dataset: Dataset, recipe: Recipe, base: Path
 ) -> tuple[str, ...]:
-    """A prompt per photo: its class's words in one of the recipe's templates."""
-    templates = templates_for(recipe.synthesize.prompts, dataset.classes, base)
-    prompts = []
-    for sample in samples:
-        own = templates[sample.cls]
-        chosen = own[seed_for(recipe.seed, "guide-prompt", sample.key) % len(own)]
-        prompts.append(prompt_for(chosen, dataset.words[sample.cls]))
-    return tuple(prompts)
+    """A prompt per photo: one of those that the recipe has for its class."""
+    prompts = prompts_for(recipe.synthesize.prompts, dataset.words, base)
+    return tuple(
+        own[seed_for(recipe.seed, "guide-prompt", sample.key) % len(own)]
+        for sample in samples
+        for own in (prompts[sample.cls],)
+    )
 
 
 def read_photos(

@@ -81,18 +81,13 @@ def state(ctx: Context, stage: str, **options: Any) -> StageState:
 def run_stage(ctx: Context, stage: str, action: str = "run", **options: Any) -> dict[str, Any]:
     """Run one stage, or another function of its module ("preview"); returns its summary.
 
-    Raises UserError when a stage that it reads is not fresh.
+    Raises UserError when a stage that it reads is not fresh; a dry run reads none.
     """
     module = stage_module(stage)
-    inputs = module.inputs(ctx, **options) if action == "run" else module.inputs(ctx)
-    known: dict[str, StageState] = {}
-    for earlier in _upstream(inputs, stage):
-        before = _upstream_state(ctx, earlier, known)
-        if before.kind != "fresh":
-            raise UserError(
-                f"{stage} reads {earlier}, which is {before.kind} ({'; '.join(before.reasons)}); "
-                f"run `higfa {earlier}` with the same recipe and options first"
-            )
+    # A dry run says what would be done, also where nothing is there yet.
+    if action != "dry_run":
+        inputs = module.inputs(ctx, **options) if action == "run" else module.inputs(ctx)
+        _check_upstream(ctx, stage, inputs)
     if action == "run":
         _remember_options(ctx, stage, options)
     summary: dict[str, Any] = getattr(module, action)(ctx, **options)
@@ -222,6 +217,18 @@ def _remember_options(ctx: Context, stage: str, options: Mapping[str, Any]) -> N
         write_json(path, dict(options))
     else:
         path.unlink(missing_ok=True)
+
+
+def _check_upstream(ctx: Context, stage: str, inputs: StageInputs) -> None:
+    """Raise UserError unless every stage that these inputs come from is fresh."""
+    known: dict[str, StageState] = {}
+    for earlier in _upstream(inputs, stage):
+        before = _upstream_state(ctx, earlier, known)
+        if before.kind != "fresh":
+            raise UserError(
+                f"{stage} reads {earlier}, which is {before.kind} ({'; '.join(before.reasons)}); "
+                f"run `higfa {earlier}` with the same recipe and options first"
+            )
 
 
 def _upstream(inputs: StageInputs, stage: str) -> tuple[str, ...]:

@@ -1,0 +1,320 @@
+"""Which files a recipe's models consist of, and which are not on this machine. Never the network."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import timm
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+
+from higfa_cli.errors import UserError
+from higfa_cli.models.architecture import KNOWN
+from higfa_cli.models.backbones import check_name, weights_path
+from higfa_cli.recipe.refs import resolve_ref
+from higfa_cli.recipe.schema import Synthesize, Training
+
+INDEX = "model_index.json"
+CONFIG = "config.json"
+SCHEDULER = "scheduler/scheduler_config.json"
+WHOLE = "(whole repository)"
+FOLDER = "(folder)"
+_DIFFUSERS, _TRANSFORMERS = "diffusion_pytorch_model", "model"
+_TOKENIZER = "tokenizer_config.json"
+_VOCABULARY = ("vocab.json", "merges.txt")
+# Parts of a pipeline that higfa leaves out, so that their files are not needed.
+_UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
+_PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
+_SD = ("scheduler", "tokenizer", "text_encoder", "unet", "vae")
+#: What the public models of `KNOWN` consist of, as their model_index.json says.
+_PARTS: Mapping[str, tuple[str, ...]] = {
+    "sd15": _SD,
+    "sdxl-base": (*_SD, "tokenizer_2", "text_encoder_2"),
+}
+
+
+@dataclass(frozen=True)
+class MissingFile:
+    """A file that a recipe needs and this machine has not, or not whole.
+
+    Attributes:
+        key: recipe key that asks for it.
+        repo: hub id, or the local folder.
+        revision: of the hub id; None where the recipe pins none.
+        file: path inside `repo`.
+        remedy: the command that fetches it, or what to do.
+    """
+
+    key: str
+    repo: str
+    revision: str | None
+    file: str
+    remedy: str
+
+
+def missing_files(settings: Synthesize, base: Path) -> list[MissingFile]:
+    """Files of diffusion model, ControlNet and gradient autoencoder that are not here.
+
+    Looks into the folder or the hub's cache and asks nobody. All files of one repository have the
+    same remedy, one command for all of them.
+
+    Args:
+        settings: the recipe's section.
+        base: the recipe's folder.
+    """
+    model = _Place("synthesize.model", settings.model, settings.revision, settings.variant)
+    control = _Place(
+        "synthesize.controlnet", settings.controlnet, settings.controlnet_revision, settings.variant
+    )
+    found = [*_missing(model, base, pipeline=True), *_missing(control, base, pipeline=False)]
+    if settings.gradient_autoencoder is not None:
+        key, revision = "synthesize.gradient_autoencoder", settings.gradient_autoencoder_revision
+        tiny = _Place(key, settings.gradient_autoencoder, revision)
+        found += _missing(tiny, base, pipeline=False)
+    return found
+
+
+def missing_weights(training: Training, base: Path, key: str) -> list[MissingFile]:
+    """The start weights of a classifier that are not here: a local file, or timm's from the hub.
+
+    Args:
+        training: section `guide` or `downstream`.
+        base: the recipe's folder.
+        key: the section's name.
+
+    Raises UserError for a network that timm does not know, or has no weights for.
+    """
+    check_name(training.backbone, key)
+    if training.weights is not None:
+        path = weights_path(training.weights, base)
+        if path.is_file() and path.suffix == ".safetensors":
+            return []
+        remedy = f"correct {key}.weights: an existing .safetensors file"
+        return [MissingFile(f"{key}.weights", str(path.parent), None, path.name, remedy)]
+    if not training.pretrained:
+        return []
+    repo = timm.models.get_pretrained_cfg_value(training.backbone, "hf_hub_id")
+    if not timm.models.is_model_pretrained(training.backbone):
+        raise UserError(
+            f"timm has no pretrained weights for {training.backbone}; set `{key}.weights` to a "
+            f"local .safetensors file, or `{key}.pretrained: false`"
+        )
+    file = "model.safetensors"
+    if not repo or isinstance(try_to_load_from_cache(repo, file), str):
+        return []
+    command = f"{_download(repo, None, [file])} (or set {key}.weights, or {key}.pretrained: false)"
+    return [MissingFile(f"{key}.backbone", repo, None, file, command)]
+
+
+def find_folder(ref: str, revision: str | None, base: Path, file: str) -> Path | None:
+    """The local or cached folder that holds `file` ("tokenizer/vocab.json"); None where none."""
+    try:
+        place = replace(_Place("", ref, revision), at=resolve_ref(ref, base))
+        found = place.find(file)
+    except (UserError, HFValidationError):
+        return None
+    return None if found is None else found.parent
+
+
+@dataclass(frozen=True)
+class _Place:
+    """One reference of the recipe, and where it leads: a folder or a hub id."""
+
+    key: str
+    ref: str
+    revision: str | None
+    variant: str | None = None
+    at: Path | str = ""
+
+    def find(self, file: str) -> Path | None:
+        """The file, if it is here."""
+        if isinstance(self.at, Path):
+            path = self.at / file
+            return path if path.is_file() else None
+        found = try_to_load_from_cache(self.at, file, revision=self.revision)
+        return Path(found) if isinstance(found, str) else None
+
+    @property
+    def local(self) -> bool:
+        return isinstance(self.at, Path)
+
+
+def _missing(place: _Place, base: Path, pipeline: bool) -> list[MissingFile]:
+    try:
+        place = replace(place, at=resolve_ref(place.ref, base))
+        wanted = _of_pipeline(place) if pipeline else _of_model(place, "", _DIFFUSERS, strict=True)
+    except UserError as error:
+        return [_row(place, FOLDER, str(error))]
+    except HFValidationError:
+        remedy = f"`{place.ref}` is neither a folder nor a hub id; correct {place.key}"
+        return [_row(place, FOLDER, remedy)]
+    remedy = _remedy(place, wanted)
+    return [_row(place, file, remedy) for file in wanted]
+
+
+def _row(place: _Place, file: str, remedy: str) -> MissingFile:
+    return MissingFile(place.key, place.ref, None if place.local else place.revision, file, remedy)
+
+
+def _remedy(place: _Place, files: Iterable[str]) -> str:
+    files = list(files)
+    pickles = _pickles(place, files)
+    said = f"only pickles are here ({', '.join(pickles)}), which higfa does not open because they "
+    said += "can run code"
+    if isinstance(place.at, Path):
+        if pickles:
+            return (
+                f"{said}; load it once with diffusers where you trust it, and "
+                "`save_pretrained(FOLDER, safe_serialization=True)`"
+            )
+        return f"copy the file into {place.at}, or fetch the folder again"
+    command = _download(place.at, place.revision, files)
+    return f"{command} ({said})" if pickles else command
+
+
+def _download(repo: str, revision: str | None, files: Iterable[str]) -> str:
+    words = ["hf", "download", repo, *(["--revision", revision] if revision else [])]
+    files = list(files)
+    if files == [WHOLE]:
+        for pattern in ("*.json", "*.txt", "*.safetensors"):
+            words += ["--include", pattern]
+        return shlex.join(words)
+    return shlex.join([*words, *files])
+
+
+def _pickles(place: _Place, files: Iterable[str]) -> list[str]:
+    """Pickles that lie where safetensors are missing."""
+    found: list[str] = []
+    for file in files:
+        if not file.endswith(".safetensors"):
+            continue
+        if isinstance(place.at, Path):
+            folder = (place.at / file).parent
+            found += [p.name for pattern in _PICKLES for p in sorted(folder.glob(pattern))]
+        else:
+            folder_name, _, name = file.rpartition("/")
+            stem = "pytorch_model" if name.startswith("model.") else _DIFFUSERS
+            prefix = f"{folder_name}/" if folder_name else ""
+            tried = [f"{prefix}{stem}{dot}.bin" for dot in ("", f".{place.variant}")]
+            found += [name for name in tried if place.find(name) is not None]
+    return list(dict.fromkeys(found))
+
+
+def _of_pipeline(place: _Place) -> list[str]:
+    """Files of a whole pipeline that are not here."""
+    parts, missing = _parts(place)
+    if parts is None:
+        return missing
+    for part in parts:
+        if part == "scheduler":
+            missing += [SCHEDULER] if place.find(SCHEDULER) is None else []
+        elif part.startswith("tokenizer"):
+            missing += _of_tokenizer(place, f"{part}/")
+        else:
+            stem = _TRANSFORMERS if part.startswith("text_encoder") else _DIFFUSERS
+            missing += _of_model(place, f"{part}/", stem, strict=not _mixes_variants(place))
+    return missing
+
+
+def _mixes_variants(place: _Place) -> bool:
+    """Whether diffusers reads parts of other variants too: in a folder that has one of this."""
+    if not isinstance(place.at, Path):
+        return False
+    return any(place.at.glob(f"*/*.{place.variant}*.safetensors"))
+
+
+def _parts(place: _Place) -> tuple[tuple[str, ...] | None, list[str]]:
+    """Names of the pipeline's parts (None: unknown), and what is missing already."""
+    index = place.find(INDEX)
+    if index is None:
+        if place.local:
+            return None, [INDEX]
+        known = _PARTS.get(KNOWN.get(str(place.at), ""))
+        return (None, [WHOLE]) if known is None else (known, [INDEX])
+    content = _json(index)
+    if content is None:
+        return None, [INDEX]
+    return tuple(
+        name
+        for name, value in content.items()
+        if isinstance(value, list) and any(value) and name not in _UNUSED
+    ), []
+
+
+def _of_tokenizer(place: _Place, prefix: str) -> list[str]:
+    """A tokenizer is one tokenizer.json, or vocabulary and merges; its config says 77 tokens."""
+    config = [prefix + _TOKENIZER]
+    if place.find(f"{prefix}tokenizer.json") is None:
+        config += [prefix + name for name in _VOCABULARY]
+    return [file for file in config if place.find(file) is None]
+
+
+def _of_model(place: _Place, prefix: str, stem: str, strict: bool) -> list[str]:
+    """Config and weights of one part; `strict`: weights of the recipe's variant only."""
+    config = [f"{prefix}{CONFIG}"] if place.find(f"{prefix}{CONFIG}") is None else []
+    variants = [place.variant] if strict or place.variant is None else [place.variant, None]
+    for variant in variants:
+        dot = f".{variant}" if variant else ""
+        single = f"{prefix}{stem}{dot}.safetensors"
+        path = place.find(single)
+        if path is not None:
+            return config if _is_whole(path) else [*config, single]
+        index = place.find(f"{prefix}{stem}.safetensors.index{dot}.json")
+        if index is not None:
+            return config + _shards(place, prefix, index)
+    dot = f".{place.variant}" if place.variant and strict else ""
+    # Only the repository itself knows whether its weights come in one file or in shards.
+    return [*config, f"{prefix}{stem}{dot}.safetensors"]
+
+
+def _shards(place: _Place, prefix: str, index: Path) -> list[str]:
+    names = (_json(index) or {}).get("weight_map")
+    if not isinstance(names, dict):
+        return [f"{prefix}{index.name}"]
+    missing = []
+    for name in sorted(set(names.values())):
+        path = place.find(f"{prefix}{name}")
+        if path is None or not _is_whole(path):
+            missing.append(f"{prefix}{name}")
+    return missing
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a safetensors file is as long as its header says: a broken copy is shorter."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= size - 8:
+            return False
+        header = _parse(file.read(length))
+    if header is None:
+        return False
+    ends = [v["data_offsets"][1] for name, v in header.items() if name != "__metadata__"]
+    return bool(8 + length + max(ends, default=0) == size)
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    """A JSON object, or None where the file is broken."""
+    return _parse(path.read_bytes())
+
+
+def _parse(data: bytes) -> dict[str, Any] | None:
+    try:
+        content = json.loads(data)
+    except ValueError:
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def by_repository(missing: Iterable[MissingFile]) -> dict[tuple[str, str | None], list[str]]:
+    """(repo, revision) -> its missing files."""
+    grouped: dict[tuple[str, str | None], list[str]] = defaultdict(list)
+    for one in missing:
+        grouped[one.repo, one.revision].append(one.file)
+    return dict(grouped)
