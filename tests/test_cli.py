@@ -153,7 +153,7 @@ def test_recipes_check_refuses(recipe: Path) -> None:
         (["contours", "--dataset", "nowhere"], "no built-in recipe `nowhere`"),
         (["contours", "--dataset", "recipe.yaml"], "no built-in recipe `recipe.yaml`"),
         (["contours", "--nonsense"], "--nonsense"),
-        (["contours", "pocket"], "unexpected extra argument"),
+        (["contours", "pocket", "again"], "unexpected extra argument"),
         (["nonsense"], "nonsense"),
         (["predict", "a.jpg"], "no model: give --model PATH"),
         (["predict", "a.jpg", "--model", "m", "--dataset", "pocket"], "not both"),

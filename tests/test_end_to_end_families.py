@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from higfa_cli.artifacts.atomic import read_jsonl
 from higfa_cli.artifacts.plan import in_batches
@@ -170,9 +171,11 @@ def test_the_dearest_step_is_one_guided_step(recipe: Path) -> None:
 def test_sweep_over_a_model_key_and_over_prompts(recipe: Path) -> None:
     flags = ("--recipe", str(recipe), "--workspace", str(recipe.parent / "out"), "--json", "--quiet")  # fmt: skip
     values = "synthesize.prompts.negative=blur,ugly"
-    rows = json.loads(higfa("synthesize", *flags, "--sweep", values).stdout)["rows"]
-    assert [row["value"] for row in rows] == ["blur", "ugly"]
-    assert rows[0]["confidence"] != rows[1]["confidence"]
+    result = json.loads(higfa("synthesize", *flags, "--sweep", values).stdout)
+    assert [row["value"] for row in result["rows"]] == ["blur", "ugly"]
+    strip = np.asarray(Image.open(result["sheet"]))
+    blur, ugly = (strip[k * 142 : k * 142 + 128, 128:] for k in (1, 2))
+    assert (blur != ugly).any()
     values = "synthesize.dtype=float32,bfloat16"
     rows = json.loads(higfa("synthesize", *flags, "--sweep", values).stdout)["rows"]
     assert [row["failed"] for row in rows] == [0, 0]

@@ -317,7 +317,7 @@ def test_changed_threshold_filters_again_and_draws_nothing(ctx: Context) -> None
 
 def test_the_guide_decides_on_finished_pictures(ctx: Context) -> None:
     write_guide(ctx)
-    stage.run(ctx)
+    stage.run(changed(ctx, top_k=len(CLASSES)))
     rows = rows_of(ctx)
     guide = load_guide(ctx.workspace / "finetune-guide/guide.safetensors")
     images = ctx.stage_dir("synthesize") / "images"
@@ -353,11 +353,15 @@ def test_best_of_keeps_one_of_each_photo(ctx: Context) -> None:
             assert all(row["reasons"] == ["best_of"] for row in passed if row is not kept)
 
 
-def test_guide_is_an_input_where_there_is_one(ctx: Context) -> None:
-    assert "finetune-guide/guide.safetensors" not in stage.inputs(ctx).files
+def test_guide_is_an_input_where_it_is_used(ctx: Context) -> None:
+    """Neither the sampler nor a key: then an old guide on disk cannot make the filter stale."""
+    guide = "finetune-guide/guide.safetensors"
     write_guide(ctx)
-    files = stage.inputs(ctx).files
-    assert {"finetune-guide/guide.safetensors", "data/train"} < files.keys()
+    assert guide not in stage.inputs(ctx).files
+    stage.run(ctx)
+    assert {row["confidence"] for row in rows_of(ctx).values()} == {None}
+    files = stage.inputs(changed(ctx, best_of=2)).files
+    assert {guide, "data/train"} < files.keys()
     assert "data/test" not in files
 
 
@@ -374,7 +378,7 @@ def test_keys_that_need_a_guide_say_so(ctx: Context) -> None:
 def test_guide_of_other_classes_is_refused(ctx: Context) -> None:
     write_guide(ctx, ("a", "b"))
     with pytest.raises(UserError, match="the guide's 2 classes are not the data's 4"):
-        stage.run(ctx)
+        stage.run(changed(ctx, top_k=1))
     assert not ctx.stage_dir("filter").exists()
 
 

@@ -10,6 +10,7 @@ import typer
 from higfa_cli import __version__
 from higfa_cli.cli import (
     contours,
+    doctor,
     export,
     filter,
     finetune_guide,
@@ -43,6 +44,7 @@ app.command("train-downstream")(with_stage_flags(train_downstream.command))
 app.command("report")(with_stage_flags(report.command))
 app.command("run")(run.command)
 app.command("status")(status.command)
+app.command("doctor")(doctor.command)
 app.command("predict")(predict.command)
 app.command("export")(export.command)
 app.add_typer(recipes.app, name="recipes")

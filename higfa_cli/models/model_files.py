@@ -1,4 +1,4 @@
-"""Which files a recipe's models consist of, and which are not on this machine. Never the network."""
+"""Which files a recipe's models consist of, and which are not here. Never asks the network."""
 
 from __future__ import annotations
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,11 +52,23 @@ class Row:
 class _Findings:
     """What later checks need of earlier ones; None where an earlier one failed."""
 
+    ctx: Context
     photos: Dataset | None = None
     missing: list[MissingFile] = field(default_factory=list)
     device: torch.device | None = None
-    cost: Cost | None = None
-    counted: Counted | None = None
+
+    @cached_property
+    def counted(self) -> Counted:
+        return estimate.count_pictures(self.ctx)
+
+    @cached_property
+    def cost(self) -> Cost:
+        return estimate.picture_cost(self.ctx)
+
+    @property
+    def is_large(self) -> bool:
+        # The pocket takes 4e10 operations per picture, Stable Diffusion 1.5 more than 1e14.
+        return self.cost.flops is not None and self.cost.flops > 1e13
 
 
 def doctor(ctx: Context, selection: str) -> dict[str, Any]:
@@ -69,9 +82,9 @@ def doctor(ctx: Context, selection: str) -> dict[str, Any]:
         {"ok", "checks": rows of check, ok, detail and remedy, "missing_files", "next"}.
         "ok" is whether no check failed; a warning does not fail. Failures are rows, not errors.
     """
-    known = _Findings()
+    known = _Findings(ctx)
     rows = [Row("recipe", True, f"{ctx.recipe.name} is valid")]
-    checks: dict[str, Callable[[Context, _Findings], Row | Iterator[Row]]] = {
+    checks: dict[str, Callable[[Context, _Findings], Row]] = {
         "data": _data,
         "contours": _contours,
         "prompts": _prompts,
@@ -104,11 +117,10 @@ def failed(check: str, error: Exception) -> Row:
 
 
 def _guarded(
-    name: str, check: Callable[[Context, _Findings], Any], ctx: Context, known: _Findings
+    name: str, check: Callable[[Context, _Findings], Row], ctx: Context, known: _Findings
 ) -> Row:
     try:
-        row: Row = check(ctx, known)
-        return row
+        return check(ctx, known)
     except Exception as error:
         return failed(name, error)
 
@@ -124,7 +136,6 @@ def _data(ctx: Context, known: _Findings) -> Row:
             f"get it from {about.page} and unpack it so that {folder} exists, or correct data.root",
         )
     known.photos = dataset(ctx)
-    known.counted = estimate.count_pictures(ctx)
     parts = ", ".join(f"{split} {len(known.photos.of(split)):,}" for split in known.photos.splits)
     photos, classes = len(known.photos.samples), len(known.photos.classes)
     return Row("data", True, f"{photos:,} photos of {classes} classes ({parts})")
@@ -191,7 +202,8 @@ def _model_files(ctx: Context, known: _Findings) -> Row:
         known.missing += missing_weights(recipe.guide, ctx.base, "guide")
     known.missing += missing_weights(recipe.downstream, ctx.base, "downstream")
     # Guide and classifier may start from the same weights.
-    known.missing = list({(one.repo, one.file): one for one in known.missing}.values())
+    known.missing = list({(one.repo, one.file): one for one in reversed(known.missing)}.values())
+    known.missing.reverse()
     if not known.missing:
         return Row("model files", True, "all here")
     groups = by_repository(known.missing)
@@ -200,8 +212,8 @@ def _model_files(ctx: Context, known: _Findings) -> Row:
         f"{', '.join(files[:_SHOWN])}{', ...' if len(files) > _SHOWN else ''}"
         for (repo, revision), files in groups.items()
     ]
-    detail = f"{len(known.missing)} missing of {len(groups)} ({'; '.join(said)})"
-    return Row("model files", False, detail, "the commands are below")
+    detail = f"{len(known.missing)} files of {len(groups)} places are missing ({'; '.join(said)})"
+    return Row("model files", False, detail, "run the commands below, or give local folders")
 
 
 def _device(ctx: Context, known: _Findings) -> Row:
@@ -209,20 +221,14 @@ def _device(ctx: Context, known: _Findings) -> Row:
     detail = device_name(known.device)
     if known.device.type == "cuda":
         detail += f", {gib(torch.cuda.mem_get_info(known.device)[1])}"
-    elif known.device.type == "cpu" and _is_large(ctx):
+    elif known.device.type == "cpu" and known.is_large:
         return Row(
             "device",
             "warning",
-            f"{detail}: a model of this size takes hours per picture without a GPU",
-            "use a machine with a GPU, or look at the method with `--dataset pocket`",
+            f"{detail}; a model of this size is not practical without a GPU",
+            "use a machine with a GPU; `--dataset pocket` is made for a CPU",
         )
     return Row("device", True, detail)
-
-
-def _is_large(ctx: Context) -> bool:
-    known = _cost(ctx)
-    # A few trillion operations are seconds to minutes on a CPU; SD 1.5 needs a hundred times that.
-    return known.flops is not None and known.flops > 1e13
 
 
 def _dtype(ctx: Context, known: _Findings) -> Row:
@@ -247,7 +253,7 @@ def _dtype(ctx: Context, known: _Findings) -> Row:
             "float16 is slow on a CPU",
             "set synthesize.dtype: float32, or bfloat16",
         )
-    if dtype == "float32" and kind == "cuda" and _is_large(ctx):
+    if dtype == "float32" and kind == "cuda" and known.is_large:
         return Row(
             "dtype",
             "warning",
@@ -258,9 +264,8 @@ def _dtype(ctx: Context, known: _Findings) -> Row:
 
 
 def _memory(ctx: Context, known: _Findings) -> Row:
-    known.cost = _cost(ctx)
     if known.cost.architecture is None:
-        return _unknown("memory", known.cost)
+        return Row("memory", "warning", "; ".join(known.cost.notes))
     asked = ctx.recipe.synthesize.batch_size
     batch = 1 if asked == "auto" else asked
     need = estimate.memory_of(ctx, known.cost.architecture, batch).peak
@@ -308,8 +313,10 @@ def _smaller(ctx: Context) -> str:
 
 
 def _disk(ctx: Context, known: _Findings) -> Row:
-    counted = known.counted or estimate.count_pictures(ctx)
-    known.counted = counted
+    try:
+        counted = known.counted
+    except UserError:
+        return Row("disk", "warning", "not known without the data")
     need = counted.images * ctx.recipe.synthesize.size**2 * _BYTES_PER_PIXEL
     folder = ctx.workspace
     while not folder.exists():
@@ -325,26 +332,15 @@ def _disk(ctx: Context, known: _Findings) -> Row:
 
 
 def _time(ctx: Context, known: _Findings) -> Row:
-    cost = known.cost or _cost(ctx)
-    seconds, source = estimate.seconds_per_picture(ctx, cost.flops)
+    seconds, source = estimate.seconds_per_picture(ctx, known.cost.flops)
     if seconds is None:
         return Row("time", "warning", f"not known: {source}")
-    if known.counted is None:
-        return Row("time", True, f"about {duration(seconds)} per picture ({source})")
-    whole = duration(seconds * known.counted.images)
-    return Row("time", True, f"about {whole}, {duration(seconds)} per picture ({source})")
-
-
-def _cost(ctx: Context) -> Cost:
-    return _costs_of(ctx)
-
-
-def _costs_of(ctx: Context) -> Cost:
-    return estimate.picture_cost(ctx)
-
-
-def _unknown(check: str, cost: Cost) -> Row:
-    return Row(check, "warning", "; ".join(cost.notes))
+    each = f"{duration(seconds)} per picture ({source})"
+    try:
+        images = known.counted.images
+    except UserError:
+        return Row("time", True, f"about {each}")
+    return Row("time", True, f"about {duration(seconds * images)}, {each}")
 
 
 def _next(ctx: Context, known: _Findings, healthy: bool, selection: str) -> str | None:

@@ -38,7 +38,7 @@ def dry_run(ctx: Context) -> dict[str, Any]:
     memory = None
     if cost.architecture is not None:
         memory = memory_of(ctx, cost.architecture, 1 if size == "auto" else size).peak
-    result = {
+    result: dict[str, Any] = {
         "images": counted.images,
         "classes": counted.classes,
         "counted_from": counted.source,

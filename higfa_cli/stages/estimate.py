@@ -27,9 +27,9 @@ from higfa_cli.stages.drawing import dataset, plan
 
 Source = Literal["contours", "photos", "published split sizes"]
 
-# Part of a matrix product's speed that a whole step reaches: layers that move more than they
-# multiply, and an autoencoder in float32, take the rest.
-EFFICIENCY = 0.5
+# Part of a matrix product's speed that a whole run is reckoned to reach: layers that move more
+# than they multiply, and an autoencoder in float32, take the rest.
+EFFICIENCY = 0.3
 _GIB = 2**30
 _TIMING_S = 0.5
 # Keys of `synthesize` that change what is drawn, or how much, but not the seconds per picture.
@@ -153,8 +153,8 @@ def seconds_per_picture(ctx: Context, flops: float | None) -> tuple[float | None
     speed = matmul_speed(device, getattr(torch, dtype))
     return flops / (speed * EFFICIENCY), (
         f"arithmetic speed of {device_name(device)}: {speed / 1e12:.3g} TFLOP/s measured by a "
-        f"matrix product in {dtype}, of which {EFFICIENCY:.0%} is reckoned with; a rough "
-        "estimate, typically within a factor of 2 to 3"
+        f"matrix product in {dtype}, {EFFICIENCY:.0%} of it reckoned with; rough, typically within "
+        "a factor of 2 to 3"
     )
 
 

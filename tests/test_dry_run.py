@@ -1,0 +1,250 @@
+"""`higfa synthesize --dry-run` with nothing there, with photos only, and with contours."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+from higfa_cli.cli.app import app
+from higfa_cli.data.official import official
+from higfa_cli.recipe.builtin import builtin_names
+from higfa_cli.recipe.load import load_recipe
+from higfa_cli.stages.context import make_context
+from higfa_cli.stages.estimate import (
+    EFFICIENCY,
+    count_pictures,
+    duration,
+    gib,
+    matmul_speed,
+    seconds_per_picture,
+)
+from tests import tiny
+from tests.shapes import write_class_folders
+
+KEYS = {
+    "images",
+    "classes",
+    "counted_from",
+    "batches",
+    "batch_size",
+    "steps",
+    "guided_steps",
+    "denoiser_evaluations",
+    "denoiser_evaluations_per_image",
+    "guide_evaluations",
+    "flops",
+    "flops_per_image",
+    "estimated_memory_bytes",
+    "estimated_seconds",
+    "estimated_from",
+    "output",
+    "notes",
+}
+PUBLIC = [name for name in builtin_names() if name != "pocket-aircraft"]
+
+
+@pytest.fixture(autouse=True)
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder and hub cache, and a network that says so when it is asked."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return tiny.make_model(tmp_path_factory.mktemp("dry"))
+
+
+def tiny_recipe(folder: Path, model: tuple[Path, Path], **synthesize: Any) -> Path:
+    """4 classes of 3 photos, 2 contours per photo, 3 pictures per contour."""
+    write_class_folders(folder / "photos" / "train", 3, 0)
+    tree = {
+        "name": "tiny",
+        "device": "cpu",
+        "data": {"root": "photos"},
+        "contours": {"size": 32, "per_image": 2},
+        "guide": {"backbone": "test_resnet.r160_in1k", "pretrained": False, "image_size": 32},
+        "synthesize": {
+            "model": str(model[0]),
+            "controlnet": str(model[1]),
+            "size": 32,
+            "steps": 4,
+            "batch_size": 5,
+            "per_contour": 3,
+            "classifier": {"switch": 0.5},
+            **synthesize,
+        },
+    }
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    return path
+
+
+def dry(*flags: str | Path) -> dict[str, Any]:
+    result = CliRunner().invoke(app, ["synthesize", *map(str, flags), "--dry-run", "--json"])
+    assert result.exit_code == 0, result.output
+    answer: dict[str, Any] = json.loads(result.stdout)
+    return answer
+
+
+# Every public recipe draws two pictures per contour and one contour per training photo.
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_recipe_plans_with_nothing_there(name: str, nowhere: Path) -> None:
+    plan = dry("--dataset", name)
+    assert plan.keys() == KEYS
+    about = official(load_recipe(name).recipe.data.layout)
+    assert about is not None
+    assert plan["counted_from"] == "published split sizes"
+    assert (plan["images"], plan["classes"]) == (2 * about.train, about.classes)
+    assert (plan["batch_size"], plan["batches"]) == ("auto", None)
+    # 30 steps of three branches; progress 21/30 = 0.7 is the first guided one of nine.
+    assert (plan["steps"], plan["guided_steps"]) == (30, 9)
+    assert plan["denoiser_evaluations_per_image"] == 90
+    for whole, each in (("denoiser_evaluations", 90), ("guide_evaluations", 9)):
+        assert plan[whole] == plan["images"] * each
+    assert plan["flops"] == plan["flops_per_image"] * plan["images"]
+    assert 10**14 < plan["flops_per_image"] < 10**16
+    assert 2**31 < plan["estimated_memory_bytes"] < 24 * 2**30
+    assert plan["estimated_seconds"] > 0
+    assert "TFLOP/s" in plan["estimated_from"] and "rough" in plan["estimated_from"]
+    assert plan["notes"] == []
+    assert not list(nowhere.iterdir())
+
+
+def counted(name: str, *overrides: str) -> int:
+    return count_pictures(make_context(load_recipe(name, overrides))).images
+
+
+def test_published_sizes_by_hand() -> None:
+    # FGVC-Aircraft has 3334 training photos of 100 variants, CUB-200-2011 5994 of 200 birds.
+    assert counted("aircraft-sdxl") == 3334 * 2 == 6668
+    assert counted("cub-sdxl") == 5994 * 2 == 11988
+    assert counted("cub-sdxl", "synthesize.per_contour=5", "contours.per_image=3") == 5994 * 15
+    assert counted("aircraft-sdxl", "contours.splits=[train,val]") == (3334 + 3333) * 2
+    assert counted("aircraft-sdxl", "data.shots=5") == 5 * 100 * 2
+    # 40 shots are more than there are: about 33 per variant.
+    assert counted("aircraft-sdxl", "data.shots=40") == 6668
+
+
+def test_a_split_that_was_never_published_is_refused() -> None:
+    result = CliRunner().invoke(
+        app,
+        ["synthesize", "--dataset", "cub", "--dry-run", "--set", "contours.splits=[val]"],
+    )
+    assert result.exit_code == 1
+    assert "contours.splits asks for `val`" in result.stderr
+
+
+def test_photos_without_contours(nowhere: Path, model: tuple[Path, Path]) -> None:
+    plan = dry("--recipe", tiny_recipe(nowhere, model))
+    assert plan.keys() == KEYS
+    assert plan["counted_from"] == "photos"
+    # 4 classes x 3 photos x 2 contours x 3 replicas
+    assert (plan["images"], plan["classes"]) == (72, 4)
+    assert plan["batches"] == 15  # 14 of 5, one of 2
+    assert plan["guided_steps"] == 2
+    assert plan["denoiser_evaluations"] == 72 * 4 * 3
+    assert plan["guide_evaluations"] == 72 * 2
+    assert plan["estimated_memory_bytes"] > 10_000
+    assert not (nowhere / "runs").exists()
+
+
+def test_contours_give_the_plan_itself(nowhere: Path, model: tuple[Path, Path]) -> None:
+    recipe = tiny_recipe(nowhere, model)
+    made = CliRunner().invoke(app, ["contours", "--recipe", str(recipe), "--quiet"])
+    assert made.exit_code == 0, made.output
+    plan = dry("--recipe", recipe)
+    assert plan.keys() == KEYS | {"first"}
+    assert (plan["counted_from"], plan["images"], plan["batches"]) == ("contours", 72, 15)
+    assert [row["replica"] for row in plan["first"]] == [0, 1, 2]
+    assert all(row["class"] == "blue disc" and row["batch"] == 0 for row in plan["first"])
+    automatic = dry("--recipe", recipe, "--set", "synthesize.batch_size=auto")
+    assert (automatic["batch_size"], automatic["batches"]) == ("auto", None)
+    # Contours of other settings do not tell how many pictures there will be.
+    more = dry("--recipe", recipe, "--set", "contours.per_image=4")
+    assert (more["counted_from"], more["images"]) == ("photos", 144)
+    assert "contours.per_image: 2 -> 4" in more["notes"][0]
+    assert "first" not in more
+
+
+def test_unknown_model_still_gives_the_counts(nowhere: Path, model: tuple[Path, Path]) -> None:
+    plan = dry("--recipe", tiny_recipe(nowhere, model), "--set", "synthesize.model=some/model")
+    assert (plan["images"], plan["batches"]) == (72, 15)
+    unknown = KEYS - {"images", "classes", "counted_from", "batches", "batch_size", "steps"}
+    assert all(plan[key] is None for key in unknown - {"output", "notes"})
+    assert "model_index.json of `some/model` is not on this machine" in plan["notes"][0]
+
+
+def test_a_device_that_is_missing_leaves_the_time_open(
+    nowhere: Path, model: tuple[Path, Path]
+) -> None:
+    plan = dry("--recipe", tiny_recipe(nowhere, model), "--device", "cuda:77")
+    assert plan["estimated_seconds"] is None and plan["flops"] > 0
+    assert "cuda:77" in plan["notes"][0]
+
+
+def test_an_earlier_run_tells_the_time(nowhere: Path, model: tuple[Path, Path]) -> None:
+    ctx = make_context(load_recipe(str(tiny_recipe(nowhere, model))))
+    settings = ctx.recipe.synthesize.model_dump(mode="json", exclude={"local_files_only"})
+    record = {
+        "device": "cpu",
+        "counts": {"seconds_per_image": 1.25},
+        "inputs": {"parameters": {"synthesize": settings | {"per_contour": 1, "gallery": 0}}},
+    }
+    path = ctx.stage_dir("synthesize") / "run.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(record))
+    assert seconds_per_picture(ctx, 1e9) == (1.25, "an earlier run here")
+    path.write_text(json.dumps(record | {"device": "cuda"}))
+    assert "TFLOP/s" in seconds_per_picture(ctx, 1e9)[1]
+    record["inputs"]["parameters"]["synthesize"]["steps"] = 5  # type: ignore[index]
+    path.write_text(json.dumps(record))
+    assert "TFLOP/s" in seconds_per_picture(ctx, 1e9)[1]
+
+
+def test_speed_is_measured_in_operations_per_second(
+    nowhere: Path, model: tuple[Path, Path]
+) -> None:
+    speed = matmul_speed(torch.device("cpu"), torch.float32)
+    assert 1e8 < speed < 1e14
+    ctx = make_context(load_recipe(str(tiny_recipe(nowhere, model))))
+    seconds, _ = seconds_per_picture(ctx, speed * EFFICIENCY * 10)
+    assert seconds is not None and 1 < seconds < 100  # ten seconds, on a machine with other work
+
+
+def test_people_read_units(nowhere: Path, model: tuple[Path, Path]) -> None:
+    recipe = tiny_recipe(nowhere, model)
+    flags = ["--set", "synthesize.per_contour=1000", "--dry-run"]
+    shown = CliRunner().invoke(app, ["synthesize", "--recipe", str(recipe), *flags]).stdout
+    assert "images: 24,000" in shown
+    assert "estimated memory: " in shown and "iB" in shown
+    assert "_bytes" not in shown and "notes" not in shown
+    assert (gib(3 * 2**30), gib(50 * 2**20)) == ("3.0 GiB", "50 MiB")
+    assert (duration(4.25), duration(42), duration(7_500_000)) == ("4.2 s", "42 s", "2,083:20 h")
+
+
+def test_compile_is_a_flag(nowhere: Path, model: tuple[Path, Path]) -> None:
+    recipe = tiny_recipe(nowhere, model)
+    result = CliRunner().invoke(
+        app, ["synthesize", "--recipe", str(recipe), "--compile", "--dry-run", "--json"]
+    )
+    assert result.exit_code == 0, result.output
+    conflict = ["--compile", "--set", "synthesize.memory.compile=false"]
+    first = CliRunner().invoke(
+        app, ["synthesize", "--recipe", str(recipe), *conflict, "--dry-run"]
+    )
+    assert first.exit_code in (0, 2)
