@@ -34,6 +34,7 @@ COMMANDS = [
     ["report"],
     ["run"],
     ["status"],
+    ["doctor"],
     ["predict"],
     ["export"],
     ["recipes"],
@@ -318,7 +319,7 @@ def test_interrupt_exits_130() -> None:
         assert child.stdout and child.stdout.readline() == b"ready\n"
         child.send_signal(signal.SIGINT)
         _, err = child.communicate(timeout=10)
-    assert (child.returncode, err) == (130, b"error: interrupted\n")
+    assert (child.returncode, err) == (130, b"error: interrupted; run the same command again to go on\n")
 
 
 def test_reader_that_leaves_early_is_no_traceback() -> None:

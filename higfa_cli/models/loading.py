@@ -212,7 +212,7 @@ def _check_fit(model: DiffusionModel) -> None:
     if reads != draws:
         raise UserError(
             f"synthesize.model `{settings.model}`: its denoiser reads {reads} channels, its "
-            f"autoencoder has {draws}; use a plain text-to-image model (not inpainting or upscaling)"
+            f"autoencoder has {draws}; use a text-to-image model (not inpainting or upscaling)"
         )
     ours, theirs = (m.config.cross_attention_dim for m in (model.unet, model.controlnet))
     if ours != theirs:

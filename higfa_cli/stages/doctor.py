@@ -89,6 +89,7 @@ def doctor(ctx: Context, selection: str) -> dict[str, Any]:
         "contours": _contours,
         "prompts": _prompts,
         "model files": _model_files,
+        "model": _model,
         "device": _device,
         "dtype": _dtype,
         "memory": _memory,
@@ -188,10 +189,13 @@ def _tokenizers(ctx: Context) -> list[Any]:
     settings = ctx.recipe.synthesize
     found = []
     for name in ("tokenizer", "tokenizer_2"):
-        file = f"{name}/tokenizer_config.json"
-        folder = find_folder(settings.model, settings.revision, ctx.base, file)
-        if folder is not None:
-            found.append(CLIPTokenizer.from_pretrained(str(folder), local_files_only=True))
+        vocabularies = (f"{name}/tokenizer.json", f"{name}/vocab.json")
+        config, *others = (
+            find_folder(settings.model, settings.revision, ctx.base, file)
+            for file in (f"{name}/tokenizer_config.json", *vocabularies)
+        )
+        if config is not None and any(others):
+            found.append(CLIPTokenizer.from_pretrained(str(config), local_files_only=True))
     return found
 
 
@@ -214,6 +218,19 @@ def _model_files(ctx: Context, known: _Findings) -> Row:
     ]
     detail = f"{len(known.missing)} files of {len(groups)} places are missing ({'; '.join(said)})"
     return Row("model files", False, detail, "run the commands below, or give local folders")
+
+
+def _model(ctx: Context, known: _Findings) -> Row:
+    settings = ctx.recipe.synthesize
+    try:
+        parts, solver = estimate.model_and_solver(ctx)
+    except UserError:
+        if any(one.key.startswith("synthesize.") for one in known.missing):
+            return Row("model", "warning", "not known before its files are here")
+        raise
+    kind = {"sd": "Stable Diffusion", "sdxl": "Stable Diffusion XL"}[parts.family]
+    detail = f"{kind}, {solver.prediction_type}; {settings.scheduler}, {settings.size} px"
+    return Row("model", True, detail)
 
 
 def _device(ctx: Context, known: _Findings) -> Row:

@@ -106,15 +106,26 @@ def picture_cost(ctx: Context) -> Cost:
     """What one picture costs, from the models' configurations alone."""
     settings = ctx.recipe.synthesize
     try:
-        known = architecture(settings, ctx.base)
-        check_size(known, settings)
-        solver = SchedulerSolver(settings.scheduler, known.scheduler, settings.steps)
+        known, solver = model_and_solver(ctx)
     except UserError as error:
         return Cost(notes=(f"steps, arithmetic, memory and time are not known: {error}",))
     denoiser, guide = evaluations(schedule_of(settings), solver.levels)
     about = ctx.recipe.guide
     flops = flops_per_picture(known, settings, about.image_size, about.backbone)
     return Cost(known, denoiser, guide, flops)
+
+
+def model_and_solver(ctx: Context) -> tuple[Architecture, SchedulerSolver]:
+    """What the recipe's model is made of, and the recipe's solver for it; no weights.
+
+    Raises:
+        UserError: a configuration that is not on this machine, parts that do not go together, or
+            a size that the model cannot draw.
+    """
+    settings = ctx.recipe.synthesize
+    known = architecture(settings, ctx.base)
+    check_size(known, settings)
+    return known, SchedulerSolver(settings.scheduler, known.scheduler, settings.steps)
 
 
 def memory_of(ctx: Context, known: Architecture, batch: int) -> Footprint:
