@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+
+# The device, the user's quota, or the process's file size limit.
+NO_ROOM = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+
 
 class UserError(Exception):
     """Bad input or a missing artifact: one line that names the thing and the remedy.
@@ -20,3 +27,14 @@ class RecipeError(UserError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, exit_code=2)
+
+
+def remedy_for(error: OSError) -> str | None:
+    """What to do about a file or folder that cannot be written; None where nothing is known."""
+    if error.errno in NO_ROOM:
+        return "free some space there (or raise the limit), then run the same command again"
+    if error.errno in _FORBIDDEN:
+        return "change its permissions, or choose another --workspace"
+    if error.errno in _IN_THE_WAY:
+        return "move away what is there, or choose another --workspace"
+    return None

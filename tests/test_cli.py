@@ -255,7 +255,22 @@ def test_flags_repeat_the_choice() -> None:
     assert Choice("pocket", True).flags == "--dataset pocket"
 
 
+def test_status_says_a_missing_folder_once(recipe: Path) -> None:
+    flags = ("--set", "data.root=gone", "--set", "synthesize.size=32")
+    _, out, _ = call("status", "--recipe", recipe, *flags)
+    assert out.count("gone does not exist") == 1
+    assert next(line for line in out.splitlines() if "guide" in line).endswith("  as above")
+    assert out.splitlines()[-1] == f"next: higfa doctor --recipe {recipe} {' '.join(flags)}"
+
+
 # Printing
+
+
+def test_what_is_none_has_a_name(capsys: pytest.CaptureFixture[str]) -> None:
+    print_mapping({"peak_memory": None, "reasons": {}, "parameters": {"shots": None}})
+    assert capsys.readouterr().out == (
+        "  peak memory: not known\n  parameters:\n    shots: not set\n"
+    )
 
 
 def test_user_text_is_never_markup(capsys: pytest.CaptureFixture[str]) -> None:
@@ -319,7 +334,10 @@ def test_interrupt_exits_130() -> None:
         assert child.stdout and child.stdout.readline() == b"ready\n"
         child.send_signal(signal.SIGINT)
         _, err = child.communicate(timeout=10)
-    assert (child.returncode, err) == (130, b"error: interrupted; run the same command again to go on\n")
+    assert (child.returncode, err) == (
+        130,
+        b"error: interrupted; run the same command again to go on\n",
+    )
 
 
 def test_reader_that_leaves_early_is_no_traceback() -> None:

@@ -17,7 +17,7 @@ from higfa_cli.contour.extract import extract
 from higfa_cli.contour.transform import TransformRecord, apply_transform
 from higfa_cli.data.images import read_image
 from higfa_cli.errors import UserError
-from higfa_cli.recipe.schema import Contours, Data, Recipe, Synthesize
+from higfa_cli.recipe.schema import Contours, Data, Recipe, Synthesize, Transforms
 from higfa_cli.stages import contours
 from higfa_cli.stages.context import Context
 
@@ -45,20 +45,24 @@ def root(tmp_path: Path) -> Path:
 
 def context(root: Path, **keys: Any) -> Context:
     seed = keys.pop("seed", 0)
-    shots = keys.pop("shots", None)
+    data = {name: keys.pop(name) for name in ("shots", "max_bad") if name in keys}
     recipe = Recipe(
         name="test",
         seed=seed,
-        data=Data(root=str(root), shots=shots),
+        data=Data(root=str(root), **data),
         contours=Contours(size=32, **keys),
         synthesize=Synthesize(model="m", controlnet="c"),
     )
     return Context(recipe=recipe, base=root.parent, workspace=root.parent / "ws")
 
 
-def manifest(ctx: Context) -> list[dict[str, Any]]:
-    text = (ctx.stage_dir("contours") / "manifest.jsonl").read_text(encoding="utf-8")
+def manifest(ctx: Context, name: str = "manifest.jsonl") -> list[dict[str, Any]]:
+    text = (ctx.stage_dir("contours") / name).read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]
+
+
+def rejected(ctx: Context) -> list[dict[str, Any]]:
+    return manifest(ctx, "rejected.jsonl")
 
 
 def test_every_row_can_be_redone_from_its_source(root: Path) -> None:
@@ -112,8 +116,12 @@ def test_freshness_goes_by_content_and_parameters(root: Path) -> None:
     assert stage_state(folder, contours.inputs(ctx)).kind == "fresh"
     lower = stage_state(folder, contours.inputs(context(root, canny_low=10.0)))
     assert lower.kind == "stale" and "contours.canny_low" in lower.reasons[0]
-    scene(root / "val/A/p0.png", seed=51)  # not an input: only train is read
+    before = manifest(ctx)
+    scene(root / "val/A/p0.png", seed=51)  # every split is checked, but only train is drawn
+    assert stage_state(folder, contours.inputs(ctx)).reasons == ("data/val has other content",)
+    contours.run(ctx)
     assert stage_state(folder, contours.inputs(ctx)).kind == "fresh"
+    assert manifest(ctx) == before
     scene(root / "train/A/p0.png", seed=51)
     assert stage_state(folder, contours.inputs(ctx)).kind == "stale"
 
@@ -134,22 +142,64 @@ def test_shots_limit_the_sources(root: Path) -> None:
     assert contours.run(context(root, shots=1))["sources"] == 3
 
 
-@pytest.mark.parametrize("kind", ["unreadable", "flat"])
-def test_a_bad_photo_stops_the_stage_and_is_named(root: Path, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "reason"), [("unreadable", "not-an-image"), ("flat", "no-edges")])
+def test_a_bad_photo_is_listed_and_the_rest_goes_on(root: Path, kind: str, reason: str) -> None:
     bad = root / "train/A/z.png"
     if kind == "flat":
         Image.new("RGB", (20, 20), (90, 90, 90)).save(bad)
     else:
         bad.write_bytes(b"no picture")
-    ctx = context(root)
-    with pytest.raises(UserError, match=r"train/A/z\.png") as caught:
-        contours.run(ctx)
-    assert ("canny_low" if kind == "flat" else "not-an-image") in str(caught.value)
-    assert not (ctx.stage_dir("contours") / "manifest.jsonl").exists()
-    assert stage_state(ctx.stage_dir("contours"), contours.inputs(ctx)).kind == "partial"
-    bad.unlink()
-    assert contours.run(ctx)["images"] == 6
+    ctx = context(root, max_bad=1)
+    summary = contours.run(ctx)
+    assert (summary["images"], summary["sources"]) == (6, 6)
+    assert summary["photos"] == {"found": 8, "accepted": 7, "rejected": 1}
+    assert summary["rejected"] == {reason: 1}
+    assert [row["reason"] for row in rejected(ctx)] == [reason]
     assert len(list(ctx.stage_dir("contours").rglob("*.png"))) == 6
+    assert stage_state(ctx.stage_dir("contours"), contours.inputs(ctx)).kind == "fresh"
+    bad.unlink()
+    assert contours.run(ctx)["photos"] == {"found": 7, "accepted": 7, "rejected": 0}
+    assert rejected(ctx) == []
+
+
+def test_photos_without_edges_count_and_depend_on_the_settings(root: Path) -> None:
+    faint = np.full((20, 20, 3), 90, dtype=np.uint8)
+    faint[5:15, 5:15] = 95
+    Image.fromarray(faint).save(root / "train/A/z.png")
+    strict = context(root, max_bad=0)
+    for _ in range(2):  # the second time it is the list of the first that says so
+        with pytest.raises(UserError, match=r"z\.png \(no-edges\).*canny_low"):
+            contours.inputs(strict)
+            contours.run(strict)
+    assert not (strict.stage_dir("contours") / "manifest.jsonl").exists()
+    lower = context(root, max_bad=0, canny_low=0.5, canny_high=1.0)
+    contours.inputs(lower)
+    assert contours.run(lower)["images"] == 7
+
+
+def test_a_photo_whose_contour_is_moved_out_of_the_picture_gives_none(root: Path) -> None:
+    far = Transforms(translation=1.0)
+    for seed in range(30):
+        ctx = context(root, seed=seed, transforms=far, max_bad="100%")
+        try:
+            summary = contours.run(ctx)
+        except UserError as error:
+            assert "no photo of class" in str(error)
+            continue
+        if summary["rejected"]:
+            break
+    lost = [row["key"] for row in rejected(ctx)]
+    assert summary["rejected"] == {"no-edges": len(lost)}
+    assert "transformed contour 0 is empty" in rejected(ctx)[0]["detail"]
+    assert not set(lost) & {row["source"] for row in manifest(ctx)}
+    assert len(manifest(ctx)) == 6 - len(lost) == summary["sources"]
+
+
+def test_a_class_without_a_single_contour_is_an_error(root: Path) -> None:
+    for photo in (root / "train/A").iterdir():
+        Image.new("RGB", (20, 20), (90, 90, 90)).save(photo)
+    with pytest.raises(UserError, match=r"no photo of class `A` has edges.*canny_low"):
+        contours.run(context(root, max_bad="100%"))
 
 
 def test_progress_counts_the_photos(root: Path) -> None:
@@ -167,4 +217,4 @@ def test_progress_counts_the_photos(root: Path) -> None:
     plain = context(root)
     ctx = Context(plain.recipe, plain.base, plain.workspace, progress=Counting())
     contours.run(ctx)
-    assert seen == [("contours", 6, 6)]
+    assert seen == [("checking photos", 7, 7), ("contours", 6, 6)]

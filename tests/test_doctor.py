@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 import yaml
@@ -18,9 +22,19 @@ from huggingface_hub import constants
 from typer.testing import CliRunner, Result
 
 from higfa_cli.cli.app import app
-from higfa_cli.models.model_files import WHOLE, missing_files, missing_weights
+from higfa_cli.models.model_files import (
+    FOLDER,
+    WHOLE,
+    MissingFile,
+    missing_files,
+    missing_weights,
+)
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.recipe.schema import Synthesize, Training
+from higfa_cli.stages import capacity, estimate
+from higfa_cli.stages.context import make_context
+from higfa_cli.stages.estimate import ALLOWANCE
+from higfa_cli.stages.findings import Findings
 from tests import tiny
 from tests.shapes import write_class_folders
 
@@ -37,6 +51,7 @@ CHECKS = [
     "disk",
     "time",
 ]
+ROOT = Path(__file__).parent.parent
 XL = "stabilityai/stable-diffusion-xl-base-1.0"
 
 
@@ -117,7 +132,7 @@ def test_help() -> None:
 def test_the_pocket_is_well() -> None:
     answer = examine("pocket")
     assert [one["check"] for one in answer["checks"]] == CHECKS
-    assert all(one["ok"] is True for one in answer["checks"]), answer["checks"]
+    assert all(one["status"] == "ok" for one in answer["checks"]), answer["checks"]
     assert answer["missing_files"] == []
     assert answer["next"] == "higfa contours --dataset pocket"
     assert "480" in row(answer, "disk")["detail"]
@@ -131,10 +146,10 @@ def test_missing_files_are_named_with_their_command(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
     answer = examine(name, exit_code=1)
     assert [one["check"] for one in answer["checks"]] == CHECKS
-    assert row(answer, "data")["ok"] is False
+    assert row(answer, "data")["status"] == "failed"
     assert "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/" in row(answer, "data")["remedy"]
-    assert row(answer, "model files")["ok"] is False
-    assert row(answer, "model")["ok"] is True
+    assert row(answer, "model files")["status"] == "failed"
+    assert row(answer, "model")["status"] == "ok"
     assert "6,668 pictures (published split sizes)" in row(answer, "disk")["detail"]
     settings = load_recipe(name).recipe.synthesize
     wanted = {(one["repo"], one["revision"], one["file"]) for one in answer["missing_files"]}
@@ -155,19 +170,42 @@ def test_missing_files_are_named_with_their_command(
         assert one["remedy"].startswith(f"hf download {one['repo']}")
         assert one["file"] in one["remedy"]
         assert one["revision"] is None or f"--revision {one['revision']}" in one["remedy"]
-    assert answer["next"].startswith(
-        f"hf download {settings.model} --revision {settings.revision} "
+        assert shlex.split(one["remedy"], comments=True)[3] == (
+            "--revision" if one["revision"] else "model.safetensors"
+        )
+    # The whole of both models and the classifier, in half precision: 9 GiB, or 3 GiB for SD 1.5.
+    gib = float(re.search(r"about ([\d.]+) GiB of weights", row(answer, "disk")["detail"])[1])  # type: ignore[index]
+    assert (8.5 < gib < 9.2) if settings.model == XL else (2 < gib < 3)
+    assert row(answer, "time")["status"] == "warning" and "steps" in row(answer, "time")["remedy"]
+    assert answer["next"] == (
+        f"put the data right (see `data` above), then run `higfa doctor --dataset {name}` again"
     )
 
 
-def test_people_see_a_table_and_each_command_once() -> None:
+def test_people_see_one_line_per_check_and_each_command_once() -> None:
     # The unknown model keeps this quick: nothing is reckoned.
     shown = run("aircraft", "--set", "synthesize.model=some/model")
-    assert shown.exit_code == 1
-    assert "FAILED" in shown.stdout and "Traceback" not in shown.output
-    commands = [line for line in shown.stdout.splitlines() if line.startswith("  hf download")]
+    assert shown.exit_code == 1 and "Traceback" not in shown.output
+    lines = shown.stdout.splitlines()
+    checks = [line.split() for line in lines if line.startswith(("ok ", "FAILED ", "warning "))]
+    assert [" ".join(words[1:3]) for words in checks if words[1] == "model"] == [
+        "model files",
+        "model not",
+    ]
+    assert len(checks) == len(CHECKS)
+    data = next(index for index, line in enumerate(lines) if line.startswith("FAILED   data"))
+    assert lines[data + 1].startswith(" " * 9) and "-> get it from" in lines[data + 1]
+    assert "  the whole of some/model at 462165984030" in lines
+    assert "  2 files of diffusers/controlnet-canny-sdxl-1.0 at eb115a19a10d" in lines
+    commands = [line for line in lines if line.startswith("hf download")]
     assert len(commands) == len(set(commands)) == 3
     assert "--include '*.safetensors'" in commands[0]
+    # A shell refuses none of them; what is said beside them is a comment.
+    script = "\n".join(lines[lines.index("what to do:") + 1 : -1])
+    assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
+    assert script.splitlines()[2] == "# or set guide.weights, or guide.pretrained: false"
+    assert lines[-1].startswith("next: put the data right")
+    assert "loading torch" in shown.stderr and "loading" not in shown.stdout
 
 
 def test_cached_files_are_found_at_their_revision(
@@ -282,11 +320,119 @@ def test_paths_and_names_that_lead_nowhere(tmp_path: Path) -> None:
         "gradient_autoencoder",
         "gradient_autoencoder",
     ]
-    assert "./gone does not exist" in found[0].remedy
-    assert "neither a folder nor a hub id" in found[1].remedy
+    for one, ref in zip(found, ("./gone", "a/b/c"), strict=False):
+        assert (one.file, one.revision) == (FOLDER, None)
+        assert one.remedy.startswith(f"no folder {ref} (looked in the recipe's folder and the cur")
+        assert "not in the hub cache; correct the path, or fetch the repository" in one.remedy
+        assert not one.is_command
     assert found[2].remedy == (
         "hf download some/taesd config.json diffusion_pytorch_model.safetensors"
     )
+
+
+def test_a_folder_that_is_not_there_is_no_hub_id(hub: Path, tmp_path: Path) -> None:
+    """`models/canny` beside a folder `models`: no download, and no revision of another model."""
+    settings = Synthesize(
+        model=XL, controlnet="models/canny", revision="1" * 40, controlnet_revision="2" * 40
+    )
+
+    def control(settings: Synthesize) -> list[MissingFile]:
+        return [
+            one
+            for one in missing_files(settings, tmp_path / "here")
+            if one.key == "synthesize.controlnet"
+        ]
+
+    assert all(one.is_command and one.revision == "2" * 40 for one in control(settings))
+    (tmp_path / "here" / "models").mkdir()
+    (lost,) = control(settings)
+    assert (lost.repo, lost.file, lost.revision) == ("models/canny", FOLDER, None)
+    assert "no folder models/canny" in lost.remedy and "hf download" not in lost.remedy
+    # Of what the cache holds a part of, the rest can be fetched.
+    (hub / "models--models--canny").mkdir(parents=True)
+    assert all(one.is_command for one in control(settings))
+    # A known hub id is one, whatever folders there are.
+    (tmp_path / "here" / "stabilityai").mkdir()
+    found = missing_files(settings, tmp_path / "here")
+    assert {one.revision for one in found if one.repo == XL} == {"1" * 40}
+    offline = settings.model_copy(
+        update={"local_files_only": True, "controlnet": "some/control", "controlnet_revision": None}
+    )
+    assert {one.remark for one in control(offline)} == {
+        "no folder some/control (looked in the recipe's folder and the current one) and not in the "
+        "hub cache; correct the path, or fetch the repository:"
+    }
+
+
+def test_a_missing_folder_is_said_once_and_stops_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    recipe = write_recipe(tmp_path, Path("models/sd"), Path("models/canny"))
+    answer = examine(recipe, exit_code=1)
+    assert "no folder models/sd" in row(answer, "model files")["detail"]
+    assert row(answer, "model files")["remedy"].startswith("correct the path")
+    assert answer["next"].startswith("correct the paths above, then run `higfa doctor --recipe")
+    shown = run(recipe).stdout
+    assert "  no folder models/canny\n" in shown and "hf download" not in shown
+    dry = CliRunner().invoke(app, ["synthesize", "--recipe", str(recipe), "--dry-run"])
+    assert "no folder models/sd" in dry.stdout and "hf download" not in dry.stdout
+
+
+@pytest.mark.parametrize(
+    ("size", "near"), [(33, "32 or 36"), (2, "4"), (1000, None)], ids=("33", "2", "1000")
+)
+def test_a_wrong_size_is_the_failed_row(
+    models: dict[str, tuple[Path, Path]], tmp_path: Path, size: int, near: str | None
+) -> None:
+    recipe = write_recipe(tmp_path, *models["sd"])
+    answer = examine(recipe, "--set", f"synthesize.size={size}", exit_code=1)
+    failed = [one for one in answer["checks"] if one["status"] == "failed"]
+    if near is None:
+        # The tiny model can draw it, but the contours are smaller.
+        (mismatch,) = failed
+        assert mismatch["detail"] == "contours.size is 32 but synthesize.size is 1000"
+        return
+    (wrong,) = failed
+    assert f"synthesize.size: {size} is not a multiple of 4" in wrong["detail"]
+    assert wrong["remedy"] == f"set synthesize.size and contours.size to {near}"
+    for check in ("memory", "time"):
+        assert "depends on synthesize.size" in row(answer, check)["detail"]
+
+
+def test_memory_is_held_against_what_the_run_may_take(
+    models: dict[str, tuple[Path, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load_recipe(str(write_recipe(tmp_path, *models["sd"], batch_size=1)))
+    known = Findings(make_context(recipe), device=torch.device("cpu"))
+    assert known.cost.architecture is not None
+    need = estimate.memory_of(known.ctx, known.cost.architecture, 1)
+    working = need.peak - need.weights
+
+    def status(available: int, total: int) -> str:
+        found = SimpleNamespace(available=available, total=total)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: found)
+        found_row = capacity.memory(known.ctx, known)
+        assert "for 1 picture; " in found_row.detail and "50% of which" in found_row.detail
+        return found_row.status
+
+    # Half of what is left beside the weights.
+    enough = need.weights + 2 * working
+    assert status(enough, 2 * enough) == "ok"
+    assert status(enough - 2, enough) == "warning"
+    assert status(enough // 2, enough // 2) == "failed"
+    # A GPU is asked for all of it, and for what no reckoning sees.
+    known.device = torch.device("cuda")
+    total = need.peak + ALLOWANCE
+    for free, of, expected in (
+        (total, total, "ok"),
+        (9, total, "warning"),
+        (9, total - 1, "failed"),
+    ):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, own=(free, of): own)
+        found_row = capacity.memory(known.ctx, known)
+        assert found_row.status == expected
+        assert "for 1 picture, plus about 1.5 GiB for CUDA; " in found_row.detail
+    assert estimate.gib(ALLOWANCE) == "1.5 GiB"
+    assert re.search(r"Add about 1.5 GiB", (ROOT / "docs" / "memory.md").read_text())
 
 
 def test_start_weights_of_classifiers(tmp_path: Path) -> None:
@@ -303,7 +449,7 @@ def test_failures_are_rows(models: dict[str, tuple[Path, Path]], tmp_path: Path)
     recipe = write_recipe(tmp_path, *models["sd"])
     answer = examine(recipe, "--device", "cuda:77", exit_code=1)
     assert [one["check"] for one in answer["checks"]] == CHECKS
-    assert [one["check"] for one in answer["checks"] if one["ok"] is False] == ["device"]
+    assert [one["check"] for one in answer["checks"] if one["status"] == "failed"] == ["device"]
     assert "cuda:77" in row(answer, "device")["detail"]
     assert answer["next"] is None
     other = examine(recipe, "--set", "contours.size=64", exit_code=1)
@@ -315,9 +461,17 @@ def test_failures_are_rows(models: dict[str, tuple[Path, Path]], tmp_path: Path)
     assert "use a ControlNet made for it" in row(mixed, "model")["remedy"]
     lost = examine(recipe, "--set", "data.root=nowhere", exit_code=1)
     assert row(lost, "data")["remedy"] == "correct data.root"
-    assert row(lost, "disk")["ok"] == "warning"
+    assert row(lost, "disk")["status"] == "warning"
     invalid = examine(recipe, "--set", "synthesize.steps=0", exit_code=1)
     assert [one["check"] for one in invalid["checks"]] == ["recipe"]
+
+
+def test_notes_are_for_people(models: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, *models["sd"])
+    said = run(recipe).stderr
+    for line in ("loading torch", "reckoning memory and arithmetic", "measuring this device"):
+        assert said.count(line) == 1
+    assert run(recipe, "--json").stderr == ""
 
 
 def test_warnings_do_not_fail(models: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
@@ -325,9 +479,10 @@ def test_warnings_do_not_fail(models: dict[str, tuple[Path, Path]], tmp_path: Pa
     prompts = {"templates": [long]}
     recipe = write_recipe(tmp_path, *models["sd"], dtype="float16", prompts=prompts)
     answer = examine(recipe)
-    assert row(answer, "dtype")["ok"] == "warning"
-    assert row(answer, "prompts")["ok"] == "warning"
+    assert row(answer, "dtype")["status"] == "warning"
+    assert row(answer, "prompts")["status"] == "warning"
     assert "blue disc" in row(answer, "prompts")["detail"]
+    assert row(answer, "prompts")["detail"].startswith("4 classes have prompts that")
     assert answer["next"].startswith("higfa contours --recipe")
 
 
@@ -346,7 +501,7 @@ def test_self_check_draws_and_compares(
         "guide's gradient",
         "as the stock pipeline",
     ]
-    assert all(one["ok"] is True for one in found["checks"]), found["checks"]
+    assert all(one["status"] == "ok" for one in found["checks"]), found["checks"]
     assert found["measured"]["seconds_per_guided_step"] > 0
     block = found["block"]
     assert block.startswith("```text\n") and block.endswith("\n```")
@@ -368,7 +523,7 @@ def test_self_check_sees_a_control_net_without_effect(
         torch.nn.init.zeros_(parameter)
     net.save_pretrained(controlnet)
     answer = examine(write_recipe(tmp_path, model, controlnet), "--self-check", exit_code=1)
-    bad = [one["check"] for one in answer["self_check"]["checks"] if one["ok"] is False]
+    bad = [one["check"] for one in answer["self_check"]["checks"] if one["status"] == "failed"]
     assert bad == ["contour moves the picture"]
     assert "FAILED: contour moves the picture" in answer["self_check"]["block"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +18,14 @@ from higfa_cli.cli.app import app
 from higfa_cli.data.official import official
 from higfa_cli.recipe.builtin import builtin_names
 from higfa_cli.recipe.load import load_recipe
+from higfa_cli.stages import estimate
 from higfa_cli.stages.context import make_context
 from higfa_cli.stages.estimate import (
     EFFICIENCY,
     count_pictures,
     duration,
     gib,
+    many,
     matmul_speed,
     seconds_per_picture,
 )
@@ -48,7 +51,12 @@ KEYS = {
     "output",
     "notes",
 }
-PUBLIC = [name for name in builtin_names() if name != "pocket-aircraft"]
+QUICK = ("aircraft-sdxl", "aircraft-sd15")
+PUBLIC = [
+    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+    for name in builtin_names()
+    if name != "pocket-aircraft"
+]
 
 
 @pytest.fixture(autouse=True)
@@ -177,6 +185,12 @@ def test_contours_give_the_plan_itself(nowhere: Path, model: tuple[Path, Path]) 
     assert (plan["counted_from"], plan["images"], plan["batches"]) == ("contours", 72, 15)
     assert [row["replica"] for row in plan["first"]] == [0, 1, 2]
     assert all(row["class"] == "blue disc" and row["batch"] == 0 for row in plan["first"])
+    long = "synthesize.prompts.templates=['a " + "very " * 20 + "nice {words}']"
+    words = ["synthesize", "--recipe", str(recipe), "--dry-run", "--set", long]
+    lines = CliRunner().invoke(app, words).stdout.splitlines()
+    head = next(index for index, line in enumerate(lines) if line.strip() == "first:")
+    assert lines[head + 1].split() == ["id", "class", "source", "prompt"]
+    assert lines[head + 2].endswith(("a " + "very " * 20)[:60].rstrip() + " ...")
     automatic = dry("--recipe", recipe, "--set", "synthesize.batch_size=auto")
     assert (automatic["batch_size"], automatic["batches"]) == ("auto", None)
     # Contours of other settings do not tell how many pictures there will be.
@@ -236,10 +250,57 @@ def test_people_read_units(nowhere: Path, model: tuple[Path, Path]) -> None:
     flags = ["--set", "synthesize.per_contour=1000", "--dry-run"]
     shown = CliRunner().invoke(app, ["synthesize", "--recipe", str(recipe), *flags]).stdout
     assert "images: 24,000" in shown
-    assert "estimated memory: " in shown and "iB" in shown
+    assert re.search(r"estimated memory: .*iB for 5 pictures, plus about 1.5 GiB on a GPU", shown)
     assert "_bytes" not in shown and "notes" not in shown
+    flags += ["--set", "synthesize.batch_size=auto", "--device", "cuda:77"]
+    shown = CliRunner().invoke(app, ["synthesize", "--recipe", str(recipe), *flags]).stdout
+    assert "iB for 1 picture (batch size auto), plus about" in shown
+    assert "estimated time: not known" in shown
     assert (gib(3 * 2**30), gib(50 * 2**20)) == ("3.0 GiB", "50 MiB")
-    assert (duration(4.25), duration(42), duration(7_500_000)) == ("4.2 s", "42 s", "2,083:20 h")
+    assert (gib(2**20), gib(2**20 - 1), gib(0)) == ("1 MiB", "less than 1 MiB", "less than 1 MiB")
+    assert (many(1, "class", "classes"), many(2400, "class", "classes")) == (
+        "1 class",
+        "2,400 classes",
+    )
+    assert [duration(s) for s in (4.25, 42, 150, 35_280, 235_300_000)] == [
+        "4.2 s", "42 s", "2 min", "9.8 h", "7.5 years",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["synthesize.prompts.bank=plane"], "`plane` is neither a shipped bank"),
+        (["data.class_words=words:fgvc"], "unknown reference `words:fgvc`"),
+        (["data.class_words=gone.yaml"], "data.class_words: gone.yaml does not exist"),
+        (["contours.size=512"], "contours.size is 512 but synthesize.size is 1024"),
+        (["data.root=pocket:gone"], "unknown reference `pocket:gone`"),
+    ],
+)
+def test_a_recipe_is_checked_before_anything_is_there(changes: list[str], said: str) -> None:
+    flags = [word for change in changes for word in ("--set", change)]
+    dry_run = ["synthesize", "--dataset", "aircraft", "--dry-run", *flags]
+    for words in (dry_run, ["recipes", "check", "aircraft", *flags]):
+        result = CliRunner().invoke(app, words)
+        assert (result.exit_code, result.stdout) == (1, ""), result.output
+        assert said in result.stderr
+
+
+def test_a_size_that_the_model_cannot_draw_is_refused() -> None:
+    for changes, near in ((["synthesize.size=1000"], "992 or 1024"), (["synthesize.size=60"], "")):
+        flags = [word for change in changes for word in ("--set", change)]
+        result = CliRunner().invoke(app, ["synthesize", "--dataset", "cub", "--dry-run", *flags])
+        assert result.exit_code == 1 and "is not a multiple of 32" in result.stderr
+        assert near in result.stderr
+
+
+def test_the_same_model_is_reckoned_once(nowhere: Path, model: tuple[Path, Path]) -> None:
+    recipe = str(tiny_recipe(nowhere, model, steps=5))
+    estimate._flops.cache_clear()
+    for change in ("synthesize.per_contour=1", "name=other", "synthesize.steps=6"):
+        dry("--recipe", recipe, "--set", change)
+    found = estimate._flops.cache_info()
+    assert (found.hits, found.misses) == (1, 2)
 
 
 def test_compile_is_a_recipe_key(nowhere: Path, model: tuple[Path, Path]) -> None:

@@ -185,7 +185,9 @@ def test_the_guide_raises_its_own_confidence(folders: tuple[Path, Path], gradien
     before = [one.trace["p"][-1] for one in pictures(model, schedule, guide, targets)]
     pushed = replace(schedule, classifier=2.0)
     after = [one.trace["p"][-1] for one in pictures(model, pushed, guide, targets)]
-    assert all(b is not None and a is not None and a > b for b, a in zip(before, after, strict=True))
+    assert all(
+        b is not None and a is not None and a > b for b, a in zip(before, after, strict=True)
+    )
 
 
 def test_blind_guide_pushes_nothing(folders: tuple[Path, Path]) -> None:

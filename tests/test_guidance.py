@@ -65,6 +65,18 @@ def test_composition(composition: str, s_text: float, s_contour: float, eps: flo
     assert got.eps.item() == pytest.approx(eps)
 
 
+def test_x0_is_composed_like_eps_by_hand() -> None:
+    """0.5 (1, 10) + 2 (3, 40) - 1.5 (2, 20), with the first as base."""
+    predictions = {
+        Branch.UNCOND: Prediction(t(1.0)[None], t(10.0)[None]),
+        Branch.TEXT: Prediction(t(2.0)[None], t(20.0)[None]),
+        Branch.TEXT_CONTOUR: Prediction(t(3.0)[None], t(40.0)[None]),
+    }
+    weights = {Branch.UNCOND: t(0.5), Branch.TEXT: t(-1.5), Branch.TEXT_CONTOUR: t(2.0)}
+    got = guidance.compose(predictions, weights)
+    assert (got.x0.item(), got.eps.item()) == pytest.approx((3.5, 55.0))
+
+
 @pytest.mark.parametrize(
     ("s_text", "s_contour", "branches"),
     [
@@ -123,6 +135,9 @@ def test_confidence_and_margin_by_hand() -> None:
     assert guidance.margin(logits, y).tolist() == pytest.approx([0.2, 0.0])
     single = guidance.margin(t(3.0)[None], torch.tensor([0]))
     assert single.tolist() == [1.0]
+    by_name = StrengthSchedule(confidence="margin").confidence_of(logits, y)
+    assert by_name.tolist() == pytest.approx([0.2, 0.0])
+    assert StrengthSchedule().confidence_of(logits, y).tolist() == pytest.approx([0.5, 0.3])
 
 
 def test_classifier_term_by_hand() -> None:

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from higfa_cli.artifacts.atomic import read_json, read_jsonl
 from higfa_cli.artifacts.run_record import stage_state
+from higfa_cli.data.dataset import load_dataset
 from higfa_cli.errors import UserError
 from higfa_cli.method.protocols import Level
 from higfa_cli.models.backbones import create_backbone
-from higfa_cli.models.loading import load_pipeline
 from higfa_cli.models.guide import (
     Guide,
     GuideSpec,
@@ -29,6 +29,7 @@ from higfa_cli.models.guide import (
     save_guide,
     to_bytes,
 )
+from higfa_cli.models.loading import load_pipeline
 from higfa_cli.recipe.schema import Recipe, Training
 from higfa_cli.stages import finetune_guide
 from higfa_cli.stages.context import Context, Silent
@@ -381,7 +382,7 @@ def test_noised_pictures_do_not_depend_on_their_batch(
 ) -> None:
     ctx = context(tmp_path, model_folders, with_val=False)
     recipe = ctx.recipe
-    dataset = finetune_guide.load_dataset(recipe.data, tmp_path, 0)
+    dataset = load_dataset(recipe.data, tmp_path, 0)
     photos = read_photos(dataset.of("train"), dataset, recipe, tmp_path, Silent())
     model = load_pipeline(recipe.synthesize, tmp_path, CPU, ["", *photos.prompts])
     levels = finetune_guide.guided_levels(ctx, model)

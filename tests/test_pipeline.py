@@ -67,6 +67,13 @@ def test_status_of_nothing(ctx: Context) -> None:
     assert not ctx.workspace.exists()
 
 
+def test_without_the_data_doctor_comes_next(ctx: Context) -> None:
+    rows = pipeline.status(changed(ctx, data__root="gone"))
+    assert all(row["blocked"] for row in rows)
+    assert pipeline.next_command(rows, "--recipe r.yaml") == "higfa doctor --recipe r.yaml"
+    assert pipeline.next_stage(rows, "--recipe r.yaml") == "higfa contours --recipe r.yaml"
+
+
 def test_run_skip_force(ctx: Context) -> None:
     (row,) = pipeline.run_all(ctx, last="contours")
     assert (row["stage"], row["action"], row["summary"]["images"]) == ("contours", "ran", 4)

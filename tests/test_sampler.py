@@ -174,3 +174,22 @@ def test_zero_gradient_stays_zero_under_rms() -> None:
     steps = run(replace(GUIDED, grad_norm="rms"), LinearGuide(scale=0.0))
     plain = run(replace(GUIDED, switch=1.0), None)
     assert torch.equal(steps[-1].x, plain[-1].x)
+
+
+def test_rms_gradient_has_the_size_of_eps() -> None:
+    """A guide a thousand times as steep pushes alike: its direction alone counts."""
+    schedule = replace(GUIDED, gamma=0.0, modulation="constant", grad_norm="rms", switch=0.6)
+    gentle, steep = (run(schedule, LinearGuide(scale=s))[-1] for s in (1e-3, 1e-6))
+    off = run(replace(schedule, classifier=0.0), LinearGuide(scale=1e-3))[-1]
+    moved = (gentle.x - off.x).abs().max()
+    assert moved > 3e-3
+    assert (gentle.x - steep.x).abs().max() < 0.05 * moved
+    plain = run(replace(schedule, grad_norm="none"), LinearGuide(scale=1e-6))[-1]
+    torch.testing.assert_close(plain.x, off.x, rtol=0, atol=1e-6)
+
+
+def test_a_guide_that_fails_without_a_gradient_fails_the_image() -> None:
+    """At S_K = 0 the gradient is zero by definition; what the guide says still has to be finite."""
+    steps = run(replace(GUIDED, classifier=0.0), LinearGuide(broken=[2]))
+    assert steps[-1].finite.tolist() == [True, True, False, True, True, True]
+    assert steps[-1].p is not None and bool(steps[-1].p.isfinite().all())

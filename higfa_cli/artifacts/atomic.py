@@ -3,34 +3,71 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from higfa_cli.errors import UserError
+from higfa_cli.artifacts.crash import crash_point
+from higfa_cli.errors import NO_ROOM, UserError
 
 TEMPORARY_PREFIX = ".higfa-tmp-"
+_AGAIN = "run the command that wrote it again"
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace `path` by `data` in one step; on failure `path` is unchanged and nothing is left.
 
-    Raises OSError when the folder cannot be created or written.
+    Raises OSError that names `path` (and the size, where there was no room): the folder cannot be
+    created or written, or `path` is a folder or a device.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{os.urandom(4).hex()}"
     try:
+        _check_replaceable(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        crash_point()
         with temporary.open("xb") as handle:
             handle.write(data)
             handle.flush()
             os.fsync(handle.fileno())
+        crash_point()
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        crash_point()
+    except BaseException as error:
+        # Where the folder has just become unwritable, its failure is the one to tell of.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise _named(error, path, len(data)) from None
         raise
     _fsync_folder(path.parent)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise OSError, naming `folder`, unless files can be made in it now."""
+    probe = folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{os.urandom(4).hex()}"
+    try:
+        probe.open("xb").close()
+        probe.unlink()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from None
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line of UTF-8 text to a file; a crash can cut short the last line alone.
+
+    Raises OSError that names `path`.
+    """
+    data = (line + "\n").encode("utf-8")
+    try:
+        crash_point()
+        with path.open("ab") as handle:
+            handle.write(data)
+        crash_point()
+    except OSError as error:
+        raise _named(error, path, len(data)) from None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -42,6 +79,30 @@ def write_json(path: Path, obj: Any) -> None:
     """Write JSON atomically: sorted keys, indent 1; NaN and infinity are refused (ValueError)."""
     text = json.dumps(obj, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
+
+
+def write_note(path: Path, obj: Any) -> None:
+    """`write_json` for a file that one process at a time writes: the lock's holder.
+
+    The temporary file has a fixed name (`temporary_note`), so the next writer takes over what a
+    killed one left. Raises OSError.
+    """
+    temporary = temporary_note(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary.unlink(missing_ok=True)
+    crash_point()
+    with temporary.open("x", encoding="utf-8") as handle:
+        json.dump(obj, handle, sort_keys=True, allow_nan=False)
+        handle.flush()
+        os.fsync(handle.fileno())
+    crash_point()
+    temporary.replace(path)
+    crash_point()
+
+
+def temporary_note(path: Path) -> Path:
+    """Where `write_note` writes first."""
+    return path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -61,6 +122,8 @@ def read_json(path: Path) -> Any:
             f"{path} is not valid JSON (line {error.lineno}: {error.msg}); "
             "run the command that wrote it again"
         ) from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read ({error}); {_AGAIN}") from None
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -76,6 +139,8 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
                 f"{path}, line {number}: not valid JSON ({error.msg}); "
                 "run the command that wrote it again"
             ) from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}, line {number}: {error}; {_AGAIN}") from None
         if not isinstance(row, dict):
             raise UserError(f"{path}, line {number}: expected a JSON object; write it again")
         rows.append(row)
@@ -85,11 +150,15 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 def remove_temporary_files(folder: Path) -> None:
     """Remove temporary files that a killed process left below `folder`."""
     for leftover in list(folder.rglob(f"{TEMPORARY_PREFIX}*")):
-        leftover.unlink(missing_ok=True)
+        if leftover.is_file():
+            leftover.unlink(missing_ok=True)
 
 
 def _text(path: Path) -> str:
     try:
+        # A pipe would block, and a device may have no end.
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "is no ordinary file")
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; run the stage that writes it first") from None
@@ -97,6 +166,25 @@ def _text(path: Path) -> str:
         raise UserError(f"{path} is not UTF-8 text; run the command that wrote it again") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; check the path") from None
+
+
+def _check_replaceable(path: Path) -> None:
+    # A rename would put a plain file in the place of /dev/null.
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EEXIST, "is there already and is no ordinary file", str(path))
+
+
+def _named(error: OSError, path: Path, size: int) -> OSError:
+    """The same error, naming the file that was to be written instead of a temporary one or none."""
+    reason = error.strerror or str(error)
+    if error.errno in NO_ROOM:
+        reason = f"{reason} ({size:,} bytes to write)"
+    named = path if error.filename in (None, str(path)) or _is_temporary(error) else error.filename
+    return OSError(error.errno, reason, str(named))
+
+
+def _is_temporary(error: OSError) -> bool:
+    return Path(str(error.filename)).name.startswith(TEMPORARY_PREFIX)
 
 
 def _fsync_folder(folder: Path) -> None:

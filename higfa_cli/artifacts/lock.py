@@ -3,52 +3,104 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import errno
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
-from higfa_cli.errors import UserError
+from higfa_cli.artifacts.atomic import read_json, write_note
+from higfa_cli.errors import UserError, remedy_for
 
 BUSY = 75
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 @contextmanager
 def folder_lock(directory: Path) -> Iterator[None]:
     """Hold the lock of `directory`; the lock file lies beside it, so the folder may be replaced.
 
+    The operating system lets go of the lock of a process that has died. It may not pass locks on
+    between machines that share a network file system; there the holder's note counts: one of
+    another machine is respected until somebody deletes it.
     Raises UserError (exit code 75) naming the holder's process and host when it is taken.
     """
-    holder = directory.parent / f".{directory.name}.lock.json"
+    note = directory.parent / f".{directory.name}.lock.json"
     lock = FileLock(directory.parent / f".{directory.name}.lock", timeout=0)
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
+        if Path(lock.lock_file).is_symlink():
+            # Taking the lock empties the file, which would then lie elsewhere.
+            raise OSError(errno.ELOOP, f"{lock.lock_file} is a link; remove it")
         lock.acquire()
     except Timeout:
-        raise UserError(
-            f"{directory} is in use by {_describe(holder)}; wait until it ends, "
-            "or choose another --workspace",
-            exit_code=BUSY,
-        ) from None
-    except OSError as error:
-        raise UserError(
-            f"{directory} cannot be locked: {error.strerror}; choose another --workspace"
-        ) from None
+        holder = _read(note)
+        raise _busy(directory, holder, "wait until it ends") from None
+    except (OSError, NotImplementedError) as error:
+        raise _unlockable(directory, error) from None
     try:
-        holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
-        yield
+        holder = _read(note)
+        if holder is not None and not _of_this_machine(holder):
+            raise _busy(directory, holder, f"if it has died, delete {note}")
+        with _written(note, directory):
+            yield
     finally:
-        holder.unlink(missing_ok=True)
         lock.release()
 
 
-def _describe(holder: Path) -> str:
-    # The holder writes this note just after it takes the lock: it may not be there yet.
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        note = json.loads(holder.read_text())
-        return f"process {note['pid']} on {note['host']}"
-    return "another process"
+@contextmanager
+def _written(note: Path, directory: Path) -> Iterator[None]:
+    about = {"pid": os.getpid(), "host": socket.gethostname(), "boot": _boot()}
+    try:
+        # In one step, and never through a link that lies in the note's place.
+        write_note(note, about)
+    except OSError as error:
+        raise _unlockable(directory, error) from None
+    try:
+        yield
+    finally:
+        # On a file system that has become read-only, what the run says matters more.
+        with contextlib.suppress(OSError):
+            note.unlink()
+
+
+def _read(note: Path) -> dict[str, Any] | None:
+    """The holder's note; None where there is none (yet), or a killed process left half of it."""
+    with contextlib.suppress(UserError):
+        holder = read_json(note)
+        if isinstance(holder, dict) and {"pid", "host"} <= holder.keys():
+            return holder
+    return None
+
+
+def _of_this_machine(holder: Mapping[str, Any]) -> bool:
+    # A restarted container has another host name, yet the same kernel, which has let go.
+    return holder["host"] == socket.gethostname() or holder.get("boot") == _boot() != ""
+
+
+def _boot() -> str:
+    """What tells one start of a machine from all others; empty where the system does not say."""
+    with contextlib.suppress(OSError):
+        return _BOOT.read_text(encoding="ascii").strip()
+    return ""
+
+
+def _busy(directory: Path, holder: Mapping[str, Any] | None, remedy: str) -> UserError:
+    who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
+    return UserError(
+        f"{directory} is in use by {who}; {remedy}, or choose another --workspace",
+        exit_code=BUSY,
+    )
+
+
+def _unlockable(directory: Path, error: Exception) -> UserError:
+    if not isinstance(error, OSError):
+        reason, remedy = "this file system has no locks", "choose another --workspace"
+    else:
+        reason = error.strerror or str(error)
+        remedy = remedy_for(error) or "choose another --workspace"
+    return UserError(f"{directory} cannot be locked: {reason}; {remedy}")

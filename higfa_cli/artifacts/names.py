@@ -1,57 +1,106 @@
-"""Class names as folder names: reversible, and safe on every common file system.
-
-Two classes that differ in case alone still share a folder on case-insensitive file systems.
-"""
+"""Class names as folder names, reversible and safe on every common file system; as inert text."""
 
 from __future__ import annotations
 
+import hashlib
+import re
 import string
+from collections import Counter
+from collections.abc import Iterable
 from urllib.parse import unquote_to_bytes
 
 from higfa_cli.errors import UserError
 
 _PLAIN = frozenset(string.ascii_letters + string.digits + " -_.,()[]{}+&'!@#$=~^;")
+_CAPITALS = frozenset(string.ascii_uppercase)
 _DEVICES = frozenset(
-    ["con", "prn", "aux", "nul"]
+    ["con", "prn", "aux", "nul", "conin$", "conout$"]
     + [f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10)]
 )
 _LONGEST = 240
+# No encoded name holds a "%" that is not followed by two digits, so this cannot be part of one.
+_CUT = "%~"
+_HEAD = 160
+_DIGEST = 32
+# Control characters (C0, DEL, C1), invisible and direction-changing ones, line separators, halves
+# of surrogate pairs. Joiners stay: emoji and several scripts need them.
+HAZARD = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+)
 
 
 def class_dir(name: str) -> str:
     """Folder name of a class; ordinary names ("BAE 146-200") stay as they are.
 
     Everything else is percent-encoded UTF-8: separators, control characters, "%", non-ASCII
-    letters (file systems normalise those differently), a leading or trailing dot or space, and
-    the first letter of device names such as "con". Raises UserError for an empty name and for
-    one whose folder would be longer than 240 characters.
+    letters (file systems normalise those differently), a leading dash, tilde, dot or space, a
+    trailing dot or space, and the first letter of device names such as "con". A folder name of
+    more than 240 characters is cut and ends in "%~" and a hash of the name: `class_name` cannot
+    undo that, `class_dirs` of the known names can. Raises UserError for an empty name.
+
+    Names that differ in case alone share a folder where the file system ignores case; for several
+    classes use `class_dirs`.
     """
-    if not name:
-        raise UserError("a class has an empty name; give it a name")
-    pieces = [char if char in _PLAIN else _encoded(char) for char in name]
-    for end in (0, -1):
-        if name[end] in " .":
-            pieces[end] = _encoded(name[end])
-    if name.split(".")[0].rstrip().lower() in _DEVICES:
-        pieces[0] = _encoded(name[0])
-    folder = "".join(pieces)
-    if len(folder) > _LONGEST:
-        raise UserError(
-            f"class name {name[:40]!r}... makes a folder name of {len(folder)} characters "
-            f"(at most {_LONGEST}); shorten it"
-        )
-    return folder
+    return _folder(name, _PLAIN)
+
+
+def class_dirs(names: Iterable[str]) -> dict[str, str]:
+    """Name -> folder name, none of which is another's on any file system.
+
+    As `class_dir`, but in names that differ in case alone the capitals are encoded too. Raises
+    UserError for an empty name.
+    """
+    folders = {name: class_dir(name) for name in names}
+    shared = Counter(folder.lower() for folder in folders.values())
+    return {
+        name: folder if shared[folder.lower()] == 1 else _folder(name, _PLAIN - _CAPITALS)
+        for name, folder in folders.items()
+    }
 
 
 def class_name(directory: str) -> str:
-    """Class of a folder name: the inverse of `class_dir`.
+    """Class of a folder name: the inverse of `class_dir` and `class_dirs`.
 
-    A folder that was not made by `class_dir` and does not decode keeps its own name.
+    A folder that was not made by them, or was cut, keeps its own name.
     """
+    if _CUT in directory:
+        return directory
     try:
         return unquote_to_bytes(directory).decode("utf-8", "surrogatepass")
     except UnicodeError:
         return directory
+
+
+def inert(text: str) -> str:
+    """Text that a terminal or a page only shows: control characters are written out.
+
+    ESC becomes the four characters `\\x1b`, a line break `\\x0a`, a right-to-left override
+    `\\u202e`; ordinary text of any script stays as it is.
+    """
+    return HAZARD.sub(_written_out, text)
+
+
+def _written_out(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def _folder(name: str, plain: frozenset[str]) -> str:
+    if not name:
+        raise UserError("a class has an empty name; give it a name")
+    pieces = [char if char in plain else _encoded(char) for char in name]
+    if name[0] in " .-~":
+        pieces[0] = _encoded(name[0])
+    if name[-1] in " .":
+        pieces[-1] = _encoded(name[-1])
+    if name.split(".")[0].rstrip().lower() in _DEVICES:
+        pieces[0] = _encoded(name[0])
+    folder = "".join(pieces)
+    if len(folder) <= _LONGEST:
+        return folder
+    head = re.sub("%[0-9A-F]?$", "", folder[:_HEAD])
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{head}{_CUT}{digest[:_DIGEST]}"
 
 
 def _encoded(char: str) -> str:

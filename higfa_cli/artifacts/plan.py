@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from higfa_cli.artifacts.names import class_dir
+from higfa_cli.artifacts.names import class_dirs
 from higfa_cli.artifacts.seeds import seed_for
 
 
@@ -24,6 +24,7 @@ class PlanItem:
         seed: of the initial noise; from (recipe seed, class, source, replica) alone.
         prompt, negative: what the text encoder reads.
         batch: index of the batch that the picture is drawn in.
+        file_name: where the picture goes, relative to the images folder.
     """
 
     id: str
@@ -39,11 +40,7 @@ class PlanItem:
     prompt: str
     negative: str
     batch: int
-
-    @property
-    def file_name(self) -> str:
-        """Where the picture goes, relative to the images folder."""
-        return f"{class_dir(self.cls)}/{self.id}.png"
+    file_name: str
 
     def row(self) -> dict[str, Any]:
         """JSON-able form, with `class` for `cls`."""
@@ -72,6 +69,7 @@ def make_plan(
     """
     items: list[PlanItem] = []
     ordered = sorted(contours, key=lambda r: (r["class_id"], r["source"], r["index"]))
+    folders = class_dirs(row["class"] for row in ordered)
     for row in ordered:
         for again in range(per_contour):
             replica = row["index"] * per_contour + again
@@ -92,6 +90,7 @@ def make_plan(
                     prompt=choices[seed_for(own, "prompt") % len(choices)],
                     negative=negative,
                     batch=0,
+                    file_name=f"{folders[row['class']]}/{own:016x}.png",
                 )
             )
     return tuple(items)

@@ -1,7 +1,8 @@
 """A stage's folder: what went in, what came out, and whether it still holds.
 
 `run.json` is the record. It is written first ("running") and last ("done"); in between, finished
-files are noted in `.outputs.jsonl`, so that a killed run can be resumed or cleared.
+files are noted in journals, so that a killed run can be resumed or cleared. One process runs a
+stage; several may share its work (`part_run`), and then one of them closes it.
 """
 
 from __future__ import annotations
@@ -10,32 +11,63 @@ import contextlib
 import json
 import os
 import platform
+import shutil
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
-from functools import cached_property
 from importlib import metadata
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 from higfa_cli import __version__
 from higfa_cli.artifacts.atomic import (
-    read_json,
+    check_writable,
     remove_temporary_files,
+    temporary_note,
     write_json,
     write_text,
 )
-from higfa_cli.artifacts.fingerprint import canonical_json, hash_file, hash_json
-from higfa_cli.artifacts.lock import folder_lock
-from higfa_cli.errors import UserError
+from higfa_cli.artifacts.contained import refuse_linked_folders, why_outside
+from higfa_cli.artifacts.crash import crash_point
+from higfa_cli.artifacts.fingerprint import canonical_json
+from higfa_cli.artifacts.journal import (
+    Entry,
+    journal,
+    journals,
+    read_journal,
+    write_journal,
+)
+from higfa_cli.artifacts.lock import BUSY, folder_lock
+from higfa_cli.artifacts.parts import gate, living_parts, part_lock, refuse_living_parts
+from higfa_cli.artifacts.stage_outputs import SCRATCH, StageRun, whole
+from higfa_cli.artifacts.stage_state import (
+    RECORD,
+    StageInputs,
+    StageState,
+    read_record,
+    stage_state,
+)
+from higfa_cli.errors import UserError, remedy_for
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.recipe.strict_yaml import dump_yaml
 
-RECORD = "run.json"
+__all__ = [
+    "RECORD",
+    "RESOLVED",
+    "StageInputs",
+    "StageRun",
+    "StageState",
+    "closing_run",
+    "part_run",
+    "recorded_outputs",
+    "stage_run",
+    "stage_state",
+    "tidy",
+    "worker_run",
+]
+
 RESOLVED = "recipe.resolved.yaml"
-JOURNAL = ".outputs.jsonl"
 _LIBRARIES = (
     "torch",
     "torchvision",
@@ -49,85 +81,6 @@ _LIBRARIES = (
     "opencv-python-headless",
     "pydantic",
 )
-_REASONS = 4
-
-
-@dataclass(frozen=True)
-class StageInputs:
-    """Everything a stage's result depends on.
-
-    `parameters`: the recipe fields that the stage reads, and its own version number.
-    `files`: logical name ("data/train", "contours/manifest.jsonl") -> content hash.
-    """
-
-    parameters: dict[str, Any]
-    files: dict[str, str]
-
-    @cached_property
-    def key(self) -> str:
-        """sha256 over parameters and file hashes."""
-        return hash_json({"parameters": self.parameters, "files": self.files})
-
-
-@dataclass(frozen=True)
-class StageState:
-    """Whether a stage's artifacts hold, and if not, why (parameters and files by name)."""
-
-    kind: Literal["fresh", "stale", "partial", "missing"]
-    reasons: tuple[str, ...] = ()
-
-
-@dataclass
-class StageRun:
-    """A stage at work: where to write, and what to tell the record.
-
-    `kept` maps the outputs of an earlier, unfinished run of the same inputs that are still whole
-    to their sha256 (empty unless resuming). `device` is what the stage really ran on.
-    """
-
-    directory: Path
-    device: str
-    kept: Mapping[str, str]
-    counts: dict[str, Any] = field(default_factory=dict)
-    _outputs: dict[str, str] = field(default_factory=dict)
-
-    def output(self, path: Path) -> None:
-        """Register a finished file below the stage's folder as an output.
-
-        Raises UserError when the file is absent, ValueError when it lies elsewhere.
-        """
-        name = path.relative_to(self.directory).as_posix()
-        digest = hash_file(path)
-        self._outputs[name] = digest
-        with (self.directory / JOURNAL).open("a", encoding="utf-8") as journal:
-            journal.write(json.dumps({"file_name": name, "sha256": digest}) + "\n")
-
-    @property
-    def outputs(self) -> dict[str, str]:
-        """Outputs registered so far: relative POSIX path -> sha256."""
-        return dict(self._outputs)
-
-
-def stage_state(directory: Path, inputs: StageInputs) -> StageState:
-    """Compare a stage's folder with what its inputs are now; contents count, times do not.
-
-    fresh: finished with these inputs, every output as it was written. stale: other inputs, or an
-    output was changed. partial: not finished, or an output is gone. missing: never run.
-    """
-    if not (directory / RECORD).is_file():
-        return StageState("missing", ("not run yet",))
-    try:
-        record = _read_record(directory)
-    except UserError:
-        return StageState("partial", (f"{RECORD} is broken",))
-    changes = _differences(record["inputs"], inputs)
-    if changes:
-        return StageState("stale", _capped(changes))
-    if record["status"] == "failed":
-        return StageState("partial", (f"failed: {record.get('error', 'unknown error')}",))
-    if record["status"] != "done":
-        return StageState("partial", ("not finished: still running, or killed",))
-    return _outputs_state(directory, record["outputs"])
 
 
 @contextmanager
@@ -142,28 +95,142 @@ def stage_run(
     stage's subfolders. On an error the record says "failed" and the folder stays resumable.
     Raises UserError: folder busy (exit code 75), not writable, or not one of higfa's.
     """
+    _make(directory)
+    with folder_lock(directory):
+        refuse_living_parts(directory)
+        with closing_run(directory, inputs, recipe, resume) as run:
+            yield run
+
+
+@contextmanager
+def closing_run(
+    directory: Path, inputs: StageInputs, recipe: Recipe, resume: bool = True
+) -> Iterator[StageRun]:
+    """`stage_run` for who already holds the folder's lock."""
+    record, entries = _open(directory, inputs, recipe, resume)
+    run = StageRun(directory, recipe.device, entries)
+    try:
+        yield run
+    except BaseException as error:
+        # A record that cannot be written must not hide why the stage failed.
+        with contextlib.suppress(OSError):
+            _close(run, record | {"status": "failed", "error": _one_line(error)})
+        raise
+    ending = {"status": "done", "outputs": run.outputs}
+    _close(run, record | ending | ({"output_seconds": run.seconds} if run.seconds else {}))
+    _clear_traces(directory)
+
+
+@contextmanager
+def part_run(
+    directory: Path,
+    inputs: StageInputs,
+    recipe: Recipe,
+    part: str,
+    open_plan: Callable[[StageRun], None],
+) -> Iterator[StageRun]:
+    """Work on one part of a stage beside other processes; whoever comes first opens the folder.
+
+    `open_plan` is called while the others wait, with what is already there as `kept`. Nothing is
+    closed here: the record goes on saying "running".
+    Raises UserError (exit code 75): the part is taken, one process runs the whole stage, or
+    participants of other inputs are at work.
+    """
+    _make(directory)
+    with ExitStack() as stack:
+        with gate(directory), folder_lock(directory):
+            living = living_parts(directory)
+            stack.enter_context(part_lock(directory, part))
+            if not living:
+                entries = _open(directory, inputs, recipe, resume=True)[1]
+            elif _is_open(directory, inputs):
+                entries = whole(directory, _recorded(directory))
+            else:
+                raise UserError(
+                    f"{directory} is in use: {', '.join(living)} still at work with another "
+                    "recipe; wait until they end, or choose another --workspace",
+                    exit_code=BUSY,
+                )
+            own = journal(directory, part)
+            write_journal(own, whole(directory, read_journal(own)))
+            run = StageRun(directory, recipe.device, entries, part)
+            open_plan(run)
+        yield run
+
+
+@contextmanager
+def worker_run(directory: Path, recipe: Recipe, part: str) -> Iterator[StageRun]:
+    """Work on one part for a process that holds the folder's lock and closes the stage."""
+    with part_lock(directory, part):
+        own = journal(directory, part)
+        write_journal(own, whole(directory, read_journal(own)))
+        yield StageRun(directory, recipe.device, {}, part)
+
+
+def tidy(directory: Path) -> None:
+    """Remove what a run left that was killed after its record said "done"; a busy folder stays."""
+    note = directory.parent / f".{directory.name}.lock.json"
+    left = [directory / SCRATCH, note, temporary_note(note)]
+    if not journals(directory) and not any(path.exists() for path in left):
+        return
+    try:
+        with folder_lock(directory):
+            _clear_traces(directory)
+    except UserError as error:
+        if error.exit_code != BUSY:
+            raise
+
+
+def recorded_outputs(directory: Path) -> dict[str, str]:
+    """Outputs that the folder's record and journals name: relative path -> sha256."""
+    return {name: entry.sha256 for name, entry in _recorded(directory).items()}
+
+
+def _recorded(directory: Path) -> dict[str, Entry]:
+    entries: dict[str, Entry] = {}
+    if (directory / RECORD).is_file():
+        with contextlib.suppress(UserError):
+            record = read_record(directory)
+            timed = record.get("output_seconds")
+            seconds = timed if isinstance(timed, dict) else {}
+            for name, digest in record.get("outputs", {}).items():
+                if why_outside(directory, name) is None:
+                    entries[name] = Entry(digest, seconds.get(name))
+    for path in journals(directory):
+        entries |= read_journal(path)
+    return entries
+
+
+def _make(directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(directory, error) from None
-    with folder_lock(directory):
-        try:
-            kept = _prepare(directory, inputs, resume)
-            record = _opening_record(inputs, recipe)
-            write_json(directory / RECORD, record)
-            write_text(directory / RESOLVED, dump_yaml(recipe.model_dump(mode="json")))
-        except OSError as error:
-            raise _unwritable(directory, error) from None
-        run = StageRun(directory=directory, device=recipe.device, kept=kept)
-        try:
-            yield run
-        except BaseException as error:
-            # A record that cannot be written must not hide why the stage failed.
-            with contextlib.suppress(OSError):
-                _close(run, record | {"status": "failed", "error": _one_line(error)})
-            raise
-        _close(run, record | {"status": "done", "outputs": run.outputs})
-        (directory / JOURNAL).unlink(missing_ok=True)
+
+
+def _open(
+    directory: Path, inputs: StageInputs, recipe: Recipe, resume: bool
+) -> tuple[dict[str, Any], dict[str, Entry]]:
+    """Clear or resume the folder and say "running"; the record, and the outputs that stay."""
+    refuse_linked_folders(directory)
+    try:
+        # Before anything is removed that could not be written again.
+        check_writable(directory)
+        entries = _prepare(directory, inputs, resume)
+        record = _opening_record(inputs, recipe)
+        write_json(directory / RECORD, record)
+        write_text(directory / RESOLVED, dump_yaml(recipe.model_dump(mode="json")))
+    except OSError as error:
+        raise _unwritable(directory, error) from None
+    return record, entries
+
+
+def _is_open(directory: Path, inputs: StageInputs) -> bool:
+    try:
+        record = read_record(directory)
+    except UserError:
+        return False
+    return record["status"] == "running" and record["inputs"]["key"] == inputs.key
 
 
 def _close(run: StageRun, record: dict[str, Any]) -> None:
@@ -171,22 +238,15 @@ def _close(run: StageRun, record: dict[str, Any]) -> None:
     write_json(run.directory / RECORD, record | ending)
 
 
-def recorded_outputs(directory: Path) -> dict[str, str]:
-    """Outputs that the folder's record and journal name: relative path -> sha256."""
-    outputs: dict[str, str] = {}
-    if (directory / RECORD).is_file():
-        with contextlib.suppress(UserError):
-            outputs.update(_read_record(directory).get("outputs", {}))
-    if (directory / JOURNAL).is_file():
-        for line in (directory / JOURNAL).read_text(encoding="utf-8").splitlines():
-            # The last line of a killed run may be cut short.
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                row = json.loads(line)
-                outputs[row["file_name"]] = row["sha256"]
-    return {name: digest for name, digest in outputs.items() if _inside(name)}
+def _clear_traces(directory: Path) -> None:
+    """Remove what only an unfinished run needs."""
+    for path in journals(directory):
+        crash_point()
+        path.unlink(missing_ok=True)
+    shutil.rmtree(directory / SCRATCH, ignore_errors=True)
 
 
-def _prepare(directory: Path, inputs: StageInputs, resume: bool) -> dict[str, str]:
+def _prepare(directory: Path, inputs: StageInputs, resume: bool) -> dict[str, Entry]:
     """Clear or resume the folder; returns the outputs that stay."""
     remove_temporary_files(directory)
     if not (directory / RECORD).is_file():
@@ -197,14 +257,16 @@ def _prepare(directory: Path, inputs: StageInputs, resume: bool) -> dict[str, st
             )
         return {}
     try:
-        record = _read_record(directory)
+        record = read_record(directory)
     except UserError:
         record = {"status": "broken", "inputs": {"key": ""}}
-    outputs = recorded_outputs(directory)
+    outputs = _recorded(directory)
     if resume and record["inputs"].get("key") == inputs.key:
         return _keep_whole(directory, outputs)
-    for name in [*outputs, JOURNAL, RESOLVED]:
+    for name in [*outputs, RESOLVED]:
+        crash_point()
         (directory / name).unlink(missing_ok=True)
+    _clear_traces(directory)
     folders = [item for item in directory.rglob("*") if item.is_dir() and not item.is_symlink()]
     if record["status"] != "done":
         for item in [item for folder in folders for item in folder.iterdir()]:
@@ -214,19 +276,17 @@ def _prepare(directory: Path, inputs: StageInputs, resume: bool) -> dict[str, st
     return {}
 
 
-def _keep_whole(directory: Path, outputs: Mapping[str, str]) -> dict[str, str]:
-    kept: dict[str, str] = {}
-    for name, digest in outputs.items():
-        path = directory / name
-        if not path.is_file():
-            continue
-        if hash_file(path) == digest:
-            kept[name] = digest
-        else:
+def _keep_whole(directory: Path, outputs: Mapping[str, Entry]) -> dict[str, Entry]:
+    """The outputs that are whole; changed ones are removed."""
+    kept = whole(directory, outputs)
+    for name in outputs.keys() - kept.keys():
+        (directory / name).unlink(missing_ok=True)
+    # The finished record is about to be replaced: one journal takes over what it and all
+    # participants have listed.
+    write_journal(journal(directory), kept)
+    for path in journals(directory):
+        if path != journal(directory):
             path.unlink()
-    # The finished record is about to be replaced: the journal takes over its outputs.
-    lines = [json.dumps({"file_name": name, "sha256": digest}) for name, digest in kept.items()]
-    write_text(directory / JOURNAL, "".join(line + "\n" for line in lines))
     return kept
 
 
@@ -234,65 +294,6 @@ def _remove_empty(folders: list[Path]) -> None:
     for folder in sorted(folders, reverse=True):
         with contextlib.suppress(OSError):
             folder.rmdir()
-
-
-def _outputs_state(directory: Path, outputs: Mapping[str, str]) -> StageState:
-    gone = [name for name in outputs if not (directory / name).is_file()]
-    if gone:
-        return StageState("partial", _capped([f"{name} is gone" for name in gone]))
-    changed = [name for name, digest in outputs.items() if hash_file(directory / name) != digest]
-    if changed:
-        return StageState("stale", _capped([f"{name} was changed" for name in changed]))
-    return StageState("fresh")
-
-
-def _differences(old: Mapping[str, Any], new: StageInputs) -> list[str]:
-    """What differs between recorded inputs and these, parameters first."""
-    before = _flat(old["parameters"])
-    after = _flat(json.loads(canonical_json(new.parameters)))
-    reasons = [
-        f"{key}: {_value(before, key)} -> {_value(after, key)}"
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key, ...) != after.get(key, ...)
-    ]
-    for name in sorted(old["files"].keys() | new.files.keys()):
-        if name not in new.files:
-            reasons.append(f"{name} is no longer an input")
-        elif name not in old["files"]:
-            reasons.append(f"{name} is a new input")
-        elif old["files"][name] != new.files[name]:
-            reasons.append(f"{name} has other content")
-    return reasons
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _value(flat: Mapping[str, Any], key: str) -> str:
-    return json.dumps(flat[key], ensure_ascii=False) if key in flat else "(absent)"
-
-
-def _capped(reasons: list[str]) -> tuple[str, ...]:
-    if len(reasons) <= _REASONS:
-        return tuple(reasons)
-    return (*reasons[:_REASONS], f"and {len(reasons) - _REASONS} more")
-
-
-def _read_record(directory: Path) -> dict[str, Any]:
-    record = read_json(directory / RECORD)
-    whole = isinstance(record, dict) and isinstance(record.get("inputs"), dict)
-    if not whole or not {"parameters", "files", "key"} <= record["inputs"].keys():
-        raise UserError(f"{directory / RECORD} is not a run record; run the stage with --force")
-    if record.get("status") == "done" and not isinstance(record.get("outputs"), dict):
-        raise UserError(f"{directory / RECORD} lists no outputs; run the stage with --force")
-    return {"status": "unknown", **record}
 
 
 def _opening_record(inputs: StageInputs, recipe: Recipe) -> dict[str, Any]:
@@ -334,10 +335,6 @@ def _one_line(error: BaseException) -> str:
     return message if isinstance(error, UserError) else f"{type(error).__name__}: {message}"
 
 
-def _inside(name: str) -> bool:
-    path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and "\\" not in name
-
-
 def _unwritable(directory: Path, error: OSError) -> UserError:
-    return UserError(f"{directory} cannot be written: {error.strerror}; choose another --workspace")
+    remedy = remedy_for(error) or "choose another --workspace"
+    return UserError(f"{directory} cannot be written: {error.strerror}; {remedy}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -23,7 +22,7 @@ from higfa_cli.cli import (
     synthesize,
     train_downstream,
 )
-from higfa_cli.cli.guard import INTERRUPTED, Guarded
+from higfa_cli.cli.guard import Guarded, guarded_main
 from higfa_cli.cli.options import with_stage_flags
 
 app = typer.Typer(
@@ -67,8 +66,4 @@ def _global_flags(
 
 def main() -> None:
     """Entry point of the `higfa` command."""
-    try:
-        app()
-    except KeyboardInterrupt:
-        # Before or after a command has the word; inside one, `Guarded` answers.
-        sys.exit(INTERRUPTED)
+    guarded_main(app)

@@ -21,7 +21,8 @@ from higfa_cli.errors import UserError
 if TYPE_CHECKING:
     from higfa_cli.stages.context import Context
 
-_MARKS = {True: "ok", False: "FAILED", "warning": "warning"}
+_MARKS = {"ok": "ok", "failed": "FAILED", "warning": "warning"}
+_FETCH_FIRST = "not done: model files are missing"
 
 
 def command(
@@ -48,7 +49,7 @@ def command(
 
     choice = choose(recipe, dataset, set_, workspace, device, positional=positional)
     with stdout_for_result(as_json):
-        result = _examine(choice, self_check)
+        result = _examine(choice, self_check, quiet=as_json)
     if as_json:
         print_json(result)
     else:
@@ -57,12 +58,13 @@ def command(
         raise typer.Exit(1)
 
 
-def _examine(choice: Choice, self_check: bool) -> dict[str, Any]:
+def _examine(choice: Choice, self_check: bool, quiet: bool) -> dict[str, Any]:
     try:
-        ctx = choice.context()
+        ctx = choice.context(quiet)
     except UserError as error:
-        row = {"check": "recipe", "ok": False, "detail": str(error), "remedy": ""}
+        row = {"check": "recipe", "status": "failed", "detail": str(error), "remedy": ""}
         return {"ok": False, "checks": [row], "missing_files": [], "next": None}
+    ctx.progress.note("loading torch, diffusers and timm ...")
     from higfa_cli.stages.doctor import doctor
 
     result = doctor(ctx, choice.flags)
@@ -72,34 +74,63 @@ def _examine(choice: Choice, self_check: bool) -> dict[str, Any]:
 def _with_self_check(ctx: Context, result: dict[str, Any]) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from higfa_cli.stages.doctor import Row, failed
+    from higfa_cli.stages.doctor import failed
+    from higfa_cli.stages.findings import Row
     from higfa_cli.stages.self_check import self_check
 
     if result["missing_files"]:
-        row = Row("self-check", False, "not done: model files are missing", "fetch them first")
+        row = Row("self-check", "failed", _FETCH_FIRST, "fetch them first")
         more: dict[str, Any] = {"checks": [asdict(row)]}
     else:
+        ctx.progress.note("drawing a few guided steps ...")
         try:
             more = self_check(ctx)
         except Exception as error:
             more = {"checks": [asdict(failed("self-check", error))]}
-    healthy = result["ok"] and all(row["ok"] is not False for row in more["checks"])
+    healthy = result["ok"] and all(row["status"] != "failed" for row in more["checks"])
     return result | {"ok": healthy, "self_check": more}
 
 
 def _show(result: dict[str, Any]) -> None:
-    from higfa_cli.cli.output import print_line, print_table
+    from higfa_cli.cli.output import print_line
 
     more = result.get("self_check", {})
-    rows = [*result["checks"], *more.get("checks", [])]
-    print_table([{**row, "ok": _MARKS[row["ok"]]} for row in rows])
+    _show_rows(result["checks"])
+    _show_rows(more.get("checks", []))
     if result["missing_files"]:
-        print_line("missing files:")
-        shown = ("repo", "revision", "file")
-        print_table([{key: one[key] or "" for key in shown} for one in result["missing_files"]])
-        for remedy in dict.fromkeys(one["remedy"] for one in result["missing_files"]):
-            print_line(f"  {remedy}")
+        _show_missing(result["missing_files"])
     if "block" in more:
         print_line(more["block"])
     if result["next"]:
         print_line(f"next: {result['next']}")
+
+
+def _show_rows(rows: list[dict[str, Any]]) -> None:
+    """One line per check, and the remedy below it where it is not ok."""
+    from higfa_cli.cli.output import print_line
+
+    width = max((len(row["check"]) for row in rows), default=0)
+    for row in rows:
+        print_line(f"{_MARKS[row['status']]:<8} {row['check']:<{width}}  {row['detail']}")
+        if row["remedy"]:
+            print_line(f"{'':8} {'':{width}}  -> {row['remedy']}")
+
+
+def _show_missing(missing: list[dict[str, Any]]) -> None:
+    """Counts per repository, then the commands, each of which can be pasted."""
+    from higfa_cli.cli.output import print_line
+    from higfa_cli.models.model_files import FOLDER, WHOLE, MissingFile, by_repository
+
+    found = [MissingFile(**one) for one in missing]
+    print_line("missing:")
+    for (repo, revision), files in by_repository(found).items():
+        counted = f"{len(files)} {'file' if len(files) == 1 else 'files'} of"
+        special = {WHOLE: "the whole of", FOLDER: "no folder"}
+        at = f" at {revision[:12]}" if revision else ""
+        print_line(f"  {special.get(files[0], counted)} {repo}{at}")
+    print_line("what to do:")
+    # One command fetches all files of a repository.
+    for one in {(one.remark, one.remedy): one for one in found}.values():
+        if one.remark:
+            print_line(f"# {one.remark}")
+        print_line(one.remedy if one.is_command else f"# {one.remedy}")

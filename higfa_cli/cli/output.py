@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar, cast
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from higfa_cli.artifacts.names import HAZARD, inert
+from higfa_cli.cli.streams import Forgiving
 
 T = TypeVar("T")
 
@@ -22,7 +26,9 @@ class TerminalProgress:
 
     def __init__(self, quiet: bool = False) -> None:
         self._quiet = quiet
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        # rich asks no more of a file than this; its own answer to a closed pipe ends the program.
+        file = cast(IO[str], Forgiving(sys.stderr))
+        self._console = Console(file=file, highlight=False, emoji=False, soft_wrap=True)
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -38,7 +44,7 @@ class TerminalProgress:
         if total is None and isinstance(items, Sized):
             total = len(items)
         outermost = not self._bars.tasks
-        task = self._bars.add_task(escape(description), total=total)
+        task = self._bars.add_task(_plain(description), total=total)
         if outermost:
             self._bars.start()
         try:
@@ -53,7 +59,7 @@ class TerminalProgress:
     def note(self, message: str) -> None:
         """One human line, unless quiet."""
         if not self._quiet:
-            self._console.print(escape(message))
+            self._console.print(_plain(message))
 
 
 def stdout_for_result(as_json: bool) -> AbstractContextManager[Any]:
@@ -63,21 +69,38 @@ def stdout_for_result(as_json: bool) -> AbstractContextManager[Any]:
 
 def print_json(result: Mapping[str, Any]) -> None:
     """The one JSON object."""
-    sys.stdout.write(json.dumps(result, ensure_ascii=False, indent=1, default=str) + "\n")
+    text = json.dumps(result, ensure_ascii=False, indent=1, default=str)
+    # What JSON leaves as it is, a terminal may obey. The escape reads back as the character.
+    text = "\n".join(HAZARD.sub(_escaped, line) for line in text.split("\n"))
+    try:
+        text.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        # A narrow locale, or a file name that is not text: JSON has escapes of its own.
+        text = json.dumps(result, indent=1, default=str)
+    sys.stdout.write(text + "\n")
 
 
 def print_line(text: str) -> None:
     """One human line; nothing in it is markup."""
-    _stdout().print(escape(text))
+    _stdout().print(_plain(text))
 
 
-def print_mapping(result: Mapping[str, Any], indent: str = "  ") -> None:
-    """A result as `key: value` lines; lists of objects become tables."""
+def print_mapping(
+    result: Mapping[str, Any], indent: str = "  ", nothing: str = "not known"
+) -> None:
+    """A result as `key: value` lines; lists of objects become tables, empty objects nothing.
+
+    `nothing` is what None is called: in a result, a number that could not be had.
+    """
     for key, value in result.items():
         label = f"{indent}{key.replace('_', ' ')}"
-        if isinstance(value, Mapping) and value:
-            print_line(f"{label}:")
-            print_mapping(value, indent + "  ")
+        if isinstance(value, Mapping):
+            if value:
+                print_line(f"{label}:")
+                # A recipe's None is a key that nobody set.
+                print_mapping(value, indent + "  ", "not set" if key == "parameters" else nothing)
+        elif value is None:
+            print_line(f"{label}: {nothing}")
         elif _is_rows(value):
             print_line(f"{label}:")
             print_table(value)
@@ -91,9 +114,9 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     columns = [name for name in dict.fromkeys(n for row in rows for n in row) if name not in nested]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
-        table.add_column(escape(name.replace("_", " ")), overflow="fold")
+        table.add_column(_plain(name.replace("_", " ")), overflow="fold")
     for row in rows:
-        table.add_row(*(escape(_shown(row.get(name, ""))) for name in columns))
+        table.add_row(*(_plain(_shown(row.get(name, ""))) for name in columns))
     console = _stdout()
     with console.capture() as captured:
         console.print(table)
@@ -102,9 +125,18 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
         sys.stdout.write(line.rstrip() + "\n")
 
 
+def _plain(text: str) -> str:
+    """Text in which nothing is markup, nor a command to the terminal."""
+    return escape(inert(text))
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return f"\\u{ord(match.group()):04x}"
+
+
 def _stdout() -> Console:
     # Made anew each time: stdout may be redirected in between.
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, emoji=False, soft_wrap=True)
     if not console.is_terminal:
         # A file has no width; folding a table at 80 columns would only break paths.
         console.width = 1000
@@ -120,6 +152,8 @@ def _is_rows(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, str):

@@ -48,8 +48,10 @@ def check(
     """Validate a recipe; --json prints it with every key filled in."""
     from higfa_cli.cli.output import print_json, print_line
     from higfa_cli.recipe.load import load_recipe
+    from higfa_cli.stages.recipe_checks import check_recipe
 
     loaded = load_recipe(recipe, set_ or ())
+    check_recipe(loaded.recipe, loaded.base)
     if as_json:
         print_json(loaded.recipe.model_dump(mode="json"))
     else:

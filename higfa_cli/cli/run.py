@@ -38,6 +38,7 @@ def command(
 ) -> None:
     """Run all stages in order, skipping what is fresh."""
     from higfa_cli.cli.output import print_json, print_line, stdout_for_result
+    from higfa_cli.cli.stage import exit_with_failures
 
     choice = choose(recipe, dataset, set_, workspace, device, positional)
     ctx = choice.context(quiet, force)
@@ -58,3 +59,4 @@ def command(
         print_line(f"{'total':<18} {seconds:.1f} s")
         if page.is_file():
             print_line(f"report: {page}")
+    exit_with_failures(rows)

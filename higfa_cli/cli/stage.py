@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import typer
 
 from higfa_cli.cli.options import StageFlags
 
+WITH_FAILURES = 3
 
-def stage_command(stage: str, flags: StageFlags, **options: Any) -> None:
-    """Run a stage unless it is fresh, or describe it with --dry-run."""
+
+def stage_command(
+    stage: str, flags: StageFlags, how: Mapping[str, Any] | None = None, **options: Any
+) -> None:
+    """Run a stage unless it is fresh, or describe it with --dry-run.
+
+    `how` changes how the work is done, never its result. Exit code 3: done, with failed items.
+    """
     from higfa_cli.cli.output import stdout_for_result
 
     ctx = flags.choice.context(flags.quiet, flags.force)
@@ -19,11 +28,18 @@ def stage_command(stage: str, flags: StageFlags, **options: Any) -> None:
         if flags.dry_run:
             result = pipeline.describe(ctx, stage, **options)
         else:
-            result = pipeline.step(ctx, stage, **options)
+            result = pipeline.step(ctx, stage, how, **options)
     if flags.dry_run:
         show_result(f"{stage}: {result['kind']} (dry run, nothing written)", result, flags)
     else:
         show_step(result, flags.as_json)
+        exit_with_failures([result])
+
+
+def exit_with_failures(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Leave with exit code 3 where a stage that ran now has failed items."""
+    if any(row["summary"].get("failed") for row in rows):
+        raise typer.Exit(WITH_FAILURES)
 
 
 def show_step(result: Mapping[str, Any], as_json: bool) -> None:

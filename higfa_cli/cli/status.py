@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from higfa_cli.cli.options import (
     DatasetFlag,
     DeviceFlag,
@@ -40,9 +42,21 @@ def command(
         print_json({"workspace": str(ctx.workspace), "stages": rows, "next": following})
         return
     print_line(f"workspace: {ctx.workspace}")
-    shown = ("stage", "state", "reasons")
-    print_table([{key: row[key] or "" for key in shown} for row in rows])
+    print_table(_readable(rows))
     if following:
         print_line(f"next: {following}")
     else:
         print_line(f"all fresh; the report is {pipeline.report_page(ctx)}")
+
+
+def _readable(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """The rows for people; a reason that stops several stages stands at the first of them."""
+    shown = []
+    before: set[str] = set()
+    for row in rows:
+        reasons = "; ".join(row["reasons"])
+        repeated = row["blocked"] and reasons in before
+        before.add(reasons)
+        text = "as above" if repeated else reasons
+        shown.append({"stage": row["stage"], "state": row["state"], "reasons": text})
+    return shown

@@ -12,6 +12,8 @@ from higfa_cli.cli.options import StageFlags
 from higfa_cli.cli.stage import show_result, stage_command
 from higfa_cli.errors import UserError
 
+_PROMPT_SHOWN = 60
+
 
 def command(
     flags: StageFlags,
@@ -29,15 +31,38 @@ def command(
     compile_: Annotated[
         bool, typer.Option("--compile", help="Same as --set synthesize.memory.compile=true.")
     ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="Draw part I of N (from 0), beside other processes that draw the others.",
+            metavar="I/N",
+        ),
+    ] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            help="Draw in N processes of this machine; auto: one per GPU.", metavar="N|auto"
+        ),
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Draw batches with failed pictures again.")
+    ] = False,
 ) -> None:
     """Draw pictures under hierarchical guidance.
 
     Text, contour and classifier guidance, modulated by the classifier's confidence.
     """
+    how = _how(shard, workers, retry_failed, flags)
     if compile_:
         flags = replace(flags, set_=[*(flags.set_ or []), "synthesize.memory.compile=true"])
-    if sum((preview is not None, sweep is not None, flags.dry_run)) > 1:
+    variants = sum((preview is not None, sweep is not None, flags.dry_run))
+    if variants > 1:
         raise UserError("give one of --preview, --sweep and --dry-run", exit_code=2)
+    if variants and how:
+        raise UserError(
+            "--shard, --workers and --retry-failed go with drawing the whole plan alone",
+            exit_code=2,
+        )
     if preview is not None:
         _variant("preview", flags, count=preview)
     elif sweep is not None:
@@ -46,34 +71,79 @@ def command(
     elif flags.dry_run:
         _variant("dry_run", flags)
     else:
-        stage_command("synthesize", flags)
+        stage_command("synthesize", flags, how)
+
+
+def _how(
+    shard: str | None, workers: str | None, retry_failed: bool, flags: StageFlags
+) -> dict[str, Any]:
+    """Who draws. Raises UserError (exit code 2) for what cannot go together."""
+    if shard is not None and (workers is not None or retry_failed or flags.force):
+        raise UserError(
+            "--shard goes without --workers, --retry-failed and --force: other processes work in "
+            "the same folder",
+            exit_code=2,
+        )
+    how: dict[str, Any] = {}
+    if shard is not None:
+        how["shard"] = _parse_shard(shard)
+    if workers is not None:
+        how["workers"] = _parse_workers(workers)
+    if retry_failed:
+        how["retry_failed"] = True
+    return how
+
+
+def _parse_shard(text: str) -> tuple[int, int]:
+    index, slash, count = text.partition("/")
+    if not (slash and _is_number(index) and _is_number(count) and int(index) < int(count)):
+        raise UserError(
+            f"--shard {text}: write I/N with I from 0 to N - 1, for example 0/2", exit_code=2
+        )
+    return int(index), int(count)
+
+
+def _parse_workers(text: str) -> int | str:
+    if text != "auto" and not (_is_number(text) and int(text) > 0):
+        raise UserError(f"--workers {text}: write a number from 1, or auto", exit_code=2)
+    return text if text == "auto" else int(text)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 7
 
 
 def _variant(action: str, flags: StageFlags, **options: Any) -> None:
     from higfa_cli.cli.output import stdout_for_result
 
-    ctx = flags.choice.context(flags.quiet, flags.force)
+    is_plan = action == "dry_run"
+    # A dry run's notes only bridge its silence.
+    ctx = flags.choice.context(flags.quiet or (is_plan and flags.as_json), flags.force)
+    if is_plan:
+        ctx.progress.note("loading torch, diffusers and timm ...")
     with stdout_for_result(flags.as_json):
         from higfa_cli.stages import pipeline
 
         result = pipeline.run_stage(ctx, "synthesize", action, **options)
-        if action == "dry_run" and not flags.as_json:
+        if is_plan and not flags.as_json:
             result = _readable(result)
     show_result(f"synthesize, {action.replace('_', ' ')}:", result, flags)
 
 
 def _readable(result: Mapping[str, Any]) -> dict[str, Any]:
-    """A dry run's numbers in units for people; what is not known stays out."""
-    from higfa_cli.stages.estimate import duration, gib
+    """A dry run's numbers in units for people."""
+    from higfa_cli.stages.estimate import duration
 
     shown: dict[str, Any] = {}
     for key, value in result.items():
-        if value is None or value == []:
+        if key == "estimated_memory_bytes":
+            shown["estimated_memory"] = _memory(value, result["batch_size"])
+        elif key == "estimated_seconds":
+            shown["estimated_time"] = None if value is None else duration(value)
+        elif value is None or value == []:
             continue
-        if key.endswith("_bytes"):
-            shown[key.removesuffix("_bytes")] = gib(value)
-        elif key.endswith("_seconds"):
-            shown[key.replace("_seconds", "_time")] = duration(value)
+        elif key == "first":
+            shown[key] = [_first(row) for row in value]
         elif isinstance(value, float):
             shown[key] = f"{value:.3g}"
         elif isinstance(value, int):
@@ -81,6 +151,22 @@ def _readable(result: Mapping[str, Any]) -> dict[str, Any]:
         else:
             shown[key] = value
     return shown
+
+
+def _memory(size: int | None, batch: int | str) -> str | None:
+    from higfa_cli.stages.estimate import ALLOWANCE, gib, many, roughly
+
+    if size is None:
+        return None
+    pictures = f"1 picture (batch size {batch})" if batch == "auto" else many(int(batch), "picture")
+    return f"{gib(size)} for {pictures}, plus {roughly(ALLOWANCE)} on a GPU"
+
+
+def _first(row: Mapping[str, Any]) -> dict[str, Any]:
+    prompt = row["prompt"]
+    if len(prompt) > _PROMPT_SHOWN:
+        prompt = prompt[:_PROMPT_SHOWN] + " ..."
+    return {key: row[key] for key in ("id", "class", "source")} | {"prompt": prompt}
 
 
 def _parse_sweep(sweep: str) -> tuple[str, list[Any]]:

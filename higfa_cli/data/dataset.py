@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from higfa_cli.artifacts.fingerprint import hash_file, hash_json
+from higfa_cli.artifacts.fingerprint import hash_json
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.data.cars import list_cars
 from higfa_cli.data.cub import list_cub
@@ -18,10 +18,11 @@ from higfa_cli.data.dtd import list_dtd
 from higfa_cli.data.fgvc import list_fgvc
 from higfa_cli.data.flowers import list_flowers
 from higfa_cli.data.imagefolder import list_csv, list_folders
-from higfa_cli.data.images import read_image
+from higfa_cli.data.images import ImageError, read_image
 from higfa_cli.data.listing import SPLITS, Listing, Row, Split, check_rows
 from higfa_cli.data.pets import list_pets
 from higfa_cli.data.prompts import words_for
+from higfa_cli.data.quarantine import Rejected, file_state, leave_out
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.recipe.schema import Data
@@ -53,7 +54,11 @@ class Sample:
 
         Raises UserError naming the file when it cannot be read or has no rows left.
         """
-        image = read_image(self.path)
+        try:
+            image = read_image(self.path)
+        except ImageError as error:
+            remedy = "or run `higfa contours`, which lists such files and leaves them out"
+            raise UserError(f"{error}, {remedy}") from error
         if self.crop_bottom >= len(image):
             raise UserError(
                 f"{self.path} is {len(image)} pixels high; data.crop_bottom = {self.crop_bottom} "
@@ -83,28 +88,32 @@ class Dataset:
     def fingerprint(self, *splits: Split) -> str:
         """Content hash over (key, class, split, sha256 of the file) of the splits (default all).
 
-        It does not depend on where the folder lies, on file times or on listing order.
+        It does not depend on where the folder lies, on file times or on listing order. A file
+        that cannot be read counts as such: reading it is what fails.
         """
         wanted = splits or SPLITS
         return hash_json(
             sorted(
-                [sample.key, sample.cls, sample.split, hash_file(sample.path)]
+                [sample.key, sample.cls, sample.split, file_state(sample.path)]
                 for sample in self.samples
                 if sample.split in wanted
             )
         )
 
 
-def load_dataset(data: Data, base: Path, seed: int) -> Dataset:
+def load_dataset(data: Data, base: Path, seed: int, rejected: Rejected | None = None) -> Dataset:
     """List the photos of `data` (nothing is decoded), check them, and attach class words.
 
-    `base` is the recipe's folder; `seed` draws `data.shots`. A missing val or test split is
-    allowed: `Dataset.splits` says which exist. Raises UserError naming the thing and the remedy.
+    `base` is the recipe's folder; `seed` draws `data.shots`, from the photos that `rejected` does
+    not name. A missing val or test split is allowed: `Dataset.splits` says which exist.
+    Raises UserError naming the thing and the remedy.
     """
-    root = _folder(data.root, base)
-    listing = _list(data, root, base)
-    check_rows(listing.rows, str(root))
-    rows = _keep_shots(listing.rows, data.shots, seed)
+    listing = list_photos(data, base)
+    rows = listing.rows
+    if rejected is not None:
+        rows = leave_out(listing, rejected, data.crop_bottom, data.max_bad)
+    check_rows(rows, str(listing.root))
+    rows = _keep_shots(rows, data.shots, seed)
     classes = tuple(sorted({row.cls for row in rows}))
     ids = {name: index for index, name in enumerate(classes)}
     ordered = sorted(rows, key=lambda row: (SPLITS.index(row.split), row.key))
@@ -112,9 +121,21 @@ def load_dataset(data: Data, base: Path, seed: int) -> Dataset:
         Sample(row.key, listing.root / row.key, row.cls, ids[row.cls], row.split, data.crop_bottom)
         for row in ordered
     )
+    return Dataset(classes, samples, class_words(data, base, classes))
+
+
+def list_photos(data: Data, base: Path) -> Listing:
+    """All files of the data that should be photos, as they lie there, usable or not.
+
+    Raises UserError for a missing folder, or lists that do not fit the layout.
+    """
+    return _list(data, _folder(data.root, base), base)
+
+
+def class_words(data: Data, base: Path, classes: Sequence[str]) -> Mapping[str, str]:
+    """Class -> its words for prompts. Raises UserError for a missing file or class."""
     words = data.class_words
-    words_path = None if words is None else _resolve(words, base, "data.class_words")
-    return Dataset(classes, samples, words_for(classes, words_path))
+    return words_for(classes, None if words is None else _resolve(words, base, "data.class_words"))
 
 
 def _list(data: Data, root: Path, base: Path) -> Listing:
@@ -147,14 +168,14 @@ def _resolve(ref: str, base: Path, key: str) -> Path:
     raise UserError(f"{key}: {ref} does not exist (looked in {base}); correct {key}")
 
 
-def _keep_shots(rows: Sequence[Row], shots: int | None, seed: int) -> list[Row]:
+def _keep_shots(rows: Sequence[Row], shots: int | None, seed: int) -> tuple[Row, ...]:
     """At most `shots` training rows per class, ranked by a hash of each row alone.
 
     The rank of a row depends on nothing but seed, class and key, so that neither another class
     nor the listing order changes the choice, and more shots only add rows.
     """
     if shots is None:
-        return list(rows)
+        return tuple(rows)
     kept = [row for row in rows if row.split != "train"]
     by_class: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
@@ -163,4 +184,4 @@ def _keep_shots(rows: Sequence[Row], shots: int | None, seed: int) -> list[Row]:
     for members in by_class.values():
         members.sort(key=lambda row: seed_for(seed, "shots", row.cls, row.key))
         kept += members[:shots]
-    return kept
+    return tuple(kept)

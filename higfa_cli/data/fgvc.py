@@ -50,7 +50,9 @@ def list_fgvc(root: Path) -> Listing:
             if identity in seen:
                 raise UserError(f"{origin}: {identity} is already in {seen[identity]}; keep one")
             seen[identity] = path.name
-            rows.append(Row(f"images/{names[identity]}", label, split))
+            key = f"images/{names[identity]}"
+            inside(folder, key, origin)
+            rows.append(Row(key, label, split))
     _check_every_variant(known, rows, folder)
     return Listing(folder, tuple(rows))
 

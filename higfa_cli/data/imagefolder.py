@@ -12,9 +12,11 @@ from higfa_cli.data.listing import (
     Row,
     Split,
     class_label,
+    exists,
     image_files,
     inside,
     nearest,
+    plain_key,
     read_text,
     sub_folders,
 )
@@ -62,7 +64,15 @@ def class_rows(root: Path, folder: Path, split: Split) -> list[Row]:
     if not classes:
         raise UserError(f"{folder} has no class folders; put each class's images in a folder")
     rows: list[Row] = []
+    labels: dict[str, Path] = {}
     for directory in classes:
+        other = labels.setdefault(class_label(directory.name), directory)
+        if other != directory:
+            # They look alike: the same letters, composed in one name and decomposed in the other.
+            raise UserError(
+                f"class folders {other.name!a} and {directory.name!a} of {folder} are "
+                "one name in two Unicode forms; put their images in one folder"
+            )
         files = image_files(directory)
         if not files:
             raise UserError(f"class folder {directory} has no images; add some or remove it")
@@ -79,29 +89,41 @@ def list_csv(root: Path, path: Path) -> Listing:
     """
     text = read_text(path, "correct data.split_file or write it with `higfa init`")
     reader = csv.DictReader(io.StringIO(text, newline=""))
-    absent = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+    try:
+        header = reader.fieldnames or ()
+    except csv.Error as error:
+        raise UserError(f"{path} line 1: {error}; its header must be path,class,split") from None
+    absent = [name for name in COLUMNS if name not in header]
     if absent:
         raise UserError(f"{path} has no column `{absent[0]}`; its header must be path,class,split")
     folders = {class_label(folder.name) for folder in sub_folders(root)}
     rows: list[Row] = []
     seen: set[str] = set()
-    for record in reader:
-        origin = f"{path} line {reader.line_num}"
-        row = _csv_row(record, origin)
-        if row.key in seen:
-            raise UserError(f"{origin}: {row.key} is listed twice; keep one of the lines")
-        seen.add(row.key)
-        if not inside(root, row.key, origin).is_file():
-            raise UserError(f"{origin}: no file {root / row.key}; remove the line or add the file")
-        rows.append(row)
+    try:
+        for record in reader:
+            origin = f"{path} line {reader.line_num}"
+            row = _csv_row(record, origin)
+            if row.key in seen:
+                raise UserError(f"{origin}: {row.key} is listed twice; keep one of the lines")
+            seen.add(row.key)
+            if not exists(inside(root, row.key, origin)):
+                raise UserError(
+                    f"{origin}: no file {root / row.key}; remove the line or add the file"
+                )
+            rows.append(row)
+    except csv.Error as error:
+        raise UserError(f"{path} line {reader.line_num}: {error}; correct the line") from None
     _check_folder_names(rows, folders, path)
     return Listing(root, tuple(rows))
 
 
 def _csv_row(record: dict[str, str | None], origin: str) -> Row:
-    key, label, split = (record[name] or "" for name in COLUMNS)
+    text, label, split = (record[name] or "" for name in COLUMNS)
+    key = plain_key(text)
     if split not in SPLIT_NAMES:
-        raise UserError(f"{origin}: split `{split}` is not one of train, val, test; correct it")
+        raise UserError(
+            f"{origin}: split `{split[:40]}` is not one of train, val, test; correct it"
+        )
     if not label:
         raise UserError(f"{origin}: no class for {key}; fill in the column `class`")
     return Row(key, class_label(label), SPLIT_NAMES[split])

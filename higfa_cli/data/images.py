@@ -12,15 +12,27 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
+from higfa_cli.data.whole import jpeg_gap, png_gap
 from higfa_cli.errors import UserError
 
 Reason = Literal["missing", "empty", "not-an-image", "truncated", "too-large", "unsupported-mode"]
 MAX_PIXELS = 89_000_000
+# Room for an uncompressed RGB picture of that many pixels; nothing larger is read into memory.
+MAX_BYTES = 256 * 2**20
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 )
+
+# Whatever a file is called, it is read as one of these or not at all: some of Pillow's other
+# plug-ins start programs (EPS), or are rarely looked at.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+# Pixels that are converted at once, so that a large picture is in memory once and not five times.
+_STRIP_PIXELS = 2**21
+_GAPS = {"JPEG": jpeg_gap, "MPO": jpeg_gap, "PNG": png_gap}
+_WHITE_IS_ZERO = 0
+_PHOTOMETRIC = 262
 
 _REMEDIES: dict[Reason, str] = {
     "missing": "check the path and its permissions",
@@ -33,52 +45,81 @@ _REMEDIES: dict[Reason, str] = {
 
 
 class ImageError(UserError):
-    """An image that cannot be used: which file, which of the six reasons, and the remedy."""
+    """An image that cannot be used: which file, which of the six reasons, and the remedy.
+
+    missing: not there, not a regular file, or not permitted. empty: 0 bytes. not-an-image: none
+    of the known formats. truncated: cut short or damaged. too-large: over the cap of pixels or
+    bytes. unsupported-mode: whole, but its values have no defined meaning as 8-bit RGB.
+    """
 
     def __init__(self, path: Path, reason: Reason, detail: str) -> None:
-        super().__init__(f"cannot read image {path}: {reason} ({detail}); {_REMEDIES[reason]}")
+        named = printable(str(path))
+        super().__init__(f"cannot read image {named}: {reason} ({detail}); {_REMEDIES[reason]}")
         self.path = path
         self.reason: Reason = reason
+        self.detail = detail
 
 
 def read_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """The picture as HxWx3 uint8 RGB, upright, fully decoded.
 
-    EXIF orientation is applied, 16-bit values are scaled (not clipped), transparency is laid over
-    white, palette, grey and CMYK are converted, and of an animation the first frame is taken.
-    Raises ImageError naming the file and one of the reasons in `Reason`; the size is checked
-    before a pixel is decoded.
+    EXIF orientation is applied; transparency is laid over white; palette, grey and CMYK are
+    converted; of an animation or a multi-page file the first picture is taken. 16-bit grey is
+    scaled and rounded; of 16-bit RGB(A) the high byte is taken. Colour profiles are not applied.
+    32-bit integers, floating-point and LAB pixels have no defined 8-bit RGB and are refused.
+
+    Raises ImageError naming the file and one of the reasons in `Reason`. Bytes and pixels are
+    counted before anything is decoded; at the cap the peak is about 0.7 GB of memory.
     """
     path = Path(path)
-    data = _read_bytes(path)
-    # One boundary: Pillow's plug-ins raise nearly anything (OSError, SyntaxError, ValueError,
-    # struct.error, ...) on damaged files, and warn about harmless oddities in metadata.
+    # Pillow warns about harmless oddities in metadata.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        image = _open(path, max_pixels)
         try:
-            image = Image.open(io.BytesIO(data))
-        except Image.DecompressionBombError as error:
-            raise ImageError(path, "too-large", f"more than {max_pixels} pixels") from error
-        except UnidentifiedImageError as error:
-            raise ImageError(path, "not-an-image", "no known image format") from error
-        except Exception as error:
-            raise ImageError(path, "not-an-image", _one_line(error)) from error
-        if image.width * image.height > max_pixels:
-            detail = f"{image.width}x{image.height} is more than {max_pixels} pixels"
-            raise ImageError(path, "too-large", detail)
-        try:
-            # verify() passes half a JPEG; only a full load proves a file good.
-            image.load()
-            upright = ImageOps.exif_transpose(image)
+            return _turned(_to_rgb(image), _orientation(image))
         except MemoryError as error:
             raise ImageError(path, "too-large", "does not fit in memory") from error
         except Exception as error:
-            raise ImageError(path, "truncated", _one_line(error)) from error
-        try:
-            return _to_rgb(upright)
-        except Exception as error:
-            detail = f"mode {upright.mode}: {_one_line(error)}"
+            detail = f"mode {image.mode}: {_one_line(error)}"
             raise ImageError(path, "unsupported-mode", detail) from error
+
+
+def printable(text: str) -> str:
+    """A name as one line of plain text: what does not print is escaped."""
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text
+    )
+
+
+def _open(path: Path, max_pixels: int) -> Image.Image:
+    """The picture, loaded. One boundary: Pillow's plug-ins raise nearly anything on bad files.
+
+    Among them: OSError, SyntaxError, ValueError, IndexError, struct.error, zlib.error.
+    """
+    data = _read_bytes(path)
+    try:
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        pixels = image.width * image.height
+        if pixels > max_pixels:
+            detail = f"{image.width}x{image.height} is more than {max_pixels} pixels"
+            raise ImageError(path, "too-large", detail)
+        # verify() passes half a JPEG; only a full load proves a file good.
+        image.load()
+        gap = _GAPS[image.format](data) if image.format in _GAPS else None
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(path, "too-large", f"more than {max_pixels} pixels") from error
+    except MemoryError as error:
+        raise ImageError(path, "too-large", "does not fit in memory") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(path, "not-an-image", "no known image format") from error
+    except Exception as error:
+        raise ImageError(path, "truncated", _one_line(error)) from error
+    if gap is not None:
+        raise ImageError(path, "truncated", gap)
+    return image
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -86,38 +127,79 @@ def _read_bytes(path: Path) -> bytes:
         # A FIFO would block and a directory fails late, so ask before opening.
         if not path.is_file():
             detail = "not a regular file" if path.exists() else "no such file"
+            if path.is_symlink():
+                detail = "a link that leads to no regular file"
             raise ImageError(path, "missing", detail)
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise ImageError(path, "too-large", f"{size} bytes are more than {MAX_BYTES}")
         data = path.read_bytes()
     except (OSError, ValueError) as error:
-        raise ImageError(path, "missing", _one_line(error)) from error
+        raise ImageError(path, "missing", _strerror(error)) from error
     if not data:
         raise ImageError(path, "empty", "0 bytes")
     return data
 
 
+def _strerror(error: Exception) -> str:
+    # Not str(): it holds the path a second time.
+    return getattr(error, "strerror", None) or _one_line(error)
+
+
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return printable(" ".join(str(error).split())) or type(error).__name__
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1-8; 1 where there is none or it cannot be read. (TIFF: already applied.)"""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:
+        # Broken metadata do not make the pixels bad.
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """HxWx3 as it is to be seen, by the EXIF orientation it was stored with."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith("I;16") or image.mode == "I":
-        return _scale_16_bit(image)
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no defined range")
-    has_alpha = "A" in image.getbands() or "a" in image.mode or "transparency" in image.info
-    if has_alpha and image.mode != "LAB":
+    grey_16 = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
+    if image.mode in ("I", "F", "LAB") and not grey_16:
+        raise ValueError("such pixels have no defined range in 8 bits")
+    # Pillow inverts white-is-zero TIFF of 8 bits, but not of 16.
+    inverted = grey_16 and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+    pixels = np.empty((image.height, image.width, 3), dtype=np.uint8)
+    rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        strip = image.crop((0, top, image.width, bottom))
+        pixels[top:bottom] = _scale_16_bit(strip, inverted) if grey_16 else _strip_rgb(strip)
+    return pixels
+
+
+def _strip_rgb(image: Image.Image) -> np.ndarray:
+    if "A" in image.getbands() or "a" in image.mode or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, rgba)
-    return np.array(image.convert("RGB"), dtype=np.uint8)
+    return np.asarray(image.convert("RGB"))
 
 
-def _scale_16_bit(image: Image.Image) -> np.ndarray:
+def _scale_16_bit(image: Image.Image, inverted: bool) -> np.ndarray:
+    """HxWx1 uint8 of values 0-65535, rounded."""
     values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        raise ValueError("values outside 16 bits")
-    grey = ((values + 128) // 257).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2)
+    if inverted:
+        values = 65535 - values
+    return ((values + 128) // 257).astype(np.uint8)[..., None]
 
 
 def fit_inside(image: np.ndarray, size: int) -> np.ndarray:

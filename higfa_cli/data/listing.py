@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import os
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from higfa_cli.artifacts.contained import why_outside
 from higfa_cli.data.images import IMAGE_SUFFIXES
 from higfa_cli.errors import UserError
 
@@ -21,6 +23,10 @@ SPLIT_NAMES: dict[str, Split] = {
     "validation": "val",
     "test": "test",
 }
+
+# Lists of ten million photos are larger than any folder that higfa was made for.
+MOST_TEXT = 200_000_000
+_SHOWN = 80
 
 
 @dataclass(frozen=True)
@@ -52,21 +58,31 @@ def nearest(name: str, options: Iterable[str]) -> str:
 
 
 def inside(root: Path, key: str, origin: str) -> Path:
-    """`root / key`; raises UserError (naming `origin`) for a key that leaves the root."""
-    escapes = (
-        not key
-        or "\0" in key
-        or ".." in PurePosixPath(key).parts
-        or ".." in PureWindowsPath(key).parts
-        or PurePosixPath(key).is_absolute()
-        or bool(PureWindowsPath(key).drive)
-    )
-    if escapes:
+    """`root / key`; raises UserError (naming `origin`) for a key that leaves the root.
+
+    It may leave it by its text (`..`, an absolute path, a drive), or through a link.
+    """
+    reason = why_outside(root, key)
+    if reason is not None:
+        told = reason.replace("leaves it", f"leaves the data folder {root}")
         raise UserError(
-            f"{origin}: path {key!r} leaves the data folder {root}; "
-            "write it relative to that folder, without `..`"
+            f"{origin}: path {key[:_SHOWN]!r} {told}; "
+            "write it relative to that folder, without `..` and links"
         )
     return root / key
+
+
+def plain_key(text: str) -> str:
+    """A listed path in one form, so that `./a.png` and `b//a.png` do not hide a repetition."""
+    return PurePosixPath(text).as_posix() if text else text
+
+
+def exists(path: Path) -> bool:
+    """Whether it is a file; False too for a name that no file system takes."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def sub_folders(folder: Path) -> list[Path]:
@@ -75,18 +91,31 @@ def sub_folders(folder: Path) -> list[Path]:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Files with an image suffix at any depth, sorted; hidden files and folders are left out."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+    """Files with an image suffix at any depth, sorted; hidden files and folders are left out.
+
+    Raises UserError for a folder that may not be listed: its photos must not go missing unseen.
+    """
+    found: list[Path] = []
+    for base, folders, files in os.walk(folder, onerror=_refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(base, name) for name in (*folders, *files) if not name.startswith(".")]
+    return sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(
+        f"{error.filename} cannot be listed: {error.strerror}; change its permissions or remove it"
+    ) from None
 
 
 def read_text(path: Path, remedy: str) -> str:
     """A UTF-8 text file, line ends as they are; UserError with the remedy when unreadable."""
     try:
+        # A pipe would block, and a device may have no end.
+        if not path.is_file():
+            raise FileNotFoundError
+        if path.stat().st_size > MOST_TEXT:
+            raise UserError(f"{path} has more than {MOST_TEXT:,} bytes; {remedy}")
         with path.open(encoding="utf-8-sig", newline="") as handle:
             return handle.read()
     except (OSError, UnicodeDecodeError) as error:
@@ -99,7 +128,7 @@ def check_rows(rows: Sequence[Row], origin: str) -> None:
     UserError names the file, or the class that has none.
     """
     for row in rows:
-        if not row.key.isprintable() or not _is_utf8(row.key):
+        if not plain_name(row.key):
             raise UserError(f"{origin}: file name {row.key!r} is not plain UTF-8 text; rename it")
     trained = {row.cls for row in rows if row.split == "train"}
     if not trained:
@@ -112,9 +141,6 @@ def check_rows(rows: Sequence[Row], origin: str) -> None:
             )
 
 
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+def plain_name(key: str) -> bool:
+    """Whether a file name is one line of UTF-8 text, which every list and terminal can hold."""
+    return key.isprintable()

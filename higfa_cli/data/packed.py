@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from higfa_cli.data.listing import Listing, Row, Split, class_label, inside, read_text, sub_folders
+from higfa_cli.data.listing import (
+    Listing,
+    Row,
+    Split,
+    class_label,
+    exists,
+    inside,
+    plain_key,
+    read_text,
+    sub_folders,
+)
 from higfa_cli.errors import UserError
 
 
@@ -57,10 +67,11 @@ class Rows:
 
     def add(self, key: str, label: str, split: Split, origin: str) -> None:
         """Add a photo; UserError naming `origin` when it leaves the folder, is absent or twice."""
+        key = plain_key(key)
         path = inside(self._folder, key, origin)
         if key in self._origins:
             raise UserError(f"{origin}: {key} is already in {self._origins[key]}; keep one")
-        if not path.is_file():
+        if not exists(path):
             raise UserError(f"{origin}: no image {path}; add it or remove the entry")
         self._origins[key] = origin
         self._rows.append(Row(key, class_label(label), split))

@@ -13,6 +13,7 @@ from typing import Any
 from higfa_cli.data.listing import class_label, nearest
 from higfa_cli.data.prompts import PLACEHOLDER, prompt_for, read_strings
 from higfa_cli.errors import UserError
+from higfa_cli.recipe.placeholders import slip
 from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.recipe.schema import Prompts
 
@@ -151,6 +152,11 @@ def _templates(raw: Any, path: Path, cls: str) -> tuple[str, ...]:
             raise UserError(f"{where}: template {number} is not text; put it in quotes")
         if not template.strip():
             raise UserError(f"{where}: template {number} is empty; write or remove it")
+        if wrong := slip(template):
+            raise UserError(
+                f"{where}: template {number} (`{template}`): {wrong} is no placeholder and would "
+                f"be drawn as it stands; write {PLACEHOLDER}"
+            )
         if not cls and PLACEHOLDER not in template:
             raise UserError(
                 f"{where}: template {number} (`{template}`) has no {PLACEHOLDER}; {_EXAMPLE}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import yaml
 from higfa_cli.errors import RecipeError, UserError
 
 PLACEHOLDER = "{words}"
+# The words of ten thousand classes; the parser takes seconds for as much.
+MOST_BYTES = 1_000_000
 
 
 def prompt_for(template: str, words: str) -> str:
@@ -45,11 +48,22 @@ class _Strings(yaml.BaseLoader):
     """YAML in which every scalar is text, so that `747`, `No` and `1e3` stay class names."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [getattr(key, "value", None) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"`{key}` occurs twice")
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key is not a text")
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"`{key.value}` occurs twice")
+            seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"`{twice}` occurs twice")
+    return found
 
 
 def read_strings(path: Path, title: str, key: str) -> Any:
@@ -59,12 +73,21 @@ def read_strings(path: Path, title: str, key: str) -> Any:
     it cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        # A pipe would block, and a device may have no end.
+        if not path.is_file():
+            raise FileNotFoundError
+        if path.stat().st_size > MOST_BYTES:
+            raise UserError(f"{title} {path} has more than {MOST_BYTES:,} bytes; correct {key}")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{title} {path} cannot be read; correct {key}") from error
     try:
-        return json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader=_Strings)
-    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        if path.suffix == ".json":
+            return json.loads(text, object_pairs_hook=_without_repetition)
+        return yaml.load(text, Loader=_Strings)
+    except RecursionError:
+        raise UserError(f"{title} {path} is nested too deeply; write it flatter") from None
+    except (ValueError, yaml.YAMLError) as error:
         detail = " ".join(str(error).split())
         raise UserError(
             f"{title} {path} is broken ({detail}); correct it (text that begins with `{{` or holds "
@@ -93,7 +116,7 @@ def words_for(classes: Sequence[str], path: Path | None) -> Mapping[str, str]:
     Raises UserError naming the first class that the file leaves without words.
     """
     if path is None:
-        return {name: default_words(name) for name in classes}
+        return {name: default_words(name) or name for name in classes}
     known = load_words(path)
     for name in classes:
         if not known.get(name):

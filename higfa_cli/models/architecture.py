@@ -168,7 +168,7 @@ class _Source:
             raise UserError(
                 f"synthesize.{self.key}: {path} does not exist; give a folder in diffusers' layout"
             ) from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(
                 f"synthesize.{self.key}: {path} is not readable JSON ({error}); fetch it again"
             ) from None

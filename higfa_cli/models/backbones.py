@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -143,7 +144,9 @@ def read_weights(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, An
             metadata = handle.metadata() or {}
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
         own = json.loads(metadata.get(METADATA_KEY, "{}"))
-    except (SafetensorError, OSError, ValueError) as error:
+    # RecursionError: metadata that is nested a thousand deep. TypeError, KeyError: a data type
+    # that this version of torch has not.
+    except (SafetensorError, OSError, ValueError, RecursionError, TypeError, KeyError) as error:
         raise UserError(
             f"{what} {path} is not a readable safetensors file ({_first_line(error)}); "
             "write or fetch it again"
@@ -154,7 +157,20 @@ def read_weights(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, An
 def load_strictly(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Load every tensor of `network`; raises UserError naming what is missing, extra or unlike."""
     _compare(network.state_dict(), tensors, path)
+    for name, tensor in tensors.items():
+        if tensor.is_complex() or not _is_finite(tensor):
+            raise UserError(
+                f"{path}: {name} holds values that are not finite numbers, as after a training "
+                "that diverged; train it again with a smaller learning_rate, or fetch it again"
+            )
     network.load_state_dict(dict(tensors), strict=True)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point():
+        return True
+    # Small types have no such test of their own.
+    return bool(torch.isfinite(tensor.to(torch.float32) if tensor.itemsize < 2 else tensor).all())
 
 
 def _with_weights(backbone: Backbone, path: Path, key: str) -> Backbone:
@@ -168,8 +184,18 @@ def _with_weights(backbone: Backbone, path: Path, key: str) -> Backbone:
     load_strictly(network, {**body, **kept}, path)
     mean, std = _timm_normalisation(network)
     if {"mean", "std"} <= own.keys():
-        mean, std = triple(own["mean"]), triple(own["std"])
+        mean, std = _own_normalisation(own, path)
     return replace(backbone, skipped=skipped, mean=mean, std=std)
+
+
+def _own_normalisation(own: Mapping[str, Any], path: Path) -> tuple[Triple, Triple]:
+    try:
+        mean, std = triple(own["mean"]), triple(own["std"])
+        if min(std) <= 0:
+            raise ValueError(f"std {std} is not above 0")
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} has broken metadata ({error}); write or fetch it again") from None
+    return mean, std
 
 
 def _head_prefixes(network: nn.Module) -> tuple[str, ...]:
@@ -196,8 +222,10 @@ def _compare(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: P
 
 
 def triple(values: Any) -> Triple:
-    """Three floats. Raises TypeError or ValueError for anything else."""
+    """Three finite floats. Raises TypeError or ValueError for anything else."""
     first, second, third = (float(value) for value in values)
+    if not all(math.isfinite(value) for value in (first, second, third)):
+        raise ValueError(f"{(first, second, third)} are not finite numbers")
     return (first, second, third)
 
 

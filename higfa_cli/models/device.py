@@ -20,10 +20,14 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, TypeError, OverflowError) as error:
         raise RecipeError(
             f"device: `{name}` is not a device; use auto, cpu, cuda, cuda:1 or mps"
         ) from error
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise RecipeError(
+            f"device: `{name}` is not a device of higfa's; use auto, cpu, cuda, cuda:1 or mps"
+        )
     missing = (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()) or (
         device.type == "mps" and not torch.backends.mps.is_available()
     )

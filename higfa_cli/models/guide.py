@@ -6,6 +6,7 @@ The same file format holds the downstream classifier, so both are read by the sa
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ from higfa_cli.models.backbones import (
 )
 
 _BATCH = 128
+# As the recipe's keys.
+LARGEST_SIDE = 8192
 
 
 @dataclass(frozen=True)
@@ -163,22 +166,36 @@ def check_classes(guide: Guide, classes: Sequence[str]) -> None:
     )
 
 
+def _class_names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
+        raise ValueError("classes is not a list of names")
+    if len(set(value)) < len(value):
+        raise ValueError("two classes have one name")
+    return tuple(value)
+
+
 def _spec(about: Mapping[str, Any], path: Path) -> GuideSpec:
     try:
         spec = GuideSpec(
             backbone=str(about["backbone"]),
-            classes=tuple(str(name) for name in about["classes"]),
+            classes=_class_names(about["classes"]),
             image_size=int(about["image_size"]),
             mean=triple(about["mean"]),
             std=triple(about["std"]),
             temperature=float(about["temperature"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(
             f"classifier {path} has no higfa metadata ({error}), so its classes are unknown; use "
             "a checkpoint of `higfa finetune-guide` or `higfa train-downstream`"
         ) from None
-    if spec.image_size < 1 or not spec.classes or not spec.temperature > 0:
+    sound = (
+        1 <= spec.image_size <= LARGEST_SIDE
+        and spec.classes
+        and 0 < spec.temperature < math.inf
+        and min(spec.std) > 0
+    )
+    if not sound:
         raise UserError(
             f"classifier {path} has impossible metadata (size {spec.image_size}, "
             f"{len(spec.classes)} classes, temperature {spec.temperature}); train it again"

@@ -16,6 +16,7 @@ from higfa_cli.models.autoencoder import Autoencoder
 from higfa_cli.models.diffusion import DiffusionModel, Prompts
 from higfa_cli.models.families import Family, family
 from higfa_cli.models.text import TextStates
+from higfa_cli.models.trusted import check_folder, check_index
 from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.recipe.schema import Synthesize
 
@@ -94,11 +95,15 @@ def _load_pipe(settings: Synthesize, base: Path) -> tuple[Family, Any]:
     dtype = getattr(torch, settings.dtype)
     model, control = (resolve_ref(r, base) for r in (settings.model, settings.controlnet))
     options = hub_options(settings, settings.revision)
+    for key, found in (("model", model), ("controlnet", control)):
+        if isinstance(found, Path):
+            check_folder(found, f"synthesize.{key} `{getattr(settings, key)}`")
 
     def read() -> tuple[Family, Any]:
         index = DiffusionPipeline.load_config(
             model, revision=settings.revision, local_files_only=settings.local_files_only
         )
+        check_index(index, f"synthesize.model `{settings.model}`")
         kind = family(str(index.get("_class_name")))
         controlnet = ControlNetModel.from_pretrained(
             control,
@@ -173,6 +178,8 @@ def _gradient_autoencoder(settings: Synthesize, base: Path, own: Autoencoder) ->
 
     ref = resolve_ref(settings.gradient_autoencoder, base)
     name = f"synthesize.gradient_autoencoder `{settings.gradient_autoencoder}`"
+    if isinstance(ref, Path):
+        check_folder(ref, name)
     options = hub_options(settings, settings.gradient_autoencoder_revision)
     tiny = _or_one_line(
         lambda: Autoencoder(
@@ -194,12 +201,15 @@ def _or_one_line(read: Callable[[], T], name: str, settings: Synthesize) -> T:
     """`read`, its failures told in one line with a remedy."""
     try:
         return read()
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except UserError:
+        raise
+    # Two libraries read these files, and what is wrong in a file fails anywhere in them.
+    except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         where = (
             "it was not to ask the hub (synthesize.local_files_only)"
             if settings.local_files_only
-            else "check the names and the network, or give local diffusers folders"
+            else "check the names and the network, or give whole diffusers folders of .safetensors"
         )
         raise UserError(
             f"{name}: cannot be loaded ({lines[0][:200]}); {where}; `higfa doctor` lists the files"

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from huggingface_hub import try_to_load_from_cache
+from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
+from huggingface_hub.file_download import repo_folder_name
 
 from higfa_cli.errors import UserError
 from higfa_cli.models.architecture import KNOWN
@@ -25,6 +26,10 @@ CONFIG = "config.json"
 SCHEDULER = "scheduler/scheduler_config.json"
 WHOLE = "(whole repository)"
 FOLDER = "(folder)"
+_COMMAND = "hf download "
+_NO_FOLDER = (
+    "no folder {} (looked in the recipe's folder and the current one) and not in the hub cache"
+)
 _DIFFUSERS, _TRANSFORMERS = "diffusion_pytorch_model", "model"
 _TOKENIZER = "tokenizer_config.json"
 _VOCABULARY = ("vocab.json", "merges.txt")
@@ -47,8 +52,9 @@ class MissingFile:
         key: recipe key that asks for it.
         repo: hub id, or the local folder.
         revision: of the hub id; None where the recipe pins none.
-        file: path inside `repo`.
+        file: path inside `repo`, WHOLE, or FOLDER where there is no such folder.
         remedy: the command that fetches it, or what to do.
+        remark: what to know beside the command.
     """
 
     key: str
@@ -56,6 +62,12 @@ class MissingFile:
     revision: str | None
     file: str
     remedy: str
+    remark: str = ""
+
+    @property
+    def is_command(self) -> bool:
+        """Whether `remedy` can be typed as it stands."""
+        return self.remedy.startswith(_COMMAND)
 
 
 def missing_files(settings: Synthesize, base: Path) -> list[MissingFile]:
@@ -72,11 +84,13 @@ def missing_files(settings: Synthesize, base: Path) -> list[MissingFile]:
     control = _Place(
         "synthesize.controlnet", settings.controlnet, settings.controlnet_revision, settings.variant
     )
-    found = [*_missing(model, base, pipeline=True), *_missing(control, base, pipeline=False)]
+    offline = settings.local_files_only
+    found = _missing(model, base, offline, pipeline=True)
+    found += _missing(control, base, offline, pipeline=False)
     if settings.gradient_autoencoder is not None:
         key, revision = "synthesize.gradient_autoencoder", settings.gradient_autoencoder_revision
         tiny = _Place(key, settings.gradient_autoencoder, revision)
-        found += _missing(tiny, base, pipeline=False)
+        found += _missing(tiny, base, offline, pipeline=False)
     return found
 
 
@@ -108,8 +122,8 @@ def missing_weights(training: Training, base: Path, key: str) -> list[MissingFil
     file = "model.safetensors"
     if not repo or isinstance(try_to_load_from_cache(repo, file), str):
         return []
-    command = f"{_download(repo, None, [file])} (or set {key}.weights, or {key}.pretrained: false)"
-    return [MissingFile(f"{key}.backbone", repo, None, file, command)]
+    remark = f"or set {key}.weights, or {key}.pretrained: false"
+    return [MissingFile(f"{key}.backbone", repo, None, file, _download(repo, None, [file]), remark)]
 
 
 def find_folder(ref: str, revision: str | None, base: Path, file: str) -> Path | None:
@@ -145,24 +159,56 @@ class _Place:
         return isinstance(self.at, Path)
 
 
-def _missing(place: _Place, base: Path, pipeline: bool) -> list[MissingFile]:
+def _missing(place: _Place, base: Path, offline: bool, pipeline: bool) -> list[MissingFile]:
+    if _names_a_folder(place.ref, base) and not _is_anywhere(place.ref, base):
+        return [_no_folder(place)]
     try:
         place = replace(place, at=resolve_ref(place.ref, base))
         wanted = _of_pipeline(place) if pipeline else _of_model(place, "", _DIFFUSERS, strict=True)
     except UserError as error:
-        return [_row(place, FOLDER, str(error))]
+        return [replace(_no_folder(place), remedy=str(error))]
     except HFValidationError:
-        remedy = f"`{place.ref}` is neither a folder nor a hub id; correct {place.key}"
-        return [_row(place, FOLDER, remedy)]
-    remedy = _remedy(place, wanted)
-    return [_row(place, file, remedy) for file in wanted]
+        return [_no_folder(place)]
+    remedy, remark = _remedy(place, wanted)
+    if offline and not place.local and not _is_anywhere(place.ref, base):
+        remark = f"{_NO_FOLDER.format(place.ref)}; correct the path, or fetch the repository:"
+    revision = None if place.local else place.revision
+    return [MissingFile(place.key, place.ref, revision, file, remedy, remark) for file in wanted]
 
 
-def _row(place: _Place, file: str, remedy: str) -> MissingFile:
-    return MissingFile(place.key, place.ref, None if place.local else place.revision, file, remedy)
+def _no_folder(place: _Place) -> MissingFile:
+    remedy = (
+        f"{_NO_FOLDER.format(place.ref)}; correct the path, or fetch the repository and name its "
+        f"folder in {place.key}"
+    )
+    return MissingFile(place.key, place.ref, None, FOLDER, remedy)
 
 
-def _remedy(place: _Place, files: Iterable[str]) -> str:
+def _names_a_folder(ref: str, base: Path) -> bool:
+    """Whether a reference is meant as a path, as far as its text and the folders here tell."""
+    if ref.startswith(("./", "../", "/", "~")) or ref.count("/") > 1:
+        return True
+    first, slash, _ = ref.partition("/")
+    try:
+        return bool(slash) and any((start / first).is_dir() for start in (base, Path()))
+    except OSError:
+        # A name that no file system takes.
+        return False
+
+
+def _is_anywhere(ref: str, base: Path) -> bool:
+    """Whether a reference leads to a folder, to something in the hub's cache, or to a known id."""
+    try:
+        if ref in KNOWN or isinstance(resolve_ref(ref, base), Path):
+            return True
+        cached = repo_folder_name(repo_id=ref, repo_type="model")
+    except (UserError, HFValidationError):
+        return False
+    return (Path(constants.HF_HUB_CACHE) / cached).is_dir()
+
+
+def _remedy(place: _Place, files: Iterable[str]) -> tuple[str, str]:
+    """What to do, and a remark to it."""
     files = list(files)
     pickles = _pickles(place, files)
     said = f"only pickles are here ({', '.join(pickles)}), which higfa does not open because they "
@@ -172,14 +218,13 @@ def _remedy(place: _Place, files: Iterable[str]) -> str:
             return (
                 f"{said}; load it once with diffusers where you trust it, and "
                 "`save_pretrained(FOLDER, safe_serialization=True)`"
-            )
-        return f"copy the file into {place.at}, or fetch the folder again"
-    command = _download(place.at, place.revision, files)
-    return f"{command} ({said})" if pickles else command
+            ), ""
+        return f"copy the file into {place.at}, or fetch the folder again", ""
+    return _download(place.at, place.revision, files), said if pickles else ""
 
 
 def _download(repo: str, revision: str | None, files: Iterable[str]) -> str:
-    words = ["hf", "download", repo, *(["--revision", revision] if revision else [])]
+    words = [*_COMMAND.split(), repo, *(["--revision", revision] if revision else [])]
     files = list(files)
     if files == [WHOLE]:
         for pattern in ("*.json", "*.txt", "*.safetensors"):

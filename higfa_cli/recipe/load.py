@@ -11,12 +11,16 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from higfa_cli.artifacts.names import inert
 from higfa_cli.errors import RecipeError
 from higfa_cli.recipe.builtin import builtin_text, is_builtin
 from higfa_cli.recipe.keys import recipe_keys, unknown_key
 from higfa_cli.recipe.overrides import apply_overrides, set_value
 from higfa_cli.recipe.schema import Recipe
-from higfa_cli.recipe.strict_yaml import parse_yaml
+from higfa_cli.recipe.strict_yaml import LONGEST, parse_yaml
+
+# A character has at most four bytes.
+_MOST_BYTES = 4 * LONGEST
 
 
 @dataclass(frozen=True)
@@ -66,13 +70,17 @@ def recipe_schema() -> dict[str, Any]:
 
 def _read(ref: str) -> tuple[str, Path, str]:
     """(text, base, origin) of a reference."""
-    path = Path(ref).expanduser()
-    named_like_file = path.suffix.lower() in (".yaml", ".yml") or len(path.parts) > 1
-    if not named_like_file and (is_builtin(ref) or not path.is_file()):
-        name, text = builtin_text(ref)
-        return text, Path.cwd(), f"built-in {name}"
     try:
-        text = path.read_text(encoding="utf-8")
+        path = Path(ref).expanduser()
+        named_like_file = path.suffix.lower() in (".yaml", ".yml") or len(path.parts) > 1
+        if not named_like_file and (is_builtin(ref) or not path.is_file()):
+            name, text = builtin_text(ref)
+            return text, Path.cwd(), f"built-in {name}"
+        with path.open("rb") as handle:
+            data = handle.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise RecipeError(f"recipe {ref} has more than {_MOST_BYTES:,} bytes; is it a recipe?")
+        text = data.decode("utf-8-sig")
     except FileNotFoundError:
         raise RecipeError(
             f"recipe {ref} does not exist; write one with `higfa init`, "
@@ -81,16 +89,22 @@ def _read(ref: str) -> tuple[str, Path, str]:
     except UnicodeDecodeError:
         raise RecipeError(f"recipe {ref} is not UTF-8 text; save it as UTF-8") from None
     except OSError as error:
-        raise RecipeError(f"recipe {ref} cannot be read: {error.strerror}") from None
+        raise RecipeError(
+            f"recipe {ref} cannot be read: {error.strerror}; give the path of a recipe file"
+        ) from None
+    except (ValueError, RuntimeError) as error:
+        # A NUL in the path, or the home folder of an unknown user.
+        raise RecipeError(f"recipe {ref!r} is no path ({error}); correct it") from None
     resolved = path.resolve()
     return text, resolved.parent, str(resolved)
 
 
 def _validate(tree: Mapping[str, Any], origin: str, set_by: Mapping[str, str]) -> Recipe:
     try:
+        _check_text(tree, origin)
         text = json.dumps(tree)
     except (ValueError, RecursionError):
-        raise RecipeError(f"{origin}: an alias (*name) contains itself; write it out") from None
+        raise RecipeError(f"{origin}: nested too deeply; write it flatter") from None
     try:
         # Through JSON, because pydantic's strict rules then take a list for a tuple and an int
         # for a float, and still refuse `steps: true` and `steps: "20"`.
@@ -103,6 +117,24 @@ def _validate(tree: Mapping[str, Any], origin: str, set_by: Mapping[str, str]) -
         source = set_by.get(key.partition("[")[0], origin)
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise RecipeError(f"{source}: {_sentence(key, first)}{more}") from None
+
+
+def _check_text(value: Any, origin: str) -> None:
+    """Names and paths of a recipe reach terminals, pages and the file system: plain text only."""
+    if isinstance(value, str):
+        hazards = [char for char in value if inert(char) != char and char not in "\t\n"]
+        if hazards:
+            raise RecipeError(
+                f"{origin}: the character {inert(hazards[0])} in `{inert(value[:40])}` is a "
+                "control character; remove it"
+            )
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            _check_text(key, origin)
+            _check_text(inner, origin)
+    elif isinstance(value, list):
+        for inner in value:
+            _check_text(inner, origin)
 
 
 def _dotted(problem: ErrorDetails) -> str:

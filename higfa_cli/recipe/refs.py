@@ -33,15 +33,23 @@ def resolve_ref(ref: str, base: Path) -> Path | str:
         return _pocket(ref.removeprefix("pocket:"))
     if ref.startswith("words:"):
         return _words(ref.removeprefix("words:"))
-    path = Path(ref).expanduser()
-    for start in (base, Path.cwd()):
-        if (start / path).exists():
-            return (start / path).resolve()
+    try:
+        path = Path(ref).expanduser()
+        for start in (base, Path()):
+            if (start / path).exists():
+                return (start / path).resolve()
+    except (OSError, ValueError, RuntimeError) as error:
+        # A name that no file system takes, or the home folder of an unknown user.
+        raise UserError(f"{ref[:80]!r} is no path ({_reason(error)}); correct it") from None
     if path.is_absolute() or ref.startswith(("./", "../", "~")):
         raise UserError(
             f"{ref} does not exist (looked from {base} and the current folder); correct the path"
         )
     return ref
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
 
 
 def _pocket(name: str) -> Path:

@@ -9,10 +9,15 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from higfa_cli.recipe.placeholders import WORDS, slip
+
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
-Count = Annotated[int, Field(ge=1)]
+# The bounds are far above what is of use: they stop slips and jokes before memory does.
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Side = Annotated[int, Field(ge=1, le=8192)]
+Percentage = Annotated[str, Field(pattern=r"^(100|\d{1,2}(\.\d+)?)%$")]
 Layout = Literal[
     "imagefolder",
     "fgvc-aircraft",
@@ -61,6 +66,11 @@ class Data(Section):
     shots: Count | None = Field(
         None, description="Keep only this many training images per class, drawn with the seed."
     )
+    max_bad: Annotated[int, Field(ge=0)] | Percentage = Field(
+        "10%",
+        description="Most photos that may be rejected and left out before stage `contours` stops: "
+        "a number, or a percentage of all photos found. `0` (`--strict`): none.",
+    )
 
 
 class Transforms(Section):
@@ -100,7 +110,7 @@ class Contours(Section):
     extractor: Literal["canny", "soft"] = Field(
         "canny", description="`canny`: thin binary edges; `soft`: graded gradient-magnitude edges."
     )
-    size: Count = Field(64, description="Side of the square contour image, pixels.")
+    size: Side = Field(64, description="Side of the square contour image, pixels.")
     blur: NonNegative = Field(0.8, description="Gaussian blur before the extractor, pixels (std).")
     canny_low: NonNegative = Field(
         50.0, description="Canny's lower hysteresis threshold, 0-255 units."
@@ -124,7 +134,7 @@ class Training(Section):
     weights: str | None = Field(
         None, description="A local .safetensors file to start from instead of a download."
     )
-    image_size: Count = Field(224, description="Side of the classifier's input, pixels.")
+    image_size: Side = Field(224, description="Side of the classifier's input, pixels.")
     epochs: Count = Field(30, description="Passes over the training set.")
     batch_size: Count = Field(32, description="Images per optimiser step.")
     learning_rate: Positive = Field(
@@ -231,7 +241,9 @@ class Prompts(Section):
     @classmethod
     def _name_the_class(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
         for template in templates:
-            if "{words}" not in template:
+            if wrong := slip(template):
+                raise ValueError(f'"{template}": {wrong} is no placeholder; write {WORDS}')
+            if WORDS not in template:
                 raise ValueError(
                     f'"{template}" has no {{words}}; write it as in "a photo of a {{words}}"'
                 )
@@ -289,8 +301,8 @@ class Synthesize(Section):
         "float32", description="Precision of the denoiser; autoencoder and guide stay in float32."
     )
     scheduler: Literal["ddim", "euler", "dpm++2m"] = Field("ddim", description="The solver.")
-    steps: Count = Field(25, description="N: denoising steps.")
-    size: Count = Field(64, description="Side of the square picture, pixels.")
+    steps: Annotated[int, Field(ge=1, le=10_000)] = Field(25, description="N: denoising steps.")
+    size: Side = Field(64, description="Side of the square picture, pixels.")
     batch_size: Count | Literal["auto"] = Field(
         16,
         description="Pictures per batch (part of the plan); `auto` tries a guided step on the "

@@ -25,6 +25,10 @@ _RULES = (
     ("merge", r"^<<$", "<"),
 )
 
+# A recipe is a page or two. The parser takes about a second for this many characters.
+LONGEST = 200_000
+MOST_VALUES = 100_000
+
 _PLAIN = ("bool", "null", "int", "float", "str", "seq", "map")
 
 
@@ -85,16 +89,68 @@ for _tag, _pattern, _first in _RULES:
 def parse_yaml(text: str, origin: str) -> Any:
     """Parse YAML text; `origin` names it in errors.
 
-    Raises RecipeError with the line for bad syntax, tags, repeated keys and non-text keys.
+    Raises RecipeError with the line for bad syntax, tags, repeated keys and non-text keys, an
+    alias that contains itself, and for text that is larger, with its aliases written out, than
+    any recipe.
     """
+    if len(text) > LONGEST:
+        raise RecipeError(
+            f"{origin}: {len(text):,} characters are too many (at most {LONGEST:,}); long lists "
+            "belong in a file of their own (data.split_file, data.class_words)"
+        )
     try:
-        return yaml.load(text, Loader=_Loader)
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            _check_aliases(node)
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f", line {mark.line + 1}" if mark else ""
         raise RecipeError(f"{origin}{place}: {_one_line(error.problem)}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except RecursionError:
+        raise RecipeError(f"{origin}: nested too deeply; write it flatter") from None
+    except (yaml.YAMLError, ValueError) as error:
         raise RecipeError(f"{origin}: not valid YAML: {_one_line(str(error))}") from None
+
+
+def _check_aliases(root: yaml.Node) -> None:
+    """Raise ConstructorError for an alias within itself, or aliases that multiply beyond bounds.
+
+    A few lines of aliases of aliases stand for billions of values, which whoever walks through
+    the result would meet one by one.
+    """
+    sizes: dict[int, int] = {}
+    open_nodes: set[int] = set()
+
+    def size(node: yaml.Node) -> int:
+        if not isinstance(node, yaml.CollectionNode):
+            return 1
+        if id(node) in open_nodes:
+            raise yaml.constructor.ConstructorError(
+                None, None, "an alias (*name) contains itself; write it out", node.start_mark
+            )
+        if id(node) not in sizes:
+            open_nodes.add(id(node))
+            pairs = isinstance(node, yaml.MappingNode)
+            inner = [one for pair in node.value for one in pair] if pairs else node.value
+            sizes[id(node)] = 1 + sum(size(one) for one in inner)
+            open_nodes.remove(id(node))
+        if sizes[id(node)] > MOST_VALUES:
+            raise yaml.constructor.ConstructorError(
+                None,
+                None,
+                f"with its aliases written out this is more than {MOST_VALUES:,} values; "
+                "write it without aliases",
+                node.start_mark,
+            )
+        return sizes[id(node)]
+
+    size(root)
 
 
 def dump_yaml(value: Any) -> str:

@@ -9,7 +9,9 @@ from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
+from higfa_cli.artifacts.names import inert
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.errors import UserError
 from higfa_cli.report import figures, wording
@@ -55,7 +57,7 @@ class Picture:
 
     @property
     def link(self) -> Verbatim:
-        return Verbatim(quote(self.path))
+        return Verbatim(quote(self.path.encode("utf-8", "surrogatepass")))
 
 
 @dataclass(frozen=True)
@@ -286,7 +288,7 @@ def _limits(material: Material, arms: Sequence[Arm], test: bool) -> tuple[str, .
 
 
 def render_html(context: Mapping[str, Any]) -> str:
-    env = _environment(autoescape=True)
+    env = _environment(autoescape=True, finalize=_finalize_html)
     env.globals.update(width=figures.WIDTH, height=figures.HEIGHT, chart_left=figures.LEFT)
     env.globals.update(
         chart_right=figures.WIDTH - figures.RIGHT,
@@ -301,6 +303,13 @@ def render_markdown(context: Mapping[str, Any]) -> str:
     env = _environment(autoescape=False, finalize=_finalize_markdown)
     env.filters.update(table=markdown_table, code=markdown_code)
     return env.get_template("report.md.j2").render(context)
+
+
+def _finalize_html(value: Any) -> Any:
+    # Autoescaping makes markup text; this does the same for control and direction characters.
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return "\n".join(inert(line) for line in value.split("\n"))
+    return value
 
 
 def _finalize_markdown(value: Any) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from higfa_cli.artifacts.names import inert
 from higfa_cli.report.stats import Difference, Prediction, class_accuracy, mean_std
 
 REFERENCE = "real"
@@ -144,14 +145,17 @@ class Verbatim(str):
 
 def markdown_escape(text: str) -> str:
     """Text that no Markdown renderer reads as markup, on one line, safe in a table cell."""
-    line = " ".join(str(text).split())
+    line = inert(" ".join(str(text).split()))
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", line)
+    line = re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", line)
+    # A list item at the start of a line; addresses, which some renderers make links of.
+    line = re.sub(r"^(\d*)([-+.)])(?= |$)", r"\1\\\2", line)
+    return re.sub(r"(?i):(?=//)|(?<=\bwww)\.", lambda found: f"&#{ord(found[0])};", line)
 
 
 def markdown_code(text: str) -> Verbatim:
     """An inline code span, with a fence longer than any run of backticks inside."""
-    line = " ".join(text.split())
+    line = inert(" ".join(text.split()))
     fence = "`" * (max((len(run) for run in re.findall(r"`+", line)), default=0) + 1)
     pad = " " if line.startswith("`") or line.endswith("`") else ""
     return Verbatim(f"{fence}{pad}{line}{pad}{fence}")
@@ -191,7 +195,7 @@ _LATEX = {
 
 
 def latex_escape(text: str) -> str:
-    return "".join(_LATEX.get(c, c) for c in " ".join(str(text).split()))
+    return "".join(_LATEX.get(c, c) for c in inert(" ".join(str(text).split())))
 
 
 def latex_table(table: Table) -> str:
@@ -213,11 +217,20 @@ def latex_table(table: Table) -> str:
 # --- CSV --------------------------------------------------------------------------------------
 
 
+# Quotes before it count, so that a text which has one already can be told from a cell.
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
+
+
 def csv_cell(value: Any) -> Any:
     """A text cell that no spreadsheet runs as a formula; numbers stay numbers, None is empty."""
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "\n")):
+    if isinstance(value, str) and _FORMULA.match(value):
         return "'" + value
     return "" if value is None else value
+
+
+def csv_text(cell: str) -> str:
+    """The text of which `csv_cell` made this cell."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def arms_csv(arms: Sequence[Arm]) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from higfa_cli.artifacts.atomic import read_json, read_jsonl
+from higfa_cli.artifacts.atomic import read_json
+from higfa_cli.artifacts.contained import checked_rows
 from higfa_cli.artifacts.fingerprint import hash_file, hash_json, hash_tree
 from higfa_cli.artifacts.run_record import RECORD
 from higfa_cli.errors import UserError
@@ -41,7 +42,8 @@ class Arm:
         """Names, relative to `folder`, of the pictures that passed the filter; None: unfiltered."""
         if self.selection is None:
             return None
-        return frozenset(row["file_name"] for row in read_jsonl(self.selection) if row["kept"])
+        rows = checked_rows(self.selection, {"file_name": str, "kept": bool})
+        return frozenset(row["file_name"] for row in rows if row["kept"])
 
     def files(self) -> dict[str, str]:
         """Logical names and content hashes of the pictures, empty for real photos alone."""
@@ -129,7 +131,12 @@ def _remembered(ctx: Context) -> list[Arm]:
         return []
     try:
         recorded = read_json(path).get("inputs", {}).get("parameters", {}).get("arms", {})
-    except UserError:
+    except (UserError, AttributeError):
         # A broken record remembers nothing; the stage's own state reports it and runs anew.
         return []
-    return [Arm(name, Path(source)) for name, source in recorded.items() if name not in (REAL, OWN)]
+    named = recorded.items() if isinstance(recorded, dict) else ()
+    return [
+        Arm(name, Path(source))
+        for name, source in named
+        if name not in (REAL, OWN) and isinstance(source, str)
+    ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from higfa_cli.artifacts.names import class_dir
+from higfa_cli.errors import UserError
 from higfa_cli.recipe.load import LoadedRecipe
 from higfa_cli.recipe.schema import Recipe
 
@@ -58,14 +59,30 @@ def make_context(
     progress: Progress | None = None,
     force: bool = False,
 ) -> Context:
-    """A context; without `workspace` the recipe's own, relative to the current folder."""
+    """A context; without `workspace` the recipe's own, relative to the current folder.
+
+    Raises UserError where that folder, or the home folder of `~`, does not exist.
+    """
     recipe = loaded.recipe
     named = recipe.workspace.replace("{name}", class_dir(recipe.name))
-    folder = (workspace or Path(named)).expanduser()
+    folder = workspace or Path(named)
+    try:
+        # Absolute ones need no current folder; it may have been deleted.
+        folder = folder.expanduser()
+        folder = folder if folder.is_absolute() else Path.cwd() / folder
+    except RuntimeError:
+        raise UserError(
+            f"workspace {folder}: no home folder known; give --workspace another path"
+        ) from None
+    except FileNotFoundError:
+        raise UserError(
+            f"workspace {folder}: the current folder is gone; cd to another, or give --workspace "
+            "an absolute path"
+        ) from None
     return Context(
         recipe=recipe,
         base=loaded.base,
-        workspace=Path.cwd() / folder,
+        workspace=folder,
         progress=progress or Silent(),
         force=force,
     )

@@ -4,64 +4,152 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from higfa_cli.artifacts.atomic import write_bytes, write_jsonl
-from higfa_cli.artifacts.fingerprint import hash_bytes, hash_file
-from higfa_cli.artifacts.names import class_dir
+from higfa_cli.artifacts.fingerprint import hash_bytes, hash_file, hash_json
+from higfa_cli.artifacts.names import class_dir, class_dirs
 from higfa_cli.artifacts.run_record import StageInputs, StageRun, stage_run
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.contour.extract import edge_fraction, extract
-from higfa_cli.contour.transform import apply_transform, draw_transform
-from higfa_cli.data.dataset import Dataset, Sample, load_dataset
+from higfa_cli.contour.transform import TransformRecord, apply_transform, draw_transform
+from higfa_cli.data.dataset import Dataset, Sample, class_words, list_photos, load_dataset
 from higfa_cli.data.images import encode_png
+from higfa_cli.data.listing import SPLITS, Listing, Row, check_rows, plain_name
+from higfa_cli.data.quarantine import (
+    REASONS,
+    REJECTED,
+    Rejected,
+    Rejection,
+    check_share,
+    file_state,
+    fingerprint,
+    first_of,
+    leave_out,
+    read_rejected,
+    scan,
+    still_rejected,
+    write_rejected,
+)
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.schema import Contours
 from higfa_cli.stages.context import Context
+from higfa_cli.stages.photos import rejected_path
 
 NAME = "contours"
 MANIFEST = "manifest.jsonl"
 # Raised whenever the same inputs would give other files.
-VERSION = 1
+VERSION = 2
 _LONGEST_STEM = 120
 
 
 def inputs(ctx: Context) -> StageInputs:
-    """What the contours depend on: their keys, the seed, and the content of the wanted splits.
+    """What the contours depend on: their keys, the seed, and the content of all photos.
 
-    Raises UserError when the data is missing or broken, or has no images in a wanted split.
+    Raises UserError when the data is missing or broken, has no images in a wanted split, or when
+    more photos are known to be bad than the recipe allows (`ctx.force`: look at them anew).
     """
-    return _inputs(ctx, _dataset(ctx))
+    listing = _found(ctx)
+    if not ctx.force:
+        _check_known(ctx, listing)
+    return _inputs(ctx, listing)
 
 
 def run(ctx: Context) -> dict[str, Any]:
-    """Write `images/<class>/<stem>-<k>.png` and `manifest.jsonl`; returns a summary.
+    """Write `images/<class>/<stem>-<k>.png`, `manifest.jsonl` and `rejected.jsonl`.
 
-    One image per photo of `contours.splits` and k < `contours.per_image`. Raises UserError naming
-    the photo when it cannot be read or has no edges; then there is no manifest.
+    Every photo of every split is decoded first; those that cannot be used are listed with their
+    reasons, and the later stages leave them out too. Then one image per photo of
+    `contours.splits` and k < `contours.per_image`; a photo without edges gives none, but trains.
+
+    Returns:
+        A summary; in its "photos", accepted + rejected = found.
+
+    Raises:
+        UserError: more rejected than `data.max_bad` (the list is written, the manifest is not), a
+            class without a usable training photo, or without a single contour.
     """
-    dataset = _dataset(ctx)
-    recipe = ctx.recipe.contours
-    samples = [sample for split in recipe.splits for sample in dataset.of(split)]
-    stems = _stems(samples)
-    rows: list[dict[str, Any]] = []
-    directory = ctx.stage_dir(NAME)
-    with stage_run(directory, _inputs(ctx, dataset), ctx.recipe) as stage:
-        for sample in ctx.progress.track(samples, "contours", total=len(samples)):
-            rows += _contours_of(sample, stems[sample.key], recipe, ctx.recipe.seed, stage)
+    listing = _found(ctx)
+    directory, recipe = ctx.stage_dir(NAME), ctx.recipe.contours
+    with stage_run(directory, _inputs(ctx, listing), ctx.recipe) as stage:
+        rejected = scan(listing, ctx.recipe.data.crop_bottom, partial(_track, ctx))
+        _list(stage, rejected)
+        known = Rejected(rejected_path(ctx), tuple(rejected))
+        dataset = load_dataset(ctx.recipe.data, ctx.base, ctx.recipe.seed, known)
+        samples = [sample for split in recipe.splits for sample in dataset.of(split)]
+        rows, edgeless = _extract(ctx, samples, stage)
+        rejected += edgeless
+        _list(stage, rejected)
+        check_share(rejected, len(listing.rows), ctx.recipe.data.max_bad, known.path)
+        _check_classes(samples, rows, recipe)
         write_jsonl(directory / MANIFEST, rows)
         stage.output(directory / MANIFEST)
-        summary = _summary(directory, dataset, samples, rows)
-        stage.counts |= {"images": len(rows), "sources": len(samples)}
-    return summary
+        found = len(listing.rows)
+        photos = {"found": found, "accepted": found - len(rejected), "rejected": len(rejected)}
+        sources = len(samples) - len(edgeless)
+        stage.counts |= {"images": len(rows), "sources": sources, "photos": photos}
+    if rejected:
+        ctx.progress.note(
+            f"warning: {len(rejected)} of {found} photos were left out: {first_of(rejected)}; "
+            f"reasons in {known.path}"
+        )
+    about = {"photos": photos, "rejected": _by_reason(rejected), "rejected_list": str(known.path)}
+    return _summary(directory, dataset, rows, sources) | about
 
 
-def _inputs(ctx: Context, dataset: Dataset) -> StageInputs:
+def _found(ctx: Context) -> Listing:
+    """The listing, with all that can be wrong with it apart from the photos themselves."""
     recipe = ctx.recipe
+    splits = recipe.contours.splits
+    if not splits or len(set(splits)) < len(splits):
+        raise UserError("contours.splits must name each wanted split once, for example [train]")
+    listing = list_photos(recipe.data, ctx.base)
+    plain = [row for row in listing.rows if plain_name(row.key)]
+    check_rows(plain, str(listing.root))
+    class_words(recipe.data, ctx.base, sorted({row.cls for row in plain}))
+    present = [split for split in SPLITS if any(row.split == split for row in listing.rows)]
+    for split in splits:
+        if split not in present:
+            raise UserError(
+                f"contours.splits asks for `{split}`, but {recipe.data.root} has no images in "
+                f"it (present: {', '.join(present)}); remove it from contours.splits"
+            )
+    return listing
+
+
+def _check_known(ctx: Context, listing: Listing) -> None:
+    """What an earlier run has listed holds for this one too, as long as the files are the same."""
+    data, known = ctx.recipe.data, read_rejected(rejected_path(ctx))
+    leave_out(listing, known, data.crop_bottom, data.max_bad)
+    unusable = still_rejected(listing, known.rows, data.crop_bottom)
+    listed = {row.key for row in listing.rows}
+    edgeless = [
+        one
+        for one in known.rows
+        if not one.unusable
+        and one.key in listed
+        and one.state == _edge_state(ctx, listing.root / one.key)
+    ]
+    check_share([*unusable.values(), *edgeless], len(listing.rows), data.max_bad, known.path)
+
+
+def _edge_state(ctx: Context, path: Path) -> str:
+    """Whether a photo has edges depends on the file, and on how they are extracted and moved."""
+    recipe = ctx.recipe
+    settings = hash_json([VERSION, recipe.seed, recipe.contours.model_dump(mode="json")])
+    return f"{file_state(path, recipe.data.crop_bottom)}, contours {settings[:16]}"
+
+
+def _inputs(ctx: Context, listing: Listing) -> StageInputs:
+    recipe = ctx.recipe
+    by_split: dict[str, list[Row]] = {}
+    for row in listing.rows:
+        by_split.setdefault(row.split, []).append(row)
     return StageInputs(
         # Of the data keys only these: where the folder lies does not change a contour, and
         # everything else about it is in the content hashes.
@@ -71,61 +159,102 @@ def _inputs(ctx: Context, dataset: Dataset) -> StageInputs:
             "contours": recipe.contours.model_dump(mode="json"),
             "data": recipe.data.model_dump(mode="json", include={"layout", "shots", "crop_bottom"}),
         },
-        files={f"data/{split}": dataset.fingerprint(split) for split in recipe.contours.splits},
+        files={
+            f"data/{split}": fingerprint(listing.root, rows) for split, rows in by_split.items()
+        },
     )
 
 
-def _dataset(ctx: Context) -> Dataset:
-    splits = ctx.recipe.contours.splits
-    if not splits or len(set(splits)) < len(splits):
-        raise UserError("contours.splits must name each wanted split once, for example [train]")
-    dataset = load_dataset(ctx.recipe.data, ctx.base, ctx.recipe.seed)
-    for split in splits:
-        if not dataset.of(split):
-            raise UserError(
-                f"contours.splits asks for `{split}`, but {ctx.recipe.data.root} has no images in "
-                f"it (present: {', '.join(dataset.splits)}); remove it from contours.splits"
+def _track(ctx: Context, rows: Sequence[Row]) -> Iterator[Row]:
+    return ctx.progress.track(rows, "checking photos", total=len(rows))
+
+
+def _list(stage: StageRun, rejected: Sequence[Rejection]) -> None:
+    write_rejected(stage.directory / REJECTED, rejected)
+    stage.output(stage.directory / REJECTED)
+
+
+def _extract(
+    ctx: Context, samples: Sequence[Sample], stage: StageRun
+) -> tuple[list[dict[str, Any]], list[Rejection]]:
+    """Write the contours of the photos; returns their manifest rows, and the photos without any."""
+    recipe, stems = ctx.recipe, _stems(samples)
+    folders = class_dirs(sample.cls for sample in samples)
+    rows: list[dict[str, Any]] = []
+    edgeless: list[Rejection] = []
+    for sample in ctx.progress.track(samples, NAME, total=len(samples)):
+        try:
+            drawn = _contours_of(sample, recipe.contours, recipe.seed)
+        except _NoEdgesError as error:
+            state = _edge_state(ctx, sample.path)
+            edgeless.append(
+                Rejection(sample.key, sample.cls, sample.split, "no-edges", str(error), state)
             )
-    return dataset
+            continue
+        source_sha256 = hash_file(sample.path)
+        for index, (moved, record) in enumerate(drawn):
+            png = encode_png(moved)
+            name = f"images/{folders[sample.cls]}/{stems[sample.key]}-{index}.png"
+            write_bytes(stage.directory / name, png)
+            stage.output(stage.directory / name)
+            rows.append(
+                {
+                    "file_name": name,
+                    "class": sample.cls,
+                    "class_id": sample.class_id,
+                    "source": sample.key,
+                    "source_sha256": source_sha256,
+                    "split": sample.split,
+                    "index": index,
+                    "transform": record.to_dict(),
+                    "edge_fraction": edge_fraction(moved),
+                    "sha256": hash_bytes(png),
+                }
+            )
+    return rows, edgeless
+
+
+class _NoEdgesError(Exception):
+    """A photo of which not every contour has an edge; says which has none."""
 
 
 def _contours_of(
-    sample: Sample, stem: str, recipe: Contours, seed: int, stage: StageRun
-) -> list[dict[str, Any]]:
-    """Write the transformed contours of one photo and return their manifest rows."""
+    sample: Sample, recipe: Contours, seed: int
+) -> list[tuple[np.ndarray, TransformRecord]]:
+    """The transformed contours of one photo."""
     contour = extract(sample.read(), recipe)
     if not contour.any():
-        raise UserError(f"{sample.path} has no edges; {_more_edges(recipe)}, or leave it out")
-    source_sha256 = hash_file(sample.path)
-    rows: list[dict[str, Any]] = []
+        raise _NoEdgesError("its contour is empty")
+    drawn = []
     for index in range(recipe.per_image):
         draw = seed_for(seed, NAME, sample.cls, sample.key, index)
         record = draw_transform(recipe.transforms, np.random.default_rng(draw))
         moved = apply_transform(contour, record)
         if not moved.any():
-            raise UserError(
-                f"{sample.path}: its transformed contour {index} is empty; lower "
-                "contours.transforms.translation or contours.transforms.scale"
+            raise _NoEdgesError(
+                f"its transformed contour {index} is empty; a lower "
+                "contours.transforms.translation or contours.transforms.scale may help"
             )
-        png = encode_png(moved)
-        name = f"images/{class_dir(sample.cls)}/{stem}-{index}.png"
-        write_bytes(stage.directory / name, png)
-        stage.output(stage.directory / name)
-        rows.append(
-            {
-                "file_name": name,
-                "class": sample.cls,
-                "class_id": sample.class_id,
-                "source": sample.key,
-                "source_sha256": source_sha256,
-                "split": sample.split,
-                "index": index,
-                "transform": record.to_dict(),
-                "edge_fraction": edge_fraction(moved),
-                "sha256": hash_bytes(png),
-            }
-        )
-    return rows
+        drawn.append((moved, record))
+    return drawn
+
+
+def _check_classes(
+    samples: Sequence[Sample], rows: Sequence[dict[str, Any]], recipe: Contours
+) -> None:
+    """A class of which nothing could be drawn is an error, not a shorter run."""
+    drawn = {row["class"] for row in rows}
+    for sample in samples:
+        if sample.cls not in drawn:
+            raise UserError(
+                f"no photo of class `{sample.cls}` has edges ({sample.path} and others); "
+                f"{_more_edges(recipe)}, or replace its photos"
+            )
+
+
+def _by_reason(rejected: Sequence[Rejection]) -> dict[str, int]:
+    counts = Counter(one.reason for one in rejected)
+    return {reason: counts[reason] for reason in REASONS if counts[reason]}
 
 
 def _more_edges(recipe: Contours) -> str:
@@ -152,15 +281,16 @@ def _stems(samples: Sequence[Sample]) -> dict[str, str]:
 
 
 def _summary(
-    directory: Path, dataset: Dataset, samples: Sequence[Sample], rows: Sequence[dict[str, Any]]
+    directory: Path, dataset: Dataset, rows: Sequence[dict[str, Any]], sources: int
 ) -> dict[str, Any]:
     fractions = [row["edge_fraction"] for row in rows]
+    drawn = {row["source"]: row["split"] for row in rows}
     return {
         "stage": NAME,
         "directory": str(directory),
         "classes": len(dataset.classes),
-        "splits": dict(Counter(sample.split for sample in samples)),
-        "sources": len(samples),
+        "splits": dict(Counter(drawn.values())),
+        "sources": sources,
         "images": len(rows),
         "edge_fraction": {
             "min": min(fractions),

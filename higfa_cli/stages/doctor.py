@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import asdict
+from typing import Any
 
-import psutil
 import torch
 
-from higfa_cli.data.dataset import Dataset
 from higfa_cli.data.official import official
-from higfa_cli.data.prompt_bank import negative_for
-from higfa_cli.data.prompts import load_words
 from higfa_cli.errors import UserError
+from higfa_cli.models.architecture import KNOWN
 from higfa_cli.models.device import resolve_device
 from higfa_cli.models.model_files import (
+    FOLDER,
+    WHOLE,
     MissingFile,
     by_repository,
     find_folder,
@@ -26,49 +22,12 @@ from higfa_cli.models.model_files import (
     missing_weights,
 )
 from higfa_cli.models.text import cut_off_classes
-from higfa_cli.recipe.refs import resolve_ref
-from higfa_cli.stages import estimate, pipeline
+from higfa_cli.stages import capacity, estimate, pipeline
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.drawing import class_prompts, dataset
-from higfa_cli.stages.estimate import Cost, Counted, device_name, duration, gib
-
-Ok = Literal["warning"] | bool
-# A PNG of a photo-like picture.
-_BYTES_PER_PIXEL = 2
-_SHOWN = 3
-
-
-@dataclass(frozen=True)
-class Row:
-    """One check: `ok` is True, False or "warning"; `remedy` is empty where all is well."""
-
-    check: str
-    ok: Ok
-    detail: str
-    remedy: str = ""
-
-
-@dataclass
-class _Findings:
-    """What later checks need of earlier ones; None where an earlier one failed."""
-
-    ctx: Context
-    photos: Dataset | None = None
-    missing: list[MissingFile] = field(default_factory=list)
-    device: torch.device | None = None
-
-    @cached_property
-    def counted(self) -> Counted:
-        return estimate.count_pictures(self.ctx)
-
-    @cached_property
-    def cost(self) -> Cost:
-        return estimate.picture_cost(self.ctx)
-
-    @property
-    def is_large(self) -> bool:
-        # The pocket takes 4e10 operations per picture, Stable Diffusion 1.5 more than 1e14.
-        return self.cost.flops is not None and self.cost.flops > 1e13
+from higfa_cli.stages.estimate import device_name, gib, many
+from higfa_cli.stages.findings import Findings, Row
+from higfa_cli.stages.recipe_checks import check_sizes, check_texts
 
 
 def doctor(ctx: Context, selection: str) -> dict[str, Any]:
@@ -79,12 +38,12 @@ def doctor(ctx: Context, selection: str) -> dict[str, Any]:
         selection: how the recipe was chosen on the command line, for the next command.
 
     Returns:
-        {"ok", "checks": rows of check, ok, detail and remedy, "missing_files", "next"}.
+        {"ok", "checks": rows of check, status, detail and remedy, "missing_files", "next"}.
         "ok" is whether no check failed; a warning does not fail. Failures are rows, not errors.
     """
-    known = _Findings(ctx)
-    rows = [Row("recipe", True, f"{ctx.recipe.name} is valid")]
-    checks: dict[str, Callable[[Context, _Findings], Row]] = {
+    known = Findings(ctx)
+    rows = [Row("recipe", "ok", f"{ctx.recipe.name} is valid")]
+    checks: dict[str, Callable[[Context, Findings], Row]] = {
         "data": _data,
         "contours": _contours,
         "prompts": _prompts,
@@ -92,19 +51,19 @@ def doctor(ctx: Context, selection: str) -> dict[str, Any]:
         "model": _model,
         "device": _device,
         "dtype": _dtype,
-        "memory": _memory,
-        "disk": _disk,
-        "time": _time,
+        "memory": capacity.memory,
+        "disk": capacity.disk,
+        "time": capacity.time,
     }
     for name, check in checks.items():
         rows.append(_guarded(name, check, ctx, known))
-    healthy = all(row.ok is not False for row in rows)
+    healthy = all(row.status != "failed" for row in rows)
     return {
         "ok": healthy,
         "workspace": str(ctx.workspace),
         "checks": [asdict(row) for row in rows],
         "missing_files": [asdict(one) for one in known.missing],
-        "next": _next(ctx, known, healthy, selection),
+        "next": _next(known, rows, selection),
     }
 
 
@@ -112,13 +71,20 @@ def failed(check: str, error: Exception) -> Row:
     """An error as a row: users' own messages end in the remedy."""
     message = " ".join(str(error).split())
     if not isinstance(error, UserError):
-        return Row(check, False, f"{type(error).__name__}: {message}", "HIGFA_DEBUG=1 tells more")
+        return Row(
+            check, "failed", f"{type(error).__name__}: {message}", "HIGFA_DEBUG=1 tells more"
+        )
+    return Row(check, "failed", *_parted(message))
+
+
+def _parted(message: str) -> tuple[str, str]:
+    """What is wrong, and the remedy."""
     detail, _, remedy = message.rpartition("; ")
-    return Row(check, False, detail or remedy, remedy if detail else "")
+    return detail or remedy, remedy if detail else ""
 
 
 def _guarded(
-    name: str, check: Callable[[Context, _Findings], Row], ctx: Context, known: _Findings
+    name: str, check: Callable[[Context, Findings], Row], ctx: Context, known: Findings
 ) -> Row:
     try:
         return check(ctx, known)
@@ -126,58 +92,50 @@ def _guarded(
         return failed(name, error)
 
 
-def _data(ctx: Context, known: _Findings) -> Row:
+def _data(ctx: Context, known: Findings) -> Row:
     about = official(ctx.recipe.data.layout)
     if estimate.photos_folder(ctx) is None and about is not None:
         folder = ctx.base / ctx.recipe.data.root
         return Row(
             "data",
-            False,
+            "failed",
             f"{about.title} is not here: {folder} does not exist",
             f"get it from {about.page} and unpack it so that {folder} exists, or correct data.root",
         )
     known.photos = dataset(ctx)
     parts = ", ".join(f"{split} {len(known.photos.of(split)):,}" for split in known.photos.splits)
-    photos, classes = len(known.photos.samples), len(known.photos.classes)
-    return Row("data", True, f"{photos:,} photos of {classes} classes ({parts})")
+    photos = many(len(known.photos.samples), "photo")
+    classes = many(len(known.photos.classes), "class", "classes")
+    return Row("data", "ok", f"{photos} of {classes} ({parts})")
 
 
-def _contours(ctx: Context, known: _Findings) -> Row:
-    size, own = ctx.recipe.synthesize.size, ctx.recipe.contours.size
-    if own != size:
-        return Row(
-            "contours",
-            False,
-            f"contours.size is {own} but synthesize.size is {size}",
-            "set both to the same value",
-        )
-    return Row("contours", True, f"{size} px, as the pictures")
+def _contours(ctx: Context, known: Findings) -> Row:
+    size = ctx.recipe.contours.size
+    if known.has_wrong_size:
+        return Row("contours", "warning", f"{size} px; must equal synthesize.size (see model)")
+    check_sizes(ctx.recipe)
+    return Row("contours", "ok", f"{size} px, as the pictures")
 
 
-def _prompts(ctx: Context, known: _Findings) -> Row:
-    settings = ctx.recipe.synthesize
+def _prompts(ctx: Context, known: Findings) -> Row:
     if known.photos is None:
-        # The bank is read and checked; which classes it must have only the data can say.
-        negative_for(settings.prompts.model_copy(update={"negative": None}), ctx.base)
-        words = ctx.recipe.data.class_words
-        if words is not None and isinstance(found := resolve_ref(words, ctx.base), Path):
-            load_words(found)
-        return Row("prompts", True, "readable; the class words are checked once the data is here")
+        check_texts(ctx.recipe, ctx.base)
+        return Row("prompts", "ok", "readable; the class words are checked once the data is here")
     prompts = class_prompts(ctx, known.photos.classes)
     count = sum(len(set(own)) for own in prompts.values())
     tokenizers = _tokenizers(ctx)
     if not tokenizers:
-        detail = f"{count:,} prompts; their length is checked once the tokenizer is here"
-        return Row("prompts", True, detail)
+        detail = f"{many(count, 'prompt')}; their length is checked once the tokenizer is here"
+        return Row("prompts", "ok", detail)
     cut = cut_off_classes(tokenizers, prompts)
     if not cut:
-        return Row("prompts", True, f"{count:,} prompts, none longer than 77 tokens")
+        return Row("prompts", "ok", f"{many(count, 'prompt')}, none longer than 77 tokens")
     cls, prompt = next(iter(cut.items()))
     return Row(
         "prompts",
         "warning",
-        f"{len(cut)} classes have prompts that the text encoder cuts off at 77 tokens; class "
-        f"{cls}: {prompt}",
+        f"{many(len(cut), 'class has', 'classes have')} prompts that the text encoder cuts off at "
+        f"77 tokens; class {cls}: {prompt}",
         "shorten data.class_words or synthesize.prompts",
     )
 
@@ -199,7 +157,7 @@ def _tokenizers(ctx: Context) -> list[Any]:
     return found
 
 
-def _model_files(ctx: Context, known: _Findings) -> Row:
+def _model_files(ctx: Context, known: Findings) -> Row:
     recipe = ctx.recipe
     known.missing = missing_files(recipe.synthesize, ctx.base)
     if not (ctx.stage_dir("finetune-guide") / "guide.safetensors").is_file():
@@ -209,31 +167,47 @@ def _model_files(ctx: Context, known: _Findings) -> Row:
     known.missing = list({(one.repo, one.file): one for one in reversed(known.missing)}.values())
     known.missing.reverse()
     if not known.missing:
-        return Row("model files", True, "all here")
-    groups = by_repository(known.missing)
-    said = [
-        f"{repo}{f' at {revision[:12]}' if revision else ''}: "
-        f"{', '.join(files[:_SHOWN])}{', ...' if len(files) > _SHOWN else ''}"
-        for (repo, revision), files in groups.items()
-    ]
-    detail = f"{len(known.missing)} files of {len(groups)} places are missing ({'; '.join(said)})"
-    return Row("model files", False, detail, "run the commands below, or give local folders")
+        return Row("model files", "ok", "all here")
+    lost = {one.repo: one for one in reversed(known.missing) if one.file == FOLDER}
+    if lost:
+        *others, first = lost.values()
+        detail, remedy = _parted(first.remedy)
+        more = f" (and {many(len(others), 'more such key')})" if others else ""
+        return Row("model files", "failed", f"{first.key}: {detail}{more}", remedy)
+    places = len(by_repository(known.missing))
+    files = many(len(known.missing), "file")
+    if any(one.file == WHOLE for one in known.missing):
+        files = "files"
+    detail = f"{files} of {many(places, 'repository', 'repositories')} are missing"
+    return Row("model files", "failed", detail, "fetch them with the commands below")
 
 
-def _model(ctx: Context, known: _Findings) -> Row:
+def _lacks_configuration(missing: list[MissingFile]) -> bool:
+    """Whether nothing can be said of the model before more files are here."""
+    return any(
+        one.key.startswith("synthesize.")
+        and (one.file in (WHOLE, FOLDER) or one.file.endswith(".json"))
+        and one.repo not in KNOWN
+        for one in missing
+    )
+
+
+def _model(ctx: Context, known: Findings) -> Row:
     settings = ctx.recipe.synthesize
     try:
         parts, solver = estimate.model_and_solver(ctx)
+    except estimate.WrongSize:
+        raise
     except UserError:
-        if any(one.key.startswith("synthesize.") for one in known.missing):
+        if _lacks_configuration(known.missing):
             return Row("model", "warning", "not known before its files are here")
         raise
     kind = {"sd": "Stable Diffusion", "sdxl": "Stable Diffusion XL"}[parts.family]
     detail = f"{kind}, {solver.prediction_type}; {settings.scheduler}, {settings.size} px"
-    return Row("model", True, detail)
+    return Row("model", "ok", detail)
 
 
-def _device(ctx: Context, known: _Findings) -> Row:
+def _device(ctx: Context, known: Findings) -> Row:
     known.device = resolve_device(ctx.recipe.device)
     detail = device_name(known.device)
     if known.device.type == "cuda":
@@ -245,10 +219,10 @@ def _device(ctx: Context, known: _Findings) -> Row:
             f"{detail}; a model of this size is not practical without a GPU",
             "use a machine with a GPU; `--dataset pocket` is made for a CPU",
         )
-    return Row("device", True, detail)
+    return Row("device", "ok", detail)
 
 
-def _dtype(ctx: Context, known: _Findings) -> Row:
+def _dtype(ctx: Context, known: Findings) -> Row:
     dtype = ctx.recipe.synthesize.dtype
     if known.device is None:
         return Row("dtype", "warning", f"{dtype}: not checked without the device")
@@ -277,92 +251,21 @@ def _dtype(ctx: Context, known: _Findings) -> Row:
             "float32 needs twice the memory of bfloat16 and several times its time",
             "set synthesize.dtype: bfloat16",
         )
-    return Row("dtype", True, f"{dtype}; autoencoder and guide in float32")
+    return Row("dtype", "ok", f"{dtype}; autoencoder and guide in float32")
 
 
-def _memory(ctx: Context, known: _Findings) -> Row:
-    if known.cost.architecture is None:
-        return Row("memory", "warning", "; ".join(known.cost.notes))
-    asked = ctx.recipe.synthesize.batch_size
-    batch = 1 if asked == "auto" else asked
-    need = estimate.memory_of(ctx, known.cost.architecture, batch).peak
-    of = f"a guided step of {batch} picture{'s' if batch > 1 else ''} needs about {gib(need)}"
-    if known.device is None:
-        return Row("memory", True, f"{of} (estimated)")
-    free, total = _room(known.device)
-    detail = f"{of}; {gib(free)} of {gib(total)} are free"
-    if need <= free:
-        return Row("memory", True, detail)
-    remedy = _smaller(ctx)
-    if need <= total:
-        return Row("memory", "warning", detail, f"end other programs, or {remedy}")
-    on_gpu = known.device.type == "cuda"
-    if on_gpu and batch > 1 and estimate.memory_of(ctx, known.cost.architecture, 1).peak <= total:
-        return Row("memory", "warning", f"{detail}; smaller batches will be tried", remedy)
-    return Row("memory", False, detail, remedy)
-
-
-def _room(device: torch.device) -> tuple[int, int]:
-    """(free, all) bytes of the device."""
-    if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        return free, total
-    memory = psutil.virtual_memory()
-    return memory.available, memory.total
-
-
-def _smaller(ctx: Context) -> str:
-    """Keys that save memory and are not set yet."""
-    settings = ctx.recipe.synthesize
-    keys = {
-        "synthesize.batch_size: auto": settings.batch_size not in (1, "auto"),
-        "synthesize.dtype: bfloat16": settings.dtype == "float32",
-        "synthesize.gradient_autoencoder (a tiny one)": settings.gradient_autoencoder is None,
-        "synthesize.memory.gradient_checkpointing: true": (
-            not settings.memory.gradient_checkpointing
-        ),
-        "synthesize.memory.cpu_offload: true": (
-            not settings.memory.cpu_offload and settings.classifier.gradient == "x0"
-        ),
-    }
-    open_ones = [key for key, useful in keys.items() if useful]
-    return f"set {' or '.join(open_ones)}" if open_ones else "use a device with more memory"
-
-
-def _disk(ctx: Context, known: _Findings) -> Row:
-    try:
-        counted = known.counted
-    except UserError:
-        return Row("disk", "warning", "not known without the data")
-    need = counted.images * ctx.recipe.synthesize.size**2 * _BYTES_PER_PIXEL
-    folder = ctx.workspace
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    detail = (
-        f"{counted.images:,} pictures ({counted.source}) need about {gib(need)}; "
-        f"{gib(free)} are free"
-    )
-    if need > free:
-        return Row("disk", False, detail, "make room, or choose another --workspace")
-    return Row("disk", True, detail)
-
-
-def _time(ctx: Context, known: _Findings) -> Row:
-    seconds, source = estimate.seconds_per_picture(ctx, known.cost.flops)
-    if seconds is None:
-        return Row("time", "warning", f"not known: {source}")
-    each = f"{duration(seconds)} per picture ({source})"
-    try:
-        images = known.counted.images
-    except UserError:
-        return Row("time", True, f"about {each}")
-    return Row("time", True, f"about {duration(seconds * images)}, {each}")
-
-
-def _next(ctx: Context, known: _Findings, healthy: bool, selection: str) -> str | None:
-    """The first command to type; None where something must be mended by hand, or all is done."""
-    commands = [one.remedy for one in known.missing if one.remedy.startswith("hf download")]
-    if commands:
-        return commands[0].partition(" (")[0]
-    return pipeline.next_command(pipeline.status(ctx), selection) if healthy else None
+def _next(known: Findings, rows: list[Row], selection: str) -> str | None:
+    """What to do first; None where something must be mended by hand, or all is done."""
+    failed_ones = {row.check for row in rows if row.status == "failed"}
+    again = f"then run `{f'higfa doctor {selection}'.rstrip()}` again"
+    if "data" in failed_ones:
+        return f"put the data right (see `data` above), {again}"
+    if any(one.file == FOLDER for one in known.missing):
+        return f"correct the paths above, {again}"
+    if known.missing:
+        fetchable = any(one.is_command for one in known.missing)
+        how = "with the commands above" if fetchable else "as said above"
+        return f"fetch the files {how}, {again}"
+    if failed_ones:
+        return None
+    return pipeline.next_stage(pipeline.status(known.ctx), selection)

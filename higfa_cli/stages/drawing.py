@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from higfa_cli.artifacts.atomic import read_jsonl
+from higfa_cli.artifacts.contained import checked_rows, contained
 from higfa_cli.artifacts.fingerprint import hash_file
 from higfa_cli.artifacts.plan import PlanItem, make_plan
-from higfa_cli.data.dataset import Dataset, load_dataset
+from higfa_cli.data.dataset import Dataset
 from higfa_cli.data.images import fit_square, read_image
 from higfa_cli.data.prompt_bank import negative_for, prompts_for
 from higfa_cli.errors import UserError
@@ -26,6 +27,23 @@ from higfa_cli.models.guide import Guide, check_classes, load_guide
 from higfa_cli.models.loading import load_pipeline
 from higfa_cli.models.text import cut_off_classes
 from higfa_cli.stages.context import Context
+from higfa_cli.stages.photos import load_photos
+
+_CONTOUR: dict[str, type] = {
+    "file_name": str,
+    "class": str,
+    "class_id": int,
+    "source": str,
+    "source_sha256": str,
+    "index": int,
+    "transform": dict,
+    "sha256": str,
+}
+
+
+# Classes whose cut prompts are told of one by one, and how much of each end of a prompt is shown.
+WARNED = 5
+SHOWN = 60
 
 
 def is_guided(ctx: Context) -> bool:
@@ -40,7 +58,7 @@ def plan(ctx: Context) -> tuple[PlanItem, ...]:
         UserError: no contours, a class without words or prompts, or contours of another size.
     """
     settings = ctx.recipe.synthesize
-    rows = read_jsonl(manifest_path(ctx))
+    rows = contour_rows(ctx)
     if ctx.recipe.contours.size != settings.size:
         raise UserError(
             f"contours.size is {ctx.recipe.contours.size} but synthesize.size is {settings.size}; "
@@ -62,6 +80,20 @@ def class_prompts(ctx: Context, classes: Iterable[str]) -> dict[str, tuple[str, 
     """
     prompts = prompts_for(ctx.recipe.synthesize.prompts, dataset(ctx).words, ctx.base)
     return {name: prompts[name] for name in classes}
+
+
+def contour_rows(ctx: Context) -> list[dict[str, Any]]:
+    """Rows of the contours' manifest. Raises UserError: missing, broken, or of other classes."""
+    path = manifest_path(ctx)
+    rows = checked_rows(path, _CONTOUR)
+    classes = dataset(ctx).classes
+    for row in rows:
+        if not 0 <= row["class_id"] < len(classes) or classes[row["class_id"]] != row["class"]:
+            raise UserError(
+                f"{path}: class `{row['class'][:80]}` with id {row['class_id']} is not so in the "
+                "data; run `higfa contours --force`"
+            )
+    return rows
 
 
 def prompts_of(items: Iterable[PlanItem]) -> set[str]:
@@ -94,11 +126,14 @@ def warn_of_cut_prompts(
 ) -> dict[str, str]:
     """Tell of the classes (with their prompts) that the text encoders do not read to the end."""
     cut = cut_off_classes(model.prompts.tokenizers, prompts)
-    for cls, prompt in cut.items():
+    for cls, prompt in list(cut.items())[:WARNED]:
+        shown = prompt if len(prompt) <= 2 * SHOWN else f"{prompt[:SHOWN]} ... {prompt[-SHOWN:]}"
         ctx.progress.note(
-            f"warning: class {cls}: the text encoder reads 77 tokens and cuts this prompt off: "
-            f"{prompt}"
+            f"warning: class {cls}: the text encoder reads 77 tokens and cuts the end of this "
+            f"prompt off: {shown}"
         )
+    if len(cut) > WARNED:
+        ctx.progress.note(f"warning: prompts of {len(cut) - WARNED} more classes are cut off")
     return cut
 
 
@@ -156,7 +191,7 @@ def draw_items(
 
 def read_contour(ctx: Context, item: PlanItem) -> Tensor:
     """[1, S, S] in [0, 1]; the file must be the one that the manifest recorded."""
-    path = ctx.stage_dir("contours") / item.contour
+    path = contained(ctx.stage_dir("contours"), item.contour, "contours/manifest.jsonl")
     if not path.is_file() or hash_file(path) != item.contour_sha256:
         raise UserError(f"{path} is missing or was changed; run `higfa contours` again")
     grey = fit_square(read_image(path), ctx.recipe.synthesize.size, pad="zero")[..., 0]
@@ -165,7 +200,7 @@ def read_contour(ctx: Context, item: PlanItem) -> Tensor:
 
 def dataset(ctx: Context) -> Dataset:
     """The recipe's photos."""
-    return load_dataset(ctx.recipe.data, ctx.base, ctx.recipe.seed)
+    return load_photos(ctx)
 
 
 def manifest_path(ctx: Context) -> Path:

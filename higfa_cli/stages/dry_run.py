@@ -7,7 +7,14 @@ from typing import Any
 
 from higfa_cli.artifacts.plan import in_batches
 from higfa_cli.stages.context import Context
-from higfa_cli.stages.estimate import count_pictures, memory_of, picture_cost, seconds_per_picture
+from higfa_cli.stages.estimate import (
+    check_drawable,
+    count_pictures,
+    memory_of,
+    picture_cost,
+    seconds_per_picture,
+)
+from higfa_cli.stages.recipe_checks import check_recipe
 
 NAME = "synthesize"
 _FIRST = 3
@@ -25,13 +32,17 @@ def dry_run(ctx: Context) -> dict[str, Any]:
         size, which the device settles when the stage starts; memory is then that of one picture.
 
     Raises:
-        UserError: data that is neither here nor a public dataset.
+        UserError: data that is neither here nor a public dataset; a prompt bank, class words or a
+            size that cannot be right.
     """
     settings = ctx.recipe.synthesize
+    # First: this one names the sizes that both keys may have.
+    check_drawable(ctx)
+    check_recipe(ctx.recipe, ctx.base)
     counted = count_pictures(ctx)
     cost = picture_cost(ctx)
     size = settings.batch_size
-    seconds, source = seconds_per_picture(ctx, cost.flops)
+    seconds, source = seconds_per_picture(ctx, cost.flops, cost.reason)
     notes = [note for note in (counted.note, *cost.notes) if note is not None]
     if seconds is None and cost.flops is not None:
         notes.append(f"time is not known: {source}")

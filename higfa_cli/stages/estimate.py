@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +21,7 @@ from higfa_cli.models.architecture import Architecture, architecture
 from higfa_cli.models.device import resolve_device
 from higfa_cli.models.draw import evaluations, schedule_of
 from higfa_cli.models.footprint import Footprint, flops_per_picture, guided_step
+from higfa_cli.models.model_files import FOLDER, missing_files
 from higfa_cli.models.scheduler import SchedulerSolver
 from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.recipe.schema import Synthesize
@@ -30,10 +33,18 @@ Source = Literal["contours", "photos", "published split sizes"]
 # Part of a matrix product's speed that a whole run is reckoned to reach: layers that move more
 # than they multiply, and an autoencoder in float32, take the rest.
 EFFICIENCY = 0.3
+# CUDA's context, cuDNN's workspaces and fragmentation, which no reckoning sees: docs/memory.md.
+ALLOWANCE = 3 * 2**29
 _GIB = 2**30
+_YEAR_S = 365.25 * 86400
 _TIMING_S = 0.5
 # Keys of `synthesize` that change what is drawn, or how much, but not the seconds per picture.
 _SAME_PACE = {"prompts", "per_contour", "gallery", "local_files_only"}
+_NO_CONFIGURATION = "the model's configuration is not on this machine"
+
+
+class WrongSize(UserError):
+    """`synthesize.size` is none that the model can draw."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +64,24 @@ class Counted:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one picture; None where the model's configuration is not on this machine (`notes`)."""
+    """Of one picture; None where it cannot be known.
+
+    `error` is then what stands in the way, and `reason` the same in short.
+    """
 
     architecture: Architecture | None = None
     denoiser_evaluations: int | None = None
     guide_evaluations: int | None = None
     flops: float | None = None
-    notes: tuple[str, ...] = ()
+    error: UserError | None = None
+    reason: str = _NO_CONFIGURATION
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is not known, and why."""
+        if self.error is None:
+            return ()
+        return (f"steps, arithmetic, memory and time are not known: {self.error}",)
 
 
 def count_pictures(ctx: Context) -> Counted:
@@ -107,11 +129,18 @@ def picture_cost(ctx: Context) -> Cost:
     settings = ctx.recipe.synthesize
     try:
         known, solver = model_and_solver(ctx)
+    except WrongSize as error:
+        return Cost(error=error, reason="depends on synthesize.size, which the model cannot draw")
     except UserError as error:
-        return Cost(notes=(f"steps, arithmetic, memory and time are not known: {error}",))
+        lost = missing_files(settings, ctx.base)
+        if not lost:
+            return Cost(error=error, reason="depends on model and ControlNet, which do not fit")
+        wrong = next((one.remedy for one in lost if one.file == FOLDER), None)
+        return Cost(error=error if wrong is None else UserError(wrong))
     denoiser, guide = evaluations(schedule_of(settings), solver.levels)
+    ctx.progress.note("reckoning memory and arithmetic of the model ...")
     about = ctx.recipe.guide
-    flops = flops_per_picture(known, settings, about.image_size, about.backbone)
+    flops = _flops(_key(known, settings), about.image_size, about.backbone)
     return Cost(known, denoiser, guide, flops)
 
 
@@ -128,25 +157,64 @@ def model_and_solver(ctx: Context) -> tuple[Architecture, SchedulerSolver]:
     return known, SchedulerSolver(settings.scheduler, known.scheduler, settings.steps)
 
 
+def check_drawable(ctx: Context) -> None:
+    """Raise WrongSize for a size that the model cannot draw; an unknown model can draw all."""
+    try:
+        model_and_solver(ctx)
+    except WrongSize:
+        raise
+    except UserError:
+        return
+
+
 def memory_of(ctx: Context, known: Architecture, batch: int) -> Footprint:
     """Bytes on the device of a guided step of `batch` pictures."""
     about = ctx.recipe.guide
-    return guided_step(known, ctx.recipe.synthesize, batch, about.image_size, about.backbone)
+    return _memory(_key(known, ctx.recipe.synthesize), batch, about.image_size, about.backbone)
+
+
+def _key(known: Architecture, settings: Synthesize) -> str:
+    """All that memory and arithmetic depend on."""
+    kept = settings.model_dump(mode="json", exclude=_SAME_PACE | {"batch_size"})
+    return json.dumps([asdict(known), kept], sort_keys=True)
+
+
+def _of_key(key: str) -> tuple[Architecture, Synthesize]:
+    known, settings = json.loads(key)
+    encoders = tuple(known.pop("text_encoders"))
+    return Architecture(**known, text_encoders=encoders), Synthesize.model_validate(settings)
+
+
+# Half a minute for the largest model, and the same for every dataset that it draws.
+@functools.cache
+def _flops(key: str, guide_size: int, backbone: str) -> float:
+    return flops_per_picture(*_of_key(key), guide_size, backbone)
+
+
+@functools.cache
+def _memory(key: str, batch: int, guide_size: int, backbone: str) -> Footprint:
+    return guided_step(*_of_key(key), batch, guide_size, backbone)
 
 
 def check_size(known: Architecture, settings: Synthesize) -> None:
-    """Raise UserError unless the model can draw squares of `synthesize.size`."""
+    """Raise WrongSize unless the model can draw squares of `synthesize.size`."""
     blocks = known.vae.get("block_out_channels") or known.vae["decoder_block_out_channels"]
     multiple = 2 ** (len(blocks) - 1) * 2 ** (len(known.unet["block_out_channels"]) - 1)
     if settings.size % multiple:
-        raise UserError(
-            f"synthesize.size: {settings.size} is not a multiple of {multiple}, "
-            f"which `{settings.model}` needs; choose one"
+        below = settings.size // multiple * multiple
+        near = " or ".join(str(size) for size in (below, below + multiple) if size)
+        raise WrongSize(
+            f"synthesize.size: {settings.size} is not a multiple of {multiple}, which "
+            f"`{settings.model}` needs; set synthesize.size and contours.size to {near}"
         )
 
 
-def seconds_per_picture(ctx: Context, flops: float | None) -> tuple[float | None, str]:
+def seconds_per_picture(
+    ctx: Context, flops: float | None, unknown: str = _NO_CONFIGURATION
+) -> tuple[float | None, str]:
     """(seconds, from what they are known); (None, why not) where nothing is known.
+
+    `unknown` is why there are no `flops`, where there are none.
 
     An earlier run of these settings on this device counts first; else the device's speed is
     measured by a matrix product, which takes less than a second.
@@ -159,7 +227,8 @@ def seconds_per_picture(ctx: Context, flops: float | None) -> tuple[float | None
     if earlier is not None:
         return earlier, "an earlier run here"
     if flops is None:
-        return None, "the model's configuration is not on this machine"
+        return None, unknown
+    ctx.progress.note("measuring this device ...")
     dtype = ctx.recipe.synthesize.dtype
     speed = matmul_speed(device, getattr(torch, dtype))
     return flops / (speed * EFFICIENCY), (
@@ -175,8 +244,8 @@ def matmul_speed(device: torch.device, dtype: torch.dtype) -> float:
     # Grown until one product is long enough to be timed: what is large depends on the device.
     while True:
         one = torch.ones(side, side, device=device, dtype=dtype)
-        _timed(lambda one=one: one @ one, device)  # type: ignore[misc]
-        seconds = _timed(lambda one=one: one @ one, device)  # type: ignore[misc]
+        # The best of three: the first starts threads up, and other programs want the processor too.
+        seconds = min(_timed(lambda: one @ one, device) for _ in range(3))  # noqa: B023
         if seconds > 0.01 or side >= 8192:
             break
         side *= 2
@@ -196,15 +265,34 @@ def device_name(device: torch.device) -> str:
 
 def gib(size: float) -> str:
     """Bytes for people."""
+    if size < 2**20:
+        return "less than 1 MiB"
     return f"{size / _GIB:.1f} GiB" if size >= 0.1 * _GIB else f"{size / 2**20:.0f} MiB"
 
 
+def roughly(size: float) -> str:
+    """`gib` of an estimate."""
+    return gib(size) if size < 2**20 else f"about {gib(size)}"
+
+
+def many(count: int, one: str, more: str | None = None) -> str:
+    """A number of things: 1 photo, 1,680 photos."""
+    return f"{count:,} {one if count == 1 else more or one + 's'}"
+
+
 def duration(seconds: float) -> str:
-    """Seconds for people: 12 s, or h:mm."""
-    if seconds < 60:
-        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60:,}:{minutes % 60:02d} h"
+    """Seconds for people: 1.3 s, 12 s, 35 min, 9.8 h, 27 days, 7.5 years."""
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 100 * 60:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    if seconds < _YEAR_S:
+        return f"{seconds / 86400:.0f} days"
+    return f"{seconds / _YEAR_S:,.1f} years"
 
 
 def synchronize(device: torch.device) -> None:
@@ -268,10 +356,10 @@ def _earlier(ctx: Context, device: torch.device) -> float | None:
     try:
         before = record["inputs"]["parameters"]["synthesize"]
         seconds, where = record["counts"].get("seconds_per_image"), record["device"]
-    except (KeyError, TypeError):
+        before = {key: value for key, value in before.items() if key not in _SAME_PACE}
+    except (KeyError, TypeError, AttributeError):
         return None
     now = ctx.recipe.synthesize.model_dump(mode="json", exclude=_SAME_PACE)
-    before = {key: value for key, value in before.items() if key not in _SAME_PACE}
-    if seconds is None or where != str(device) or before != now:
+    if not isinstance(seconds, int | float) or where != str(device) or before != now:
         return None
     return float(seconds)

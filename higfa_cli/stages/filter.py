@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from higfa_cli.artifacts.atomic import read_jsonl, write_jsonl
+from higfa_cli.artifacts.atomic import write_jsonl
+from higfa_cli.artifacts.contained import checked_rows, contained
 from higfa_cli.artifacts.fingerprint import hash_file
 from higfa_cli.artifacts.run_record import StageInputs, stage_run
-from higfa_cli.data.dataset import Dataset, load_dataset
+from higfa_cli.data.dataset import Dataset
 from higfa_cli.data.images import read_image
 from higfa_cli.data.selection import (
     REASONS,
@@ -30,6 +31,7 @@ from higfa_cli.errors import UserError
 from higfa_cli.models.device import resolve_device
 from higfa_cli.models.guide import Guide, check_classes, load_guide
 from higfa_cli.stages.context import Context
+from higfa_cli.stages.photos import load_photos
 
 NAME = "filter"
 VERSION = 1
@@ -38,6 +40,14 @@ METADATA = "synthesize/images/metadata.jsonl"
 GUIDE = "finetune-guide/guide.safetensors"
 # Pictures that the guide reads at once: few, for they may be large.
 _BATCH = 16
+_DRAWN: dict[str, type] = {
+    "file_name": str,
+    "id": str,
+    "class": str,
+    "class_id": int,
+    "source": str,
+    "replica": int,
+}
 
 
 def inputs(ctx: Context) -> StageInputs:
@@ -46,7 +56,7 @@ def inputs(ctx: Context) -> StageInputs:
     Raises:
         UserError: no pictures, or a key asks for a guide that is not there.
     """
-    return _inputs(ctx, load_dataset(ctx.recipe.data, ctx.base, ctx.recipe.seed))
+    return _inputs(ctx, load_photos(ctx))
 
 
 def run(ctx: Context) -> dict[str, Any]:
@@ -58,13 +68,14 @@ def run(ctx: Context) -> dict[str, Any]:
     Raises:
         UserError: as `inputs`; nothing drawn; every picture rejected (the rows are written).
     """
-    dataset = load_dataset(ctx.recipe.data, ctx.base, ctx.recipe.seed)
+    dataset = load_photos(ctx)
     known = _inputs(ctx, dataset)
-    drawn = read_jsonl(ctx.workspace / METADATA)
+    drawn = checked_rows(ctx.workspace / METADATA, _DRAWN)
     if not drawn:
         raise UserError(
             f"{ctx.workspace / METADATA} lists no picture: all failed to draw, for the reasons in "
-            f"{ctx.stage_dir('synthesize') / 'failed.jsonl'}; run `higfa synthesize` again"
+            f"{ctx.stage_dir('synthesize') / 'failed.jsonl'}; "
+            "when that is mended, run `higfa synthesize --retry-failed`"
         )
     guide = _guide(ctx, dataset)
     directory = ctx.stage_dir(NAME)
@@ -134,11 +145,19 @@ def _measure(
     images = (ctx.workspace / METADATA).parent
     groups = [drawn[start : start + _BATCH] for start in range(0, len(drawn), _BATCH)]
     for group in ctx.progress.track(groups, NAME):
-        pictures = [read_image(images / row["file_name"]) for row in group]
+        pictures = [
+            read_image(contained(images, row["file_name"], ctx.workspace / METADATA))
+            for row in group
+        ]
         probabilities = None if guide is None else _probabilities(guide, pictures)
         for index, (row, picture) in enumerate(zip(group, pictures, strict=True)):
             confidence, rank = None, None
             if probabilities is not None:
+                if not 0 <= row["class_id"] < probabilities.shape[1]:
+                    raise UserError(
+                        f"{ctx.workspace / METADATA}: class_id {row['class_id']} is none of the "
+                        "guide's; run `higfa synthesize --force`"
+                    )
                 confidence = float(probabilities[index, row["class_id"]])
                 rank = rank_of(probabilities[index], row["class_id"])
             photo = photos.thumbnail(row["source"], len(picture))

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from higfa_cli.artifacts.atomic import write_json, write_jsonl
+from higfa_cli.artifacts.atomic import read_json, write_json, write_jsonl
 from higfa_cli.artifacts.fingerprint import hash_file
-from higfa_cli.artifacts.run_record import StageInputs, stage_run
+from higfa_cli.artifacts.run_record import StageInputs, StageRun, stage_run
 from higfa_cli.artifacts.seeds import seed_for
-from higfa_cli.data.dataset import Dataset, load_dataset
+from higfa_cli.data.dataset import Dataset
 from higfa_cli.errors import UserError
 from higfa_cli.method.protocols import Level
 from higfa_cli.models.backbones import Backbone, create_backbone, weights_path
@@ -34,6 +34,7 @@ from higfa_cli.stages.guide_pool import (
     trial,
 )
 from higfa_cli.stages.model_inputs import model_inputs
+from higfa_cli.stages.photos import load_photos
 from higfa_cli.training.calibration import assess, fit_temperature
 from higfa_cli.training.folds import stratified_folds
 from higfa_cli.training.mixing import TrainSet
@@ -109,21 +110,21 @@ def run(ctx: Context) -> dict[str, Any]:
     device = resolve_device(recipe.device)
     # Before the long work, so that a misspelt name or an absent file fails at once.
     _backbone(ctx, dataset, "guide")
-    with stage_run(directory, _inputs(ctx, dataset), recipe) as record:
+    with stage_run(directory, _inputs(ctx, dataset), recipe, resume=not ctx.force) as record:
         record.device = str(device)
         # The plain conditional branch is all that is asked of the model: no negative prompt.
         photos = [sample for sample in dataset.samples if sample.split != "test"]
         prompts = {"", *photo_prompts(photos, dataset, recipe, ctx.base)}
         model = load_pipeline(recipe.synthesize, ctx.base, device, prompts)
         levels = guided_levels(ctx, model)
-        train = _pool(ctx, dataset, model, levels)
+        train = _pool(ctx, record, dataset, model, levels)
         if dataset.of("val"):
-            backbone, fitted, held = _with_validation(ctx, dataset, model, levels, train, device)
+            backbone, fitted, held = _with_validation(ctx, record, dataset, model, levels, train)
             source, history = "val", _named("guide", fitted)
         else:
-            held, history = _cross_validated(ctx, dataset, train, device)
+            held, history = _cross_validated(ctx, record, dataset, train)
             everything = list(range(len(train.photos)))
-            backbone, fitted = _fit(ctx, dataset, train, everything, None, device, "guide")
+            backbone, fitted = _fit(ctx, record, dataset, train, everything, None, "guide")
             source, history = "cross-validation", history + _named("guide", fitted)
         calibration = calibrate(held, levels, source)
         spec = _spec(recipe.guide.image_size, backbone, dataset, calibration["temperature"])
@@ -186,7 +187,7 @@ def _dataset(ctx: Context) -> Dataset:
             f"contours.size is {recipe.contours.size} but synthesize.size is "
             f"{recipe.synthesize.size}; set both to the same value"
         )
-    return load_dataset(recipe.data, ctx.base, recipe.seed)
+    return load_photos(ctx)
 
 
 def _inputs(ctx: Context, dataset: Dataset) -> StageInputs:
@@ -220,35 +221,51 @@ def _inputs(ctx: Context, dataset: Dataset) -> StageInputs:
     )
 
 
-def _pool(ctx: Context, dataset: Dataset, model: DiffusionModel, levels: Sequence[Level]) -> Pool:
+def _pool(
+    ctx: Context,
+    record: StageRun,
+    dataset: Dataset,
+    model: DiffusionModel,
+    levels: Sequence[Level],
+) -> Pool:
     recipe = ctx.recipe
     photos = read_photos(dataset.of("train"), dataset, recipe, ctx.base, ctx.progress)
     jobs = pool_jobs(photos, levels, recipe.guide.noised_per_image, recipe.seed)
-    pictures = _render(ctx, model, photos, jobs, "noising training photos")
+    pictures = _render(ctx, record, model, photos, jobs, "training")
     return Pool(photos, jobs, pictures)
 
 
 def _render(
-    ctx: Context, model: DiffusionModel, photos: Photos, jobs: Sequence[Job], description: str
+    ctx: Context,
+    record: StageRun,
+    model: DiffusionModel,
+    photos: Photos,
+    jobs: Sequence[Job],
+    kind: str,
 ) -> Pictures:
-    some_level = next((level for _, level in jobs if level is not None), None)
-    batch = batch_size(ctx, model, trial(model, photos, some_level))
-    return render(model, photos, jobs, ctx.recipe, batch, ctx.progress, description)
+    # A resumed run must not probe again: pictures depend a little on how many are drawn together.
+    settled = record.scratch(f"{kind}.json")
+    if not settled.is_file():
+        some_level = next((level for _, level in jobs if level is not None), None)
+        size = batch_size(ctx, model, trial(model, photos, some_level))
+        write_json(settled, {"batch_size": size})
+    batch = int(read_json(settled)["batch_size"])
+    return render(model, photos, jobs, ctx.recipe, batch, ctx.progress, f"noising {kind} photos")
 
 
 def _with_validation(
     ctx: Context,
+    record: StageRun,
     dataset: Dataset,
     model: DiffusionModel,
     levels: Sequence[Level],
     train: Pool,
-    device: torch.device,
 ) -> tuple[Backbone, FitResult, HeldOut]:
     """Train on all training photos; choose the epoch and calibrate on validation photos."""
     recipe = ctx.recipe
     photos = read_photos(dataset.of("val"), dataset, recipe, ctx.base, ctx.progress)
     jobs = tuple((row, level) for row in range(len(photos)) for level in (None, *levels))
-    pictures = _render(ctx, model, photos, jobs, "noising validation photos")
+    pictures = _render(ctx, record, model, photos, jobs, "validation")
     # The epoch is chosen on photos and on one noised version of each: all levels at every epoch
     # would cost more than the training.
     per_photo = 1 + len(levels)
@@ -259,7 +276,8 @@ def _with_validation(
     ]
     chosen_on = join([photos.clean, pictures.select(torch.tensor(once, dtype=torch.int64))])
     everything = list(range(len(train.photos)))
-    backbone, fitted = _fit(ctx, dataset, train, everything, chosen_on, device, "guide")
+    backbone, fitted = _fit(ctx, record, dataset, train, everything, chosen_on, "guide")
+    device = resolve_device(recipe.device)
     held = HeldOut(
         logits=predict_logits(backbone, pictures, device),
         labels=pictures.labels,
@@ -271,10 +289,11 @@ def _with_validation(
 
 
 def _cross_validated(
-    ctx: Context, dataset: Dataset, train: Pool, device: torch.device
+    ctx: Context, record: StageRun, dataset: Dataset, train: Pool
 ) -> tuple[HeldOut, list[dict[str, Any]]]:
     """Logits of each photo's versions from a network trained on the other folds."""
     recipe, photos = ctx.recipe, train.photos
+    device = resolve_device(recipe.device)
     folds = recipe.guide.folds
     keys = [sample.key for sample in photos.samples]
     fold_of = stratified_folds(keys, photos.clean.labels.tolist(), folds, recipe.seed)
@@ -287,7 +306,7 @@ def _cross_validated(
         if not rows or not held:
             continue
         name = f"fold-{fold}"
-        backbone, fitted = _fit(ctx, dataset, train, rows, None, device, name)
+        backbone, fitted = _fit(ctx, record, dataset, train, rows, None, name)
         history += _named(name, fitted)
         noised = train.part(held)
         clean = photos.clean.select(torch.tensor(held))
@@ -313,11 +332,11 @@ def _cross_validated(
 
 def _fit(
     ctx: Context,
+    record: StageRun,
     dataset: Dataset,
     train: Pool,
     rows: Sequence[int],
     val: Pictures | None,
-    device: torch.device,
     name: str,
 ) -> tuple[Backbone, FitResult]:
     """One network trained on the photos `rows` and their noised versions, at its best epoch."""
@@ -329,9 +348,9 @@ def _fit(
         probability=config.noised_fraction,
         rule="share",
     )
-    classes = len(dataset.classes)
-    seed = seed_for(ctx.recipe.seed, NAME, name)
-    fitted = fit(backbone, mixed, val, config, classes, seed, device, ctx.progress, name)
+    classes, begun = len(dataset.classes), record.scratch(f"{name}.pt")
+    seed, device = seed_for(ctx.recipe.seed, NAME, name), resolve_device(ctx.recipe.device)
+    fitted = fit(backbone, mixed, val, config, classes, seed, device, ctx.progress, name, begun)
     backbone.network.load_state_dict(fitted.best_state)
     return backbone, fitted
 

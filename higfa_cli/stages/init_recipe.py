@@ -42,14 +42,19 @@ guide:                    # the classifier that steers the sampler
   epochs: 30
   batch_size: 32
 
-synthesize:
+synthesize:               # `higfa doctor THIS` says what is missing here, and whether it fits
   model: stable-diffusion-v1-5/stable-diffusion-v1-5    # a hub id (downloaded) or a local folder
+  revision: 451f4fe16113bff5a5d2269ed5ad43b0592e9a14    # leave out for a local folder
   controlnet: lllyasviel/control_v11p_sd15_canny
-  dtype: float32          # bfloat16 or float16 save memory on a GPU
+  controlnet_revision: 115a470d547982438f70198e353a921996e2e819
+  # SDXL: see `higfa recipes show aircraft-sdxl`; size and contours.size are then 1024.
+  dtype: bfloat16         # of the denoiser; float32 on a CPU
   size: 512
-  steps: 25
-  batch_size: 4           # part of the plan: it changes the pixels
+  steps: 30
+  batch_size: auto        # as many pictures as fit, tried once; part of the plan
   per_contour: 1          # pictures per contour
+  memory:
+    gradient_checkpointing: true
   text:
     scale: 7.5
   contour:
@@ -60,7 +65,8 @@ synthesize:
     scale: 1.0
   prompts:
     templates: ["a photo of a {words}"]
-    negative: ""
+    # bank: birds         # in the place of templates: aircraft, birds, cars, dogs, flowers, pets,
+    #                     # textures, or your own YAML file (docs/models.md)
 
 downstream:               # the classifier that you came for, without and with the pictures
   backbone: resnet18

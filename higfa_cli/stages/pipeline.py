@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from higfa_cli.artifacts.atomic import read_json, write_json
+from higfa_cli.artifacts.atomic import read_json, write_note
 from higfa_cli.artifacts.run_record import (
     RECORD,
     RESOLVED,
@@ -17,13 +17,14 @@ from higfa_cli.artifacts.run_record import (
     StageState,
     recorded_outputs,
     stage_state,
+    tidy,
 )
 from higfa_cli.errors import UserError
 from higfa_cli.stages.context import Context
 
 STAGES = ("contours", "finetune-guide", "synthesize", "filter", "train-downstream", "report")
 WRITES: Mapping[str, tuple[str, ...]] = {
-    "contours": ("images/<class>/<photo>-<k>.png", "manifest.jsonl"),
+    "contours": ("images/<class>/<photo>-<k>.png", "manifest.jsonl", "rejected.jsonl"),
     "finetune-guide": ("guide.safetensors", "calibration.json", "history.jsonl"),
     "synthesize": (
         "plan.jsonl",
@@ -69,6 +70,10 @@ def stage_module(stage: str) -> StageModule:
     return cast(StageModule, importlib.import_module(name))
 
 
+class Blocked(StageState):
+    """The state of a stage that would fail at once, since what it reads is not there."""
+
+
 def state(ctx: Context, stage: str, **options: Any) -> StageState:
     """Whether a stage's artifacts hold.
 
@@ -78,9 +83,16 @@ def state(ctx: Context, stage: str, **options: Any) -> StageState:
     return _state(ctx, stage, options, {})
 
 
-def run_stage(ctx: Context, stage: str, action: str = "run", **options: Any) -> dict[str, Any]:
+def run_stage(
+    ctx: Context,
+    stage: str,
+    action: str = "run",
+    how: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> dict[str, Any]:
     """Run one stage, or another function of its module ("preview"); returns its summary.
 
+    `options` say what is made, `how` how it is done ({"workers": 2}): the result is the same.
     Raises UserError when a stage that it reads is not fresh; a dry run reads none.
     """
     module = stage_module(stage)
@@ -90,18 +102,23 @@ def run_stage(ctx: Context, stage: str, action: str = "run", **options: Any) -> 
         _check_upstream(ctx, stage, inputs)
     if action == "run":
         _remember_options(ctx, stage, options)
-    summary: dict[str, Any] = getattr(module, action)(ctx, **options)
+    summary: dict[str, Any] = getattr(module, action)(ctx, **options, **(how or {}))
     return summary
 
 
-def step(ctx: Context, stage: str, **options: Any) -> dict[str, Any]:
-    """Run a stage unless it is fresh (`ctx.force`: anyway).
+def step(
+    ctx: Context, stage: str, how: Mapping[str, Any] | None = None, **options: Any
+) -> dict[str, Any]:
+    """Run a stage unless it is fresh (`ctx.force`, or failed items to retry: anyway).
 
     Returns {"stage", "action": "ran" | "skipped", "seconds", "directory", "summary"}.
     """
     started = time.perf_counter()
-    fresh = not ctx.force and state(ctx, stage, **options).kind == "fresh"
-    summary = {} if fresh else run_stage(ctx, stage, **options)
+    again = ctx.force or bool(how and how.get("retry_failed"))
+    fresh = not again and state(ctx, stage, **options).kind == "fresh"
+    if fresh:
+        tidy(ctx.stage_dir(stage))
+    summary = {} if fresh else run_stage(ctx, stage, how=how, **options)
     return {
         "stage": stage,
         "action": "skipped" if fresh else "ran",
@@ -125,25 +142,35 @@ def run_all(ctx: Context, first: str = STAGES[0], last: str = STAGES[-1]) -> lis
 
 
 def status(ctx: Context) -> list[dict[str, Any]]:
-    """Per stage {"stage", "state", "reasons", "directory"}, in the order of the pipeline."""
+    """Per stage {"stage", "state", "reasons", "blocked", "directory"}, in the pipeline's order.
+
+    "blocked" is whether running it now would fail at once.
+    """
     rows = []
     known: dict[str, StageState] = {}
     for stage in STAGES:
         found = _state(ctx, stage, {}, known)
-        row = {"stage": stage, "state": found.kind, "reasons": list(found.reasons)}
+        row: dict[str, Any] = {"stage": stage, "state": found.kind, "reasons": list(found.reasons)}
+        row["blocked"] = isinstance(found, Blocked)
         rows.append(row | {"directory": str(ctx.stage_dir(stage))})
     return rows
 
 
 def next_command(rows: list[dict[str, Any]], selection: str) -> str | None:
-    """The command to type next, or None when all is fresh.
+    """The command to type next, or None when all is fresh: `doctor` where a stage would fail.
 
     `selection` is how the recipe was chosen on the command line ("--dataset pocket-aircraft").
     """
-    for row in rows:
-        if row["state"] != "fresh":
-            return f"higfa {row['stage']} {selection}".rstrip()
-    return None
+    first = next((row for row in rows if row["state"] != "fresh"), None)
+    if first is not None and first["blocked"]:
+        return f"higfa doctor {selection}".rstrip()
+    return next_stage(rows, selection)
+
+
+def next_stage(rows: list[dict[str, Any]], selection: str) -> str | None:
+    """The first stage that is not fresh, as a command; None when all is fresh."""
+    first = next((row["stage"] for row in rows if row["state"] != "fresh"), None)
+    return None if first is None else f"higfa {first} {selection}".rstrip()
 
 
 def describe(ctx: Context, stage: str, **options: Any) -> dict[str, Any]:
@@ -183,7 +210,7 @@ def _find_state(
         inputs = stage_module(stage).inputs(ctx, **options)
     except UserError as error:
         ran = (directory / RECORD).is_file()
-        return StageState("stale" if ran else "missing", (str(error),))
+        return Blocked("stale" if ran else "missing", (str(error),))
     found = stage_state(directory, inputs)
     if found.kind == "fresh":
         for earlier in _upstream(inputs, stage):
@@ -201,9 +228,23 @@ def _upstream_state(ctx: Context, stage: str, known: dict[str, StageState]) -> S
     found = _state(ctx, stage, {}, known)
     path = _options_file(ctx, stage)
     if found.kind != "fresh" and path.is_file():
-        as_last_run = _find_state(ctx, stage, read_json(path), known)
+        options = read_json(path)
+        if not _is_options(options):
+            raise UserError(f"{path} is not what higfa wrote there; delete it")
+        as_last_run = _find_state(ctx, stage, options, known)
         return as_last_run if as_last_run.kind == "fresh" else found
     return found
+
+
+def _is_options(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() <= {"synthetic", "arms"}
+        and all(
+            one is None or (isinstance(one, list) and all(isinstance(text, str) for text in one))
+            for one in value.values()
+        )
+    )
 
 
 def _options_file(ctx: Context, stage: str) -> Path:
@@ -214,7 +255,7 @@ def _options_file(ctx: Context, stage: str) -> Path:
 def _remember_options(ctx: Context, stage: str, options: Mapping[str, Any]) -> None:
     path = _options_file(ctx, stage)
     if options:
-        write_json(path, dict(options))
+        write_note(path, dict(options))
     else:
         path.unlink(missing_ok=True)
 

@@ -59,10 +59,17 @@ def best_model(ctx: Context) -> Path:
     def val(run: dict[str, Any]) -> float:
         return -1.0 if run["val_accuracy"] is None else float(run["val_accuracy"])
 
-    arms = read_json(path)["arms"]
-    arm = max(arms, key=lambda one: sum(val(run) for run in one["runs"]) / len(one["runs"]))
-    run = max(arm["runs"], key=val)
-    model = run_dir(ctx.stage_dir(NAME), arm["name"], run["seed"]) / "model.safetensors"
+    try:
+        arms = read_json(path)["arms"]
+        arm = max(arms, key=lambda one: sum(val(run) for run in one["runs"]) / len(one["runs"]))
+        run = max(arm["runs"], key=val)
+        folder = run_dir(ctx.stage_dir(NAME), str(arm["name"]), int(run["seed"]))
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise UserError(
+            f"{path} is not as higfa writes it ({type(error).__name__}: {error}); "
+            "run `higfa train-downstream --force`"
+        ) from None
+    model = folder / "model.safetensors"
     if not model.is_file():
         raise UserError(f"{model} is missing; run `higfa train-downstream --force`")
     return model

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from higfa_cli.artifacts.atomic import write_bytes, write_json
+from higfa_cli.artifacts.contained import contained
 from higfa_cli.artifacts.plan import PlanItem
 from higfa_cli.data.images import encode_png, read_image
 from higfa_cli.errors import UserError
@@ -52,7 +54,7 @@ def preview(ctx: Context, count: int) -> dict[str, Any]:
     tiles = [_tile(item.cls, picture) for item, picture in zip(chosen, drawn, strict=True)]
     columns = min(8, len(tiles))
     rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
-    path = ctx.workspace / FOLDER / f"preview-{count}.png"
+    path = _place(ctx, f"preview-{count}.png")
     write_bytes(path, encode_png(_sheet(rows)))
     return {"sheet": str(path), "images": len(chosen), **_summary(drawn)}
 
@@ -76,7 +78,7 @@ def sweep(ctx: Context, key: str, values: Sequence[Any]) -> dict[str, Any]:
         tiles = [_plain(p.pixels, "failed" if p.pixels is None else "") for p in drawn]
         rows.append([_caption(f"{key.rsplit('.', 1)[-1]} = {value}"), *tiles])
         table.append({"value": value, **_summary(drawn)})
-    path = ctx.workspace / FOLDER / f"sweep-{key}.png"
+    path = _place(ctx, f"sweep-{key}.png")
     write_bytes(path, encode_png(_sheet(rows)))
     write_json(path.with_suffix(".json"), {"key": key, "rows": table})
     return {"sheet": str(path), "key": key, "rows": table}
@@ -96,6 +98,11 @@ def _swept(
         settings = variant.recipe.synthesize
         model = shared.with_settings(settings) if shared else load_model(variant, own)
         yield value, draw_items(variant, model, guide, schedule_of(settings), own)
+
+
+def _place(ctx: Context, name: str) -> Path:
+    """Where a sheet goes; UserError where a link would lead it out of the workspace."""
+    return contained(ctx.workspace, f"{FOLDER}/{name}", ctx.workspace)
 
 
 def _same_pictures(items: Sequence[PlanItem], chosen: Sequence[PlanItem]) -> list[PlanItem]:

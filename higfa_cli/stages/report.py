@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import shlex
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from higfa_cli.artifacts.atomic import read_json, read_jsonl, write_text
+from higfa_cli.artifacts.contained import contained
 from higfa_cli.artifacts.fingerprint import hash_json, hash_tree
 from higfa_cli.artifacts.names import class_dir
 from higfa_cli.artifacts.run_record import StageInputs, stage_run
@@ -26,7 +28,7 @@ from higfa_cli.report.page import (
     render_markdown,
 )
 from higfa_cli.report.stats import Prediction
-from higfa_cli.report.tables import arms_csv, latex_table
+from higfa_cli.report.tables import arms_csv, csv_text, latex_table
 from higfa_cli.stages.context import Context
 
 NAME = "report"
@@ -47,6 +49,23 @@ LONGEST_SIDE = 400
 
 def inputs(ctx: Context, **options: Any) -> StageInputs:
     """What the report depends on. Raises UserError when the downstream results are missing."""
+    with _as_written(ctx):
+        return _inputs(ctx)
+
+
+@contextmanager
+def _as_written(ctx: Context) -> Iterator[None]:
+    """Artifacts that lack what their stage writes: one line instead of a failure anywhere."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        raise UserError(
+            f"{ctx.workspace}: an artifact is not as higfa writes it "
+            f"({type(error).__name__}: {str(error)[:120]}); run the stages again with --force"
+        ) from error
+
+
+def _inputs(ctx: Context) -> StageInputs:
     if not (ctx.workspace / RESULTS).is_file():
         raise UserError(
             f"{ctx.workspace / RESULTS} is missing; run first: higfa train-downstream RECIPE"
@@ -74,13 +93,14 @@ def run(ctx: Context, **options: Any) -> dict[str, Any]:
     """
     stage_inputs = inputs(ctx)
     # Everything is read and rendered before the folder is touched: bad input leaves no trace.
-    context = page_context(read_material(ctx))
-    texts = {
-        "report.html": render_html(context),
-        "report.md": render_markdown(context),
-        "results.csv": arms_csv(context["arms"]),
-        "results.tex": latex_table(context["arms_table"]),
-    }
+    with _as_written(ctx):
+        context = page_context(read_material(ctx))
+        texts = {
+            "report.html": render_html(context),
+            "report.md": render_markdown(context),
+            "results.csv": arms_csv(context["arms"]),
+            "results.tex": latex_table(context["arms_table"]),
+        }
     directory = ctx.stage_dir(NAME)
     with stage_run(directory, stage_inputs, ctx.recipe) as record:
         for name, text in texts.items():
@@ -135,7 +155,7 @@ def _predictions(
     for arm in results["arms"]:
         folder = ctx.workspace / "train-downstream/arms" / class_dir(arm["name"])
         found[arm["name"]] = {
-            run["seed"]: _read_predictions(folder / f"seed-{run['seed']}" / "predictions.csv")
+            run["seed"]: _read_predictions(folder / f"seed-{int(run['seed'])}" / "predictions.csv")
             for run in arm["runs"]
         }
     return found
@@ -146,10 +166,11 @@ def _read_predictions(path: Path) -> tuple[Prediction, ...]:
     try:
         with path.open(newline="", encoding="utf-8") as handle:
             rows = list(csv.DictReader(handle))
-        return tuple(Prediction(row["key"], row["true"], row["predicted"]) for row in rows)
+        columns = ("key", "true", "predicted")
+        return tuple(Prediction(*(csv_text(row[name]) for name in columns)) for row in rows)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; {remedy}") from None
-    except (KeyError, UnicodeDecodeError, csv.Error):
+    except (KeyError, AttributeError, UnicodeDecodeError, csv.Error):
         raise UserError(f"{path} is not a CSV of key,true,predicted,confidence; {remedy}") from None
 
 
@@ -167,13 +188,7 @@ def _gallery(ctx: Context, confidence: Mapping[str, float | None]) -> tuple[Exhi
 
 def _picture(ctx: Context, name: str, label: str) -> Picture:
     folder = ctx.stage_dir("synthesize")
-    path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise UserError(
-            f"{folder / 'gallery.jsonl'} names a picture outside its folder: {name}; "
-            "draw the images again: higfa synthesize RECIPE --force"
-        )
-    image = read_image(path)
+    image = read_image(contained(folder, name, folder / "gallery.jsonl"))
     if max(image.shape[:2]) > LONGEST_SIDE:
         image = fit_inside(image, LONGEST_SIDE)
     return Picture(label, encode_png(image), f"../synthesize/{name}")

@@ -30,9 +30,9 @@ from higfa_cli.models.loading import load_pipeline
 from higfa_cli.models.renoise import seeded_noise
 from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.stages.context import Context
-from higfa_cli.stages.doctor import Row
 from higfa_cli.stages.drawing import class_prompts, dataset
-from higfa_cli.stages.estimate import gib, photos_folder, synchronize
+from higfa_cli.stages.estimate import gib, many, photos_folder, synchronize
+from higfa_cli.stages.findings import Row, verdict
 
 STEPS = 4
 _GUIDED_FROM = 0.5
@@ -125,7 +125,9 @@ def _guide(ctx: Context, device: torch.device) -> tuple[Guide, str]:
         network = build_network(about.backbone, count, about.image_size)
     names = tuple(f"class {index}" for index in range(count))
     guide = Guide(network, GuideSpec(about.backbone, names, about.image_size, _HALF, _HALF))
-    return guide.to(device), f"no guide yet: a random {about.backbone} of {count} classes"
+    return guide.to(
+        device
+    ), f"no guide yet: a random {about.backbone} of {many(count, 'class', 'classes')}"
 
 
 def _class_count(ctx: Context) -> int:
@@ -180,14 +182,14 @@ def _difference(one: _Drawn, other: _Drawn) -> float:
 def _finite(drawn: _Drawn) -> Row:
     whole = bool(drawn.picture.isfinite().all()) and all(bool(s.finite.all()) for s in drawn.steps)
     remedy = "" if whole else "set synthesize.dtype: bfloat16 or float32"
-    return Row("finite", whole, "latents, guide and picture", remedy)
+    return Row("finite", verdict(whole), "latents, guide and picture", remedy)
 
 
 def _not_constant(drawn: _Drawn) -> Row:
     spread = float(drawn.picture.flatten(1).std(dim=1).mean())
     fine = spread > 1.0
     remedy = "" if fine else "check that the weights are the model's own"
-    return Row("not constant", fine, f"standard deviation {spread:.1f} of 255", remedy)
+    return Row("not constant", verdict(fine), f"standard deviation {spread:.1f} of 255", remedy)
 
 
 def _moved(check: str, difference: float, noise: float) -> Row:
@@ -195,14 +197,16 @@ def _moved(check: str, difference: float, noise: float) -> Row:
     moved = difference > max(_MOVED, 3 * noise)
     detail = f"by {difference:.2f} of 255 on average (drawn twice: {noise:.2f})"
     remedy = "" if moved else "check that model and ControlNet belong together"
-    return Row(check, moved, detail, remedy)
+    return Row(check, verdict(moved), detail, remedy)
 
 
 def _gradient(drawn: _Drawn, said: str) -> Row:
     norms = [float(s.grad_norm.max()) for s in drawn.steps if s.grad_norm is not None]
     fine = bool(norms) and all(0 < norm < float("inf") for norm in norms)
     remedy = "" if fine else "set synthesize.dtype: bfloat16 or float32"
-    return Row("guide's gradient", fine, f"norm {max(norms, default=0.0):.3g} ({said})", remedy)
+    return Row(
+        "guide's gradient", verdict(fine), f"norm {max(norms, default=0.0):.3g} ({said})", remedy
+    )
 
 
 def _like_stock(model: DiffusionModel, prompt: str, contour: Tensor) -> Row:
@@ -227,7 +231,7 @@ def _like_stock(model: DiffusionModel, prompt: str, contour: Tensor) -> Row:
     bar = 2.0 if exact else 4.0
     fine = worst <= bar
     remedy = "" if fine else "report this, with the block below"
-    return Row(check, fine, f"{kind} difference {worst:.2f} of 255 (bar {bar:g})", remedy)
+    return Row(check, verdict(fine), f"{kind} difference {worst:.2f} of 255 (bar {bar:g})", remedy)
 
 
 @torch.no_grad()
@@ -296,7 +300,7 @@ def _block(
 ) -> str:
     """The block for reports: fenced, and nothing in it says whose machine this is."""
     settings = ctx.recipe.synthesize
-    marks = {True: "ok", False: "FAILED", "warning": "warning"}
+    marks = {"ok": "ok", "failed": "FAILED", "warning": "warning"}
     lines = [
         f"higfa {__version__} self-check",
         *(f"{name} {metadata.version(name)}" for name in _LIBRARIES),
@@ -310,7 +314,7 @@ def _block(
         f"{measured['seconds_per_unguided_step']:.4g} s per unguided step, "
         f"{measured['seconds_per_guided_step']:.4g} s per guided step, batch 1",
         f"{gib(measured['memory_bytes'])} {measured['memory_of']}",
-        *(f"{marks[row.ok]}: {row.check}: {row.detail}" for row in rows),
+        *(f"{marks[row.status]}: {row.check}: {row.detail}" for row in rows),
     ]
     return "\n".join(["```text", *lines, "```"])
 

@@ -17,13 +17,15 @@ from higfa_cli.artifacts.fingerprint import hash_file
 from higfa_cli.artifacts.names import class_dir
 from higfa_cli.artifacts.run_record import StageInputs, StageRun, stage_run
 from higfa_cli.artifacts.seeds import seed_for
-from higfa_cli.data.dataset import Dataset, Sample, load_dataset
+from higfa_cli.data.dataset import Dataset, Sample
 from higfa_cli.data.images import read_image
 from higfa_cli.models.backbones import create_backbone, weights_path
 from higfa_cli.models.device import resolve_device
 from higfa_cli.models.guide import GuideSpec, load_guide, save_guide
+from higfa_cli.report.tables import csv_cell
 from higfa_cli.stages.arms import STAGE, Arm, choose_arms
 from higfa_cli.stages.context import Context
+from higfa_cli.stages.photos import load_photos
 from higfa_cli.training.calibration import fit_temperature
 from higfa_cli.training.folds import stratified_folds
 from higfa_cli.training.mixing import TrainSet
@@ -64,7 +66,7 @@ def inputs(
 
     Raises UserError: data missing, or no new pictures (names the command that makes them).
     """
-    dataset = load_dataset(ctx.recipe.data, ctx.base, ctx.recipe.seed)
+    dataset = load_photos(ctx)
     return _inputs(ctx, dataset, choose_arms(ctx, synthetic, arms))
 
 
@@ -80,7 +82,7 @@ def run(
     Raises UserError: bad data, unknown class folders, an unknown backbone, weights not to be had.
     """
     recipe, directory = ctx.recipe, ctx.stage_dir(NAME)
-    dataset = load_dataset(recipe.data, ctx.base, recipe.seed)
+    dataset = load_photos(ctx)
     chosen = choose_arms(ctx, synthetic, arms)
     device = resolve_device(recipe.device)
     selection = select(dataset, recipe.seed)
@@ -93,6 +95,8 @@ def run(
     }
     create_backbone(recipe.downstream, len(dataset.classes), ctx.base, 0, "downstream")
     known = _inputs(ctx, dataset, chosen)
+    foreign = [listings[arm.name] for arm in chosen if arm.selection is None]
+    _check_readable(ctx, dataset.of("test"), [one for one in foreign if one is not None])
     with stage_run(directory, known, recipe, resume=not ctx.force) as record:
         record.device = str(device)
         real, val = _real(ctx, selection)
@@ -186,6 +190,17 @@ def _load(ctx: Context, samples: Sequence[Sample]) -> Pictures:
     )
 
 
+def _check_readable(
+    ctx: Context, samples: Sequence[Sample], listings: Sequence[SyntheticFolder]
+) -> None:
+    """What is only read after some training must not be found to be bad hours later."""
+    for sample in ctx.progress.track(samples, "checking test photos"):
+        sample.read()
+    for listing in listings:
+        for path in ctx.progress.track(listing.paths, "checking pictures"):
+            read_image(path)
+
+
 def _material(
     ctx: Context,
     arm: Arm,
@@ -214,7 +229,7 @@ def _train(
     paths = [folder / name for name in ("model.safetensors", "history.jsonl", "fit.json")]
     if all(path.relative_to(record.directory).as_posix() in record.kept for path in paths):
         for path in paths:
-            record.output(path)
+            record.keep(path.relative_to(record.directory).as_posix())
         kept: dict[str, Any] = read_json(paths[2])
         return kept
     config, classes = ctx.recipe.downstream, len(dataset.classes)
@@ -232,6 +247,7 @@ def _train(
         device,
         ctx.progress,
         f"{material.arm.name}, seed {seed}",
+        record.scratch(f"{class_dir(material.arm.name)}-{seed}.pt"),
     )
     backbone.network.load_state_dict(fitted.best_state)
     temperature = 1.0
@@ -262,6 +278,7 @@ def _train(
     write_json(paths[2], row)
     for path in paths:
         record.output(path)
+    record.scratch(f"{class_dir(material.arm.name)}-{seed}.pt").unlink()
     return row
 
 
@@ -307,7 +324,9 @@ def _csv(samples: Sequence[Sample], predicted: Sequence[str], confidence: Sequen
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["key", "true", "predicted", "confidence"])
     for sample, name, value in zip(samples, predicted, confidence, strict=True):
-        writer.writerow([sample.key, sample.cls, name, f"{value:.6f}"])
+        # People open this file in spreadsheets too.
+        texts = (csv_cell(text) for text in (sample.key, sample.cls, name))
+        writer.writerow([*texts, f"{value:.6f}"])
     return buffer.getvalue()
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from higfa_cli.artifacts.atomic import read_jsonl
-from higfa_cli.artifacts.names import class_name
+from higfa_cli.artifacts.names import class_dirs, class_name
 from higfa_cli.data.images import IMAGE_SUFFIXES
 from higfa_cli.errors import UserError
 
@@ -42,12 +42,13 @@ def list_synthetic(
     if not root.is_dir():
         raise UserError(f"synthetic folder {root} does not exist; correct --synthetic")
     ids = {name: index for index, name in enumerate(classes)}
+    folders = {folder: ids[name] for name, folder in class_dirs(classes).items()}
     refused = _refused(root, held_out)
     found: list[tuple[Path, int]] = []
     for folder in sorted(root.iterdir()):
         if folder.name.startswith(".") or not folder.is_dir():
             continue
-        label = _label(folder.name, ids, root)
+        label = _label(folder.name, ids, folders, root)
         found += [
             (path, label)
             for path in sorted(folder.rglob("*"))
@@ -82,7 +83,9 @@ def _is_picture(path: Path) -> bool:
     return not hidden and path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
 
 
-def _label(folder: str, ids: dict[str, int], root: Path) -> int:
+def _label(folder: str, ids: dict[str, int], folders: dict[str, int], root: Path) -> int:
+    if folder in folders:
+        return folders[folder]
     for name in (folder, class_name(folder)):
         if name in ids:
             return ids[name]

@@ -6,7 +6,8 @@ import copy
 import math
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
@@ -19,6 +20,7 @@ from higfa_cli.models.backbones import Backbone
 from higfa_cli.models.guide import from_bytes, network_input
 from higfa_cli.recipe.schema import Training
 from higfa_cli.training.augment import Augment, make_augment
+from higfa_cli.training.checkpoint import load_checkpoint, save_checkpoint
 from higfa_cli.training.mixing import TrainSet
 from higfa_cli.training.pictures import Pictures
 
@@ -60,6 +62,53 @@ class FitResult:
         return None if value is None else float(value)
 
 
+@dataclass
+class _Progress:
+    """How far a training is: what chooses the epoch, and what is told of it."""
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_accuracy: float = -1.0
+    best_state: dict[str, Tensor] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass
+class _Loop:
+    """Everything that the next epoch depends on."""
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LambdaLR
+    generator: torch.Generator
+    device: torch.device
+
+    def state(self, so_far: _Progress) -> dict[str, Any]:
+        """As a checkpoint holds it."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "generator": self.generator.get_state(),
+            "random": torch.get_rng_state(),
+            "device_random": torch.cuda.get_rng_state(self.device)
+            if self.device.type == "cuda"
+            else None,
+            "progress": vars(so_far),
+        }
+
+    def restore(self, state: dict[str, Any]) -> _Progress:
+        """Go on where `state` was taken, to the same results on a CPU bit for bit."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.generator.set_state(state["generator"])
+        torch.set_rng_state(state["random"])
+        if self.device.type == "cuda" and state["device_random"] is not None:
+            torch.cuda.set_rng_state(state["device_random"], self.device)
+        return _Progress(**state["progress"])
+
+
 def fit(
     backbone: Backbone,
     train: TrainSet,
@@ -70,6 +119,7 @@ def fit(
     device: torch.device,
     progress: Tracker,
     description: str = "training",
+    checkpoint: Path | None = None,
 ) -> FitResult:
     """Train `backbone.network` in place for epochs * ceil(n_real / batch_size) AdamW steps.
 
@@ -79,42 +129,55 @@ def fit(
     accuracy (the earliest of equals); without it the last epoch is used. The same arguments give
     the same result on a CPU; global random state is left as it was.
 
-    Raises UserError: no training pictures, a batch of one, or a loss that is not finite.
+    `checkpoint`: written after every epoch; where it exists, the training with these arguments
+    goes on from it, to the same result on a CPU.
+
+    Raises UserError: no training pictures, a batch of one, a loss that is not finite, or a
+    checkpoint that is broken.
     """
     _check(train, config)
-    started = time.monotonic()
     network = backbone.network.to(device)
     per_epoch = math.ceil(len(train) / config.batch_size)
     optimizer, schedule = _optimizer(network, config, config.epochs * per_epoch)
     augment = make_augment(config, classes)
-    generator = torch.Generator().manual_seed(seed)
-    history: list[dict[str, Any]] = []
-    best_epoch, best_accuracy, best_state = 0, -1.0, {}
+    loop = _Loop(network, optimizer, schedule, torch.Generator().manual_seed(seed), device)
+    so_far = _Progress()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
+        if checkpoint is not None and (saved := load_checkpoint(checkpoint)) is not None:
+            so_far = loop.restore(saved)
         for epoch in progress.track(range(1, config.epochs + 1), description):
-            rate = schedule.get_last_lr()[0]
-            batches = _batches(train, config.batch_size, augment, generator)
-            loss, replaced = _train_epoch(backbone, batches, config, device, optimizer, schedule)
-            row: dict[str, Any] = {"epoch": epoch, "loss": loss, "learning_rate": rate}
-            row["replaced"] = replaced / (per_epoch * config.batch_size)
+            if epoch <= len(so_far.history):
+                continue
+            started = time.monotonic()
+            batches = _batches(train, config.batch_size, augment, loop.generator)
+            row: dict[str, Any] = {"epoch": epoch}
+            row |= _train_epoch(backbone, batches, config, loop)
             if val is not None:
                 row |= _validate(backbone, val, device)
-            history.append(row)
-            if val is None:
-                best_epoch = epoch
-            elif row["val_accuracy"] > best_accuracy:
-                best_epoch, best_accuracy = epoch, row["val_accuracy"]
-                best_state = _state(network)
+            _take(so_far, row, network)
+            so_far.seconds += time.monotonic() - started
+            if checkpoint is not None:
+                save_checkpoint(checkpoint, loop.state(so_far))
     return FitResult(
-        best_state=best_state if val is not None else _state(network),
-        best_epoch=best_epoch,
+        best_state=so_far.best_state if val is not None else _state(network),
+        best_epoch=so_far.best_epoch,
         selected="last" if val is None else "val",
-        history=tuple(history),
+        history=tuple(so_far.history),
         steps=config.epochs * per_epoch,
         images_seen=config.epochs * per_epoch * config.batch_size,
-        seconds=time.monotonic() - started,
+        seconds=so_far.seconds,
     )
+
+
+def _take(so_far: _Progress, row: dict[str, Any], network: nn.Module) -> None:
+    """Add an epoch, and remember its state if it is the best one yet."""
+    so_far.history.append(row)
+    if "val_accuracy" not in row:
+        so_far.best_epoch = row["epoch"]
+    elif row["val_accuracy"] > so_far.best_accuracy:
+        so_far.best_epoch, so_far.best_accuracy = row["epoch"], row["val_accuracy"]
+        so_far.best_state = _state(network)
 
 
 @torch.no_grad()
@@ -167,30 +230,30 @@ def _train_epoch(
     backbone: Backbone,
     batches: Iterable[tuple[Tensor, Tensor, int]],
     config: Training,
-    device: torch.device,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LambdaLR,
-) -> tuple[float, int]:
-    """Mean loss of the epoch, and how many pictures came from the second source."""
+    loop: _Loop,
+) -> dict[str, float]:
+    """Mean loss, the rate it began with, and the share of pictures from the second source."""
     network = backbone.network.train()
+    rate = float(loop.schedule.get_last_lr()[0])
     total, steps, replaced = 0.0, 0, 0
     for images, targets, count in batches:
         ready = network_input(
-            from_bytes(images.to(device)), config.image_size, backbone.mean, backbone.std
+            from_bytes(images.to(loop.device)), config.image_size, backbone.mean, backbone.std
         )
         loss = functional.cross_entropy(
-            network(ready), targets.to(device), label_smoothing=config.label_smoothing
+            network(ready), targets.to(loop.device), label_smoothing=config.label_smoothing
         )
-        optimizer.zero_grad()
+        loop.optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
-        schedule.step()
+        loop.optimizer.step()
+        loop.schedule.step()
         total += float(loss.detach())
         steps += 1
         replaced += count
     if not math.isfinite(total):
         raise UserError("training diverged: the loss is not finite; lower learning_rate")
-    return total / steps, replaced
+    share = replaced / (steps * config.batch_size)
+    return {"loss": total / steps, "learning_rate": rate, "replaced": share}
 
 
 def _validate(backbone: Backbone, val: Pictures, device: torch.device) -> dict[str, float]:

@@ -1,0 +1,132 @@
+"""What a stage depends on, and whether its folder still holds against that."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from higfa_cli.artifacts.atomic import read_json
+from higfa_cli.artifacts.contained import why_outside
+from higfa_cli.artifacts.fingerprint import canonical_json, hash_file, hash_json
+from higfa_cli.errors import UserError
+
+RECORD = "run.json"
+_REASONS = 4
+
+
+@dataclass(frozen=True)
+class StageInputs:
+    """Everything a stage's result depends on.
+
+    `parameters`: the recipe fields that the stage reads, and its own version number.
+    `files`: logical name ("data/train", "contours/manifest.jsonl") -> content hash.
+    """
+
+    parameters: dict[str, Any]
+    files: dict[str, str]
+
+    @cached_property
+    def key(self) -> str:
+        """sha256 over parameters and file hashes."""
+        return hash_json({"parameters": self.parameters, "files": self.files})
+
+
+@dataclass(frozen=True)
+class StageState:
+    """Whether a stage's artifacts hold, and if not, why (parameters and files by name)."""
+
+    kind: Literal["fresh", "stale", "partial", "missing"]
+    reasons: tuple[str, ...] = ()
+
+
+def stage_state(directory: Path, inputs: StageInputs) -> StageState:
+    """Compare a stage's folder with what its inputs are now; contents count, times do not.
+
+    fresh: finished with these inputs, every output as it was written. stale: other inputs, or an
+    output was changed. partial: not finished, or an output is gone. missing: never run.
+    """
+    if not (directory / RECORD).is_file():
+        return StageState("missing", ("not run yet",))
+    try:
+        record = read_record(directory)
+    except UserError:
+        return StageState("partial", (f"{RECORD} is broken",))
+    changes = _differences(record["inputs"], inputs)
+    if changes:
+        return StageState("stale", _capped(changes))
+    if record["status"] == "failed":
+        return StageState("partial", (f"failed: {record.get('error', 'unknown error')}",))
+    if record["status"] != "done":
+        return StageState("partial", ("not finished: still running, or killed",))
+    return _outputs_state(directory, record["outputs"])
+
+
+def _outputs_state(directory: Path, outputs: Mapping[str, str]) -> StageState:
+    gone = [
+        name for name in outputs if why_outside(directory, name) or not (directory / name).is_file()
+    ]
+    if gone:
+        return StageState("partial", _capped([f"{name} is gone" for name in gone]))
+    changed = [name for name, digest in outputs.items() if hash_file(directory / name) != digest]
+    if changed:
+        return StageState("stale", _capped([f"{name} was changed" for name in changed]))
+    return StageState("fresh")
+
+
+def _differences(old: Mapping[str, Any], new: StageInputs) -> list[str]:
+    """What differs between recorded inputs and these, parameters first."""
+    before = _flat(old["parameters"])
+    after = _flat(json.loads(canonical_json(new.parameters)))
+    reasons = [
+        f"{key}: {_value(before, key)} -> {_value(after, key)}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key, ...) != after.get(key, ...)
+    ]
+    for name in sorted(old["files"].keys() | new.files.keys()):
+        if name not in new.files:
+            reasons.append(f"{name} is no longer an input")
+        elif name not in old["files"]:
+            reasons.append(f"{name} is a new input")
+        elif old["files"][name] != new.files[name]:
+            reasons.append(f"{name} has other content")
+    return reasons
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _value(flat: Mapping[str, Any], key: str) -> str:
+    return json.dumps(flat[key], ensure_ascii=False) if key in flat else "(absent)"
+
+
+def _capped(reasons: list[str]) -> tuple[str, ...]:
+    if len(reasons) <= _REASONS:
+        return tuple(reasons)
+    return (*reasons[:_REASONS], f"and {len(reasons) - _REASONS} more")
+
+
+def read_record(directory: Path) -> dict[str, Any]:
+    """A stage's record. Raises UserError when it is absent, broken or of something else."""
+    record = read_json(directory / RECORD)
+    inputs = record.get("inputs") if isinstance(record, dict) else None
+    whole = isinstance(inputs, dict) and all(
+        isinstance(inputs.get(key), kind)
+        for key, kind in (("parameters", dict), ("files", dict), ("key", str))
+    )
+    if not whole:
+        raise UserError(f"{directory / RECORD} is not a run record; run the stage with --force")
+    outputs = record.get("outputs", None if record.get("status") == "done" else {})
+    if not isinstance(outputs, dict) or not all(isinstance(one, str) for one in outputs.values()):
+        raise UserError(f"{directory / RECORD} lists no outputs; run the stage with --force")
+    return {"status": "unknown", **record}

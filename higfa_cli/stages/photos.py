@@ -1,0 +1,24 @@
+"""The photos that every stage after `contours` reads: those that it found usable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from higfa_cli.data.dataset import Dataset, load_dataset
+from higfa_cli.data.quarantine import REJECTED, read_rejected
+from higfa_cli.stages.context import Context
+
+
+def rejected_path(ctx: Context) -> Path:
+    """Where stage `contours` lists the photos that it left out."""
+    return ctx.stage_dir("contours") / REJECTED
+
+
+def load_photos(ctx: Context) -> Dataset:
+    """The recipe's photos, without those that stage `contours` rejected (if it has run).
+
+    Without that stage a bad photo is an error of the stage that reads it.
+    Raises UserError as `load_dataset`.
+    """
+    rejected = read_rejected(rejected_path(ctx))
+    return load_dataset(ctx.recipe.data, ctx.base, ctx.recipe.seed, rejected)
