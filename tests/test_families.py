@@ -32,9 +32,15 @@ CONTOURS = (
 
 @pytest.fixture(
     scope="module",
-    params=[("sd", "epsilon"), ("sd", "v_prediction"), ("sdxl", "epsilon"), ("sdxl", "v_prediction"), ("pocket-like", "epsilon")],
+    params=[
+        ("sd", "epsilon"),
+        ("sd", "v_prediction"),
+        ("sdxl", "epsilon"),
+        ("sdxl", "v_prediction"),
+        ("pocket-like", "epsilon"),
+    ],
     ids="-".join,
-)  # fmt: skip
+)
 def folders(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path]:

@@ -47,8 +47,14 @@ class Device:
 
 @pytest.mark.parametrize(
     ("room", "parts"),
-    [(8, [7]), (7, [7]), (4, [7, 4, 3]), (3, [7, 4, 2, 2, 3]), (1, [7, 4, 2, 1, 1, 2, 1, 1, 3, 2, 1, 1, 1])],
-)  # fmt: skip
+    [
+        (8, [7]),
+        (7, [7]),
+        (4, [7, 4, 3]),
+        (3, [7, 4, 2, 2, 3]),
+        (1, [7, 4, 2, 1, 1, 2, 1, 1, 3, 2, 1, 1, 1]),
+    ],
+)
 def test_halving_keeps_order_and_says_how_small(room: int, parts: list[int]) -> None:
     device = Device(room)
     done = in_parts_that_fit(list(range(7)), device, lambda item: (item, 0))

@@ -487,7 +487,7 @@ def test_gallery_cannot_reach_outside(tmp_path: Path) -> None:
     draw_aircraft(tmp_path / "secret.png", "text", 0)
     row = {"id": "id0", "class": "A320", **dict.fromkeys(WAYS, "../secret.png")}
     dump_rows(tmp_path / "synthesize/gallery.jsonl", [row])
-    with pytest.raises(UserError, match="secret.png. leaves it"):
+    with pytest.raises(UserError, match=r"secret\.png. leaves it"):
         report.run(ctx)
 
 

@@ -20,7 +20,9 @@ STEPS = 10
 #: The fields in which public models' scheduler configs differ.
 CONFIGS: dict[str, dict[str, Any]] = {
     "sd15": {**BETAS, "steps_offset": 1, "timestep_spacing": "leading", "set_alpha_to_one": False},
-    "sdxl": {**BETAS, "steps_offset": 1, "timestep_spacing": "leading", "interpolation_type": "linear"},
+    "sdxl": {
+        **BETAS, "steps_offset": 1, "timestep_spacing": "leading", "interpolation_type": "linear",
+    },
     "trailing": {**BETAS, "timestep_spacing": "trailing"},
     "karras": {**BETAS, "use_karras_sigmas": True},
 }  # fmt: skip

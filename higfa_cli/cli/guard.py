@@ -121,7 +121,9 @@ def _stoppable() -> Iterator[None]:
         yield
     finally:
         for number, handler in previous.items():
-            signal.signal(number, handler)
+            # Once stopped, the next signal kills until the process has ended.
+            if signal.getsignal(number) is _stop:
+                signal.signal(number, handler)
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
