@@ -18,7 +18,7 @@ from higfa_cli.artifacts.atomic import (
     write_text,
 )
 from higfa_cli.artifacts.contained import checked_rows, contained
-from higfa_cli.artifacts.names import class_dirs, class_name, inert
+from higfa_cli.artifacts.names import class_dir, class_dirs, class_name, inert
 from higfa_cli.artifacts.plan import batches, in_batches, make_plan
 from higfa_cli.errors import UserError, remedy_for
 from tests.fault_project import no_file_longer_than
@@ -177,3 +177,17 @@ def test_plan_by_hand() -> None:
     assert plan[0].file_name.endswith(f"/{plan[0].id}.png") and "a/c" not in plan[0].file_name
     assert plan[2].row()["class"] == "b" and "cls" not in plan[2].row()
     assert [len(group) for group in batches(in_batches(plan, 3))] == [3, 1]
+
+
+def test_names_that_a_command_line_would_misread_are_encoded() -> None:
+    """`rm -rf`, `cd ~root`: a folder name must not look like a flag or a home folder."""
+    assert class_dir("-rf") == "%2Drf" and class_name("%2Drf") == "-rf"
+    assert class_dir("~root") == "%7Eroot" and class_name("%7Eroot") == "~root"
+    assert class_dir("a-b~c") == "a-b~c"
+
+
+def test_ordinary_names_stay_as_they_are() -> None:
+    assert class_dirs(["BAE 146-200", "DC-10", "747"]) == {
+        name: name for name in ("BAE 146-200", "DC-10", "747")
+    }
+    assert class_dirs(["Ab", "aB", "C"]) == {"Ab": "%41b", "aB": "a%42", "C": "C"}

@@ -15,13 +15,14 @@ from higfa_cli.models.architecture import architecture
 from higfa_cli.models.footprint import Footprint, guided_step
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.recipe.schema import Synthesize
+from higfa_cli.stages import estimate
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "memory.md"
 GIB = 2**30
 BATCHES = (1, 2, 4)
 GUIDE_SIZE = 224
 #: What the context, cuDNN's workspaces and fragmentation are allowed, GiB.
-ALLOWANCE = 1.5
+ALLOWANCE = estimate.ALLOWANCE / GIB
 CARD = 24
 #: Recipe -> the tiny autoencoder made for its model.
 MODELS = {"aircraft-sdxl": "madebyollin/taesdxl", "aircraft-sd15": "madebyollin/taesd"}
