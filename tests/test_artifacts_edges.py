@@ -20,6 +20,7 @@ from higfa_cli.artifacts.atomic import (
 from higfa_cli.artifacts.contained import checked_rows, contained
 from higfa_cli.artifacts.names import class_dir, class_dirs, class_name, inert
 from higfa_cli.artifacts.plan import batches, in_batches, make_plan
+from higfa_cli.artifacts.stage_state import StageInputs
 from higfa_cli.errors import UserError, remedy_for
 from tests.fault_project import no_file_longer_than
 from tests.test_artifacts import names
@@ -145,7 +146,19 @@ def test_rows_and_paths_of_others(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"n": 1}\n')
     assert checked_rows(tmp_path / "a.jsonl", {"n": int}) == [{"n": 1}]
     assert contained(tmp_path, "a.jsonl", "x") == tmp_path / "a.jsonl"
-    for name in (3, "", "a\0", "../a", "/a", "C:\\a", "\\a", "x" * 300, "a/" * 2000):
+    for name in (
+        3,
+        "",
+        "a\0",
+        "../a",
+        "/a",
+        "C:\\a",
+        "C:a",
+        "\\a",
+        "a/../b",
+        "x" * 300,
+        "a/" * 2000,
+    ):
         with pytest.raises(UserError, match="origin names a file in"):
             contained(tmp_path, name, "origin")
     (tmp_path / "link").symlink_to("/")
@@ -191,3 +204,17 @@ def test_ordinary_names_stay_as_they_are() -> None:
         name: name for name in ("BAE 146-200", "DC-10", "747")
     }
     assert class_dirs(["Ab", "aB", "C"]) == {"Ab": "%41b", "aB": "a%42", "C": "C"}
+
+
+def test_key_and_prompts_depend_on_everything() -> None:
+    """Other files are other inputs; every prompt of a class is drawn by some picture."""
+    keys = {StageInputs({"a": 1}, {"f": "x"}).key, StageInputs({"a": 1}, {"f": "y"}).key}
+    assert len(keys | {StageInputs({"a": 2}, {"f": "x"}).key}) == 3
+    rows = [
+        {
+            "class": "A", "class_id": 0, "source": f"{i}.png", "source_sha256": "s", "index": 0,
+            "file_name": f"{i}-0.png", "sha256": "c", "transform": {},
+        }
+        for i in range(20)
+    ]  # fmt: skip
+    assert {item.prompt for item in make_plan(rows, {"A": ["p", "q"]}, "", 1, 0)} == {"p", "q"}

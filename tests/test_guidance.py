@@ -151,8 +151,8 @@ def test_classifier_term_by_hand() -> None:
 
 def test_rms_normalisation() -> None:
     g = t(3.0, 4.0, 0.0, 0.0).reshape(2, 2)
-    eps = t(1.0, 1.0, 2.0, 2.0).reshape(2, 2)
+    eps = t(2.0, 2.0, 2.0, 2.0).reshape(2, 2)
     got = guidance.normalise_rms(g, eps)
-    assert guidance.rms(got).tolist() == pytest.approx([1.0, 0.0])
-    assert got[0].tolist() == pytest.approx([3 / math.sqrt(12.5), 4 / math.sqrt(12.5)])
+    assert guidance.rms(got).tolist() == pytest.approx([2.0, 0.0])
+    assert got[0].tolist() == pytest.approx([6 / math.sqrt(12.5), 8 / math.sqrt(12.5)])
     assert got[1].tolist() == [0.0, 0.0]
