@@ -44,17 +44,7 @@ CASES = [
 ]
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        ("sd", "epsilon"),
-        ("sd", "v_prediction"),
-        ("sdxl", "epsilon"),
-        ("sdxl", "v_prediction"),
-        ("pocket-like", "epsilon"),
-    ],
-    ids="-".join,
-)
+@pytest.fixture(scope="module", params=tiny.VARIANTS, ids="-".join)
 def built(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, tuple[Path, Path]]:

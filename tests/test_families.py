@@ -30,17 +30,7 @@ CONTOURS = (
 ).float()
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        ("sd", "epsilon"),
-        ("sd", "v_prediction"),
-        ("sdxl", "epsilon"),
-        ("sdxl", "v_prediction"),
-        ("pocket-like", "epsilon"),
-    ],
-    ids="-".join,
-)
+@pytest.fixture(scope="module", params=tiny.VARIANTS, ids="-".join)
 def folders(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path]:

@@ -25,7 +25,14 @@ from transformers import (
 )
 
 SIZE = 32
-FAMILIES = ("sd", "sdxl", "pocket-like")
+#: Every family with every prediction type that it is met with.
+VARIANTS = (
+    ("sd", "epsilon"),
+    ("sd", "v_prediction"),
+    ("sdxl", "epsilon"),
+    ("sdxl", "v_prediction"),
+    ("pocket-like", "epsilon"),
+)
 _BLOCKS: dict[str, Any] = {
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
     "block_out_channels": (16, 32),

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from higfa_cli.artifacts.names import inert
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.errors import UserError
+from higfa_cli.recipe.schema import Classifier
 from higfa_cli.report import figures, wording
 from higfa_cli.report.stats import Prediction, paired_difference
 from higfa_cli.report.tables import (
@@ -100,8 +101,7 @@ def has_test(results: Mapping[str, Any]) -> bool:
 
 def is_guided(recipe: Mapping[str, Any]) -> bool:
     """Whether any step of the recipe may consult the guide."""
-    classifier = recipe["synthesize"]["classifier"]
-    return classifier["switch_sigma"] is not None or classifier["switch"] < 1
+    return Classifier.model_validate(recipe["synthesize"]["classifier"]).consulted
 
 
 def read_arms(results: Mapping[str, Any], predictions: Predictions, seed: int) -> tuple[Arm, ...]:

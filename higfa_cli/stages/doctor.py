@@ -24,9 +24,10 @@ from higfa_cli.models.model_files import (
 from higfa_cli.models.text import cut_off_classes
 from higfa_cli.stages import capacity, estimate, pipeline
 from higfa_cli.stages.context import Context
-from higfa_cli.stages.drawing import class_prompts, dataset
+from higfa_cli.stages.drawing import class_prompts
 from higfa_cli.stages.estimate import device_name, gib, many
 from higfa_cli.stages.findings import Findings, Row
+from higfa_cli.stages.photos import load_photos
 from higfa_cli.stages.recipe_checks import check_sizes, check_texts
 
 
@@ -102,7 +103,7 @@ def _data(ctx: Context, known: Findings) -> Row:
             f"{about.title} is not here: {folder} does not exist",
             f"get it from {about.page} and unpack it so that {folder} exists, or correct data.root",
         )
-    known.photos = dataset(ctx)
+    known.photos = load_photos(ctx)
     parts = ", ".join(f"{split} {len(known.photos.of(split)):,}" for split in known.photos.splits)
     photos = many(len(known.photos.samples), "photo")
     classes = many(len(known.photos.classes), "class", "classes")

@@ -14,7 +14,6 @@ from torch import Tensor
 from higfa_cli.artifacts.contained import checked_rows, contained
 from higfa_cli.artifacts.fingerprint import hash_file
 from higfa_cli.artifacts.plan import PlanItem, make_plan
-from higfa_cli.data.dataset import Dataset
 from higfa_cli.data.images import fit_square, read_image
 from higfa_cli.data.prompt_bank import negative_for, prompts_for
 from higfa_cli.errors import UserError
@@ -78,7 +77,7 @@ def class_prompts(ctx: Context, classes: Iterable[str]) -> dict[str, tuple[str, 
 
     Raises UserError for a class without words, or a prompt bank that is missing or broken.
     """
-    prompts = prompts_for(ctx.recipe.synthesize.prompts, dataset(ctx).words, ctx.base)
+    prompts = prompts_for(ctx.recipe.synthesize.prompts, load_photos(ctx).words, ctx.base)
     return {name: prompts[name] for name in classes}
 
 
@@ -86,7 +85,7 @@ def contour_rows(ctx: Context) -> list[dict[str, Any]]:
     """Rows of the contours' manifest. Raises UserError: missing, broken, or of other classes."""
     path = manifest_path(ctx)
     rows = checked_rows(path, _CONTOUR)
-    classes = dataset(ctx).classes
+    classes = load_photos(ctx).classes
     for row in rows:
         if not 0 <= row["class_id"] < len(classes) or classes[row["class_id"]] != row["class"]:
             raise UserError(
@@ -140,7 +139,7 @@ def warn_of_cut_prompts(
 def load_steering(ctx: Context) -> Guide:
     """The guide, its classes checked. Raises UserError when it is missing or of other classes."""
     guide = load_guide(guide_path(ctx), resolve_device(ctx.recipe.device))
-    check_classes(guide, dataset(ctx).classes)
+    check_classes(guide, load_photos(ctx).classes)
     return guide
 
 
@@ -196,11 +195,6 @@ def read_contour(ctx: Context, item: PlanItem) -> Tensor:
         raise UserError(f"{path} is missing or was changed; run `higfa contours` again")
     grey = fit_square(read_image(path), ctx.recipe.synthesize.size, pad="zero")[..., 0]
     return torch.from_numpy(np.ascontiguousarray(grey))[None].float() / 255
-
-
-def dataset(ctx: Context) -> Dataset:
-    """The recipe's photos."""
-    return load_photos(ctx)
 
 
 def manifest_path(ctx: Context) -> Path:

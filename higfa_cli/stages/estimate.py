@@ -26,7 +26,8 @@ from higfa_cli.models.scheduler import SchedulerSolver
 from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.recipe.schema import Synthesize
 from higfa_cli.stages.context import Context
-from higfa_cli.stages.drawing import dataset, plan
+from higfa_cli.stages.drawing import plan
+from higfa_cli.stages.photos import load_photos
 
 Source = Literal["contours", "photos", "published split sizes"]
 
@@ -100,7 +101,7 @@ def count_pictures(ctx: Context) -> Counted:
         note = f"the contours of this workspace were not counted: {stale}"
     if found is None and official(ctx.recipe.data.layout) is not None:
         return _published(ctx, note)
-    photos = dataset(ctx)
+    photos = load_photos(ctx)
     for split in ctx.recipe.contours.splits:
         if not photos.of(split):
             raise _no_split(split, photos.splits)

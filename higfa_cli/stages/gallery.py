@@ -16,7 +16,8 @@ from higfa_cli.method.schedule import StrengthSchedule
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import schedule_of
 from higfa_cli.stages.context import Context
-from higfa_cli.stages.drawing import dataset, draw_items
+from higfa_cli.stages.drawing import draw_items
+from higfa_cli.stages.photos import load_photos
 
 
 def text_only(schedule: StrengthSchedule) -> StrengthSchedule:
@@ -59,7 +60,7 @@ def write_gallery(
         "text": draw_items(ctx, model, None, text_only(schedule), chosen),
         "text_contour": draw_items(ctx, model, None, text_contour(schedule), chosen),
     }
-    photos = {sample.key: sample for sample in dataset(ctx).samples}
+    photos = {sample.key: sample for sample in load_photos(ctx).samples}
     rows = []
     for index, item in enumerate(chosen):
         drawn = {name: pictures[index].pixels for name, pictures in arms.items()}

@@ -22,7 +22,6 @@ from higfa_cli.report.page import (
     Material,
     Picture,
     has_test,
-    is_guided,
     page_context,
     render_html,
     render_markdown,
@@ -139,7 +138,7 @@ def read_material(ctx: Context) -> Material:
 
 
 def _guided(ctx: Context) -> bool:
-    return is_guided(ctx.recipe.model_dump())
+    return ctx.recipe.synthesize.classifier.consulted
 
 
 def _rows(ctx: Context, name: str) -> list[dict[str, Any]]:

@@ -30,9 +30,10 @@ from higfa_cli.models.loading import load_pipeline
 from higfa_cli.models.renoise import seeded_noise
 from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.stages.context import Context
-from higfa_cli.stages.drawing import class_prompts, dataset
+from higfa_cli.stages.drawing import class_prompts
 from higfa_cli.stages.estimate import gib, many, photos_folder, synchronize
 from higfa_cli.stages.findings import Row, verdict
+from higfa_cli.stages.photos import load_photos
 
 STEPS = 4
 _GUIDED_FROM = 0.5
@@ -106,7 +107,7 @@ def _two_prompts(ctx: Context) -> tuple[str, str]:
     """A prompt of the first class, and another; general ones where the data is not here."""
     if photos_folder(ctx) is None:
         return "a photo", _OTHER_PROMPT
-    classes = dataset(ctx).classes
+    classes = load_photos(ctx).classes
     prompts = class_prompts(ctx, classes)
     other = prompts[classes[-1]][0] if len(classes) > 1 else _OTHER_PROMPT
     return prompts[classes[0]][0], other
@@ -132,7 +133,7 @@ def _guide(ctx: Context, device: torch.device) -> tuple[Guide, str]:
 
 def _class_count(ctx: Context) -> int:
     if photos_folder(ctx) is not None:
-        return len(dataset(ctx).classes)
+        return len(load_photos(ctx).classes)
     about = official(ctx.recipe.data.layout)
     return _UNKNOWN_CLASSES if about is None else about.classes
 

@@ -14,10 +14,11 @@ from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import evaluations, schedule_of
 from higfa_cli.stages.batch_files import Models, failures, rows_of, write_metadata
 from higfa_cli.stages.context import Context
-from higfa_cli.stages.drawing import dataset, guide_path, is_guided, manifest_path, plan
+from higfa_cli.stages.drawing import guide_path, is_guided, manifest_path, plan
 from higfa_cli.stages.dry_run import dry_run
 from higfa_cli.stages.gallery import write_gallery
 from higfa_cli.stages.model_inputs import model_inputs
+from higfa_cli.stages.photos import load_photos
 from higfa_cli.stages.preview import preview, sweep
 from higfa_cli.stages.shards import (
     Shard,
@@ -42,7 +43,7 @@ def inputs(ctx: Context) -> StageInputs:
         UserError: contours or guide are missing, or do not fit the recipe.
     """
     settings = ctx.recipe.synthesize
-    photos = dataset(ctx)
+    photos = load_photos(ctx)
     files = {"contours/manifest.jsonl": hash_file(manifest_path(ctx))}
     if is_guided(ctx):
         files["finetune-guide/guide.safetensors"] = hash_file(guide_path(ctx))
