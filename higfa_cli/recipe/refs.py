@@ -13,6 +13,7 @@ from higfa_cli.errors import UserError
 POCKET = {
     "sd": "sd",
     "controlnet": "controlnet",
+    "backbone": "backbone.safetensors",
     "aircraft": "data/aircraft",
     "aircraft-words": "data/aircraft/class_words.json",
 }

@@ -31,6 +31,7 @@ from tools.pocket.pocket_render.catalogue import (
     UNPAINTED,
     Livery,
     find_liveries,
+    load_catalogue,
     load_classes,
 )
 from tools.pocket.pocket_render.pools import (
@@ -66,7 +67,7 @@ def airlines_of_classes() -> dict[str, set[str]]:
     dropped = dropped_liveries()
     return {
         variant: {livery.airline for livery in find_liveries(aircraft, dropped)} - {UNPAINTED}
-        for variant, aircraft in load_classes().items()
+        for variant, aircraft in load_catalogue().items()
     }
 
 
@@ -77,7 +78,7 @@ def pool_liveries(variant: str, pool: str, seed: int) -> list[Livery]:
     as no other pool is.
     """
     pools, own = load_pools(), airlines_pool(pool)
-    found = find_liveries(load_classes()[variant], dropped_liveries())
+    found = find_liveries(load_catalogue()[variant], dropped_liveries())
     liveries = [x for x in found if x.airline != UNPAINTED and pools[x.airline] == own]
     if not liveries and pool == "sealed":
         liveries = [x for x in found if x.airline == UNPAINTED]
@@ -93,7 +94,7 @@ def render_job(job: Job, pool: str, out: Path, size: int, seed: int) -> list[dic
 
     classes = load_classes()
     aircraft = classes[job.variant]
-    class_index = list(classes).index(job.variant)
+    class_index = list(load_catalogue()).index(job.variant)
     liveries = pool_liveries(job.variant, pool, seed)
     turns = sorted(range(job.start, job.stop), key=lambda i: (i % len(liveries), i))
     scenes: dict[str, AircraftScene] = {}
@@ -169,7 +170,7 @@ def contact_sheet(variant: str, out: Path, size: int, seed: int) -> None:
     pools = load_pools()
     tiles = []
     scene, model = None, ""
-    for k, livery in enumerate(find_liveries(load_classes()[variant], dropped_liveries())):
+    for k, livery in enumerate(find_liveries(load_catalogue()[variant], dropped_liveries())):
         if livery.model != model:
             scene, model = AircraftScene(AIRCRAFT_ROOT / livery.model, size), livery.model
         assert scene is not None
@@ -211,7 +212,7 @@ def main() -> None:
     if asked.contact_sheet:
         draw = partial(contact_sheet, out=asked.out, size=asked.size, seed=asked.seed)
         with ProcessPoolExecutor(asked.workers) as executor:
-            list(executor.map(draw, load_classes()))
+            list(executor.map(draw, load_catalogue()))
         return
     rows = render_pool(
         asked.pool, asked.out, asked.size, asked.per_class, asked.seed, asked.workers

@@ -9,6 +9,7 @@ from pathlib import Path
 
 AIRCRAFT_ROOT = Path("/usr/share/games/flightgear/AI/Aircraft")
 CLASSES_FILE = Path(__file__).parents[1] / "classes.json"
+DROPPED_FILE = Path(__file__).parents[1] / "dropped_variants.json"
 
 # The white aircraft that a painter starts from: no airline flies it.
 UNPAINTED = "unpainted"
@@ -89,8 +90,8 @@ def airline_name(folder: str) -> str | None:
     return _SAME_AIRLINE.get(name, name)
 
 
-def load_classes(path: Path = CLASSES_FILE) -> dict[str, AircraftClass]:
-    """Read the class table, in alphabetical order of the variants."""
+def load_catalogue(path: Path = CLASSES_FILE) -> dict[str, AircraftClass]:
+    """Read the table of all variants that can be drawn, in alphabetical order."""
     table = json.loads(path.read_text(encoding="utf-8"))
     return {
         variant: AircraftClass(
@@ -98,6 +99,12 @@ def load_classes(path: Path = CLASSES_FILE) -> dict[str, AircraftClass]:
         )
         for variant, row in sorted(table.items())
     }
+
+
+def load_classes() -> dict[str, AircraftClass]:
+    """The pocket's classes: the catalogue without the variants that were dropped, with reasons."""
+    dropped = json.loads(DROPPED_FILE.read_text(encoding="utf-8"))
+    return {name: row for name, row in load_catalogue().items() if name not in dropped}
 
 
 def texture_name(model: Path) -> str:

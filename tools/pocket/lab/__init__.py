@@ -1,0 +1,1 @@
+"""The laboratory: judges, the figures they give, and the tables that choose defaults."""

@@ -1,0 +1,318 @@
+"""Drawing for the laboratory: arms that share photos, contours and seeds, drawn as higfa does.
+
+An arm is the recipe with some `synthesize` keys changed. Its pictures are cached in parts under a
+hash of everything they depend on, so a run that was stopped loses a part per worker at most, and
+asking for more pictures draws only the new ones.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from higfa_cli.artifacts.fingerprint import hash_file, hash_json
+from higfa_cli.artifacts.plan import PlanItem
+from higfa_cli.data.dataset import list_photos
+from higfa_cli.data.images import fit_square
+from higfa_cli.errors import UserError
+from higfa_cli.models.draw import Drawn, schedule_of
+from higfa_cli.models.guide import Guide, check_classes, load_guide
+from higfa_cli.recipe.load import LoadedRecipe, load_recipe, override_recipe
+from higfa_cli.stages.context import Context, make_context
+from higfa_cli.stages.drawing import draw_items, is_guided, load_model, plan, read_contour
+from higfa_cli.stages.gallery import choose
+from higfa_cli.stages.model_inputs import model_inputs
+from higfa_cli.stages.photos import load_photos
+from higfa_cli.stages.pipeline import step
+from higfa_cli.stages.shards import torch_threads
+
+# Pictures per file of the cache, and pictures that are drawn together.
+PART, BATCH = 40, 20
+# Keys of `synthesize` that change no picture of the laboratory.
+_IDLE = {"batch_size", "gallery", "per_contour", "local_files_only", "memory"}
+
+_UNGUIDED = {"synthesize.classifier.switch": 1.0, "synthesize.classifier.switch_sigma": None}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to draw.
+
+    `settings`: recipe key below `synthesize` -> value. `guide`: another guide's checkpoint than
+    the workspace's.
+    """
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    guide: Path | None = None
+
+
+TEXT_ONLY = Arm(
+    "text only",
+    {**_UNGUIDED, "synthesize.contour.scale": 0.0, "synthesize.contour.floor": 0.0},
+)
+TEXT_CONTOUR = Arm("text + contour", _UNGUIDED)
+HIGFA = Arm("HiGFA")
+FIXED = Arm(
+    "fixed strength",
+    {"synthesize.classifier.gamma": 0.0, "synthesize.classifier.modulation": "constant"},
+)
+FIRST_STEP = Arm(
+    "from the first step",
+    {"synthesize.classifier.switch": 0.0, "synthesize.classifier.switch_sigma": None},
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What arms share: a prepared workspace, and the pictures to draw (all classes alike)."""
+
+    ctx: Context
+    items: tuple[PlanItem, ...]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; a label is an index into them."""
+        return load_photos(self.ctx).classes
+
+    @property
+    def labels(self) -> Tensor:
+        """Target class of every item, int64 [N]."""
+        return torch.tensor([item.class_id for item in self.items])
+
+
+@dataclass(frozen=True)
+class Drawings:
+    """An arm's pictures, in the order of the items.
+
+    Attributes:
+        pictures: uint8 [N, 3, S, S]; grey where drawing failed.
+        labels: target classes, int64 [N].
+        contours: asked contours, uint8 [N, S, S].
+        traces: per picture, as `higfa synthesize` writes them.
+        guide_p: the guide's probability of the target class on the finished picture, [N]; NaN
+            where the workspace has no guide or drawing failed.
+        failed: bool [N].
+        seconds: of drawing, added up over processes of one thread each.
+    """
+
+    pictures: Tensor
+    labels: Tensor
+    contours: Tensor
+    traces: tuple[dict[str, Any], ...]
+    guide_p: Tensor
+    failed: Tensor
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A part of an arm, as a worker is told of it."""
+
+    ctx: Context
+    items: tuple[PlanItem, ...]
+    guide: Path | None
+    path: Path
+
+
+def prepare(
+    recipe_ref: str,
+    workspace: Path,
+    split: str,
+    per_class: int,
+    overrides: Mapping[str, Any] | None = None,
+    guide: bool = True,
+) -> Setting:
+    """Extract contours of a split, train the guide where asked, and choose the pictures.
+
+    Stages that are fresh in the workspace are not run again. The first pictures are of different
+    classes, and a smaller `per_class` chooses a beginning of a larger one's (as long as the split
+    has so many photos per class).
+
+    Raises:
+        UserError: as the stages, or when a class has fewer usable contours than `per_class`.
+    """
+    loaded = load_recipe(recipe_ref)
+    recipe = override_recipe(loaded.recipe, {**(overrides or {}), "contours.splits": [split]})
+    rows = [row for row in list_photos(recipe.data, loaded.base).rows if row.split == split]
+    if not rows:
+        raise UserError(f"{recipe.data.root} has no photos in `{split}`; choose another split")
+    fewest = min(Counter(row.cls for row in rows).values())
+    recipe = override_recipe(recipe, {"contours.per_image": -(-per_class // fewest)})
+    ctx = make_context(LoadedRecipe(recipe, loaded.base, loaded.origin), workspace)
+    for stage in ("contours", "finetune-guide") if guide else ("contours",):
+        step(ctx, stage)
+    everything = plan(ctx)
+    classes = load_photos(ctx).classes
+    items = tuple(choose(everything, per_class * len(classes), recipe.seed))
+    for cls in classes:
+        if (have := sum(item.cls == cls for item in items)) != per_class:
+            raise UserError(
+                f"class {cls} has {have} usable contours in `{split}`; ask for no more per class"
+            )
+    return Setting(ctx, items)
+
+
+@contextmanager
+def worker_pool(workers: int) -> Iterator[Executor | None]:
+    """Processes of one thread each, which can serve many arms; None for one worker: none."""
+    if workers == 1:
+        yield None
+        return
+    # A forked child of a process whose torch has threads may hang.
+    with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        yield pool
+
+
+def draw_arm(
+    setting: Setting, arm: Arm, cache: Path, workers: int = 2, pool: Executor | None = None
+) -> Drawings:
+    """Draw what the cache does not hold, and read it all.
+
+    Args:
+        setting: what is drawn.
+        arm: how.
+        cache: folder; arms of equal settings share their pictures in it.
+        workers: processes, when `pool` is not given.
+        pool: a `worker_pool` that is there already.
+
+    Raises:
+        UserError: the arm changes something else than `synthesize`, or the guide is missing.
+    """
+    jobs = _jobs(setting, arm, cache)
+    missing = [job for job in jobs if not job.path.is_file()]
+    if pool is not None:
+        list(pool.map(_draw_part, missing))
+    elif missing:
+        with worker_pool(min(workers, len(missing))) as own, torch_threads(1):
+            list(own.map(_draw_part, missing) if own else map(_draw_part, missing))
+    return _read(setting, jobs)
+
+
+def photos_of(setting: Setting) -> Tensor:
+    """The photo behind every item, uint8 [N, 3, S, S], as the contours saw it before their warp."""
+    samples = {sample.key: sample for sample in load_photos(setting.ctx).samples}
+    side = setting.ctx.recipe.synthesize.size
+    photos = [fit_square(samples[item.source].read(), side) for item in setting.items]
+    return torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2).contiguous()
+
+
+def arm_context(setting: Setting, arm: Arm) -> Context:
+    """The workspace under the arm's recipe. Raises UserError for a key outside `synthesize`."""
+    for key in arm.settings:
+        if not key.startswith("synthesize."):
+            raise UserError(f"arm {arm.name}: `{key}` is not below synthesize; prepare with it")
+    return replace(setting.ctx, recipe=override_recipe(setting.ctx.recipe, arm.settings))
+
+
+def guide_file(setting: Setting, arm: Arm) -> Path | None:
+    """The guide that steers the arm, or reads its pictures at least. Raises UserError: missing."""
+    own = setting.ctx.stage_dir("finetune-guide") / "guide.safetensors"
+    path = arm.guide or own
+    if path.is_file():
+        return path
+    if arm.guide is not None or is_guided(arm_context(setting, arm)):
+        raise UserError(f"arm {arm.name}: {path} is missing; prepare with guide=True")
+    return None
+
+
+def _jobs(setting: Setting, arm: Arm, cache: Path) -> list[_Job]:
+    """Parts of the arm. Their files are named by everything that their pictures depend on."""
+    ctx, guide = arm_context(setting, arm), guide_file(setting, arm)
+    settings = ctx.recipe.synthesize.model_dump(mode="json", exclude=_IDLE)
+    about = {
+        "synthesize": settings,
+        "models": model_inputs(ctx, setting.classes),
+        "guide": None if guide is None else hash_file(guide),
+        "batch": BATCH,
+    }
+    folder = cache / hash_json(about)[:20]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "arm.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    by_id = {item.id: item for item in plan(ctx)}
+    own = [by_id[item.id] for item in setting.items]
+    parts = [tuple(own[i : i + PART]) for i in range(0, len(own), PART)]
+    return [_Job(ctx, part, guide, folder / f"{_items_hash(part)}.npz") for part in parts]
+
+
+def _items_hash(items: Sequence[PlanItem]) -> str:
+    return hash_json(
+        [[i.id, i.class_id, i.seed, i.prompt, i.negative, i.contour_sha256] for i in items]
+    )[:20]
+
+
+def _draw_part(job: _Job) -> None:
+    """Draw and write one part; the file appears complete or not at all."""
+    ctx, items = job.ctx, job.items
+    guide = None
+    if job.guide is not None:
+        guide = load_guide(job.guide)
+        check_classes(guide, load_photos(ctx).classes)
+    model, schedule = load_model(ctx, items), schedule_of(ctx.recipe.synthesize)
+    began = time.perf_counter()
+    drawn: list[Drawn] = []
+    for start in range(0, len(items), BATCH):
+        drawn += draw_items(ctx, model, guide, schedule, items[start : start + BATCH])
+    seconds = time.perf_counter() - began
+    grey = np.full((model.size, model.size, 3), 128, np.uint8)
+    failed = np.array([one.pixels is None for one in drawn])
+    pictures = np.stack([grey if one.pixels is None else one.pixels for one in drawn])
+    contours = np.stack([(read_contour(ctx, item)[0] * 255).round().numpy() for item in items])
+    partial_file = job.path.with_suffix(".partial")
+    with partial_file.open("wb") as handle:
+        np.savez_compressed(
+            handle,
+            pictures=pictures.transpose(0, 3, 1, 2),
+            contours=contours.astype(np.uint8),
+            traces=np.array(json.dumps([one.trace for one in drawn])),
+            guide_p=_guide_p(guide, pictures, items, failed),
+            failed=failed,
+            seconds=np.array(seconds),
+        )
+    partial_file.replace(job.path)
+
+
+def _guide_p(
+    guide: Guide | None, pictures: np.ndarray, items: Sequence[PlanItem], failed: np.ndarray
+) -> np.ndarray:
+    """p of the target class on finished pictures [N, S, S, 3]; NaN without guide or picture."""
+    if guide is None:
+        return np.full(len(items), np.nan, np.float32)
+    rows = torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)))
+    p = guide.probabilities(rows).numpy()[range(len(items)), [item.class_id for item in items]]
+    return np.where(failed, np.nan, p).astype(np.float32)
+
+
+def _read(setting: Setting, jobs: Sequence[_Job]) -> Drawings:
+    parts = []
+    for job in jobs:
+        with np.load(job.path, allow_pickle=False) as stored:
+            parts.append({name: stored[name] for name in stored.files})
+
+    joined = partial(_joined, parts)
+    return Drawings(
+        pictures=joined("pictures"),
+        labels=setting.labels,
+        contours=joined("contours"),
+        traces=tuple(trace for part in parts for trace in json.loads(str(part["traces"]))),
+        guide_p=joined("guide_p"),
+        failed=joined("failed"),
+        seconds=float(sum(part["seconds"] for part in parts)),
+    )
+
+
+def _joined(parts: Sequence[Mapping[str, np.ndarray]], name: str) -> Tensor:
+    return torch.from_numpy(np.concatenate([part[name] for part in parts]))

@@ -1,0 +1,134 @@
+"""The judges: two classifiers that know the truth about the web, and that nothing else uses.
+
+Each is trained on true labels of the `web` pool alone, at the pictures' own size, and is of another
+architecture than the guide. A judge reads uint8 pictures; its temperature is fitted on airlines of
+the web pool that it was not trained on.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+# Rows kept from the square picture: the aircraft is in the middle, the rest is sky, and leaving
+# it out saves a third of the time.
+KEPT_ROWS = (0.1875, 0.8125)
+# Pixels that a judge's input is enlarged to: a net that halves its input five times would
+# otherwise see an aircraft of 64 pixels as two cells.
+INPUT_SIDE = 128
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "resnet10t": {"channels": (32, 64, 128, 256), "stem_width": 16},
+    "densenet121": {"growth_rate": 16, "block_config": (4, 6, 8, 6)},
+}
+BATCH = 128
+
+
+@dataclass(frozen=True)
+class JudgeSpec:
+    """What a judge's file says about it.
+
+    `size`: side of the pictures it was trained on, pixels. `temperature` > 0 divides the logits.
+    `data`: hash of the frozen class list, pools and caption rates.
+    """
+
+    architecture: str
+    classes: tuple[str, ...]
+    size: int
+    temperature: float
+    data: str
+
+
+class Judge:
+    """A trained judge in evaluation mode."""
+
+    def __init__(self, network: nn.Module, spec: JudgeSpec) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.spec = spec
+
+    @torch.no_grad()
+    def log_probabilities(self, pictures: Tensor) -> Tensor:
+        """uint8 square pictures [N, 3, S, S] -> calibrated log p, [N, K] float32."""
+        parts = [self.network(judge_input(part)) for part in keep_rows(pictures).split(BATCH)]
+        return (torch.cat(parts) / self.spec.temperature).log_softmax(dim=1)
+
+    @torch.no_grad()
+    def features(self, pictures: Tensor) -> Tensor:
+        """uint8 square pictures [N, 3, S, S] -> what the head reads, [N, D], of unit length."""
+        net: Any = self.network
+        parts = [
+            net.forward_head(net.forward_features(judge_input(part)), pre_logits=True)
+            for part in keep_rows(pictures).split(BATCH)
+        ]
+        return nn.functional.normalize(torch.cat(parts), dim=1)
+
+
+def keep_rows(pictures: Tensor) -> Tensor:
+    """The middle rows of square pictures [N, 3, S, S]."""
+    side = pictures.shape[-1]
+    top, bottom = (round(share * side) for share in KEPT_ROWS)
+    return pictures[:, :, top:bottom]
+
+
+def judge_input(rows: Tensor) -> Tensor:
+    """Middle rows, 0..255 of any type, to a network's input, enlarged where they are small."""
+    x = (rows.float() - 127.5) / 64.0
+    if x.shape[-1] < INPUT_SIDE:
+        x = nn.functional.interpolate(
+            x, scale_factor=INPUT_SIDE / x.shape[-1], mode="bilinear", align_corners=False
+        )
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def build(architecture: str, classes: int) -> nn.Module:
+    """An untrained judge. Raises KeyError for a network that is no judge's."""
+    settings = ARCHITECTURES[architecture]
+    network: nn.Module = timm.create_model(architecture, num_classes=classes, **settings)
+    return network.to(memory_format=torch.channels_last)
+
+
+def save_judge(path: Path, network: nn.Module, spec: JudgeSpec) -> None:
+    """Write weights (float16) and spec; the file appears complete or not at all."""
+    tensors = {
+        name: value.detach().half().contiguous() if value.is_floating_point() else value
+        for name, value in network.state_dict().items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial, metadata={"judge": json.dumps(asdict(spec), sort_keys=True)})
+    partial.replace(path)
+
+
+def load_judge(path: Path) -> Judge:
+    """Read a judge. Raises FileNotFoundError when there is none at `path`."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no judge; python -m tools.pocket.lab.train_judges")
+    with safe_open(path, framework="pt") as stored:
+        about = json.loads(stored.metadata()["judge"])
+        state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    spec = JudgeSpec(**about | {"classes": tuple(about["classes"])})
+    network = build(spec.architecture, len(spec.classes))
+    network.load_state_dict({n: v.float() if v.is_floating_point() else v for n, v in state.items()})
+    return Judge(network, spec)
+
+
+def load_judges(folder: Path) -> tuple[Judge, ...]:
+    """All judges of a folder, of one size and one class list. Raises ValueError if they differ."""
+    judges = tuple(load_judge(folder / f"{name}.safetensors") for name in ARCHITECTURES)
+    about = {(judge.spec.classes, judge.spec.size, judge.spec.data) for judge in judges}
+    if len(about) != 1:
+        raise ValueError(f"{folder}: the judges are of different classes, sizes or data")
+    return judges
+
+
+def jury_log_probabilities(judges: tuple[Judge, ...], pictures: Tensor) -> Tensor:
+    """log of the judges' mean probability, [N, K]."""
+    each = torch.stack([judge.log_probabilities(pictures) for judge in judges])
+    return each.logsumexp(dim=0) - torch.log(torch.tensor(float(len(judges))))

@@ -1,0 +1,174 @@
+"""Train the judges on true labels of the web pool, and say how good they are on other airlines.
+
+    python -m tools.pocket.lab.train_judges --rendered DIR --out JUDGES [--size 64] [--epochs 14]
+
+DIR holds `web` and `test` as render.py wrote them. Writes one file per judge and judges.json. Each
+judge is trained in a process of its own; run again to resume.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from higfa_cli.training.calibration import assess, fit_temperature
+from tools.pocket.lab.augment import augment
+from tools.pocket.lab.freeze import data_hash
+from tools.pocket.lab.judges import (
+    ARCHITECTURES,
+    BATCH,
+    JudgeSpec,
+    build,
+    judge_input,
+    keep_rows,
+    load_judge,
+    save_judge,
+)
+from tools.pocket.pocket_render.catalogue import load_classes
+from tools.pocket.pocket_render.records import read_records
+from tools.pocket.train.checkpoint import append_log, load_checkpoint, save_atomic
+from tools.pocket.train.webdata import held_out, load_square, read_web
+
+TRAIN_BATCH = 64
+PEAK_RATE = 3e-3
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """uint8 pictures [N, 3, S, S] and class ids [N]."""
+
+    pictures: Tensor
+    labels: Tensor
+
+
+def load_pool(folder: Path, size: int) -> Labelled:
+    """A rendered pool, shrunk with an antialiased filter, with true labels."""
+    classes = list(load_classes())
+    rows = read_records(folder / "records.jsonl")
+    stack = np.stack([load_square(folder / row["file"], size) for row in rows])
+    labels = torch.tensor([classes.index(row["variant"]) for row in rows])
+    return Labelled(torch.from_numpy(stack).permute(0, 3, 1, 2).contiguous(), labels)
+
+
+def web_halves(rendered: Path, size: int) -> tuple[Labelled, Labelled]:
+    """The web pool: airlines to learn from, and airlines to calibrate on."""
+    web = load_pool(rendered / "web", size)
+    out = torch.from_numpy(held_out(read_web(rendered / "web"), seed=0))
+    return tuple(Labelled(web.pictures[part], web.labels[part]) for part in (~out, out))  # type: ignore[return-value]
+
+
+class Course:
+    """One judge's training: network, optimizer, one-cycle rate, and a checkpoint per epoch."""
+
+    def __init__(self, architecture: str, epochs: int, learn: Labelled, path: Path) -> None:
+        torch.manual_seed(0)
+        self.learn, self.path, self.epochs, self.done = learn, path, epochs, 0
+        self.network = build(architecture, len(load_classes()))
+        self.steps = len(learn.labels) // TRAIN_BATCH
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), weight_decay=0.05)
+        self.rate = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, PEAK_RATE, epochs * self.steps, pct_start=0.2
+        )
+        if path.exists():
+            state = load_checkpoint(path)
+            self.network.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.rate.load_state_dict(state["rate"])
+            self.done = state["epochs"]
+
+    def epoch(self) -> float:
+        """One pass over the pictures; returns the mean loss."""
+        torch.manual_seed(self.done + 1)
+        rows = keep_rows(self.learn.pictures)
+        total = 0.0
+        for chosen in torch.randperm(len(rows))[: self.steps * TRAIN_BATCH].split(TRAIN_BATCH):
+            logits = self.network(judge_input(augment(rows[chosen])))
+            loss = nn.functional.cross_entropy(
+                logits, self.learn.labels[chosen], label_smoothing=0.1
+            )
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            self.rate.step()
+            total += loss.item()
+        self.done += 1
+        save_atomic(
+            {
+                "network": self.network.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "rate": self.rate.state_dict(),
+                "epochs": self.done,
+            },
+            self.path,
+        )
+        return total / self.steps
+
+
+@torch.no_grad()
+def logits_of(network: nn.Module, pictures: Tensor) -> Tensor:
+    """Logits [N, K] in evaluation mode."""
+    network.eval()
+    parts = [network(judge_input(part)) for part in keep_rows(pictures).split(BATCH)]
+    network.train()
+    return torch.cat(parts)
+
+
+def train_judge(
+    architecture: str, rendered: Path, out: Path, size: int, epochs: int
+) -> dict[str, Any]:
+    """Train, calibrate, save and test one judge."""
+    torch.set_num_threads(1)
+    learn, calibrate = web_halves(rendered, size)
+    test = load_pool(rendered / "test", size)
+    course = Course(architecture, epochs, learn, out / f"{architecture}.pt")
+    began = time.monotonic()
+    while course.done < epochs:
+        loss = course.epoch()
+        right = logits_of(course.network, test.pictures).argmax(1) == test.labels
+        row = {"judge": architecture, "epoch": course.done, "loss": round(loss, 4)}
+        row |= {"test": round(right.float().mean().item(), 4)}
+        append_log(out / "judges.jsonl", row | {"seconds": round(time.monotonic() - began)})
+    held = logits_of(course.network, calibrate.pictures)
+    temperature = fit_temperature(held, calibrate.labels)
+    spec = JudgeSpec(architecture, tuple(load_classes()), size, temperature, data_hash())
+    save_judge(out / f"{architecture}.safetensors", course.network, spec)
+    judge = load_judge(out / f"{architecture}.safetensors")
+    log_p = judge.log_probabilities(test.pictures)
+    return {"judge": architecture, "size": size, "epochs": epochs, "learnt_from": len(learn.labels)} | {
+        "temperature": temperature,
+        "test": assess(log_p, test.labels, 1.0).row(),
+    }
+
+
+def main() -> None:
+    """Read the command line and train both."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rendered", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--epochs", type=int, default=14)
+    parser.add_argument("--workers", type=int, default=2)
+    asked = parser.parse_args()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    work = partial(
+        train_judge, rendered=asked.rendered, out=asked.out, size=asked.size, epochs=asked.epochs
+    )
+    with ProcessPoolExecutor(asked.workers) as pool:
+        rows = list(pool.map(work, ARCHITECTURES))
+    (asked.out / "judges.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    for row in rows:
+        print(row["judge"], row["size"], "px:", f"{100 * row['test']['accuracy']:.1f} % on test")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""The pocket's pretrained backbone: it knows families of airliners, and no variants.
+
+    python -m tools.pocket.train.backbone --web WEB --run RUN --package pocket/higfa_pocket
+
+What ImageNet weights are to real photos: a network that has seen the web, with coarse labels only.
+The web pool's family names ("Boeing 737") are the labels; which variant a picture shows is never
+told. Writes PACKAGE/backbone.safetensors (float16, normalisation in its metadata). Run again to
+resume; --package is written when the last epoch is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from higfa_cli.models.guide import network_input
+from tools.pocket.lab.augment import augment
+from tools.pocket.pocket_render.records import read_records
+from tools.pocket.train.checkpoint import append_log, load_checkpoint, save_atomic
+from tools.pocket.train.webdata import held_out, load_square, read_web
+
+ARCHITECTURE = "regnetx_002"
+PICTURE_SIDE, INPUT_SIDE = 64, 128
+HALF = (0.5, 0.5, 0.5)
+BATCH = 64
+PEAK_RATE = 3e-3
+
+
+def family_labels(web: Path) -> tuple[list[str], Tensor]:
+    """Families in alphabetical order, and the label of every record."""
+    rows = read_records(web / "records.jsonl")
+    families = sorted({str(row["family"]) for row in rows})
+    return families, torch.tensor([families.index(str(row["family"])) for row in rows])
+
+
+def load_pictures(web: Path) -> Tensor:
+    """uint8 [N, 3, 64, 64] in the order of the records."""
+    stack = np.stack([load_square(picture.path, PICTURE_SIDE) for picture in read_web(web)])
+    return torch.from_numpy(stack).permute(0, 3, 1, 2).contiguous()
+
+
+def ready(pictures: Tensor) -> Tensor:
+    """Pictures 0..255 of any type to the network's input, as a guide of 128 pixels sees them."""
+    x = network_input(pictures.float() / 127.5 - 1.0, INPUT_SIDE, HALF, HALF)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def train(web: Path, run: Path, epochs: int) -> nn.Module:
+    """AdamW, one cycle; a checkpoint per epoch."""
+    torch.manual_seed(0)
+    pictures = load_pictures(web)
+    families, labels = family_labels(web)
+    hold = torch.from_numpy(held_out(read_web(web), seed=0))
+    learn = torch.nonzero(~hold).squeeze(1)
+    network: nn.Module = timm.create_model(ARCHITECTURE, num_classes=len(families))
+    network = network.to(memory_format=torch.channels_last)
+    steps = len(learn) // BATCH
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.05)
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, epochs * steps, pct_start=0.2)
+    path, done = run / "backbone.pt", 0
+    if path.exists():
+        state = load_checkpoint(path)
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        rate.load_state_dict(state["rate"])
+        done = state["epochs"]
+    began = time.monotonic()
+    for epoch in range(done, epochs):
+        torch.manual_seed(epoch + 1)
+        network.train()
+        order = learn[torch.randperm(len(learn))][: steps * BATCH]
+        total = 0.0
+        for chosen in order.split(BATCH):
+            logits = network(ready(augment(pictures[chosen])))
+            loss = nn.functional.cross_entropy(logits, labels[chosen], label_smoothing=0.1)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            rate.step()
+            total += loss.item()
+        state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
+        save_atomic(state | {"rate": rate.state_dict(), "epochs": epoch + 1}, path)
+        right = accuracy(network, pictures[hold], labels[hold])
+        row = {"epoch": epoch + 1, "loss": round(total / steps, 4), "held_out": round(right, 4)}
+        append_log(run / "backbone.jsonl", row | {"seconds": round(time.monotonic() - began)})
+    return network.eval()
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, pictures: Tensor, labels: Tensor) -> float:
+    """Share of right families, in evaluation mode."""
+    network.eval()
+    guesses = torch.cat([network(ready(part)).argmax(1) for part in pictures.split(128)])
+    return float((guesses == labels).float().mean())
+
+
+def export(network: nn.Module, package: Path) -> None:
+    """Write the weights as `guide.weights` reads them; the head belongs to families and is left."""
+    tensors = {
+        name: value.half().contiguous() if value.is_floating_point() else value
+        for name, value in network.state_dict().items()
+        if not name.startswith("head.fc.")
+    }
+    partial = package / "backbone.partial"
+    about = json.dumps({"mean": HALF, "std": HALF}, sort_keys=True)
+    save_file(tensors, partial, metadata={"higfa": about})
+    partial.replace(package / "backbone.safetensors")
+
+
+def main() -> None:
+    """Read the command line, train and export."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--web", type=Path, required=True)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--package", type=Path, required=True)
+    parser.add_argument("--epochs", type=int, default=8)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    asked.run.mkdir(parents=True, exist_ok=True)
+    export(train(asked.web, asked.run, asked.epochs), asked.package)
+
+
+if __name__ == "__main__":
+    main()
