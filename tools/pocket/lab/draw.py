@@ -199,7 +199,7 @@ def draw_arm(
     elif missing:
         with worker_pool(min(workers, len(missing))) as own, torch_threads(1):
             list(own.map(_draw_part, missing) if own else map(_draw_part, missing))
-    return _read(setting, jobs)
+    return _read(setting, jobs, guide_file(setting, arm))
 
 
 def photos_of(setting: Setting) -> Tensor:
@@ -231,10 +231,12 @@ def guide_file(setting: Setting, arm: Arm) -> Path | None:
 
 def _jobs(setting: Setting, arm: Arm, cache: Path) -> list[_Job]:
     """Parts of the arm. Their files are named by everything that their pictures depend on."""
-    ctx, guide = arm_context(setting, arm), guide_file(setting, arm)
-    settings = ctx.recipe.synthesize.model_dump(mode="json", exclude=_IDLE)
+    ctx = arm_context(setting, arm)
+    guide = guide_file(setting, arm) if is_guided(ctx) else None
+    # Where no step is guided, the classifier's keys change nothing.
+    idle = _IDLE if guide else {*_IDLE, "classifier"}
     about = {
-        "synthesize": settings,
+        "synthesize": ctx.recipe.synthesize.model_dump(mode="json", exclude=idle),
         "models": model_inputs(ctx, setting.classes),
         "guide": None if guide is None else hash_file(guide),
         "batch": BATCH,
@@ -257,10 +259,7 @@ def _items_hash(items: Sequence[PlanItem]) -> str:
 def _draw_part(job: _Job) -> None:
     """Draw and write one part; the file appears complete or not at all."""
     ctx, items = job.ctx, job.items
-    guide = None
-    if job.guide is not None:
-        guide = load_guide(job.guide)
-        check_classes(guide, load_photos(ctx).classes)
+    guide = None if job.guide is None else _load_guide(ctx, job.guide)
     model, schedule = load_model(ctx, items), schedule_of(ctx.recipe.synthesize)
     began = time.perf_counter()
     drawn: list[Drawn] = []
@@ -278,38 +277,36 @@ def _draw_part(job: _Job) -> None:
             pictures=pictures.transpose(0, 3, 1, 2),
             contours=contours.astype(np.uint8),
             traces=np.array(json.dumps([one.trace for one in drawn])),
-            guide_p=_guide_p(guide, pictures, items, failed),
             failed=failed,
             seconds=np.array(seconds),
         )
     partial_file.replace(job.path)
 
 
-def _guide_p(
-    guide: Guide | None, pictures: np.ndarray, items: Sequence[PlanItem], failed: np.ndarray
-) -> np.ndarray:
-    """p of the target class on finished pictures [N, S, S, 3]; NaN without guide or picture."""
-    if guide is None:
-        return np.full(len(items), np.nan, np.float32)
-    rows = torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)))
-    p = guide.probabilities(rows).numpy()[range(len(items)), [item.class_id for item in items]]
-    return np.where(failed, np.nan, p).astype(np.float32)
+def _load_guide(ctx: Context, path: Path) -> Guide:
+    guide = load_guide(path)
+    check_classes(guide, load_photos(ctx).classes)
+    return guide
 
 
-def _read(setting: Setting, jobs: Sequence[_Job]) -> Drawings:
+def _read(setting: Setting, jobs: Sequence[_Job], guide: Path | None) -> Drawings:
     parts = []
     for job in jobs:
         with np.load(job.path, allow_pickle=False) as stored:
             parts.append({name: stored[name] for name in stored.files})
-
     joined = partial(_joined, parts)
+    pictures, labels, failed = joined("pictures"), setting.labels, joined("failed")
+    p = torch.full((len(labels),), torch.nan)
+    if guide is not None:
+        everything = _load_guide(setting.ctx, guide).probabilities(pictures)
+        p = everything[torch.arange(len(labels)), labels].masked_fill(failed, torch.nan)
     return Drawings(
-        pictures=joined("pictures"),
-        labels=setting.labels,
+        pictures=pictures,
+        labels=labels,
         contours=joined("contours"),
         traces=tuple(trace for part in parts for trace in json.loads(str(part["traces"]))),
-        guide_p=joined("guide_p"),
-        failed=joined("failed"),
+        guide_p=p,
+        failed=failed,
         seconds=float(sum(part["seconds"] for part in parts)),
     )
 

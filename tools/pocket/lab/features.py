@@ -26,6 +26,8 @@ SHA256_START = "57934424"
 SIDE = 128
 MEAN, STD = 0.498, 0.502
 BATCH = 64
+# ImageNet's classes of aircraft with wings: airliner, warplane, and a picture of a wing.
+AIRCRAFT = (404, 895, 908)
 
 
 def weights_file() -> Path:
@@ -88,6 +90,13 @@ def features_of(network: nn.Module, pictures: Tensor) -> Tensor:
         for part in pictures.split(BATCH)
     ]
     return nn.functional.normalize(torch.cat(parts), dim=1)
+
+
+@torch.no_grad()
+def looks_like_aircraft(network: nn.Module, pictures: Tensor) -> Tensor:
+    """Whether the first of ImageNet's 1000 classes is an aircraft: [N, 3, S, S] -> bool [N]."""
+    first = [network(_input(part)).argmax(dim=1) for part in pictures.split(BATCH)]
+    return torch.isin(torch.cat(first), torch.tensor(AIRCRAFT))
 
 
 def _input(pictures: Tensor) -> Tensor:

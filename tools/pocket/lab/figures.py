@@ -57,6 +57,20 @@ def paired(first: Tensor, second: Tensor, seed: int = 0) -> Interval:
     return _mean_interval(second.double() - first.double(), seed)
 
 
+def ratio(first: Tensor, second: Tensor, seed: int = 0) -> Interval:
+    """mean(second) / mean(first), both [N] over the same items, resampled by item.
+
+    Resamples in which `first` has a mean of 0 are left out of the interval. Raises ValueError
+    when the two are of different lengths or empty, or the mean of `first` is 0.
+    """
+    if first.shape != second.shape or len(first) == 0 or not first.double().mean():
+        raise ValueError(f"no ratio of {len(second)} items to {len(first)} with a mean above 0")
+    below, above = (_resampled_means(x.double().numpy(), seed) for x in (first, second))
+    low, high = np.quantile(above[below != 0] / below[below != 0], (LOW, HIGH))
+    value = (second.double().mean() / first.double().mean()).item()
+    return Interval(value, float(low), float(high))
+
+
 def agreement(log_p: Tensor, labels: Tensor) -> Tensor:
     """Whether the jury's first choice is the label: log p [N, K] -> bool [N]."""
     return log_p.argmax(dim=1) == labels
@@ -84,7 +98,8 @@ def diversity_interval(first: Tensor, second: Tensor, labels: Tensor, seed: int 
 
     Both sets [N, D] are drawn from the same items, and those are resampled within their class. A
     pair of one item with itself, which only resampling makes, is left out: its distance of 0
-    would speak of the bootstrap, not of the pictures. Raises ValueError for a class of one item.
+    would speak of the bootstrap, not of the pictures. Raises ValueError for a class of one item,
+    or when the first set's pictures are all alike.
     """
     rng = np.random.default_rng(seed)
     sums = np.zeros((2, RESAMPLES))
@@ -96,8 +111,11 @@ def diversity_interval(first: Tensor, second: Tensor, labels: Tensor, seed: int 
             between = _distances_within(features[rows])
             sums[number] += (((counts @ between) * counts).sum(dim=1) / pairs).numpy()
     before = intra_class_distance(first, labels)
+    if before == 0:
+        raise ValueError("the first set's pictures are all alike: nothing to compare with")
     value = (intra_class_distance(second, labels) - before) / before
-    low, high = np.quantile(sums[1] / sums[0] - 1, (LOW, HIGH))
+    whole = sums[0] > 0
+    low, high = np.quantile(sums[1][whole] / sums[0][whole] - 1, (LOW, HIGH))
     return Interval(value, float(low), float(high))
 
 
@@ -134,8 +152,9 @@ def coverage(
 
 def nearest(features: Tensor, pool: Tensor) -> Tensor:
     """Smallest cosine distance of each picture [N, D] to a pool [M, D], [N]."""
-    parts = [_distances(part, pool).min(dim=1).values for part in features.split(_CHUNK)]
-    return torch.cat(parts)
+    # In single precision: a pool has tens of thousands of rows.
+    most_alike = [(part @ pool.T).max(dim=1).values for part in features.split(_CHUNK)]
+    return (1 - torch.cat(most_alike)).clamp(min=0)
 
 
 def copies(drawn: Tensor, real_test: Tensor, pool: Tensor) -> Copies:
@@ -154,15 +173,18 @@ def _mean_interval(values: Tensor, seed: int) -> Interval:
     items = values.numpy()
     if len(items) == 0:
         raise ValueError("no items to take a mean of")
-    rng = np.random.default_rng(seed)
-    means = np.concatenate(
-        [
-            items[rng.integers(len(items), size=(_CHUNK, len(items)))].mean(axis=1)
-            for _ in range(RESAMPLES // _CHUNK)
-        ]
-    )
-    low, high = np.quantile(means, (LOW, HIGH))
+    low, high = np.quantile(_resampled_means(items, seed), (LOW, HIGH))
     return Interval(float(items.mean()), float(low), float(high))
+
+
+def _resampled_means(items: np.ndarray, seed: int) -> np.ndarray:
+    """Means of the resamples of [N]; one seed resamples any two arrays of a length alike."""
+    rng = np.random.default_rng(seed)
+    parts = [
+        items[rng.integers(len(items), size=(_CHUNK, len(items)))].mean(axis=1)
+        for _ in range(RESAMPLES // _CHUNK)
+    ]
+    return np.concatenate(parts)
 
 
 def _rows_of_classes(labels: Tensor) -> dict[int, Tensor]:

@@ -16,13 +16,13 @@ from pathlib import Path
 from tools.pocket.pocket_render.captions import CAPTION_RATES
 
 POCKET_TOOLS = Path(__file__).resolve().parents[1]
-TABLES = ("classes.json", "airline_pools.json", "dropped_liveries.json")
+TABLES = ("classes.json", "dropped_variants.json", "airline_pools.json", "dropped_liveries.json")
 FROZEN = POCKET_TOOLS / "frozen.json"
 DATASET = POCKET_TOOLS.parents[1] / "pocket" / "higfa_pocket" / "data" / "aircraft"
 
 
 def data_hash() -> str:
-    """sha256 of class table, airline pools, dropped liveries and caption rates."""
+    """sha256 of class table, dropped variants and liveries, airline pools, and caption rates."""
     digest = hashlib.sha256()
     for name in TABLES:
         digest.update(json.dumps(json.loads((POCKET_TOOLS / name).read_text("utf-8"))).encode())

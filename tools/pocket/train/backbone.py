@@ -5,7 +5,7 @@
 What ImageNet weights are to real photos: a network that has seen the web, with coarse labels only.
 The web pool's family names ("Boeing 737") are the labels; which variant a picture shows is never
 told. Writes PACKAGE/backbone.safetensors (float16, normalisation in its metadata). Run again to
-resume; --package is written when the last epoch is done.
+resume, with more --epochs to go on; PACKAGE is written when the last epoch is done.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from higfa_cli.models.guide import network_input
-from tools.pocket.lab.augment import augment
+from tools.pocket.lab.augment import moved
 from tools.pocket.pocket_render.records import read_records
 from tools.pocket.train.checkpoint import append_log, load_checkpoint, save_atomic
 from tools.pocket.train.webdata import held_out, load_square, read_web
@@ -31,7 +31,9 @@ ARCHITECTURE = "regnetx_002"
 PICTURE_SIDE, INPUT_SIDE = 64, 128
 HALF = (0.5, 0.5, 0.5)
 BATCH = 64
-PEAK_RATE = 3e-3
+PEAK_RATE = 2e-3
+WARM_UP = 200
+GAIN, OFFSET = 0.15, 0.05
 
 
 def family_labels(web: Path) -> tuple[list[str], Tensor]:
@@ -47,6 +49,18 @@ def load_pictures(web: Path) -> Tensor:
     return torch.from_numpy(stack).permute(0, 3, 1, 2).contiguous()
 
 
+def lightly_changed(pictures: Tensor) -> Tensor:
+    """uint8 [N, 3, S, S] -> float in 0..255: mirrored by half, moved a little, other exposure.
+
+    Not `augment`: with colours swapped as the judges see them this network learned nothing in
+    three epochs.
+    """
+    x = pictures.float() / 255
+    x = moved(torch.where((torch.rand(len(x)) < 0.5)[:, None, None, None], x.flip(-1), x))
+    x = x * (1 + GAIN * torch.randn(len(x), 1, 1, 1)) + OFFSET * torch.randn(len(x), 3, 1, 1)
+    return x.clamp(0, 1) * 255
+
+
 def ready(pictures: Tensor) -> Tensor:
     """Pictures 0..255 of any type to the network's input, as a guide of 128 pixels sees them."""
     x = network_input(pictures.float() / 127.5 - 1.0, INPUT_SIDE, HALF, HALF)
@@ -54,7 +68,7 @@ def ready(pictures: Tensor) -> Tensor:
 
 
 def train(web: Path, run: Path, epochs: int) -> nn.Module:
-    """AdamW, one cycle; a checkpoint per epoch."""
+    """AdamW, warm-up, then a rate that falls to nothing with the last epoch; a checkpoint each."""
     torch.manual_seed(0)
     pictures = load_pictures(web)
     families, labels = family_labels(web)
@@ -64,13 +78,11 @@ def train(web: Path, run: Path, epochs: int) -> nn.Module:
     network = network.to(memory_format=torch.channels_last)
     steps = len(learn) // BATCH
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.05)
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, epochs * steps, pct_start=0.2)
     path, done = run / "backbone.pt", 0
     if path.exists():
         state = load_checkpoint(path)
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
-        rate.load_state_dict(state["rate"])
         done = state["epochs"]
     began = time.monotonic()
     for epoch in range(done, epochs):
@@ -78,16 +90,18 @@ def train(web: Path, run: Path, epochs: int) -> nn.Module:
         network.train()
         order = learn[torch.randperm(len(learn))][: steps * BATCH]
         total = 0.0
-        for chosen in order.split(BATCH):
-            logits = network(ready(augment(pictures[chosen])))
+        for number, chosen in enumerate(order.split(BATCH), epoch * steps):
+            left = 1 - number / (epochs * steps)
+            for group in optimizer.param_groups:
+                group["lr"] = PEAK_RATE * min(1.0, (number + 1) / WARM_UP) * left
+            logits = network(ready(lightly_changed(pictures[chosen])))
             loss = nn.functional.cross_entropy(logits, labels[chosen], label_smoothing=0.1)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            rate.step()
             total += loss.item()
         state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
-        save_atomic(state | {"rate": rate.state_dict(), "epochs": epoch + 1}, path)
+        save_atomic(state | {"epochs": epoch + 1}, path)
         right = accuracy(network, pictures[hold], labels[hold])
         row = {"epoch": epoch + 1, "loss": round(total / steps, 4), "held_out": round(right, 4)}
         append_log(run / "backbone.jsonl", row | {"seconds": round(time.monotonic() - began)})
@@ -121,7 +135,7 @@ def main() -> None:
     parser.add_argument("--web", type=Path, required=True)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--package", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=18)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     asked.run.mkdir(parents=True, exist_ok=True)

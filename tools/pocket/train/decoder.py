@@ -1,22 +1,28 @@
 """Stage 2: train the autoencoder's decoder on noisy latents. Run again to resume.
 
-    python -m tools.pocket.train.decoder --cache CACHE --out RUN --minutes 12
+    python -m tools.pocket.train.decoder --cache CACHE --out RUN --minutes 12 [--backbone FILE]
 
-Loss: L1 + L1 of horizontal and vertical differences + 0.5 MSE, on pictures in [0, 1]. The latents
-get Gaussian noise of a random level, at most 0.25, because the denoiser's latents are never exact.
+Loss: L1 + L1 of horizontal and vertical differences + 0.5 MSE, on pictures in [0, 1]; with
+--backbone (backbone.py's weights, which know families and no variants) also the L1 distance of its
+early features, so that small details weigh more than smooth sky. The latents get Gaussian noise of
+a random level, at most 0.25, because the denoiser's latents are never exact.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import timm
 import torch
 from diffusers import AutoencoderTiny
+from safetensors.torch import load_file
 from torch import Tensor
 
+from tools.pocket.train import backbone as families
 from tools.pocket.train.autoencoder import PatchBasis, build_autoencoder
 from tools.pocket.train.checkpoint import Average, append_log, load_checkpoint, save_atomic
 from tools.pocket.train.prepare import Cache
@@ -24,6 +30,8 @@ from tools.pocket.train.prepare import Cache
 BATCH = 16
 NOISE = 0.25
 WARM_UP = 100
+FEATURE_WEIGHT = 0.1
+FEATURE_STAGES = (1, 2)
 
 
 def as_pixels(pictures: np.ndarray) -> Tensor:
@@ -41,6 +49,30 @@ def reconstruction_loss(drawn: Tensor, wanted: Tensor) -> Tensor:
     error = drawn - wanted
     edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
     return error.abs().mean() + edges + 0.5 * error.square().mean()
+
+
+def feature_distance(weights: Path) -> Callable[[Tensor, Tensor], Tensor]:
+    """L1 distance of the backbone's features (strides 4 and 8) of pictures [n, 3, h, w] in [0, 1].
+
+    Each stage is divided by the mean size of the wanted picture's features.
+    """
+    network = timm.create_model(
+        families.ARCHITECTURE, features_only=True, out_indices=FEATURE_STAGES
+    )
+    state = {name: value.float() for name, value in load_file(weights).items()}
+    network.load_state_dict({name: state[name] for name in network.state_dict()})
+    network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+    def distance(drawn: Tensor, wanted: Tensor) -> Tensor:
+        with torch.no_grad():
+            targets = network(families.ready(wanted * 255))
+        parts = [
+            (got - target).abs().mean() / target.abs().mean()
+            for got, target in zip(network(families.ready(drawn * 255)), targets, strict=True)
+        ]
+        return torch.stack(parts).sum()
+
+    return distance
 
 
 def psnr(drawn: Tensor, wanted: Tensor) -> float:
@@ -70,8 +102,11 @@ def held_out_psnr(autoencoder: AutoencoderTiny, cache: Cache, noise: float, seed
     return psnr(decode(autoencoder, latents), as_pixels(cache.pictures[rows, 0]))
 
 
-def train(cache_folder: Path, out: Path, minutes: float, rate: float, seed: int) -> None:
+def train(
+    cache_folder: Path, out: Path, minutes: float, rate: float, seed: int, backbone: Path | None
+) -> None:
     """Train for `minutes` of wall time from the last checkpoint, or from the start."""
+    features = None if backbone is None else feature_distance(backbone)
     torch.manual_seed(seed)
     cache = Cache.open(cache_folder)
     rows = np.flatnonzero(~cache.held_out)
@@ -92,7 +127,10 @@ def train(cache_folder: Path, out: Path, minutes: float, rate: float, seed: int)
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1, (step + 1) / WARM_UP) * (0.05 + 0.95 * remaining)
         latents, wanted = draw_batch(cache, rows, step, seed)
-        loss = reconstruction_loss(decode(autoencoder, latents), wanted)
+        drawn = decode(autoencoder, latents)
+        loss = reconstruction_loss(drawn, wanted)
+        if features is not None:
+            loss = loss + FEATURE_WEIGHT * features(drawn, wanted)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
@@ -148,10 +186,14 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--backbone", type=Path, help="backbone.safetensors: adds a feature loss")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    train(arguments.cache, arguments.out, arguments.minutes, arguments.rate, arguments.seed)
+    train(
+        arguments.cache, arguments.out, arguments.minutes, arguments.rate, arguments.seed,
+        arguments.backbone,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

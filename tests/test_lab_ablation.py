@@ -1,0 +1,283 @@
+"""The ablation and the method's bars, on a laboratory in small; their figures by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from higfa_cli.artifacts.atomic import read_json
+from higfa_cli.errors import UserError
+from higfa_cli.recipe.load import load_recipe, override_recipe
+from tests.lab_project import CLASSES, write_judges, write_lab
+from tools.pocket.lab import ablation, method, worst
+from tools.pocket.lab.ablation import ablate, axes_around, is_recipe
+from tools.pocket.lab.bench import RECIPE, Request
+from tools.pocket.lab.draw import Drawings
+from tools.pocket.lab.judges import jury_log_probabilities, load_judges
+from tools.pocket.lab.method import compare, distance_at, matched
+from tools.pocket.lab.scores import Score, jury, percent
+from tools.pocket.lab.strips import strip
+
+
+def tiny_features(pictures: Tensor) -> Tensor:
+    """Colours of 4 x 4 cells, of unit length."""
+    cells = torch.nn.functional.adaptive_avg_pool2d(pictures.float(), 4).flatten(1)
+    return torch.nn.functional.normalize(cells - cells.mean(dim=1, keepdim=True), dim=1)
+
+
+@pytest.fixture(scope="module")
+def request_(tmp_path_factory: pytest.TempPathFactory) -> Request:
+    folder = tmp_path_factory.mktemp("lab")
+    recipe = write_lab(folder)
+    return Request(
+        recipe=str(recipe),
+        judges=write_judges(folder / "judges"),
+        workspace=folder / "workspace",
+        out=folder / "out",
+        docs=folder / "docs",
+        per_class=2,
+        workers=1,
+    )
+
+
+def score(
+    p: Sequence[Sequence[float]], labels: Sequence[int], guide_p: Sequence[float], failed: int = -1
+) -> Score:
+    """A score of grey pictures with these probabilities; `failed` is a position."""
+    count, log_p = len(labels), torch.tensor(p).log()
+    lost = torch.arange(count) == failed
+    drawings = Drawings(
+        pictures=torch.full((count, 3, 4, 4), 128, dtype=torch.uint8),
+        labels=torch.tensor(labels),
+        contours=torch.zeros(count, 4, 4, dtype=torch.uint8),
+        traces=({},) * count,
+        guide_p=torch.tensor(guide_p).masked_fill(lost, torch.nan),
+        failed=lost,
+        seconds=2.0 * count,
+    )
+    hits = (log_p.argmax(dim=1) == drawings.labels) & ~lost
+    return Score(drawings, log_p, hits, torch.eye(count))
+
+
+def test_a_score_by_hand() -> None:
+    one = score([[0.75, 0.25], [0.5, 0.5], [0.25, 0.75], [0.875, 0.125]], [0, 0, 1, 1], [1.0] * 4)
+    # Right are the first three (a tie goes to the first class): the guide is sure of all four.
+    row = one.row()
+    assert row["agreement"][0] == 0.75
+    assert row["gap"] == 0.25
+    assert row["guide_p"] == 1.0
+    assert row["mean_log_p"] == pytest.approx(math.log(0.75 * 0.5 * 0.75 * 0.125) / 4, abs=1e-4)
+    assert row["seconds_per_picture"] == 2.0
+    # The features are at right angles.
+    assert row["distance"] == 1.0
+
+
+def test_a_picture_that_failed_is_no_hit_and_leaves_no_gap() -> None:
+    p = [[0.1, 0.9], [0.8, 0.2], [0.8, 0.2], [0.8, 0.2], [0.8, 0.2]]
+    one = score(p, [1, 0, 0, 1, 1], [0.5] * 5, failed=0)
+    assert one.hits.tolist() == [False, True, True, False, False]
+    assert one.gaps.tolist() == pytest.approx([0, -0.5, -0.5, 0.5, 0.5])
+    assert one.row()["failed"] == 1
+    assert one.row()["agreement"][0] == 0.4
+    # Of the four that were drawn; the failed one's would be log 0.9.
+    assert one.row()["mean_log_p"] == pytest.approx((math.log(0.8) + math.log(0.2)) / 2, abs=1e-4)
+    assert one.guide_p == pytest.approx(0.5)
+
+
+def test_without_a_guide_the_table_has_no_gap() -> None:
+    one = score([[0.9, 0.1]] * 4, [0, 0, 1, 1], [math.nan] * 4)
+    assert one.row()["gap"] is None
+    assert one.row()["guide_p"] is None
+
+
+def test_the_jury_answers_in_the_order_of_the_data(tmp_path: Path) -> None:
+    judges = load_judges(write_judges(tmp_path, classes=CLASSES[::-1]))
+    pictures = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+    own = jury_log_probabilities(judges, pictures)
+    assert torch.equal(jury(judges, pictures, CLASSES), own.flip(1))
+    with pytest.raises(UserError, match="classes"):
+        jury(judges, pictures, ("blue disc", "green disc"))
+    with pytest.raises(UserError, match="32 px"):
+        jury(judges, pictures[..., :16, :16], CLASSES)
+
+
+def test_percent() -> None:
+    assert (
+        percent((0.6125, 0.5, 0.7)) == "61.3 [50.0, 70.0]"
+        or percent((0.6125, 0.5, 0.7)) == "61.2 [50.0, 70.0]"
+    )
+
+
+def test_a_strip_has_every_picture_in_its_place() -> None:
+    red = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    red[1, 0] = 255
+    contours = torch.full((2, 4, 4), 255, dtype=torch.uint8)
+    sheet = np.asarray(strip([("c", contours), ("r", red)], ["one", "two"], scale=2))
+    # 8 px cells and gaps of 2 px; the left column is 6 px a letter and two gaps, the head 12 px.
+    assert sheet.shape == (12 + 2 * 10, 10 + 2 * 10, 3)
+    assert sheet[12:20, 10:18].min() == 255
+    assert sheet[22:30, 10:18].max() == 0
+    assert (sheet[22:30, 20:28] == (255, 0, 0)).all()
+    with pytest.raises(ValueError, match="row r"):
+        strip([("c", contours), ("r", red[:1])], ["one", "two"])
+
+
+def test_every_axis_holds_the_recipe_once() -> None:
+    recipe = load_recipe(str(RECIPE)).recipe
+    axes = axes_around(recipe)
+    assert len({axis.name for axis in axes}) == len(axes)
+    for axis in axes:
+        assert sum(is_recipe(value, recipe) for value in axis.values) == 1, axis.name
+        assert len({value.label for value in axis.values}) == len(axis.values)
+
+
+def test_the_recipes_own_value_is_added_to_an_axis() -> None:
+    recipe = override_recipe(load_recipe(str(RECIPE)).recipe, {"synthesize.text.scale": 3.5})
+    axes = {axis.name: axis for axis in axes_around(recipe)}
+    labels = [value.label for value in axes["text-scale"].values]
+    assert labels == ["1", "2", "3.5", "4", "6"]
+
+
+def test_one_strength_alone_follows_the_confidence() -> None:
+    recipe = load_recipe(str(RECIPE)).recipe
+    axes = {axis.name: axis for axis in axes_around(recipe)}
+    alone = {value.label: value for value in axes["modulation-text"].values}
+    for label in ("rising", "falling"):
+        own = override_recipe(recipe, alone[label].settings).synthesize
+        assert own.classifier.modulation == label
+        assert own.contour.floor == own.contour.scale
+        assert own.text.floor == recipe.synthesize.text.floor
+
+
+def test_an_ablation_writes_its_table_and_resumes(request_: Request) -> None:
+    ablate(request_, ["gamma"], tiny_features)
+    drawn = {file: file.stat().st_mtime_ns for file in request_.workspace.rglob("*.npz")}
+    # Four values of gamma, of which one is the recipe's.
+    assert len(drawn) == 4
+    results = ablate(request_, ["conditions"], tiny_features)
+    assert set(results["parts"]) == {"gamma", "conditions"}
+    assert read_json(request_.out / "ablation.json") == results
+    assert all(file.stat().st_mtime_ns == time for file, time in drawn.items())
+    rows = results["parts"]["gamma"]["rows"]
+    assert [row["value"] for row in rows] == ["0", "0.5", "1", "2"]
+    assert [row["is_recipe"] for row in rows] == [False, False, True, False]
+    assert rows[2]["against_recipe"] is None
+    assert rows[0]["pictures"] == 4
+    text = (request_.docs / "ablation.md").read_text(encoding="utf-8")
+    assert "| **1** |" in text
+    assert text.index("## conditions") < text.index("## gamma")
+    with Image.open(request_.docs / "pictures" / "ablation-gamma.png") as sheet:
+        # Contours, photos and four values of four pictures.
+        assert sheet.height == 12 + 6 * 34
+
+
+def test_another_number_of_pictures_begins_a_new_table(request_: Request) -> None:
+    ablate(request_, ["read"], tiny_features)
+    results = ablate(replace(request_, per_class=3), ["confidence"], tiny_features)
+    assert set(results["parts"]) == {"confidence"}
+
+
+def test_a_value_of_tau_has_a_guide_of_its_own(
+    request_: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ablation, "TAUS", (0.0,))
+    results = ablate(request_, ["tau"], tiny_features)
+    assert [row["value"] for row in results["parts"]["tau"]["rows"]] == ["0", "0.5"]
+    own = request_.workspace / "guides" / "tau-0" / "finetune-guide" / "calibration.json"
+    assert len(read_json(own)["levels"]) == 3
+
+
+def test_judges_are_checked_before_any_long_work(request_: Request, tmp_path: Path) -> None:
+    other = write_judges(tmp_path / "other", classes=("blue disc", "green disc"))
+    elsewhere = replace(request_, judges=other, workspace=tmp_path / "workspace")
+    with pytest.raises(UserError, match="green disc"):
+        ablate(elsewhere, ["gamma"], tiny_features)
+    with pytest.raises(UserError, match="no judge"):
+        ablate(replace(elsewhere, judges=tmp_path), ["gamma"], tiny_features)
+    assert not elsewhere.workspace.exists()
+
+
+def test_an_unknown_axis_is_refused(request_: Request) -> None:
+    with pytest.raises(UserError, match="no such axis"):
+        ablate(request_, ["size"], tiny_features)
+
+
+def test_distance_is_read_off_where_a_curve_first_meets_the_agreement() -> None:
+    curve = [(0.5, 0.40), (0.7, 0.30), (0.6, 0.20)]
+    assert distance_at(curve, 0.6) == pytest.approx(0.35)
+    assert distance_at(curve, 0.7) == pytest.approx(0.30)
+    assert distance_at(curve, 0.71) is None
+    assert distance_at([(0.5, 0.4), (0.5, 0.3)], 0.5) == pytest.approx(0.4)
+
+
+def test_matched_agreement_by_hand() -> None:
+    points: list[dict[str, Any]] = [
+        {"scale": s, "agreement": [a, a, a], "distance": d}
+        for s, a, d in ((0.0, 0.5, 0.4), (30.0, 0.7, 0.3))
+    ]
+    # 0.35 at the agreement of 0.6.
+    assert matched("none", points, 0.6, 0.35 * 0.981)["reached"] is True
+    worse = matched("none", points, 0.6, 0.35 * 0.979)
+    assert worse["reached"] is False
+    assert worse["measured"].startswith("-2.1 %")
+    beyond = matched("rms", points, 0.8, 0.3)
+    assert beyond["reached"] is True
+    assert "out of its reach; at its best, S_K 30 with 70.0 %" in beyond["measured"]
+    below = matched("rms", points, 0.4, 0.3)
+    assert below["reached"] is None
+
+
+def test_the_worst_come_first_and_failures_are_left_out() -> None:
+    one = score([[0.9, 0.1], [0.2, 0.8], [0.1, 0.9], [0.6, 0.4]], [0, 0, 0, 0], [1.0] * 4, failed=2)
+    assert worst.worst_items(one, 2) == [1, 3]
+    assert worst.worst_items(one) == [1, 3, 0]
+    assert worst.verdict(True, 0.5) == "right without the guide; the guide is content"
+    assert "wrong already" in worst.verdict(False, 0.49)
+    trace = {
+        "p": [None, 0.12345],
+        "s_text": [3.0, 2.0],
+        "s_contour": [2.0, 1.0],
+        "s_classifier": [0.0, 40.0],
+    }
+    assert worst.guided_steps(trace) == {
+        "p": [0.123],
+        "s_text": [2.0],
+        "s_contour": [1.0],
+        "s_classifier": [40.0],
+    }
+
+
+def test_the_method_is_held_against_its_bars(
+    request_: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(method, "HIGFA_MULTIPLES", (1.0,))
+    monkeypatch.setattr(method, "FIXED_MULTIPLES", (1.0,))
+    monkeypatch.setattr(method, "FIXED_OF_NORM", {"none": (1.0,), "rms": (0.5,)})
+    first = compare(request_, ["gain"], tiny_features)
+    results = compare(request_, [name for name in method.PARTS if name != "gain"], tiny_features)
+    assert results["parts"]["gain"] == first["parts"]["gain"]
+    assert read_json(request_.out / "method.json") == results
+    arms = first["parts"]["gain"]["arms"]
+    difference = arms["HiGFA"]["agreement"][0] - arms["text + contour"]["agreement"][0]
+    assert first["parts"]["gain"]["difference"][0] == pytest.approx(difference)
+    ece = read_json(request_.workspace / "finetune-guide" / "calibration.json")["overall"]
+    assert f"{ece['ece_after']:.3f}" in results["parts"]["calibration"]["bars"][0]["measured"]
+    sweep = results["parts"]["sweep"]["curves"]
+    assert [row["scale"] for row in sweep["fixed strength, grad_norm rms"]] == [0.0, 0.5]
+    assert len(results["parts"]["worst"]["worst"]) == 4
+    clean = request_.workspace / "guides" / "clean" / "finetune-guide" / "history.jsonl"
+    assert clean.is_file()
+    text = (request_.docs / "method.md").read_text(encoding="utf-8")
+    assert (
+        text.count("| reached |") + text.count("| MISSED |") + text.count("| not comparable |") == 6
+    )
+    assert (request_.docs / "pictures" / "worst.png").is_file()

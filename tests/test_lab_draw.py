@@ -1,0 +1,163 @@
+"""The laboratory draws what higfa draws, pairs its arms, and resumes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from higfa_cli.data.images import fit_square, read_image
+from higfa_cli.errors import UserError
+from higfa_cli.models.guide import load_guide
+from higfa_cli.recipe.load import override_recipe
+from higfa_cli.stages import synthesize
+from higfa_cli.stages.drawing import plan
+from tests.lab_project import CLASSES, write_lab
+from tools.pocket.lab import draw
+from tools.pocket.lab.draw import Arm, Setting, draw_arm, prepare
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("lab")
+
+
+@pytest.fixture(scope="module")
+def setting(folder: Path) -> Setting:
+    return prepare(str(write_lab(folder)), folder / "workspace", "val", 2)
+
+
+def test_every_class_has_as_many_pictures_and_the_first_are_of_different_classes(
+    setting: Setting,
+) -> None:
+    assert setting.classes == CLASSES
+    assert setting.labels.bincount().tolist() == [2, 2]
+    assert {item.cls for item in setting.items[:2]} == set(CLASSES)
+    assert all(item.source.startswith("val/") for item in setting.items)
+
+
+def test_fewer_pictures_are_a_beginning_of_more(folder: Path, setting: Setting) -> None:
+    more = prepare(str(folder / "recipe.yaml"), setting.ctx.workspace, "val", 3)
+    assert more.items[:4] == setting.items
+
+
+def test_more_pictures_than_photos_are_of_the_same_photos_warped_otherwise(
+    folder: Path, tmp_path: Path
+) -> None:
+    many = prepare(str(folder / "recipe.yaml"), tmp_path, "val", 5, guide=False)
+    assert many.labels.bincount().tolist() == [5, 5]
+    assert len({item.source for item in many.items}) == 6
+    assert len({item.contour_sha256 for item in many.items}) == 10
+
+
+def test_pictures_are_those_that_higfa_synthesize_draws(setting: Setting, tmp_path: Path) -> None:
+    drawings = draw_arm(setting, draw.HIGFA, tmp_path, workers=1)
+    # One batch, as the laboratory's.
+    values = {"synthesize.batch_size": 20, "synthesize.gallery": 0}
+    ctx = replace(setting.ctx, recipe=override_recipe(setting.ctx.recipe, values))
+    synthesize.run(ctx)
+    for item, picture in zip(setting.items, drawings.pictures, strict=True):
+        drawn = read_image(ctx.stage_dir("synthesize") / "images" / item.file_name)
+        difference = np.abs(drawn.astype(int) - picture.permute(1, 2, 0).numpy().astype(int))
+        # The whole plan is one larger batch, which rounds otherwise.
+        assert difference.max() <= 1
+    assert len(plan(ctx)) == 6
+
+
+def test_arms_share_contours_and_differ_in_what_they_change(
+    setting: Setting, tmp_path: Path
+) -> None:
+    text, both, higfa = (
+        draw_arm(setting, arm, tmp_path, workers=1)
+        for arm in (draw.TEXT_ONLY, draw.TEXT_CONTOUR, draw.HIGFA)
+    )
+    assert torch.equal(text.contours, higfa.contours)
+    assert not torch.equal(text.pictures, both.pictures)
+    assert not torch.equal(both.pictures, higfa.pictures)
+    assert all(value is None for trace in both.traces for value in trace["p"])
+    assert all(value == 0 for trace in text.traces for value in trace["s_contour"])
+    assert higfa.traces[0]["p"][0] is None
+    assert higfa.traces[0]["p"][-1] is not None
+
+
+def test_fixed_strength_and_first_step_are_what_their_names_say(
+    setting: Setting, tmp_path: Path
+) -> None:
+    fixed = draw_arm(setting, draw.FIXED, tmp_path, workers=1).traces[0]
+    assert fixed["s_classifier"] == [0.0, 0.0, 5.0]
+    assert fixed["s_text"] == [4.0, 4.0, 4.0]
+    first = draw_arm(setting, draw.FIRST_STEP, tmp_path, workers=1).traces[0]
+    assert all(value is not None for value in first["p"])
+
+
+def test_the_guide_reads_the_finished_picture(setting: Setting, tmp_path: Path) -> None:
+    drawings = draw_arm(setting, draw.TEXT_CONTOUR, tmp_path, workers=1)
+    guide = load_guide(setting.ctx.stage_dir("finetune-guide") / "guide.safetensors")
+    p = guide.probabilities(drawings.pictures)
+    wanted = [float(p[i, item.class_id]) for i, item in enumerate(setting.items)]
+    assert drawings.guide_p.tolist() == pytest.approx(wanted)
+
+
+def test_without_a_guide_there_is_no_confidence_and_no_guided_arm(
+    folder: Path, tmp_path: Path
+) -> None:
+    bare = prepare(str(folder / "recipe.yaml"), tmp_path / "bare", "val", 1, guide=False)
+    drawings = draw_arm(bare, draw.TEXT_CONTOUR, tmp_path, workers=1)
+    assert drawings.guide_p.isnan().all()
+    with pytest.raises(UserError, match="guide=True"):
+        draw_arm(bare, draw.HIGFA, tmp_path, workers=1)
+
+
+def test_a_second_call_draws_only_what_is_missing(
+    setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(draw, "PART", 2)
+    first = draw_arm(setting, draw.TEXT_CONTOUR, tmp_path, workers=1)
+    files = sorted(tmp_path.rglob("*.npz"))
+    assert len(files) == 2
+    times = [file.stat().st_mtime_ns for file in files]
+    files[1].unlink()
+    again = draw_arm(setting, draw.TEXT_CONTOUR, tmp_path, workers=1)
+    assert files[0].stat().st_mtime_ns == times[0]
+    assert files[1].stat().st_mtime_ns > times[1]
+    assert torch.equal(first.pictures, again.pictures)
+    assert first.traces == again.traces
+
+
+def test_cached_by_what_matters(setting: Setting, tmp_path: Path) -> None:
+    draw_arm(setting, draw.TEXT_CONTOUR, tmp_path, workers=1)
+    idle = {**draw.TEXT_CONTOUR.settings, "synthesize.classifier.scale": 7.0}
+    draw_arm(setting, Arm("the same by another name", idle), tmp_path, workers=1)
+    assert len(list(tmp_path.rglob("*.npz"))) == 1
+    draw_arm(setting, Arm("other", {**idle, "synthesize.text.scale": 2.0}), tmp_path, workers=1)
+    assert len(list(tmp_path.rglob("*.npz"))) == 2
+    draw_arm(setting, draw.HIGFA, tmp_path, workers=1)
+    assert len(list(tmp_path.rglob("*.npz"))) == 3
+
+
+def test_workers_draw_what_one_process_draws(
+    setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(draw, "PART", 2)
+    alone = draw_arm(setting, draw.TEXT_CONTOUR, tmp_path / "one", workers=1)
+    together = draw_arm(setting, draw.TEXT_CONTOUR, tmp_path / "two", workers=2)
+    assert torch.equal(alone.pictures, together.pictures)
+
+
+def test_only_synthesize_is_an_arm(setting: Setting, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"contours\.size"):
+        draw_arm(setting, Arm("size", {"contours.size": 16}), tmp_path)
+
+
+def test_another_guide(setting: Setting, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="missing"):
+        draw_arm(setting, Arm("other", guide=tmp_path / "none.safetensors"), tmp_path)
+
+
+def test_photos_are_those_of_the_items(setting: Setting, folder: Path) -> None:
+    photos = draw.photos_of(setting)
+    source = folder / "photos" / setting.items[1].source
+    assert np.array_equal(photos[1].permute(1, 2, 0).numpy(), fit_square(read_image(source), 32))

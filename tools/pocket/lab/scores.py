@@ -1,0 +1,117 @@
+"""What an arm's pictures are worth: judges, guide and diversity on the same pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from higfa_cli.errors import UserError
+from tools.pocket.lab import figures
+from tools.pocket.lab.draw import Drawings
+from tools.pocket.lab.figures import Interval
+from tools.pocket.lab.judges import Judge, jury_log_probabilities
+
+
+@dataclass(frozen=True)
+class Score:
+    """An arm's pictures under the instruments.
+
+    Attributes:
+        drawings: the pictures.
+        log_p: the jury's log probabilities, [N, K], in the data's order of classes.
+        hits: whether the jury's first choice is the target, bool [N]; a picture that could not be
+            drawn is none.
+        features: [N, D] of unit length.
+    """
+
+    drawings: Drawings
+    log_p: Tensor
+    hits: Tensor
+    features: Tensor
+
+    @property
+    def agreement(self) -> Interval:
+        """Share of hits."""
+        return figures.share(self.hits)
+
+    @property
+    def own_log_p(self) -> Tensor:
+        """The jury's log p of the target class, [N]."""
+        return self.log_p.gather(1, self.drawings.labels[:, None])[:, 0]
+
+    @property
+    def guide_p(self) -> float:
+        """Mean confidence of the guide on the finished pictures; NaN without a guide."""
+        return float(self.drawings.guide_p.nanmean())
+
+    @property
+    def gaps(self) -> Tensor:
+        """Guide's confidence minus whether the jury agrees, [N]; 0 where nothing was drawn."""
+        return (self.drawings.guide_p - self.hits.float()).masked_fill(self.drawings.failed, 0.0)
+
+    @property
+    def distance(self) -> float:
+        """Intra-class distance of what was drawn."""
+        kept = ~self.drawings.failed
+        return figures.intra_class_distance(self.features[kept], self.drawings.labels[kept])
+
+    def diversity_against(self, other: Score) -> Interval:
+        """This arm's intra-class distance relative to another's, on what both have drawn."""
+        kept = ~(self.drawings.failed | other.drawings.failed)
+        labels = self.drawings.labels[kept]
+        return figures.diversity_interval(other.features[kept], self.features[kept], labels)
+
+    def row(self) -> dict[str, Any]:
+        """As the JSON files hold it; `guide_p` and `gap` are null without a guide."""
+        count, gap = len(self.hits), float(self.gaps.mean())
+        kept = ~self.drawings.failed
+        log_p = figures.mean_log_p(self.log_p[kept], self.drawings.labels[kept])
+        return {
+            "pictures": count,
+            "failed": int(self.drawings.failed.sum()),
+            "agreement": [round(value, 4) for value in self.agreement],
+            "mean_log_p": round(log_p, 4),
+            "guide_p": None if math.isnan(gap) else round(self.guide_p, 4),
+            "gap": None if math.isnan(gap) else round(gap, 4),
+            "distance": round(self.distance, 4),
+            "seconds_per_picture": round(self.drawings.seconds / count, 3),
+        }
+
+
+def check_jury(judges: Sequence[Judge], classes: Sequence[str], size: int) -> None:
+    """Raises UserError when the judges know other classes, or were trained on another size."""
+    spec = judges[0].spec
+    if set(spec.classes) != set(classes):
+        odd = sorted(set(spec.classes) ^ set(classes))
+        raise UserError(
+            f"the judges' {len(spec.classes)} classes are not the data's {len(classes)} "
+            f"({', '.join(odd[:3])}); train judges on these classes"
+        )
+    if size != spec.size:
+        raise UserError(
+            f"the judges read {spec.size} px, the pictures have {size}; "
+            "train judges at the pictures' size"
+        )
+
+
+def jury(judges: Sequence[Judge], pictures: Tensor, classes: Sequence[str]) -> Tensor:
+    """The jury's log p in the order of `classes`, [N, K]. Raises UserError as `check_jury`."""
+    check_jury(judges, classes, pictures.shape[-1])
+    columns = torch.tensor([judges[0].spec.classes.index(name) for name in classes])
+    return jury_log_probabilities(tuple(judges), pictures)[:, columns]
+
+
+def percent(interval: Sequence[float]) -> str:
+    """`61.3 [55.0, 67.4]`, in per cent."""
+    value, low, high = (100 * number for number in interval)
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def maybe(value: float | None, form: str = ".2f") -> str:
+    """A number, or a dash for none."""
+    return "-" if value is None else format(value, form)
