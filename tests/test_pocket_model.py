@@ -11,15 +11,17 @@ import pytest
 import torch
 from diffusers import ControlNetModel, DDIMScheduler, StableDiffusionControlNetPipeline
 from PIL import Image
+from transformers import CLIPTokenizer
 
 from tools.pocket.sheet import edge_overlap
 from tools.pocket.train import denoiser
 from tools.pocket.train.autoencoder import build_autoencoder, encode_uint8, fit_basis
-from tools.pocket.train.checkpoint import Average
+from tools.pocket.train.checkpoint import Average, load_checkpoint
 from tools.pocket.train.contours import canny, degrade
-from tools.pocket.train.networks import Sizes
+from tools.pocket.train.networks import Sizes, build_text_encoder
 from tools.pocket.train.prepare import prepare
 from tools.pocket.train.text import MAX_TOKENS, token_ids, train_tokenizer
+from tools.pocket.train.words import teach_cache
 
 PACKAGE = Path(__file__).parents[1] / "pocket" / "higfa_pocket"
 TINY = Sizes(
@@ -239,11 +241,43 @@ def tiny_cache(tmp_path: Path) -> Path:
         pixels = rng.integers(0, 256, (128, 128, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(web / "images" / f"{name}.jpg")
         record = {"id": name, "variant": "A320", "airline": f"air {number % 4}"}
-        records.append(record | {"caption": "a photo of an Airbus A320 airliner"})
+        words = f"Airbus A32{number % 2} airliner"
+        record |= {"caption": f"a photo of an {words}", "caption_words": words, "scene": "at dusk"}
+        records.append(record)
     lines = "".join(json.dumps(record) + "\n" for record in records)
     (web / "records.jsonl").write_text(lines, encoding="utf-8")
     prepare(web, cache, side=32, copies=3, seed=0, workers=1)
+    teach_cache(web, cache, TINY, steps=150)
     return cache
+
+
+def test_taught_encoder_tells_one_digit_at_every_padding_position(tiny_cache: Path) -> None:
+    tokens = torch.from_numpy(np.load(tiny_cache / "tokens.npy").astype(np.int64))
+    tokenizer = CLIPTokenizer.from_pretrained(tiny_cache / "tokenizer", local_files_only=True)
+    torch.manual_seed(0)
+    untaught = build_text_encoder(TINY, tokenizer)
+    encoder = build_text_encoder(TINY, tokenizer)
+    encoder.load_state_dict(load_checkpoint(tiny_cache / "text_encoder.pt")["text_encoder"])
+    end = int((tokens[0] == tokenizer.eos_token_id).nonzero()[0])
+
+    def apart(network: torch.nn.Module) -> torch.Tensor:
+        with torch.no_grad():
+            hidden = network(tokens[:2]).last_hidden_state[:, end:]
+        return (hidden[0] - hidden[1]).norm(dim=1) / hidden.norm(dim=-1).mean()
+
+    assert apart(encoder).min() > 0.4
+    assert (apart(encoder) > apart(untaught)).all()
+
+
+def test_training_leaves_the_text_encoder_as_it_was_taught(
+    tiny_cache: Path, tmp_path: Path
+) -> None:
+    trainer = denoiser.Trainer(tiny_cache, tmp_path, 0, RATE, 4, TINY)
+    before = {n: v.clone() for n, v in trainer.model.state_dict().items()}
+    trainer.step()
+    after = trainer.model.state_dict()
+    changed = {n.split(".")[0] for n in before if not torch.equal(before[n], after[n])}
+    assert changed == {"unet", "controlnet"}
 
 
 def test_resumed_training_equals_straight_training(tiny_cache: Path, tmp_path: Path) -> None:

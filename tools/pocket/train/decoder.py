@@ -1,4 +1,4 @@
-"""Stage 2: train the autoencoder's decoder on noisy latents. Run again to resume.
+"""Stage 3: train the autoencoder's decoder on noisy latents. Run again to resume.
 
     python -m tools.pocket.train.decoder --cache CACHE --out RUN --minutes 12 [--backbone FILE]
 

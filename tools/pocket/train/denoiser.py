@@ -1,4 +1,4 @@
-"""Stage 3: train text encoder, denoiser and ControlNet together. Run again to resume.
+"""Stage 4: train denoiser and ControlNet together. Run again to resume.
 
     python -m tools.pocket.train.denoiser --cache CACHE --out RUN [--until 200000] [--minutes 60]
 
@@ -42,7 +42,7 @@ WORKERS = 2
 
 
 class Generator(nn.Module):
-    """The three networks that are trained together."""
+    """The text encoder, which words.py has taught and which stays as it is, and what is trained."""
 
     def __init__(self, sizes: Sizes, tokenizer: CLIPTokenizer) -> None:
         super().__init__()
@@ -155,8 +155,11 @@ class Trainer:
         tokenizer = CLIPTokenizer.from_pretrained(cache_folder / "tokenizer", local_files_only=True)
         self.empty = torch.tensor(token_ids(tokenizer, [""])[0])
         self.model = Generator(sizes, tokenizer).to(memory_format=torch.channels_last)
+        taught = load_checkpoint(cache_folder / "text_encoder.pt")["text_encoder"]
+        self.model.text_encoder.load_state_dict(taught)
+        self.model.text_encoder.requires_grad_(False)
         self.average = Average(self.model)
-        self.parameters = list(self.model.parameters())
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=rate.peak, betas=(0.9, 0.99), weight_decay=1e-2, fused=True
         )

@@ -1,4 +1,4 @@
-"""Stage 4: write the averaged weights as `from_pretrained` folders (fp16) and the model card.
+"""Stage 5: write the averaged weights as `from_pretrained` folders (fp16) and the model card.
 
     python -m tools.pocket.train.export --cache CACHE --run RUN --package pocket/higfa_pocket
 
