@@ -135,7 +135,7 @@ def test_the_pocket_is_well() -> None:
     assert all(one["status"] == "ok" for one in answer["checks"]), answer["checks"]
     assert answer["missing_files"] == []
     assert answer["next"] == "higfa contours --dataset pocket"
-    assert "480" in row(answer, "disk")["detail"]
+    assert "528" in row(answer, "disk")["detail"]
     assert "none longer than 77 tokens" in row(answer, "prompts")["detail"]
 
 

@@ -145,7 +145,7 @@ def test_any_text_tokenises_and_comes_back() -> None:
 
 
 def test_v_target_recovers_x0() -> None:
-    """A model that returns the true v has no loss; one that returns zero has min-SNR weights."""
+    """A model that returns the true v has no loss; one that returns zero has v's square."""
     alphas_bar = torch.tensor([0.9, 0.5])
     batch = denoiser.Batch(
         torch.full((2, 1, 2, 2), 2.0),
@@ -169,8 +169,8 @@ def test_v_target_recovers_x0() -> None:
             return torch.zeros_like(noisy)
 
     loss = denoiser.denoising_loss(Zero(), batch, alphas_bar)
-    # snr 9 and 1; v = sqrt(.9) - 2 sqrt(.1) and -sqrt(.5)
-    expected = [5 / 10 * (0.9**0.5 - 2 * 0.1**0.5) ** 2, 1 / 2 * 0.5]
+    # v = sqrt(.9) - 2 sqrt(.1) and -sqrt(.5)
+    expected = [(0.9**0.5 - 2 * 0.1**0.5) ** 2, 0.5]
     np.testing.assert_allclose(loss.numpy(), expected, rtol=1e-5)
 
 

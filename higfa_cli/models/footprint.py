@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils.flop_counter import FlopCounterMode
 
 from higfa_cli.errors import UserError
@@ -216,8 +216,21 @@ def fake_guide(backbone: str, size: int) -> Guide:
     classes = tuple(str(i) for i in range(_CLASSES))
     guide = Guide(nn.Identity(), GuideSpec(backbone, classes, size, half, half))
     # Not by the constructor, which casts to float32: fake parameters cannot be cast.
-    guide.network = build_network(backbone, _CLASSES, size).requires_grad_(False).eval()
+    # Built for real first: some constructors (timm's RegNet) look into tensors of theirs.
+    with unset_fake_temporarily():
+        network = build_network(backbone, _CLASSES, size).requires_grad_(False).eval()
+    guide.network = _emptied(network)
     return guide
+
+
+def _emptied(network: nn.Module) -> nn.Module:
+    """The network with fake tensors in the place of its own; under a FakeTensorMode."""
+    for module in network.modules():
+        for name, value in list(module.named_parameters(recurse=False)):
+            setattr(module, name, nn.Parameter(torch.empty_like(value), requires_grad=False))
+        for name, value in list(module.named_buffers(recurse=False)):
+            setattr(module, name, torch.empty_like(value))
+    return network
 
 
 @dataclass(frozen=True)

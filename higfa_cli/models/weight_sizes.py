@@ -42,10 +42,10 @@ def _bytes(
     one: MissingFile, known: Architecture | None, training: Mapping[str, Training]
 ) -> int | None:
     section, _, key = one.key.partition(".")
+    if key == "backbone":
+        about = training[section]
+        return 4 * _count(build_network(about.backbone, _CLASSES, about.image_size))
     with torch.device("meta"):
-        if key == "backbone":
-            about = training[section]
-            return 4 * _count(build_network(about.backbone, _CLASSES, about.image_size))
         # Of one shard nothing is known but that it is a part.
         if known is None or "-of-" in one.file:
             return None

@@ -132,7 +132,9 @@ class Training(Section):
         True, description="Start from timm's pretrained weights (hub download)."
     )
     weights: str | None = Field(
-        None, description="A local .safetensors file to start from instead of a download."
+        None,
+        description="A local .safetensors file (or `pocket:backbone`) to start from instead of a "
+        "download.",
     )
     image_size: Side = Field(224, description="Side of the classifier's input, pixels.")
     epochs: Count = Field(30, description="Passes over the training set.")

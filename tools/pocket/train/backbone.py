@@ -126,6 +126,7 @@ def export(network: nn.Module, package: Path) -> None:
     partial = package / "backbone.partial"
     about = json.dumps({"mean": HALF, "std": HALF}, sort_keys=True)
     save_file(tensors, partial, metadata={"higfa": about})
+    partial.chmod(0o644)
     partial.replace(package / "backbone.safetensors")
 
 

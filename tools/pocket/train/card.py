@@ -43,6 +43,9 @@ image = pipeline("a photo of a Boeing 737-800 airliner", image=contour).images[0
 | contour | ControlNetModel | {controlnet:,} |
 | autoencoder | AutoencoderTiny, f8, {latents} latent channels | {vae:,} |
 
+`backbone.safetensors` (`pocket:backbone`): timm's regnetx_002 without its head, trained on the same
+pictures with the names of families only ("Boeing 737"); what ImageNet weights are to real photos.
+
 The encoder is a closed-form PCA of 8x8x3 patches, partially whitened (std to the power 0.6); only
 the decoder is trained.
 
@@ -50,17 +53,21 @@ the decoder is trained.
 
 - Pictures: {pictures:,} of the `web` pool in {copies} augmented copies, noisy captions;
   {held:,} pictures of held-out airlines kept aside for the figures below.
-- Text encoder, denoiser and ControlNet jointly: {steps:,} steps of batch {batch}, {seen:,} pictures
-  seen, {hours:.1f} hours of wall time on 2 CPU cores shared with other work. 12 % caption
-  dropout, 50 % contour dropout, min-SNR weights (gamma 5), AdamW with a decaying rate, averaged
-  weights.
+- Denoiser and ControlNet jointly: {steps:,} steps of batch {batch}, {seen:,} pictures seen,
+  {hours:.1f} hours of wall time on 2 CPU cores shared with other work. 12 % caption dropout, 50 %
+  contour dropout, AdamW with a decaying rate, averaged weights.
+- The first 3,205 steps saw an earlier set of 24 variants (no test airline among them), the first
+  4,961 trained the text encoder along, which left a 737-300 and a 737-800 all but equal; then it
+  was taught from captions alone (words.py) and kept frozen. Until about step 7,500 the loss had
+  min-SNR weights (gamma 5); since then all noise levels count alike.
 - Decoder: {decoder_steps:,} steps of batch {decoder_batch}, {decoder_minutes:.0f} minutes.
 
 Again, from the repository's root (each trainer goes on from its checkpoint):
 
 ```
-python tools/pocket/render.py --pool web --out WEB
+python tools/pocket/render.py --pool web --out WEB --per-class 780
 python -m tools.pocket.train.prepare --web WEB --cache CACHE
+python -m tools.pocket.train.words --web WEB --cache CACHE
 python -m tools.pocket.train.decoder --cache CACHE --out RUN --minutes 20
 OMP_NUM_THREADS=1 python -m tools.pocket.train.denoiser --cache CACHE --out RUN
 python -m tools.pocket.train.export --cache CACHE --run RUN --package pocket/higfa_pocket
@@ -75,10 +82,8 @@ python -m tools.pocket.sheet --pocket pocket/higfa_pocket --out SHEET
 
 ## Limits
 
-How often a drawing shows the asked variant has not been measured. Text alone draws worse
-aircraft than text with a contour. Lettering and small markings are not drawn. At 64 px a
-classifier tells the variants apart much less well than at 128 px (tools/pocket/size_study.json):
-the size was chosen for the training time, not for the classifier.
+docs/instruments.md says how often a drawing shows the asked variant. Text alone draws worse
+aircraft than text with a contour. Lettering and small markings are not drawn.
 """
 
 
