@@ -228,8 +228,8 @@ def _emptied(network: nn.Module) -> nn.Module:
     for module in network.modules():
         for name, value in list(module.named_parameters(recurse=False)):
             setattr(module, name, nn.Parameter(torch.empty_like(value), requires_grad=False))
-        for name, value in list(module.named_buffers(recurse=False)):
-            setattr(module, name, torch.empty_like(value))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, torch.empty_like(buffer))
     return network
 
 
