@@ -19,12 +19,15 @@ def augment(pictures: Tensor) -> Tensor:
 
     Mirrored by half, with liveries no airline has, moved a little, and half of them blurred.
     """
-    x = pictures.float() / 255
-    x = torch.where((torch.rand(len(x)) < 0.5)[:, None, None, None], x.flip(-1), x)
-    x = moved(repainted(x))
+    x = moved(repainted(mirrored(pictures.float() / 255)))
     x = torch.where((torch.rand(len(x)) < BLURRED)[:, None, None, None], blurred(x), x)
     x = x + NOISE * torch.rand(len(x), 1, 1, 1) * torch.randn_like(x)
     return x.clamp(0, 1) * 255
+
+
+def mirrored(x: Tensor) -> Tensor:
+    """Every second picture or so turned left to right."""
+    return torch.where((torch.rand(len(x)) < 0.5)[:, None, None, None], x.flip(-1), x)
 
 
 def repainted(x: Tensor) -> Tensor:

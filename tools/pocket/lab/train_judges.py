@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -37,7 +36,7 @@ from tools.pocket.lab.judges import (
 from tools.pocket.pocket_render.catalogue import load_classes
 from tools.pocket.pocket_render.records import read_records
 from tools.pocket.train.checkpoint import append_log, load_checkpoint, save_atomic
-from tools.pocket.train.webdata import held_out, load_square, read_web
+from tools.pocket.train.webdata import held_out, load_stack, read_web
 
 TRAIN_BATCH = 64
 PEAK_RATE = 3e-3
@@ -55,9 +54,9 @@ def load_pool(folder: Path, size: int) -> Labelled:
     """A rendered pool, shrunk with an antialiased filter, with true labels."""
     classes = list(load_classes())
     rows = read_records(folder / "records.jsonl")
-    stack = np.stack([load_square(folder / row["file"], size) for row in rows])
+    pictures = load_stack((folder / row["file"] for row in rows), size)
     labels = torch.tensor([classes.index(row["variant"]) for row in rows])
-    return Labelled(torch.from_numpy(stack).permute(0, 3, 1, 2).contiguous(), labels)
+    return Labelled(pictures, labels)
 
 
 def web_halves(rendered: Path, size: int) -> tuple[Labelled, Labelled]:

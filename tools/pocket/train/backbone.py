@@ -15,17 +15,16 @@ import json
 import time
 from pathlib import Path
 
-import numpy as np
 import timm
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from higfa_cli.models.guide import network_input
-from tools.pocket.lab.augment import moved
+from tools.pocket.lab.augment import mirrored, moved
 from tools.pocket.pocket_render.records import read_records
 from tools.pocket.train.checkpoint import append_log, load_checkpoint, save_atomic
-from tools.pocket.train.webdata import held_out, load_square, read_web
+from tools.pocket.train.webdata import held_out, load_stack, numbered, read_web
 
 ARCHITECTURE = "regnetx_002"
 PICTURE_SIDE, INPUT_SIDE = 64, 128
@@ -39,14 +38,12 @@ GAIN, OFFSET = 0.15, 0.05
 def family_labels(web: Path) -> tuple[list[str], Tensor]:
     """Families in alphabetical order, and the label of every record."""
     rows = read_records(web / "records.jsonl")
-    families = sorted({str(row["family"]) for row in rows})
-    return families, torch.tensor([families.index(str(row["family"])) for row in rows])
+    return numbered([str(row["family"]) for row in rows])
 
 
 def load_pictures(web: Path) -> Tensor:
     """uint8 [N, 3, 64, 64] in the order of the records."""
-    stack = np.stack([load_square(picture.path, PICTURE_SIDE) for picture in read_web(web)])
-    return torch.from_numpy(stack).permute(0, 3, 1, 2).contiguous()
+    return load_stack((picture.path for picture in read_web(web)), PICTURE_SIDE)
 
 
 def lightly_changed(pictures: Tensor) -> Tensor:
@@ -55,8 +52,7 @@ def lightly_changed(pictures: Tensor) -> Tensor:
     Not `augment`: with colours swapped as the judges see them this network learned nothing in
     three epochs.
     """
-    x = pictures.float() / 255
-    x = moved(torch.where((torch.rand(len(x)) < 0.5)[:, None, None, None], x.flip(-1), x))
+    x = moved(mirrored(pictures.float() / 255))
     x = x * (1 + GAIN * torch.randn(len(x), 1, 1, 1)) + OFFSET * torch.randn(len(x), 3, 1, 1)
     return x.clamp(0, 1) * 255
 

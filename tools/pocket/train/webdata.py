@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from tools.pocket.train.contours import random_contour
 
@@ -59,6 +62,18 @@ def load_square(path: Path, side: int) -> np.ndarray:
     """An RGB picture as uint8 (side, side, 3), downscaled with antialiasing (Lanczos)."""
     with Image.open(path) as image:
         return shrink(np.asarray(image.convert("RGB")), side)
+
+
+def load_stack(paths: Iterable[Path], side: int) -> Tensor:
+    """Pictures as `load_square` reads them, uint8 [N, 3, side, side]."""
+    stack = np.stack([load_square(path, side) for path in paths])
+    return torch.from_numpy(stack).permute(0, 3, 1, 2).contiguous()
+
+
+def numbered(values: Sequence[str]) -> tuple[list[str], Tensor]:
+    """The distinct values in alphabetical order, and the position of every value in them."""
+    names = sorted(set(values))
+    return names, torch.tensor([names.index(value) for value in values])
 
 
 def shrink(image: np.ndarray, side: int) -> np.ndarray:

@@ -21,14 +21,9 @@ from transformers import CLIPTokenizer
 from tools.pocket.pocket_render.records import read_records
 from tools.pocket.train.checkpoint import save_atomic
 from tools.pocket.train.networks import Sizes, build_text_encoder
+from tools.pocket.train.webdata import numbered
 
 BATCH, STEPS, PEAK_RATE, WARM_UP = 64, 1500, 1e-3, 100
-
-
-def indices(values: list[str]) -> tuple[Tensor, int]:
-    """Position of every value among the distinct ones, and how many those are."""
-    names = sorted(set(values))
-    return torch.tensor([names.index(value) for value in values]), len(names)
 
 
 def teach(
@@ -45,9 +40,9 @@ def teach(
     """
     torch.manual_seed(0)
     encoder = build_text_encoder(sizes, tokenizer)
-    (word_ids, word_count), (scene_ids, scene_count) = indices(words), indices(scenes)
+    (word_names, word_ids), (scene_names, scene_ids) = numbered(words), numbered(scenes)
     width = sizes.text_width
-    heads = nn.ModuleList([nn.Linear(width, word_count), nn.Linear(width, scene_count)])
+    heads = nn.ModuleList([nn.Linear(width, len(names)) for names in (word_names, scene_names)])
     optimizer = torch.optim.AdamW([*encoder.parameters(), *heads.parameters()], weight_decay=1e-2)
     for step in range(steps):
         for group in optimizer.param_groups:
