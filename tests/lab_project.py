@@ -43,6 +43,6 @@ def write_judges(folder: Path, classes: tuple[str, ...] = CLASSES, size: int = 3
     """Untrained judges of the classes; returns their folder."""
     torch.manual_seed(0)
     for name in ARCHITECTURES:
-        spec = JudgeSpec(name, classes, size, 1.0, "tiny")
+        spec = JudgeSpec(name, classes, (size,), 1.0, "tiny")
         save_judge(folder / f"{name}.safetensors", build(name, len(classes)), spec)
     return folder

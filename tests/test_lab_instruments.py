@@ -147,11 +147,11 @@ def test_bars_are_judged_by_the_numbers() -> None:
     assert "| speed | 6.00 / s |  | at least 5.00 / s | reached |  |" in text
 
 
-def write_judges(folder: Path, size: int, data: str | None = None) -> Path:
+def write_judges(folder: Path, *sizes: int, data: str | None = None) -> Path:
     """Random judges."""
     for seed, name in enumerate(ARCHITECTURES):
         torch.manual_seed(seed)
-        spec = JudgeSpec(name, CLASSES, size, 1.0, data or data_hash())
+        spec = JudgeSpec(name, CLASSES, sizes, 1.0, data or data_hash())
         save_judge(folder / f"{name}.safetensors", build(name, len(CLASSES)), spec)
     return folder
 
@@ -174,7 +174,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 Image.fromarray(picture(number, SIZE)).save(own / f"{identity}.png")
         lines = "".join(json.dumps(one) + "\n" for one in rows)
         (images.parent / "records.jsonl").write_text(lines, encoding="utf-8")
-    write_judges(root / "judges", SIZE)
+    write_judges(root / "judges", SIZE, 48)
     model, controlnet = make_model(root / "model", family="pocket-like")
     recipe: dict[str, Any] = {
         "name": "lab",
@@ -198,7 +198,6 @@ def world_of(home: Path, out: Path, **changed: Any) -> World:
     settings: dict[str, Any] = {
         "rendered": home / "rendered",
         "judges_folder": home / "judges",
-        "more_judges": (),
         "out": out,
         "count": PER_CLASS * len(CLASSES),
         "recipe": str(home / "recipe.yaml"),
@@ -222,7 +221,7 @@ def test_judges_of_other_data_are_refused(home: Path, tmp_path: Path) -> None:
 def test_judges_are_counted_right(home: Path, tmp_path: Path) -> None:
     world = world_of(home, tmp_path)
     rows = {one.figure: one for one in instruments.judges_part(world)}
-    assert len(rows) == 6
+    assert len(rows) == 12 and "jury at 48 px: accuracy" in rows
     judge = load_judges(home / "judges")[0]
     hits = judge.log_probabilities(world.test.pictures).argmax(1) == world.test.labels
     own = rows[f"{judge.spec.architecture} at {SIZE} px: accuracy"]
@@ -251,9 +250,6 @@ def test_parts_are_kept_until_their_inputs_change(home: Path, tmp_path: Path) ->
     path.write_text(json.dumps(kept), encoding="utf-8")
     again = instruments.measure_parts(world, ("warp",))
     assert again["judges"][0].value == 0.123 and again["warp"] == found["warp"]
-    # More judges are no input of the warp check, and they are one of the judges' part.
-    more = world_of(home, world.out, judges_folder=judges, more_judges=(home / "judges",))
-    assert list(instruments.measure_parts(more, ("autoencoder",))) == ["warp", "autoencoder"]
     torch.manual_seed(9)
     name, spec = "resnet10t", load_judges(judges)[0].spec
     save_judge(judges / f"{name}.safetensors", build(name, len(CLASSES)), spec)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers import ControlNetModel, DDIMScheduler, StableDiffusionControlNetPipeline
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
 from tools.pocket.sheet import edge_overlap
@@ -18,9 +19,11 @@ from tools.pocket.train import denoiser
 from tools.pocket.train.autoencoder import build_autoencoder, encode_uint8, fit_basis
 from tools.pocket.train.checkpoint import Average, load_checkpoint
 from tools.pocket.train.contours import canny, degrade
+from tools.pocket.train.export import export
 from tools.pocket.train.networks import Sizes, build_text_encoder
 from tools.pocket.train.prepare import prepare
 from tools.pocket.train.text import MAX_TOKENS, token_ids, train_tokenizer
+from tools.pocket.train.unpack import unpack
 from tools.pocket.train.words import teach_cache
 
 PACKAGE = Path(__file__).parents[1] / "pocket" / "higfa_pocket"
@@ -190,9 +193,10 @@ def test_rows_without_contour_get_no_residual(tmp_path: Path) -> None:
 
 
 def test_rate_schedule() -> None:
-    rate = denoiser.Rate(peak=1.0, decay_from=1000, half_life=100)
-    steps = (0, 99, 199, 1000, 1100, 1300, 9000)
-    assert [rate.at(s) for s in steps] == [0.005, 0.5, 1, 1, 0.5, 0.125, 0.05]
+    rate = denoiser.Rate(peak=1.0, start=1000, until=2000)
+    # half way up the warm-up a tenth of the leg is gone; past its end the last step's rate stays
+    found = [rate.at(s) for s in (1000, 1099, 1200, 1500, 1999, 2000, 9000)]
+    assert found == pytest.approx([0.005, 0.5 * 0.901, 0.8, 0.5, 0.001, 0.001, 0.001])
 
 
 def test_average_follows_the_ramp() -> None:
@@ -319,3 +323,20 @@ def test_scheduler_never_reaches_alpha_zero() -> None:
     scheduler.set_timesteps(25)
     assert scheduler.timesteps[0] == 999
     assert scheduler.alphas_cumprod[999] > 1e-3
+
+
+@shipped
+def test_a_package_unpacks_to_what_exports_to_it(tmp_path: Path) -> None:
+    cache, run, again = tmp_path / "cache", tmp_path / "run", tmp_path / "made" / "higfa_pocket"
+    history = unpack(PACKAGE, cache, run)
+    assert export(cache, run, again) == history["denoiser"]["step"]
+    for part in ("sd/unet", "sd/text_encoder", "sd/vae", "controlnet"):
+        (name,) = [path.name for path in (PACKAGE / part).glob("*.safetensors")]
+        before, after = (load_file(folder / part / name) for folder in (PACKAGE, again))
+        assert before.keys() == after.keys()
+        for key, value in before.items():
+            # the encoder is made anew from its basis, which knows it to float16
+            loose = {"atol": 2e-3, "rtol": 2e-3} if key.startswith("encoder.") else {}
+            np.testing.assert_allclose(after[key], value, err_msg=key, **({"rtol": 0} | loose))
+    with pytest.raises(FileExistsError, match=r"denoiser\.pt: would be replaced"):
+        unpack(PACKAGE, cache, run)

@@ -42,7 +42,7 @@ from tools.pocket.lab.measure import Pictures
 from tools.pocket.lab.table import Row, markdown, row
 from tools.pocket.lab.train_judges import load_pool
 from tools.pocket.lab.warp import MIRRORED, REPEATED, warped
-from tools.pocket.lab.world import World, checked_judges
+from tools.pocket.lab.world import World
 from tools.pocket.pocket_render.catalogue import load_classes
 from tools.pocket.pocket_render.records import read_records
 from tools.pocket.sheet import compose
@@ -57,14 +57,13 @@ POOLS = ("web", "train", "test")
 
 
 def judges_part(world: World) -> list[Row]:
-    """Accuracy and calibration on test photos, of every judge of every folder."""
+    """Accuracy and calibration on test photos, of every judge at every size."""
     rows = []
-    for folder in (world.judges_folder, *world.more_judges):
-        judges = checked_judges(folder)
-        size = judges[0].spec.size
+    for size in world.judges[0].spec.sizes:
         test = load_pool(world.rendered / "test", size)
-        votes = {j.spec.architecture: j.log_probabilities(test.pictures) for j in judges}
-        for name, log_p in {**votes, "jury": jury_log_probabilities(judges, test.pictures)}.items():
+        votes = {j.spec.architecture: j.log_probabilities(test.pictures) for j in world.judges}
+        votes["jury"] = jury_log_probabilities(world.judges, test.pictures)
+        for name, log_p in votes.items():
             hits = figures.agreement(log_p, test.labels)
             rows += [
                 row(f"{name} at {size} px: accuracy", figures.share(hits), ACCURACY_BAR),
@@ -214,7 +213,7 @@ class Part:
 
 
 PARTS: dict[str, Part] = {
-    "judges": Part("Judges on test photos", judges_part, ("judges", "more judges", "pools")),
+    "judges": Part("Judges on test photos", judges_part, ("judges", "pools")),
     "warp": Part("Test photos under the contours' transforms", warp_part, ("judges", "pools")),
     "photos": Part("The user's photos", photos_part, ("judges", "pools")),
     "autoencoder": Part(
@@ -232,9 +231,6 @@ PARTS: dict[str, Part] = {
 def input_hashes(world: World) -> dict[str, str]:
     """Input -> hash of all that it consists of. The program itself is not counted."""
 
-    def judges(*folders: Path) -> list[str]:
-        return [hash_file(one) for f in folders for one in sorted(f.glob("*.safetensors"))]
-
     recipe, base = world.ctx.recipe, world.ctx.base
     pools = [hash_file(world.rendered / name / "records.jsonl") for name in POOLS]
     generator = [
@@ -244,8 +240,7 @@ def input_hashes(world: World) -> dict[str, str]:
     contours = recipe.contours.model_dump(mode="json")
     data = hash_tree(Path(resolve_ref(recipe.data.root, base)))
     about: dict[str, list[Any]] = {
-        "judges": judges(world.judges_folder),
-        "more judges": judges(*world.more_judges),
+        "judges": [hash_file(one) for one in sorted(world.judges_folder.glob("*.safetensors"))],
         "pools": pools,
         "generator": generator,
         "pictures": [world.count, recipe.seed, contours, data],
@@ -294,7 +289,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rendered", type=Path, required=True)
     parser.add_argument("--judges", type=Path, required=True)
-    parser.add_argument("--more-judges", type=Path, nargs="*", default=[])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--count", type=int, default=480, help="pictures per arm")
     parser.add_argument("--recipe", default="pocket-aircraft", help="a recipe's name or file")
@@ -304,7 +298,6 @@ def main() -> None:
     world = World(
         rendered=asked.rendered,
         judges_folder=asked.judges,
-        more_judges=tuple(asked.more_judges),
         out=asked.out,
         count=asked.count,
         recipe=asked.recipe,

@@ -1,6 +1,6 @@
 """The judges: two classifiers that know the truth about the web, and that nothing else uses.
 
-Each is trained on true labels of the `web` pool alone, at the pictures' own size, and is of another
+Each is trained on true labels of the `web` pool alone, at several sizes of picture, and is of another
 architecture than the guide. A judge reads uint8 pictures; its temperature is fitted on airlines of
 the web pool that it was not trained on.
 """
@@ -35,15 +35,21 @@ BATCH = 128
 class JudgeSpec:
     """What a judge's file says about it.
 
-    `size`: side of the pictures it was trained on, pixels. `temperature` > 0 divides the logits.
-    `data`: hash of the frozen class list, pools and caption rates.
+    `sizes`: sides of the pictures it was trained on, pixels; calibrated on those of the first.
+    `temperature` > 0 divides the logits. `data`: hash of the frozen class list, pools and caption
+    rates.
     """
 
     architecture: str
     classes: tuple[str, ...]
-    size: int
+    sizes: tuple[int, ...]
     temperature: float
     data: str
+
+    @property
+    def size(self) -> int:
+        """Side of the pictures it was calibrated on."""
+        return self.sizes[0]
 
 
 class Judge:
@@ -113,16 +119,16 @@ def load_judge(path: Path) -> Judge:
     with safe_open(path, framework="pt") as stored:
         about = json.loads(stored.metadata()["judge"])
         state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-    spec = JudgeSpec(**about | {"classes": tuple(about["classes"])})
+    spec = JudgeSpec(**about | {name: tuple(about[name]) for name in ("classes", "sizes")})
     network = build(spec.architecture, len(spec.classes))
     network.load_state_dict({n: v.float() if v.is_floating_point() else v for n, v in state.items()})
     return Judge(network, spec)
 
 
 def load_judges(folder: Path) -> tuple[Judge, ...]:
-    """All judges of a folder, of one size and one class list. Raises ValueError if they differ."""
+    """All judges of a folder, of the same sizes and classes. Raises ValueError if they differ."""
     judges = tuple(load_judge(folder / f"{name}.safetensors") for name in ARCHITECTURES)
-    about = {(judge.spec.classes, judge.spec.size, judge.spec.data) for judge in judges}
+    about = {(judge.spec.classes, judge.spec.sizes, judge.spec.data) for judge in judges}
     if len(about) != 1:
         raise ValueError(f"{folder}: the judges are of different classes, sizes or data")
     return judges

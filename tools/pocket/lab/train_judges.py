@@ -1,9 +1,10 @@
 """Train the judges on true labels of the web pool, and say how good they are on other airlines.
 
-    python -m tools.pocket.lab.train_judges --rendered DIR --out JUDGES [--size 64] [--epochs 14]
+    python -m tools.pocket.lab.train_judges --rendered DIR --out JUDGES [--epochs 12]
 
-DIR holds `web` and `test` as render.py wrote them. Writes one file per judge and judges.json. Each
-judge is trained in a process of its own; run again to resume.
+DIR holds `web` and `test` as render.py wrote them. Every batch holds pictures of 64, 96 and 128 px,
+so that one judge says what a classifier can tell at each. Writes one file per judge and judges.json.
+Each judge is trained in a process of its own; run again to resume.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ from tools.pocket.pocket_render.records import read_records
 from tools.pocket.train.checkpoint import append_log, load_checkpoint, save_atomic
 from tools.pocket.train.webdata import held_out, load_stack, read_web
 
-TRAIN_BATCH = 64
+# Side of the pictures -> how many of them a batch holds. The pocket's own size comes first.
+BATCH_OF_SIZE = {64: 40, 96: 12, 128: 12}
+SIZES = tuple(BATCH_OF_SIZE)
+TRAIN_BATCH = sum(BATCH_OF_SIZE.values())
 PEAK_RATE = 3e-3
 
 
@@ -63,17 +67,23 @@ def web_halves(rendered: Path, size: int) -> tuple[Labelled, Labelled]:
     """The web pool: airlines to learn from, and airlines to calibrate on."""
     web = load_pool(rendered / "web", size)
     out = torch.from_numpy(held_out(read_web(rendered / "web"), seed=0))
-    return tuple(Labelled(web.pictures[part], web.labels[part]) for part in (~out, out))  # type: ignore[return-value]
+    learn, calibrate = (Labelled(web.pictures[part], web.labels[part]) for part in (~out, out))
+    return learn, calibrate
 
 
 class Course:
-    """One judge's training: network, optimizer, one-cycle rate, and a checkpoint per epoch."""
+    """One judge's training: network, optimizer, one-cycle rate, and a checkpoint per epoch.
 
-    def __init__(self, architecture: str, epochs: int, learn: Labelled, path: Path) -> None:
+    `rows`: size -> middle rows of the pictures to learn from, all in one order; `labels`: theirs.
+    """
+
+    def __init__(
+        self, architecture: str, epochs: int, rows: dict[int, Tensor], labels: Tensor, path: Path
+    ) -> None:
         torch.manual_seed(0)
-        self.learn, self.path, self.epochs, self.done = learn, path, epochs, 0
+        self.rows, self.labels, self.path, self.epochs, self.done = rows, labels, path, epochs, 0
         self.network = build(architecture, len(load_classes()))
-        self.steps = len(learn.labels) // TRAIN_BATCH
+        self.steps = len(labels) // TRAIN_BATCH
         self.optimizer = torch.optim.AdamW(self.network.parameters(), weight_decay=0.05)
         self.rate = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, PEAK_RATE, epochs * self.steps, pct_start=0.2
@@ -88,13 +98,13 @@ class Course:
     def epoch(self) -> float:
         """One pass over the pictures; returns the mean loss."""
         torch.manual_seed(self.done + 1)
-        rows = keep_rows(self.learn.pictures)
-        total = 0.0
-        for chosen in torch.randperm(len(rows))[: self.steps * TRAIN_BATCH].split(TRAIN_BATCH):
-            logits = self.network(judge_input(augment(rows[chosen])))
-            loss = nn.functional.cross_entropy(
-                logits, self.learn.labels[chosen], label_smoothing=0.1
-            )
+        order, total = torch.randperm(len(self.labels)), 0.0
+        for chosen in order[: self.steps * TRAIN_BATCH].split(TRAIN_BATCH):
+            # Sizes share a batch, and so the statistics of batch norm, as they do when it is over.
+            parts = zip(BATCH_OF_SIZE, chosen.split(list(BATCH_OF_SIZE.values())), strict=True)
+            inputs = [judge_input(augment(self.rows[size][part])) for size, part in parts]
+            logits = self.network(torch.cat(inputs))
+            loss = nn.functional.cross_entropy(logits, self.labels[chosen], label_smoothing=0.1)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -122,31 +132,33 @@ def logits_of(network: nn.Module, pictures: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def train_judge(
-    architecture: str, rendered: Path, out: Path, size: int, epochs: int
-) -> dict[str, Any]:
+def train_judge(architecture: str, rendered: Path, out: Path, epochs: int) -> dict[str, Any]:
     """Train, calibrate, save and test one judge."""
     torch.set_num_threads(1)
-    learn, calibrate = web_halves(rendered, size)
-    test = load_pool(rendered / "test", size)
-    course = Course(architecture, epochs, learn, out / f"{architecture}.pt")
+    halves = {size: web_halves(rendered, size) for size in SIZES}
+    rows = {size: keep_rows(learn.pictures) for size, (learn, _) in halves.items()}
+    learn, calibrate = halves[SIZES[0]]
+    tests = {size: load_pool(rendered / "test", size) for size in SIZES}
+    course = Course(architecture, epochs, rows, learn.labels, out / f"{architecture}.pt")
     began = time.monotonic()
     while course.done < epochs:
         loss = course.epoch()
-        right = logits_of(course.network, test.pictures).argmax(1) == test.labels
+        right = logits_of(course.network, tests[SIZES[0]].pictures).argmax(1)
+        share = (right == tests[SIZES[0]].labels).float().mean().item()
         row = {"judge": architecture, "epoch": course.done, "loss": round(loss, 4)}
-        row |= {"test": round(right.float().mean().item(), 4)}
-        append_log(out / "judges.jsonl", row | {"seconds": round(time.monotonic() - began)})
+        row |= {"test": round(share, 4), "seconds": round(time.monotonic() - began)}
+        append_log(out / "judges.jsonl", row)
     held = logits_of(course.network, calibrate.pictures)
     temperature = fit_temperature(held, calibrate.labels)
-    spec = JudgeSpec(architecture, tuple(load_classes()), size, temperature, data_hash())
+    spec = JudgeSpec(architecture, tuple(load_classes()), SIZES, temperature, data_hash())
     save_judge(out / f"{architecture}.safetensors", course.network, spec)
     judge = load_judge(out / f"{architecture}.safetensors")
-    log_p = judge.log_probabilities(test.pictures)
-    return {"judge": architecture, "size": size, "epochs": epochs, "learnt_from": len(learn.labels)} | {
-        "temperature": temperature,
-        "test": assess(log_p, test.labels, 1.0).row(),
+    found = {
+        size: assess(judge.log_probabilities(test.pictures), test.labels, 1.0).row()
+        for size, test in tests.items()
     }
+    about = {"judge": architecture, "epochs": epochs, "learnt_from": len(learn.labels)}
+    return about | {"temperature": temperature, "test": found}
 
 
 def main() -> None:
@@ -154,19 +166,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rendered", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--epochs", type=int, default=14)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--workers", type=int, default=2)
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
-    work = partial(
-        train_judge, rendered=asked.rendered, out=asked.out, size=asked.size, epochs=asked.epochs
-    )
+    work = partial(train_judge, rendered=asked.rendered, out=asked.out, epochs=asked.epochs)
     with ProcessPoolExecutor(asked.workers) as pool:
         rows = list(pool.map(work, ARCHITECTURES))
     (asked.out / "judges.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     for row in rows:
-        print(row["judge"], row["size"], "px:", f"{100 * row['test']['accuracy']:.1f} % on test")
+        for size, found in row["test"].items():
+            print(row["judge"], size, "px:", f"{100 * found['accuracy']:.1f} % on test")
 
 
 if __name__ == "__main__":

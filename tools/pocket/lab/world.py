@@ -29,7 +29,6 @@ class World:
 
     rendered: Path
     judges_folder: Path
-    more_judges: tuple[Path, ...]
     out: Path
     count: int
     recipe: str

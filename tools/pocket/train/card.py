@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,10 @@ from safetensors.torch import load_file
 from tools.pocket.train.checkpoint import load_checkpoint, read_log
 from tools.pocket.train.decoder import BATCH as DECODER_BATCH
 from tools.pocket.train.networks import parameter_count
+from tools.pocket.train.unpack import HISTORY
+
+# What training.json says of a checkpoint, from which unpack.py makes one again.
+HISTORY_KEYS = {"denoiser": ("step", "seconds", "batch"), "decoder": ("step", "seconds")}
 
 CARD = """# higfa-pocket: a small text-to-aircraft latent diffusion model with a contour ControlNet
 
@@ -55,14 +61,13 @@ the decoder is trained.
   {held:,} pictures of held-out airlines kept aside for the figures below.
 - Denoiser and ControlNet jointly: {steps:,} steps of batch {batch}, {seen:,} pictures seen,
   {hours:.1f} hours of wall time on 2 CPU cores shared with other work. 12 % caption dropout, 50 %
-  contour dropout, AdamW with a decaying rate, averaged weights.
-- The first 3,205 steps saw an earlier set of 24 variants (no test airline among them), the first
-  4,961 trained the text encoder along, which left a 737-300 and a 737-800 all but equal; then it
-  was taught from captions alone (words.py) and kept frozen. Until about step 7,500 the loss had
-  min-SNR weights (gamma 5); since then all noise levels count alike.
+  contour dropout, AdamW, rates that fall to nothing, averaged weights.
+{notes}
 - Decoder: {decoder_steps:,} steps of batch {decoder_batch}, {decoder_minutes:.0f} minutes.
 
-Again, from the repository's root (each trainer goes on from its checkpoint):
+Again, from the repository's root (each trainer goes on from its checkpoint; to go on from these
+weights, run `python -m tools.pocket.train.unpack --package pocket/higfa_pocket --cache CACHE --run RUN`
+before `prepare`, and leave `words` out):
 
 ```
 python tools/pocket/render.py --pool web --out WEB --per-class 780
@@ -110,8 +115,20 @@ def _overlap_line(sheet: dict[str, Any] | None) -> str:
     )
 
 
+def write_history(run: Path, place: Path) -> list[str]:
+    """Update training.json from the checkpoints; returns its notes, which a person writes."""
+    history = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {"notes": []}
+    for name, keys in HISTORY_KEYS.items():
+        state = load_checkpoint(run / f"{name}.pt")
+        history[name] = {key: state[key] for key in keys}
+    place.write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
+    notes: list[str] = history["notes"]
+    return notes
+
+
 def write_card(cache: Path, run: Path, package: Path, sheet: dict[str, Any] | None) -> None:
-    """Write MODEL_CARD.md beside `package`, which holds the exported folders."""
+    """Write training.json and MODEL_CARD.md beside `package`, which holds the exported folders."""
+    notes = write_history(run, package.parent / HISTORY)
     state, decoder = load_checkpoint(run / "denoiser.pt"), load_checkpoint(run / "decoder.pt")
     log, decoder_log = read_log(run / "denoiser.jsonl"), read_log(run / "decoder.jsonl")
     unet = UNet2DConditionModel.from_pretrained(package / "sd" / "unet")
@@ -134,6 +151,7 @@ def write_card(cache: Path, run: Path, package: Path, sheet: dict[str, Any] | No
         pictures=len(hold),
         copies=contours.shape[1],
         held=int(hold.sum()),
+        notes="\n".join(textwrap.fill(f"- {n}", 99, subsequent_indent="  ") for n in notes),
         steps=state["step"],
         batch=state["batch"],
         seen=state["step"] * state["batch"],

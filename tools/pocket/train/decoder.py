@@ -119,7 +119,8 @@ def train(
         state = load_checkpoint(path)
         decoder.load_state_dict(state["decoder"])
         average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
+        if "optimizer" in state:
+            optimizer.load_state_dict(state["optimizer"])
         step, seconds = state["step"], state["seconds"]
     started, saved = time.monotonic(), time.monotonic()
     while (elapsed := time.monotonic() - started) < minutes * 60:

@@ -1,6 +1,10 @@
 """Stage 4: train denoiser and ControlNet together. Run again to resume.
 
-    python -m tools.pocket.train.denoiser --cache CACHE --out RUN [--until 200000] [--minutes 60]
+    python -m tools.pocket.train.denoiser --cache CACHE --out RUN [--until 10000] [--minutes 60]
+
+A leg's rate falls to nothing at `--until`. To add a leg to weights that had their last, also give
+the step where it starts: `--start 10174 --until 14000 --rate 4e-4`.
+
 
 Each batch: the first half is drawn with contours through the ControlNet, the second half without
 (50 % contour dropout); 12 % of the captions are replaced by the empty prompt. Loss: MSE of v with
@@ -122,19 +126,16 @@ def denoising_loss(model: Generator, batch: Batch, alphas_bar: Tensor) -> Tensor
 
 @dataclass(frozen=True)
 class Rate:
-    """Learning rate: warm-up, constant to step `decay_from`, then halved every `half_life` steps.
-
-    It stays above a twentieth of `peak`, so that a long run goes on learning.
-    """
+    """Learning rate of one leg: warm-up from step `start`, then straight down to nothing at `until`."""
 
     peak: float = 1e-3
-    decay_from: int = 2400
-    half_life: int = 1000
+    start: int = 0
+    until: int = 10_000
 
     def at(self, step: int) -> float:
-        """The rate of step number `step` (from 0)."""
-        halvings = max(0, step - self.decay_from) / self.half_life
-        return self.peak * min(1.0, (step + 1) / WARM_UP) * max(0.05, 0.5**halvings)
+        """The rate of step number `step`; of the leg's last step when it is past."""
+        left = max(1, self.until - step) / (self.until - self.start)
+        return self.peak * min(1.0, (step - self.start + 1) / WARM_UP) * left
 
 
 class Trainer:
@@ -173,7 +174,9 @@ class Trainer:
         state = load_checkpoint(self.path)
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        # unpack.py has no state of an optimizer to give; the leg's warm-up makes up for it
+        if "optimizer" in state:
+            self.optimizer.load_state_dict(state["optimizer"])
         self.step_number, self.seconds = state["step"], state["seconds"]
 
     def save(self) -> None:
@@ -258,16 +261,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--until", type=int, default=1_000_000)
+    parser.add_argument("--start", type=int, default=Rate.start)
+    parser.add_argument("--until", type=int, default=Rate.until)
     parser.add_argument("--minutes", type=float, default=1e6)
     parser.add_argument("--rate", type=float, default=Rate.peak)
-    parser.add_argument("--decay-from", type=int, default=Rate.decay_from)
-    parser.add_argument("--half-life", type=int, default=Rate.half_life)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    rate = Rate(arguments.rate, arguments.decay_from, arguments.half_life)
+    rate = Rate(arguments.rate, arguments.start, arguments.until)
     trainer = Trainer(arguments.cache, arguments.out, arguments.seed, rate, BATCH, Sizes())
     train(trainer, arguments.until, arguments.minutes)
 
