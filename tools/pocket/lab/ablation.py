@@ -1,7 +1,6 @@
 """One constant of the method at a time, around the recipe's values, on validation contours.
 
-    python -m tools.pocket.lab.ablation --judges JUDGES --workspace DIR --out OUT \
-        [--per-class 15] [--axes tau gamma ...]
+    python -m tools.pocket.lab.ablation --workspace DIR --out OUT [--axes tau gamma ...]
 
 Writes OUT/ablation.json, docs/ablation.md and docs/pictures/ablation-AXIS.png after every axis.
 Run again to resume: what was drawn or trained is read from the workspace, and axes that were
@@ -10,13 +9,11 @@ measured before under the same recipe, guide, judges and contours stay in the ta
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from higfa_cli.artifacts.atomic import write_json, write_text
-from higfa_cli.cli.quiet import silence_libraries
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.load import override_recipe
 from higfa_cli.recipe.schema import Recipe, Synthesize
@@ -25,10 +22,8 @@ from tools.pocket.lab.bench import (
     Bench,
     Features,
     Request,
-    add_arguments,
-    default_features,
+    command,
     open_bench,
-    request_of,
     start_results,
 )
 from tools.pocket.lab.draw import HIGFA, TEXT_CONTOUR, TEXT_ONLY, Arm, prepare
@@ -52,7 +47,14 @@ CHOICES: dict[str, tuple[str, tuple[str, ...]]] = {
     "confidence": ("classifier.confidence", ("probability", "margin")),
     "gradient": ("classifier.gradient", ("x0", "x_t")),
 }
-TAUS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
+TAUS = (0.3, 0.5, 0.7, 0.85)
+# Strengths of text alone, and pairs of S_T and S_C, without a guide: the method is compared with
+# text + contour at its best, not only at the recipe's own.
+WORDS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
+PLAIN = (
+    (1.0, 1.0), (2.0, 1.0), (3.0, 1.0), (4.0, 1.0), (6.0, 1.0), (8.0, 1.0),
+    (3.0, 2.0), (4.0, 2.0), (6.0, 2.0), (8.0, 2.0), (4.0, 3.0), (6.0, 3.0),
+)  # fmt: skip
 # S_K as multiples of the recipe's; with grad_norm the gradient has another size, so S_K too.
 MULTIPLES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 SCALES_OF_NORM: dict[str, tuple[float, ...]] = {
@@ -91,6 +93,8 @@ def axes_around(recipe: Recipe) -> tuple[Axis, ...]:
                 Value("text + contour", TEXT_CONTOUR.settings),
             ),
         ),
+        _words(),
+        _plain(),
         _tau(own),
         *(_scalar(name, own) for name in ("text-scale", "contour-scale")),
         _classifier_scale(own),
@@ -126,6 +130,28 @@ def _scalar(name: str, own: Synthesize) -> Axis:
 def _choice(name: str) -> Axis:
     key, listed = CHOICES[name]
     return Axis(name, f"`{key}`", tuple(Value(v, {f"synthesize.{key}": v}) for v in listed))
+
+
+def _words() -> Axis:
+    values = (
+        Value(f"{v:g}", {**TEXT_ONLY.settings, "synthesize.text.scale": v}) for v in WORDS
+    )
+    return Axis("words", "Text alone: `text.scale`", tuple(values))
+
+
+def _plain() -> Axis:
+    values = (
+        Value(
+            f"S_T {text:g}, S_C {contour:g}",
+            {
+                **TEXT_CONTOUR.settings,
+                "synthesize.text.scale": text,
+                "synthesize.contour.scale": contour,
+            },
+        )
+        for text, contour in PLAIN
+    )
+    return Axis("plain", "Text + contour without the guide", tuple(values))
 
 
 def _tau(own: Synthesize) -> Axis:
@@ -272,15 +298,7 @@ def _table(name: str, axis: Mapping[str, Any]) -> list[str]:
 
 def main() -> None:
     """Read the command line and measure."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_arguments(parser, PER_CLASS)
-    parser.add_argument("--axes", nargs="*", default=(), help="names; without: all")
-    asked = parser.parse_args()
-    silence_libraries()
-    try:
-        ablate(request_of(asked), asked.axes, default_features())
-    except UserError as error:
-        raise SystemExit(str(error)) from None
+    command(__doc__.splitlines()[0], PER_CLASS, "--axes", ablate)
 
 
 if __name__ == "__main__":

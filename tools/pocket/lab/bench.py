@@ -18,6 +18,7 @@ from torch import Tensor
 from higfa_cli.artifacts.atomic import read_json
 from higfa_cli.artifacts.fingerprint import hash_file, hash_json
 from higfa_cli.artifacts.lock import folder_lock
+from higfa_cli.cli.quiet import silence_libraries
 from higfa_cli.data.dataset import load_dataset
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.load import load_recipe
@@ -41,6 +42,7 @@ from tools.pocket.lab.strips import strip
 
 ROOT = Path(__file__).resolve().parents[3]
 RECIPE = ROOT / "recipes" / "pocket-aircraft.yaml"
+JUDGES = ROOT / "pocket" / "judges"
 COLUMNS = 8
 
 Features = Callable[[Tensor], Tensor]
@@ -63,20 +65,32 @@ class Request:
     workers: int
 
 
-def add_arguments(parser: argparse.ArgumentParser, per_class: int) -> None:
-    """The flags of a `Request`."""
+def command(
+    about: str,
+    per_class: int,
+    flag: str,
+    work: Callable[[Request, Sequence[str], Features], Any],
+) -> None:
+    """Read the command line of a bench's command, and work on the names that `flag` gives.
+
+    `about`: first line of the help. `per_class`: pictures per class where none are asked for.
+    """
+    parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--recipe", default=str(RECIPE))
-    parser.add_argument("--judges", type=Path, required=True)
+    parser.add_argument("--judges", type=Path, default=JUDGES)
     parser.add_argument("--workspace", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--docs", type=Path, default=ROOT / "docs")
     parser.add_argument("--per-class", type=int, default=per_class)
     parser.add_argument("--workers", type=int, default=2)
-
-
-def request_of(asked: argparse.Namespace) -> Request:
-    """The request in parsed flags."""
-    return Request(**{name: getattr(asked, name) for name in Request.__dataclass_fields__})
+    parser.add_argument(flag, nargs="+", dest="names", default=(), help="names; without: all")
+    asked = parser.parse_args()
+    silence_libraries()
+    request = Request(**{name: getattr(asked, name) for name in Request.__dataclass_fields__})
+    try:
+        work(request, asked.names, default_features())
+    except UserError as error:
+        raise SystemExit(str(error)) from None
 
 
 def default_features() -> Features:

@@ -1,7 +1,6 @@
 """The bars for the method: HiGFA against what it is made of, on train contours, same seeds.
 
-    python -m tools.pocket.lab.method --judges JUDGES --workspace DIR --out OUT [--per-class 30]
-        [--parts gain ...]
+    python -m tools.pocket.lab.method --workspace DIR --out OUT [--parts gain ...]
 
 Writes OUT/method.json, docs/method.md and docs/pictures/worst.png after every part. Run again to
 resume: what was drawn or trained is read from the workspace, and parts that were measured before
@@ -10,23 +9,19 @@ under the same recipe, guide, judges and contours stay in the page.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 from higfa_cli.artifacts.atomic import read_json, write_json, write_text
-from higfa_cli.cli.quiet import silence_libraries
 from higfa_cli.errors import UserError
 from tools.pocket.lab import figures, strips, worst
 from tools.pocket.lab.bench import (
     Bench,
     Features,
     Request,
-    add_arguments,
-    default_features,
+    command,
     open_bench,
-    request_of,
     start_results,
 )
 from tools.pocket.lab.draw import FIRST_STEP, FIXED, HIGFA, TEXT_CONTOUR, Arm, prepare
@@ -237,8 +232,10 @@ PARTS: dict[str, Part] = {
 def compare(request: Request, names: Sequence[str], features: Features) -> dict[str, Any]:
     """Measure the named parts (none named: all); returns what method.json holds.
 
-    Raises UserError as the stages.
+    Raises UserError as the stages, or for a part that is not there.
     """
+    if unknown := [name for name in names if name not in PARTS]:
+        raise UserError(f"--parts {unknown[0]}: no such part; parts are {', '.join(PARTS)}")
     path = request.out / "method.json"
     with open_bench(request, SPLIT, features) as bench:
         results = start_results(path, request, bench, SPLIT)
@@ -335,15 +332,7 @@ def _failures(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def main() -> None:
     """Read the command line and measure."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_arguments(parser, PER_CLASS)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=(), help="without: all")
-    asked = parser.parse_args()
-    silence_libraries()
-    try:
-        compare(request_of(asked), asked.parts, default_features())
-    except UserError as error:
-        raise SystemExit(str(error)) from None
+    command(__doc__.splitlines()[0], PER_CLASS, "--parts", compare)
 
 
 if __name__ == "__main__":

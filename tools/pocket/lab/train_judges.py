@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -36,7 +35,7 @@ from tools.pocket.lab.judges import (
 )
 from tools.pocket.pocket_render.catalogue import load_classes
 from tools.pocket.pocket_render.records import read_records
-from tools.pocket.train.checkpoint import append_log, load_checkpoint, save_atomic
+from tools.pocket.train.course import Course, Pace
 from tools.pocket.train.webdata import held_out, load_stack, read_web
 
 # Side of the pictures -> how many of them a batch holds. The pocket's own size comes first.
@@ -71,65 +70,21 @@ def web_halves(rendered: Path, size: int) -> tuple[Labelled, Labelled]:
     return learn, calibrate
 
 
-class Course:
-    """One judge's training: network, optimizer, one-cycle rate, and a checkpoint per epoch.
+def mixed_input(rows: dict[int, Tensor], chosen: Tensor) -> Tensor:
+    """A judge's input of the chosen pictures, each at one of the sizes, under random changes.
 
-    `rows`: size -> middle rows of the pictures to learn from, all in one order; `labels`: theirs.
+    rows: size -> middle rows of all pictures. Sizes share a batch, and so the statistics of batch
+    norm, as they do when training is over.
     """
-
-    def __init__(
-        self, architecture: str, epochs: int, rows: dict[int, Tensor], labels: Tensor, path: Path
-    ) -> None:
-        torch.manual_seed(0)
-        self.rows, self.labels, self.path, self.epochs, self.done = rows, labels, path, epochs, 0
-        self.network = build(architecture, len(load_classes()))
-        self.steps = len(labels) // TRAIN_BATCH
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), weight_decay=0.05)
-        self.rate = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, PEAK_RATE, epochs * self.steps, pct_start=0.2
-        )
-        if path.exists():
-            state = load_checkpoint(path)
-            self.network.load_state_dict(state["network"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.rate.load_state_dict(state["rate"])
-            self.done = state["epochs"]
-
-    def epoch(self) -> float:
-        """One pass over the pictures; returns the mean loss."""
-        torch.manual_seed(self.done + 1)
-        order, total = torch.randperm(len(self.labels)), 0.0
-        for chosen in order[: self.steps * TRAIN_BATCH].split(TRAIN_BATCH):
-            # Sizes share a batch, and so the statistics of batch norm, as they do when it is over.
-            parts = zip(BATCH_OF_SIZE, chosen.split(list(BATCH_OF_SIZE.values())), strict=True)
-            inputs = [judge_input(augment(self.rows[size][part])) for size, part in parts]
-            logits = self.network(torch.cat(inputs))
-            loss = nn.functional.cross_entropy(logits, self.labels[chosen], label_smoothing=0.1)
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-            self.rate.step()
-            total += loss.item()
-        self.done += 1
-        save_atomic(
-            {
-                "network": self.network.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "rate": self.rate.state_dict(),
-                "epochs": self.done,
-            },
-            self.path,
-        )
-        return total / self.steps
+    parts = zip(BATCH_OF_SIZE, chosen.split(list(BATCH_OF_SIZE.values())), strict=True)
+    return torch.cat([judge_input(augment(rows[size][part])) for size, part in parts])
 
 
 @torch.no_grad()
 def logits_of(network: nn.Module, pictures: Tensor) -> Tensor:
     """Logits [N, K] in evaluation mode."""
     network.eval()
-    parts = [network(judge_input(part)) for part in keep_rows(pictures).split(BATCH)]
-    network.train()
-    return torch.cat(parts)
+    return torch.cat([network(judge_input(part)) for part in keep_rows(pictures).split(BATCH)])
 
 
 def train_judge(architecture: str, rendered: Path, out: Path, epochs: int) -> dict[str, Any]:
@@ -139,19 +94,21 @@ def train_judge(architecture: str, rendered: Path, out: Path, epochs: int) -> di
     rows = {size: keep_rows(learn.pictures) for size, (learn, _) in halves.items()}
     learn, calibrate = halves[SIZES[0]]
     tests = {size: load_pool(rendered / "test", size) for size in SIZES}
-    course = Course(architecture, epochs, rows, learn.labels, out / f"{architecture}.pt")
-    began = time.monotonic()
-    while course.done < epochs:
-        loss = course.epoch()
-        right = logits_of(course.network, tests[SIZES[0]].pictures).argmax(1)
-        share = (right == tests[SIZES[0]].labels).float().mean().item()
-        row = {"judge": architecture, "epoch": course.done, "loss": round(loss, 4)}
-        row |= {"test": round(share, 4), "seconds": round(time.monotonic() - began)}
-        append_log(out / "judges.jsonl", row)
-    held = logits_of(course.network, calibrate.pictures)
+    torch.manual_seed(0)
+    network = build(architecture, len(load_classes()))
+    pace = Pace(epochs, TRAIN_BATCH, PEAK_RATE, rising=0.2, fall="cos")
+    path = out / f"{architecture}.pt"
+    course = Course(network, partial(mixed_input, rows), learn.labels, pace, path)
+
+    def accuracy() -> float:
+        right = logits_of(network, tests[SIZES[0]].pictures).argmax(1) == tests[SIZES[0]].labels
+        return right.float().mean().item()
+
+    course.run(accuracy, out / "judges.jsonl", architecture)
+    held = logits_of(network, calibrate.pictures)
     temperature = fit_temperature(held, calibrate.labels)
     spec = JudgeSpec(architecture, tuple(load_classes()), SIZES, temperature, data_hash())
-    save_judge(out / f"{architecture}.safetensors", course.network, spec)
+    save_judge(out / f"{architecture}.safetensors", network, spec)
     judge = load_judge(out / f"{architecture}.safetensors")
     found = {
         size: assess(judge.log_probabilities(test.pictures), test.labels, 1.0).row()

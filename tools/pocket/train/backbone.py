@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from pathlib import Path
 
 import timm
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from higfa_cli.models.guide import network_input
 from tools.pocket.lab.augment import mirrored, moved
 from tools.pocket.pocket_render.records import read_records
-from tools.pocket.train.checkpoint import append_log, load_checkpoint, save_atomic
+from tools.pocket.train.course import Course, Pace
 from tools.pocket.train.webdata import held_out, load_stack, numbered, read_web
 
 ARCHITECTURE = "regnetx_002"
@@ -31,7 +30,7 @@ PICTURE_SIDE, INPUT_SIDE = 64, 128
 HALF = (0.5, 0.5, 0.5)
 BATCH = 64
 PEAK_RATE = 2e-3
-WARM_UP = 200
+RISING = 0.07
 GAIN, OFFSET = 0.15, 0.05
 
 
@@ -64,43 +63,24 @@ def ready(pictures: Tensor) -> Tensor:
 
 
 def train(web: Path, run: Path, epochs: int) -> nn.Module:
-    """AdamW, warm-up, then a rate that falls to nothing with the last epoch; a checkpoint each."""
+    """The network in evaluation mode after `epochs`, from its checkpoint where there is one."""
     torch.manual_seed(0)
     pictures = load_pictures(web)
     families, labels = family_labels(web)
     hold = torch.from_numpy(held_out(read_web(web), seed=0))
-    learn = torch.nonzero(~hold).squeeze(1)
     network: nn.Module = timm.create_model(ARCHITECTURE, num_classes=len(families))
     network = network.to(memory_format=torch.channels_last)
-    steps = len(learn) // BATCH
-    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.05)
-    path, done = run / "backbone.pt", 0
-    if path.exists():
-        state = load_checkpoint(path)
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        done = state["epochs"]
-    began = time.monotonic()
-    for epoch in range(done, epochs):
-        torch.manual_seed(epoch + 1)
-        network.train()
-        order = learn[torch.randperm(len(learn))][: steps * BATCH]
-        total = 0.0
-        for number, chosen in enumerate(order.split(BATCH), epoch * steps):
-            left = 1 - number / (epochs * steps)
-            for group in optimizer.param_groups:
-                group["lr"] = PEAK_RATE * min(1.0, (number + 1) / WARM_UP) * left
-            logits = network(ready(lightly_changed(pictures[chosen])))
-            loss = nn.functional.cross_entropy(logits, labels[chosen], label_smoothing=0.1)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total += loss.item()
-        state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
-        save_atomic(state | {"epochs": epoch + 1}, path)
-        right = accuracy(network, pictures[hold], labels[hold])
-        row = {"epoch": epoch + 1, "loss": round(total / steps, 4), "held_out": round(right, 4)}
-        append_log(run / "backbone.jsonl", row | {"seconds": round(time.monotonic() - began)})
+    learn = pictures[~hold]
+    course = Course(
+        network,
+        lambda chosen: ready(lightly_changed(learn[chosen])),
+        labels[~hold],
+        Pace(epochs, BATCH, PEAK_RATE, RISING, fall="linear"),
+        run / "backbone.pt",
+    )
+    course.run(
+        lambda: accuracy(network, pictures[hold], labels[hold]), run / "backbone.jsonl", ARCHITECTURE
+    )
     return network.eval()
 
 
