@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from higfa_cli.artifacts.atomic import read_json
+from higfa_cli.artifacts.atomic import read_json, write_json
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.load import load_recipe, override_recipe
 from tests.lab_project import CLASSES, write_judges, write_lab
-from tools.pocket.lab import ablation, method, worst
+from tools.pocket.lab import ablation, checkpoints, method, worst
 from tools.pocket.lab.ablation import ablate, axes_around, is_recipe
 from tools.pocket.lab.bench import RECIPE, Request
 from tools.pocket.lab.draw import Drawings
@@ -281,3 +282,36 @@ def test_the_method_is_held_against_its_bars(
         text.count("| reached |") + text.count("| MISSED |") + text.count("| not comparable |") == 6
     )
     assert (request_.docs / "pictures" / "worst.png").is_file()
+
+
+def test_checkpoints_are_compared_on_the_same_noise(request_: Request, tmp_path: Path) -> None:
+    model = Path(load_recipe(request_.recipe).recipe.synthesize.model)
+    packages = []
+    for name, step in (("old", 10), ("new", 2000)):
+        package = tmp_path / name / "weights"
+        shutil.copytree(model, package / "sd")
+        shutil.copytree(model.parent / "controlnet", package / "controlnet")
+        write_json(package.parent / "training.json", {"denoiser": {"step": step}})
+        packages.append(str(package))
+    elsewhere = replace(request_, workspace=tmp_path / "workspace")
+    results = checkpoints.compare(elsewhere, packages, tiny_features)
+    first, second = results["rows"]
+    # The same weights under two names draw the same pictures.
+    assert [one["agreement"] for one in first["arms"]] == [o["agreement"] for o in second["arms"]]
+    assert first["against_first"] == [None, None] and second["against_first"][0] == [0, 0, 0]
+    assert not (tmp_path / "workspace" / "finetune-guide").exists()
+    text = (request_.docs / "checkpoints.md").read_text(encoding="utf-8")
+    assert "| 2,000 | text + contour |" in text and "| 10 | text only |" in text
+    with pytest.raises(UserError, match="at least two"):
+        checkpoints.compare(elsewhere, packages[:1], tiny_features)
+    shutil.rmtree(Path(packages[1]) / "controlnet")
+    with pytest.raises(UserError, match="no folder `controlnet`"):
+        checkpoints.compare(elsewhere, packages, tiny_features)
+    (Path(packages[0]).parent / "training.json").unlink()
+    with pytest.raises(UserError, match=r"training\.json is missing"):
+        checkpoints.compare(elsewhere, packages, tiny_features)
+
+
+def test_an_unknown_part_is_refused(request_: Request) -> None:
+    with pytest.raises(UserError, match="no such part; parts are gain"):
+        compare(request_, ["size"], tiny_features)

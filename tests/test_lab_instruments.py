@@ -199,6 +199,7 @@ def world_of(home: Path, out: Path, **changed: Any) -> World:
         "rendered": home / "rendered",
         "judges_folder": home / "judges",
         "out": out,
+        "docs": out / "docs",
         "count": PER_CLASS * len(CLASSES),
         "recipe": str(home / "recipe.yaml"),
         "workers": 1,
@@ -265,21 +266,22 @@ def test_whole_run(
     for name, small in (("STEPS", 2), ("BATCH", 2), ("THREADS", 1), ("ROUNDS", 1)):
         monkeypatch.setattr(instruments, f"SPEED_{name}", small)
     command = ["instruments", "--rendered", str(home / "rendered"), "--judges"]
-    command += [str(home / "judges"), "--out", str(tmp_path), "--workers", "1"]
+    docs = tmp_path / "docs"
+    command += [str(home / "judges"), "--out", str(tmp_path), "--docs", str(docs), "--workers", "1"]
     command += ["--recipe", str(home / "recipe.yaml"), "--count"]
     monkeypatch.setattr(sys, "argv", [*command, str(PER_CLASS * len(CLASSES))])
     instruments.main()
     printed = capsys.readouterr().out
     written = json.loads((tmp_path / "instruments.json").read_text(encoding="utf-8"))
     assert list(written["parts"]) == list(instruments.PARTS)
-    assert (tmp_path / "instruments.md").read_text(encoding="utf-8") in printed
+    assert (docs / "instruments.md").read_text(encoding="utf-8") in printed
     assert "**MISSED**" in printed and "reached" in printed
     for name in ("text", "contour"):
         rows = {one["figure"]: one for one in written["parts"][name]}
         assert rows["jury agreement"]["low"] <= rows["jury agreement"]["value"]
         assert {"recall", "coverage", "copies", "edge overlap", "intra-class distance"} <= set(rows)
         assert 0 <= rows["copies"]["value"] <= 1 and rows["intra-class distance"]["value"] > 0
-    with Image.open(tmp_path / "sheet.png") as sheet:
+    with Image.open(docs / "pictures" / "text-only.png") as sheet:
         assert sheet.size[0] == 16 * (SIZE + 2)
     before = hashlib.sha256((tmp_path / "instruments.json").read_bytes()).hexdigest()
     instruments.main()

@@ -42,7 +42,8 @@ def test_training_resumes_and_exports_no_head(tmp_path: Path) -> None:
     for number in range(80):
         pixels = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(web / "images" / f"{number}.jpg")
-        about = {"id": str(number), "variant": "v", "caption": "c", "airline": f"air {number % 16}"}
+        about = {"id": str(number), "variant": "v", "caption": "c", "caption_words": "w"}
+        about |= {"airline": f"air {number % 16}"}
         rows.append(about | {"family": f"family {number % 2}"})
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (web / "records.jsonl").write_text(text, encoding="utf-8")

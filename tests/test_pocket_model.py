@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,10 @@ from tools.pocket.train.checkpoint import Average, load_checkpoint
 from tools.pocket.train.contours import canny, degrade
 from tools.pocket.train.export import export
 from tools.pocket.train.networks import Sizes, build_text_encoder
-from tools.pocket.train.prepare import prepare
+from tools.pocket.train.prepare import Cache, prepare
 from tools.pocket.train.text import MAX_TOKENS, token_ids, train_tokenizer
 from tools.pocket.train.unpack import unpack
+from tools.pocket.train.webdata import names_a_variant, read_web
 from tools.pocket.train.words import teach_cache
 
 PACKAGE = Path(__file__).parents[1] / "pocket" / "higfa_pocket"
@@ -271,6 +273,17 @@ def test_taught_encoder_tells_one_digit_at_every_padding_position(tiny_cache: Pa
 
     assert apart(encoder).min() > 0.4
     assert (apart(encoder) > apart(untaught)).all()
+
+
+def test_captions_that_name_a_variant_are_drawn_three_times_as_often(tiny_cache: Path) -> None:
+    web = read_web(tiny_cache.parent / "web")
+    vague = [replace(one, words="Airbus airliner") if i < 4 else one for i, one in enumerate(web)]
+    named = names_a_variant(vague)
+    assert named.tolist() == [False] * 4 + [True] * 8
+    np.save(tiny_cache / "named.npy", named)
+    cache = Cache.open(tiny_cache)
+    counts = np.bincount(denoiser.training_rows(cache), minlength=12)
+    assert counts.tolist() == np.where(cache.held_out, 0, np.where(named, 3, 1)).tolist()
 
 
 def test_training_leaves_the_text_encoder_as_it_was_taught(

@@ -150,14 +150,18 @@ class Bench:
 
 
 @contextmanager
-def open_bench(request: Request, split: str, features: Features) -> Iterator[Bench]:
-    """Contours of the split and the guide made ready, and workers started.
+def open_bench(
+    request: Request, split: str, features: Features, guide: bool = True
+) -> Iterator[Bench]:
+    """Contours of the split and, where asked, the guide made ready, and workers started.
 
     One command at a time has the workspace. Raises UserError as `prepare` and `folder_lock`.
     """
     with folder_lock(request.workspace):
         judges = _judges(request)
-        setting = prepare(request.recipe, request.workspace, split, request.per_class)
+        setting = prepare(
+            request.recipe, request.workspace, split, request.per_class, guide=guide
+        )
         with worker_pool(request.workers) as pool:
             cache = request.workspace / "drawn"
             yield Bench(setting, judges, features, cache, request.workers, pool)

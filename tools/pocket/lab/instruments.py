@@ -1,11 +1,11 @@
 """The instruments and the bars for the generator: one command, one table.
 
-    python -m tools.pocket.lab.instruments --rendered DIR --judges JUDGES --out OUT
+    python -m tools.pocket.lab.instruments --rendered DIR --out OUT [--judges JUDGES]
 
-DIR holds the pools web, train and test as render.py wrote them, JUDGES the judges that
-train_judges.py made. Prints the table and writes OUT/instruments.json, OUT/instruments.md and
-OUT/sheet.png. Every part is kept in OUT/parts with what it depends on: run again, only what
-changed is measured; `--only PART` measures that part anew, and no other.
+DIR holds the pools web, train and test as render.py wrote them; without JUDGES the shipped judges
+are asked. Prints the table and writes OUT/instruments.json, docs/instruments.md and
+docs/pictures/text-only.png. Every part is kept in OUT/parts with what it depends on: run again, only
+what changed is measured; `--only PART` measures that part anew, and no other.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from higfa_cli.stages.model_inputs import model_inputs
 from higfa_cli.stages.shards import torch_threads
 from higfa_cli.training.calibration import expected_calibration_error
 from tools.pocket.lab import figures, measure
+from tools.pocket.lab.bench import JUDGES, ROOT, constants
 from tools.pocket.lab.draw import TEXT_CONTOUR, TEXT_ONLY, Arm, Drawings
 from tools.pocket.lab.features import NAME as FEATURE_SPACE
 from tools.pocket.lab.features import looks_like_aircraft
@@ -159,16 +160,18 @@ def arm_part(world: World, arm: Arm, bar: float) -> list[Row]:
 
 
 def sheet_part(world: World) -> list[Row]:
-    """sheet.png: 64 pictures by text alone, all classes alike; how many show an aircraft."""
+    """text-only.png: 64 pictures by text alone, all classes alike; how many show an aircraft."""
     drawings = world.drawings(TEXT_ONLY)
     pictures = drawings.pictures[:SHEET]
     names = [world.setting.classes[label] for label in drawings.labels[:SHEET].tolist()]
     shown = [list(pictures.permute(0, 2, 3, 1).numpy())]
-    compose(shown, names, SHEET_COLUMNS).save(world.out / "sheet.png")
+    path = world.docs / "pictures" / "text-only.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    compose(shown, names, SHEET_COLUMNS).save(path)
     seen = looks_like_aircraft(world.network, pictures) & ~drawings.failed[:SHEET]
     photos = figures.share(looks_like_aircraft(world.network, world.test.pictures))
     bar = measure.NEARLY_ALL * photos.value
-    about = f"the bar is {100 * measure.NEARLY_ALL:.0f} % of the photos' share; look at sheet.png"
+    about = f"the bar is {100 * measure.NEARLY_ALL:.0f} % of the photos' share; look at the sheet below"
     return [
         row("test photos seen as aircraft", photos, about="by the feature network"),
         row("drawings seen as aircraft", figures.share(seen), bar, about=about),
@@ -269,18 +272,28 @@ def measure_parts(world: World, only: tuple[str, ...]) -> dict[str, list[Row]]:
 
 
 def write_table(world: World, found: Mapping[str, list[Row]]) -> str:
-    """instruments.json and instruments.md; returns the latter."""
+    """instruments.json and the page instruments.md; returns the latter."""
     plain = {name: [one.plain() for one in rows] for name, rows in found.items()}
     about = {"count": world.count, "features": FEATURE_SPACE, "parts": plain}
     text = json.dumps(about, indent=1) + "\n"
     (world.out / "instruments.json").write_text(text, encoding="utf-8")
     absent = [part.title for name, part in PARTS.items() if name not in found]
-    lines = [f"Diversity, recall, coverage and copies in the features of {FEATURE_SPACE}.\n"]
+    lines = [
+        "# The generator under the instruments\n",
+        "Written by `python -m tools.pocket.lab.instruments`; do not edit. What the words mean: "
+        "[laboratory.md](laboratory.md).\n",
+        f"{world.count} drawings per arm from transformed contours of train photos, recipe "
+        f"`{world.ctx.recipe.name}`: {constants(world.ctx.recipe.synthesize)}. Diversity, recall, "
+        f"coverage and copies in the features of {FEATURE_SPACE}.\n",
+    ]
     if absent:
         lines.append(f"Not measured: {', '.join(absent)}.\n")
     lines.append(markdown({PARTS[name].title: rows for name, rows in found.items()}))
+    if "sheet" in found:
+        lines.append("![64 pictures by text alone](pictures/text-only.png)\n")
     table = "\n".join(lines)
-    (world.out / "instruments.md").write_text(table, encoding="utf-8")
+    world.docs.mkdir(parents=True, exist_ok=True)
+    (world.docs / "instruments.md").write_text(table, encoding="utf-8")
     return table
 
 
@@ -288,8 +301,9 @@ def main() -> None:
     """Read the command line, measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rendered", type=Path, required=True)
-    parser.add_argument("--judges", type=Path, required=True)
+    parser.add_argument("--judges", type=Path, default=JUDGES)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs")
     parser.add_argument("--count", type=int, default=480, help="pictures per arm")
     parser.add_argument("--recipe", default="pocket-aircraft", help="a recipe's name or file")
     parser.add_argument("--workers", type=int, default=2, help="processes that draw")
@@ -299,6 +313,7 @@ def main() -> None:
         rendered=asked.rendered,
         judges_folder=asked.judges,
         out=asked.out,
+        docs=asked.docs,
         count=asked.count,
         recipe=asked.recipe,
         workers=asked.workers,

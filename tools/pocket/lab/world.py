@@ -30,6 +30,7 @@ class World:
     rendered: Path
     judges_folder: Path
     out: Path
+    docs: Path
     count: int
     recipe: str
     workers: int

@@ -41,6 +41,7 @@ from tools.pocket.train.text import token_ids
 
 BATCH = 64
 CAPTION_DROPOUT = 0.12
+NAMED = 3
 WARM_UP = 200
 WORKERS = 2
 
@@ -138,6 +139,15 @@ class Rate:
         return self.peak * min(1.0, (step - self.start + 1) / WARM_UP) * left
 
 
+def training_rows(cache: Cache) -> np.ndarray:
+    """Row numbers to draw from: those whose caption names a variant stand in them three times.
+
+    Captions of a family or a maker teach what aircraft look like, but not which is which.
+    """
+    learn = np.flatnonzero(~cache.held_out)
+    return np.concatenate([learn, np.repeat(learn[cache.named[learn]], NAMED - 1)])
+
+
 class Trainer:
     """Model, average, optimizer and step; `load` and `save` make runs resumable."""
 
@@ -146,7 +156,7 @@ class Trainer:
     ) -> None:
         torch.manual_seed(seed)
         self.cache = Cache.open(cache_folder)
-        self.rows = np.flatnonzero(~self.cache.held_out)
+        self.rows = training_rows(self.cache)
         self.held_rows = np.flatnonzero(self.cache.held_out)
         tokenizer = CLIPTokenizer.from_pretrained(cache_folder / "tokenizer", local_files_only=True)
         self.empty = torch.tensor(token_ids(tokenizer, [""])[0])

@@ -2,9 +2,9 @@
 
     python -m tools.pocket.train.prepare --web WEB --cache CACHE [--side 64] [--copies 4]
 
-WEB holds records.jsonl and images/. CACHE receives basis.npz, tokenizer/ and five .npy files:
+WEB holds records.jsonl and images/. CACHE receives basis.npz, tokenizer/ and six .npy files:
 pictures uint8 (n, copies, side, side, 3), contours uint8 (n, copies, side, side), latents float16
-(n, copies, 32, side/8, side/8), tokens (n, 32), held_out (n,). Run again on a grown WEB, it keeps
+(n, copies, 32, side/8, side/8), tokens (n, 32), held_out (n,), named (n,). Run again on a grown WEB, it keeps
 the basis and tokenizer that CACHE already has, so that a started training can go on.
 """
 
@@ -20,10 +20,17 @@ from transformers import CLIPTokenizer
 
 from tools.pocket.train.autoencoder import PatchBasis, build_autoencoder, encode_uint8, fit_basis
 from tools.pocket.train.text import token_ids, train_tokenizer
-from tools.pocket.train.webdata import WebPicture, augment, held_out, load_square, read_web
+from tools.pocket.train.webdata import (
+    WebPicture,
+    augment,
+    held_out,
+    load_square,
+    names_a_variant,
+    read_web,
+)
 
 FULL_SIDE = 128
-ARRAYS = ("pictures", "contours", "latents", "tokens", "held_out")
+ARRAYS = ("pictures", "contours", "latents", "tokens", "held_out", "named")
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,7 @@ class Cache:
     latents: np.ndarray
     tokens: np.ndarray
     held_out: np.ndarray
+    named: np.ndarray
 
     @classmethod
     def open(cls, folder: Path) -> Cache:
@@ -104,6 +112,7 @@ def prepare(web_folder: Path, cache: Path, side: int, copies: int, seed: int, wo
         "latents": encode_all(basis, pictures),
         "tokens": np.array(token_ids(tokenizer, [p.caption for p in web]), dtype=np.int16),
         "held_out": hold,
+        "named": names_a_variant(web),
     }
     for name, array in arrays.items():
         partial = cache / f"{name}.partial.npy"

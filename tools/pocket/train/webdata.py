@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tools.pocket.pocket_render.catalogue import load_classes
 from tools.pocket.train.contours import random_contour
 
 HELD_OUT_SHARE = 0.05
@@ -21,10 +22,11 @@ HELD_OUT_SHARE = 0.05
 
 @dataclass(frozen=True)
 class WebPicture:
-    """One record of records.jsonl: its file, caption words and airline."""
+    """One record of records.jsonl: its file, caption, the words that name the aircraft, airline."""
 
     path: Path
     caption: str
+    words: str
     variant: str
     airline: str
 
@@ -39,7 +41,8 @@ def read_web(folder: Path) -> list[WebPicture]:
     for line in lines:
         record = json.loads(line)
         path = folder / "images" / f"{record['id']}.jpg"
-        pictures.append(WebPicture(path, record["caption"], record["variant"], record["airline"]))
+        told = (record[name] for name in ("caption", "caption_words", "variant", "airline"))
+        pictures.append(WebPicture(path, *told))
     return pictures
 
 
@@ -51,6 +54,15 @@ def held_out(pictures: list[WebPicture], seed: int) -> np.ndarray:
     draws = {airline: _draw(seed, airline) for airline in {p.airline for p in pictures}}
     limit = max(HELD_OUT_SHARE, min(draws.values()))
     return np.array([draws[picture.airline] <= limit for picture in pictures])
+
+
+def names_a_variant(pictures: list[WebPicture]) -> np.ndarray:
+    """Boolean mask (n,): captions that name one variant, rightly or not, and no mere family or maker.
+
+    Told from the captions' words alone.
+    """
+    variants = {aircraft.words for aircraft in load_classes().values()}
+    return np.array([picture.words in variants for picture in pictures])
 
 
 def _draw(seed: int, name: str) -> float:
