@@ -145,7 +145,7 @@ def test_the_recipes_own_value_is_added_to_an_axis() -> None:
     recipe = override_recipe(load_recipe(str(RECIPE)).recipe, {"synthesize.text.scale": 3.5})
     axes = {axis.name: axis for axis in axes_around(recipe)}
     labels = [value.label for value in axes["text-scale"].values]
-    assert labels == ["1", "2", "3.5", "4", "6"]
+    assert labels == ["1", "3", "3.5", "6", "10"]
 
 
 def test_one_strength_alone_follows_the_confidence() -> None:
