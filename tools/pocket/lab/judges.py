@@ -109,6 +109,7 @@ def save_judge(path: Path, network: nn.Module, spec: JudgeSpec) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     save_file(tensors, partial, metadata={"judge": json.dumps(asdict(spec), sort_keys=True)})
+    partial.chmod(0o644)
     partial.replace(path)
 
 
