@@ -16,9 +16,6 @@ from tools.pocket.train.decoder import BATCH as DECODER_BATCH
 from tools.pocket.train.networks import parameter_count
 from tools.pocket.train.unpack import HISTORY
 
-# What training.json says of a checkpoint, from which unpack.py makes one again.
-HISTORY_KEYS = {"denoiser": ("step", "seconds", "batch"), "decoder": ("step", "seconds")}
-
 CARD = """# higfa-pocket: a small text-to-aircraft latent diffusion model with a contour ControlNet
 
 Licence: GPL-2.0-or-later (trained on pictures rendered from GPL-2.0-or-later aircraft models; see
@@ -96,11 +93,34 @@ def _last(rows: list[dict[str, Any]], key: str) -> dict[str, Any] | None:
     return next((row for row in reversed(rows) if key in row), None)
 
 
-def _psnr_line(rows: list[dict[str, Any]]) -> str:
-    by_noise = {row["noise"]: row["held_out_psnr"] for row in rows if "held_out_psnr" in row}
+def denoiser_figures(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """The log's newest losses on held-out airlines; empty where none is logged."""
+    held = _last(rows, "with_contour")
+    return {} if held is None else {key: held[key] for key in ("with_contour", "text_only")}
+
+
+def decoder_figures(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """The log's newest PSNR on held-out airlines by latent noise; empty where none is logged."""
+    return {str(row["noise"]): row["held_out_psnr"] for row in rows if "held_out_psnr" in row}
+
+
+# What training.json says of a checkpoint, from which unpack.py makes one again, and of its log.
+HISTORY_KEYS = {
+    "denoiser": (("step", "seconds", "batch"), denoiser_figures),
+    "decoder": (("step", "seconds"), decoder_figures),
+}
+
+
+def _psnr_line(by_noise: dict[str, float]) -> str:
     if not by_noise:
         return "not measured yet"
     return ", ".join(f"{v:.1f} dB with latent noise {k}" for k, v in by_noise.items())
+
+
+def _loss_line(held: dict[str, float]) -> str:
+    if not held:
+        return "not measured yet"
+    return f"{held['with_contour']:.4f} with contours, {held['text_only']:.4f} without"
 
 
 def _overlap_line(sheet: dict[str, Any] | None) -> str:
@@ -115,31 +135,31 @@ def _overlap_line(sheet: dict[str, Any] | None) -> str:
     )
 
 
-def write_history(run: Path, place: Path) -> list[str]:
-    """Update training.json from the checkpoints; returns its notes, which a person writes."""
+def write_history(run: Path, place: Path) -> dict[str, Any]:
+    """Update training.json from checkpoints and logs; returns it. Its notes a person writes.
+
+    Held-out figures stay as they are where a trainer has logged none since it was unpacked.
+    """
     history = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {"notes": []}
-    for name, keys in HISTORY_KEYS.items():
-        state = load_checkpoint(run / f"{name}.pt")
-        history[name] = {key: state[key] for key in keys}
+    for name, (keys, figures) in HISTORY_KEYS.items():
+        state, log = load_checkpoint(run / f"{name}.pt"), run / f"{name}.jsonl"
+        found = figures(read_log(log)) if log.is_file() else {}
+        kept = history.get(name, {}).get("held_out", {})
+        about = {key: round(state[key]) for key in keys}
+        history[name] = about | {"held_out": found or kept}
     place.write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
-    notes: list[str] = history["notes"]
-    return notes
+    return history
 
 
 def write_card(cache: Path, run: Path, package: Path, sheet: dict[str, Any] | None) -> None:
     """Write training.json and MODEL_CARD.md beside `package`, which holds the exported folders."""
-    notes = write_history(run, package.parent / HISTORY)
-    state, decoder = load_checkpoint(run / "denoiser.pt"), load_checkpoint(run / "decoder.pt")
-    log, decoder_log = read_log(run / "denoiser.jsonl"), read_log(run / "decoder.jsonl")
+    history = write_history(run, package.parent / HISTORY)
+    notes, denoiser, decoder = (history[name] for name in ("notes", "denoiser", "decoder"))
     unet = UNet2DConditionModel.from_pretrained(package / "sd" / "unet")
     vae = AutoencoderTiny.from_pretrained(package / "sd" / "vae")
     text = load_file(package / "sd" / "text_encoder" / "model.safetensors")
     hold = np.load(cache / "held_out.npy")
     contours = np.load(cache / "contours.npy", mmap_mode="r")
-    held = _last(log, "with_contour")
-    losses = "not measured yet"
-    if held is not None:
-        losses = f"{held['with_contour']:.4f} with contours, {held['text_only']:.4f} without"
     card = CARD.format(
         side=contours.shape[-1],
         text=sum(value.numel() for value in text.values()),
@@ -152,15 +172,15 @@ def write_card(cache: Path, run: Path, package: Path, sheet: dict[str, Any] | No
         copies=contours.shape[1],
         held=int(hold.sum()),
         notes="\n".join(textwrap.fill(f"- {n}", 99, subsequent_indent="  ") for n in notes),
-        steps=state["step"],
-        batch=state["batch"],
-        seen=state["step"] * state["batch"],
-        hours=state["seconds"] / 3600,
+        steps=denoiser["step"],
+        batch=denoiser["batch"],
+        seen=denoiser["step"] * denoiser["batch"],
+        hours=denoiser["seconds"] / 3600,
         decoder_steps=decoder["step"],
         decoder_batch=DECODER_BATCH,
         decoder_minutes=decoder["seconds"] / 60,
-        psnr=_psnr_line(decoder_log),
-        losses=losses,
+        psnr=_psnr_line(decoder["held_out"]),
+        losses=_loss_line(denoiser["held_out"]),
         overlap=_overlap_line(sheet),
     )
     (package.parent / "MODEL_CARD.md").write_text(card, encoding="utf-8")
