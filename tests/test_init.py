@@ -49,7 +49,8 @@ def test_a_flat_folder_becomes_a_recipe_that_loads(tmp_path: Path) -> None:
         {"file": "stray.png", "reason": "not in a class folder"},
         {"file": "one/broken.jpg", "reason": "not-an-image"},
     ]
-    assert result["next"] == f"higfa run {tmp_path / 'mine.yaml'}"
+    assert result["next"] == f"higfa doctor {tmp_path / 'mine.yaml'}"
+    assert any("points of accuracy" in note for note in result["notes"])
     loaded = load_recipe(result["recipe"])
     assert loaded.recipe.name == "my: photos"
     assert loaded.recipe.contours.size == loaded.recipe.synthesize.size == 512

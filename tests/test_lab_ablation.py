@@ -145,7 +145,7 @@ def test_the_recipes_own_value_is_added_to_an_axis() -> None:
     recipe = override_recipe(load_recipe(str(RECIPE)).recipe, {"synthesize.text.scale": 3.5})
     axes = {axis.name: axis for axis in axes_around(recipe)}
     labels = [value.label for value in axes["text-scale"].values]
-    assert labels == ["1", "3", "3.5", "6", "10"]
+    assert labels == ["3", "3.5", "6", "10", "14"]
 
 
 def test_one_strength_alone_follows_the_confidence() -> None:
@@ -204,6 +204,10 @@ def test_judges_are_checked_before_any_long_work(request_: Request, tmp_path: Pa
         ablate(elsewhere, ["gamma"], tiny_features)
     with pytest.raises(UserError, match="no judge"):
         ablate(replace(elsewhere, judges=tmp_path), ["gamma"], tiny_features)
+    broken = write_judges(tmp_path / "broken") / "resnet10t.safetensors"
+    broken.write_bytes(b"nothing")
+    with pytest.raises(UserError, match="no judge's file"):
+        ablate(replace(elsewhere, judges=broken.parent), ["gamma"], tiny_features)
     assert not elsewhere.workspace.exists()
 
 

@@ -67,6 +67,7 @@ def test_recipe_is_frozen(tmp_path: Path) -> None:
         ("steps", "synthesize.steps"),
         ("synthesize.gamma", "synthesize.classifier.gamma"),
         ("sythesize.steps", "synthesize.steps"),
+        ("synthesize.clasifier.scale", "synthesize.classifier.scale"),
     ],
 )
 def test_nearest_key(wrong: str, meant: str) -> None:

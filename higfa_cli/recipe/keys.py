@@ -41,17 +41,26 @@ def section_keys(section: str) -> list[str]:
 
 def nearest_key(wrong: str) -> str | None:
     """The valid key that an unknown dotted key most likely meant, or None."""
+    if spelt := _spelt(wrong):
+        return spelt
     section, _, leaf = wrong.rpartition(".")
-    siblings = section_keys(section)
-    near = _closest(leaf, [key.rpartition(".")[2] for key in siblings], 0.7)
-    if near:
-        return f"{section}.{near}" if section else near
     same_leaf = [key for key in recipe_keys() if key.rpartition(".")[2] == leaf]
     inside = [key for key in same_leaf if section and key.startswith(f"{section}.")]
     if inside or same_leaf:
         return (inside or same_leaf)[0]
     # In a section that exists, the whole dotted name would only match that section.
-    return None if siblings else _closest(wrong, list(recipe_keys()), 0.6)
+    return None if section_keys(section) else _closest(wrong, list(recipe_keys()), 0.6)
+
+
+def _spelt(wrong: str) -> str | None:
+    """The key that differs from `wrong` in slips of the pen alone, section by section."""
+    path = ""
+    for part in wrong.split("."):
+        near = _closest(part, [key.rpartition(".")[2] for key in section_keys(path)], 0.7)
+        if near is None:
+            return None
+        path = f"{path}.{near}" if path else near
+    return path
 
 
 def unknown_key(wrong: str) -> str:

@@ -26,6 +26,8 @@ from higfa_cli.stages.init_recipe import recipe_text
 
 # From this many photos on a class gets at least one in each wanted split.
 _ENOUGH_FOR_ALL = 3
+# Below, one photo is more than half a point.
+_FEW_TEST_PHOTOS = 200
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ def init_project(
     root = root.resolve()
     rows, skipped = _readable(root, _list(root), progress or Silent())
     skipped = _strays(root) + skipped
-    if "train" not in split_folders(root):
+    own_split = "train" in split_folders(root)
+    if not own_split:
         rows = _split(rows, val, test, seed)
     rows.sort(key=lambda row: row.key)
     classes = sorted({row.cls for row in rows})
@@ -82,8 +85,25 @@ def init_project(
         "classes": classes,
         "counts": {split: counts[split] for split in SPLITS},
         "skipped": skipped,
-        "next": f"higfa run {shlex.quote(str(files.recipe))}",
+        "notes": _notes(own_split, counts),
+        "next": f"higfa doctor {shlex.quote(str(files.recipe))}",
     }
+
+
+def _notes(own_split: bool, counts: Counter[Split]) -> list[str]:
+    """What a user may not expect of the split."""
+    notes = []
+    if own_split:
+        absent = [split for split in SPLITS if not counts[split]]
+        lacks = f"; there is no {' and no '.join(absent)}" if absent else ""
+        notes.append(f"the split of the folders is kept, --val and --test play no part{lacks}")
+    if 0 < counts["test"] < _FEW_TEST_PHOTOS:
+        points = 100 / counts["test"]
+        notes.append(
+            f"{counts['test']} test photos: one of them is {points:.1f} points of accuracy, so "
+            "only large differences can be seen"
+        )
+    return notes
 
 
 def _files(out: Path, force: bool) -> _Files:

@@ -69,23 +69,35 @@ def command(
     about: str,
     per_class: int,
     flag: str,
+    names: str,
     work: Callable[[Request, Sequence[str], Features], Any],
 ) -> None:
     """Read the command line of a bench's command, and work on the names that `flag` gives.
 
-    `about`: first line of the help. `per_class`: pictures per class where none are asked for.
+    `about`: first line of the help; `names`: what `flag` takes. `per_class`: pictures per class
+    where none are asked for.
     """
-    parser = argparse.ArgumentParser(description=about)
-    parser.add_argument("--recipe", default=str(RECIPE))
-    parser.add_argument("--judges", type=Path, default=JUDGES)
-    parser.add_argument("--workspace", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--docs", type=Path, default=ROOT / "docs")
-    parser.add_argument("--per-class", type=int, default=per_class)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument(flag, nargs="+", dest="names", default=(), help="names; without: all")
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add("--recipe", default=str(RECIPE), help="file or built-in name")
+    add("--judges", type=Path, default=JUDGES, help="their folder")
+    add(
+        "--workspace",
+        type=Path,
+        required=True,
+        help="folder, perhaps new, of contours, guides (trained there, some minutes each) and "
+        "drawn pictures",
+    )
+    add("--out", type=Path, required=True, help="folder of the results")
+    add("--docs", type=Path, help="another folder than --out for the page and its pictures")
+    add("--per-class", type=int, default=per_class, help="pictures per class and arm")
+    add("--workers", type=int, default=2, help="processes that draw")
+    add(flag, nargs="+", dest="names", default=(), help=names)
     asked = parser.parse_args()
     silence_libraries()
+    asked.docs = asked.docs or asked.out
     request = Request(**{name: getattr(asked, name) for name in Request.__dataclass_fields__})
     try:
         work(request, asked.names, default_features())

@@ -3,7 +3,7 @@
     python -m tools.pocket.lab.checkpoints --workspace DIR --out OUT --packages OLD NEW ...
 
 A package is a folder as export.py writes it (`sd/` and `controlnet/`), beside its training.json.
-Writes OUT/checkpoints.json, docs/checkpoints.md and docs/pictures/checkpoints.png. No guide is used.
+Writes checkpoints.json, checkpoints.md and pictures/checkpoints.png to OUT. No guide is used.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def page(results: dict[str, Any]) -> str:
 
 def main() -> None:
     """Read the command line and compare."""
-    command(__doc__.splitlines()[0], PER_CLASS, "--packages", compare)
+    command(__doc__.splitlines()[0], PER_CLASS, "--packages", "at least two folders", compare)
 
 
 if __name__ == "__main__":

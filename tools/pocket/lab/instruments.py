@@ -3,8 +3,8 @@
     python -m tools.pocket.lab.instruments --rendered DIR --out OUT [--judges JUDGES]
 
 DIR holds the pools web, train and test as render.py wrote them; without JUDGES the shipped judges
-are asked. Prints the table and writes OUT/instruments.json, docs/instruments.md and
-docs/pictures/text-only.png. Every part is kept in OUT/parts with what it depends on: run again, only
+are asked. Prints the table and writes instruments.json, instruments.md and
+pictures/text-only.png to OUT. Every part is kept in OUT/parts with what it depends on: run again, only
 what changed is measured; `--only PART` measures that part anew, and no other.
 """
 
@@ -34,7 +34,7 @@ from higfa_cli.stages.model_inputs import model_inputs
 from higfa_cli.stages.shards import torch_threads
 from higfa_cli.training.calibration import expected_calibration_error
 from tools.pocket.lab import figures, measure
-from tools.pocket.lab.bench import JUDGES, ROOT, constants
+from tools.pocket.lab.bench import JUDGES, constants
 from tools.pocket.lab.draw import TEXT_CONTOUR, TEXT_ONLY, Arm, Drawings
 from tools.pocket.lab.features import NAME as FEATURE_SPACE
 from tools.pocket.lab.features import looks_like_aircraft
@@ -303,7 +303,7 @@ def main() -> None:
     parser.add_argument("--rendered", type=Path, required=True)
     parser.add_argument("--judges", type=Path, default=JUDGES)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--docs", type=Path, default=ROOT / "docs")
+    parser.add_argument("--docs", type=Path, help="another folder than --out for page and sheet")
     parser.add_argument("--count", type=int, default=480, help="pictures per arm")
     parser.add_argument("--recipe", default="pocket-aircraft", help="a recipe's name or file")
     parser.add_argument("--workers", type=int, default=2, help="processes that draw")
@@ -313,7 +313,7 @@ def main() -> None:
         rendered=asked.rendered,
         judges_folder=asked.judges,
         out=asked.out,
-        docs=asked.docs,
+        docs=asked.docs or asked.out,
         count=asked.count,
         recipe=asked.recipe,
         workers=asked.workers,

@@ -14,7 +14,7 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -114,9 +114,17 @@ def save_judge(path: Path, network: nn.Module, spec: JudgeSpec) -> None:
 
 
 def load_judge(path: Path) -> Judge:
-    """Read a judge. Raises FileNotFoundError when there is none at `path`."""
+    """Read a judge. Raises FileNotFoundError: none at `path`; ValueError: the file is no judge's."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no judge; python -m tools.pocket.lab.train_judges")
+        raise FileNotFoundError(f"{path}: no judge; leave --judges out to ask the shipped ones")
+    try:
+        return _read_judge(path)
+    except (SafetensorError, KeyError, TypeError, RuntimeError) as error:
+        said = str(error).splitlines()[0]
+        raise ValueError(f"{path}: no judge's file ({said}); leave --judges out") from error
+
+
+def _read_judge(path: Path) -> Judge:
     with safe_open(path, framework="pt") as stored:
         about = json.loads(stored.metadata()["judge"])
         state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118

@@ -2,7 +2,7 @@
 
     python -m tools.pocket.lab.method --workspace DIR --out OUT [--parts gain ...]
 
-Writes OUT/method.json, docs/method.md and docs/pictures/worst.png after every part. Run again to
+Writes method.json, method.md and pictures/worst.png to OUT after every part. Run again to
 resume: what was drawn or trained is read from the workspace, and parts that were measured before
 under the same recipe, guide, judges and contours stay in the page.
 """
@@ -332,7 +332,7 @@ def _failures(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def main() -> None:
     """Read the command line and measure."""
-    command(__doc__.splitlines()[0], PER_CLASS, "--parts", compare)
+    command(__doc__.splitlines()[0], PER_CLASS, "--parts", f"of {', '.join(PARTS)}; without: all", compare)
 
 
 if __name__ == "__main__":
