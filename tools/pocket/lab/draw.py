@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -83,9 +83,9 @@ class Setting:
     ctx: Context
     items: tuple[PlanItem, ...]
 
-    @property
+    @cached_property
     def classes(self) -> tuple[str, ...]:
-        """Class names; a label is an index into them."""
+        """Class names; a label is an index into them. Read once: listing a data set takes a while."""
         return load_photos(self.ctx).classes
 
     @property
