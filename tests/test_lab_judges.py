@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,15 @@ import torch
 from PIL import Image
 
 from higfa_cli.data.dataset import load_dataset
+from higfa_cli.errors import UserError
 from higfa_cli.recipe.load import load_recipe
 from tools.pocket.lab import train_judges
-from tools.pocket.lab.bench import JUDGES
+from tools.pocket.lab.bench import JUDGES, check_pocket
 from tools.pocket.lab.judges import INPUT_SIDE, jury_log_probabilities
 from tools.pocket.lab.scores import jury
 from tools.pocket.lab.world import checked_judges
 from tools.pocket.pocket_render.catalogue import load_classes
+from tools.pocket.train.unpack import UNET
 
 
 def test_shipped_judges_know_the_shipped_test_photos() -> None:
@@ -34,6 +37,18 @@ def test_shipped_judges_know_the_shipped_test_photos() -> None:
         assert right.float().mean() >= 0.85
     upside_down = jury_log_probabilities(judges, photos.flip(2)).argmax(dim=1)
     assert (upside_down == labels).float().mean() < 0.6
+
+
+def test_an_installed_pocket_with_other_weights_is_refused(tmp_path: Path) -> None:
+    own = tmp_path / "pocket" / "higfa_pocket"
+    shutil.copytree(JUDGES.parent / "higfa_pocket", own, ignore=shutil.ignore_patterns("data"))
+    check_pocket("pocket-aircraft", tmp_path)
+    path = own / UNET
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(UserError, match=r"another one; pip install \./pocket"):
+        check_pocket("pocket-aircraft", tmp_path)
+    shutil.rmtree(own)
+    check_pocket("aircraft-sd15", tmp_path)
 
 
 def test_a_batch_holds_every_size() -> None:

@@ -22,6 +22,7 @@ from higfa_cli.cli.quiet import silence_libraries
 from higfa_cli.data.dataset import load_dataset
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.load import load_recipe
+from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.recipe.schema import Synthesize
 from higfa_cli.stages.model_inputs import model_inputs
 from tools.pocket.lab import figures
@@ -39,6 +40,7 @@ from tools.pocket.lab.draw import (
 from tools.pocket.lab.judges import Judge, load_judges
 from tools.pocket.lab.scores import Score, check_jury, jury, percent
 from tools.pocket.lab.strips import strip
+from tools.pocket.train.unpack import CONTROLNET, TEXT, UNET, VAE
 
 ROOT = Path(__file__).resolve().parents[3]
 RECIPE = ROOT / "recipes" / "pocket-aircraft.yaml"
@@ -100,9 +102,28 @@ def command(
     asked.docs = asked.docs or asked.out
     request = Request(**{name: getattr(asked, name) for name in Request.__dataclass_fields__})
     try:
+        check_pocket(request.recipe)
         work(request, asked.names, default_features())
     except UserError as error:
         raise SystemExit(str(error)) from None
+
+
+def check_pocket(recipe: str, checkout: Path = ROOT) -> None:
+    """Raises UserError when the recipe draws with an installed pocket that is not the checkout's.
+
+    Weights that were trained here and not installed would otherwise never be measured.
+    """
+    model = load_recipe(recipe).recipe.synthesize.model
+    if not model.startswith("pocket:"):
+        return
+    installed = Path(resolve_ref(model, checkout)).parent
+    own = checkout / "pocket" / "higfa_pocket"
+    for file in (UNET, CONTROLNET, VAE, TEXT):
+        if hash_file(installed / file) != hash_file(own / file):
+            raise UserError(
+                f"{installed / file} is not {own / file}: the installed pocket is another one; "
+                "pip install ./pocket"
+            )
 
 
 def default_features() -> Features:

@@ -34,7 +34,7 @@ from higfa_cli.stages.model_inputs import model_inputs
 from higfa_cli.stages.shards import torch_threads
 from higfa_cli.training.calibration import expected_calibration_error
 from tools.pocket.lab import figures, measure
-from tools.pocket.lab.bench import JUDGES, constants
+from tools.pocket.lab.bench import JUDGES, check_pocket, constants
 from tools.pocket.lab.draw import TEXT_CONTOUR, TEXT_ONLY, Arm, Drawings
 from tools.pocket.lab.features import NAME as FEATURE_SPACE
 from tools.pocket.lab.features import looks_like_aircraft
@@ -319,6 +319,7 @@ def main() -> None:
         workers=asked.workers,
     )
     try:
+        check_pocket(asked.recipe)
         print(write_table(world, measure_parts(world, tuple(asked.only))))
     except UserError as error:
         parser.exit(error.exit_code, f"error: {error}\n")
