@@ -445,6 +445,19 @@ def test_start_weights_of_classifiers(tmp_path: Path) -> None:
     assert missing_weights(local, tmp_path, "guide") == []
 
 
+def test_a_misspelt_network_fails_one_row_alone(
+    models: dict[str, tuple[Path, Path]], tmp_path: Path
+) -> None:
+    recipe = write_recipe(tmp_path, *models["sd"])
+    answer = examine(recipe, "--set", "guide.backbone=resnet5O", exit_code=1)
+    (failed,) = (row for row in answer["checks"] if row["status"] == "failed")
+    assert failed["check"] == "model files"
+    assert failed["detail"] == "guide.backbone: timm has no model `resnet5O`"
+    assert "resnet50" in failed["remedy"]
+    unknown = [row["detail"] for row in answer["checks"] if row["check"] in ("memory", "time")]
+    assert unknown == ["not known: depends on guide.backbone, which timm does not know"] * 2
+
+
 def test_failures_are_rows(models: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, *models["sd"])
     answer = examine(recipe, "--device", "cuda:77", exit_code=1)

@@ -132,6 +132,9 @@ def test_features_are_unit_vectors_and_know_an_aircraft() -> None:
     assert seen.float().mean() >= 0.7
     grey = torch.full((1, 3, 64, 64), 128, dtype=torch.uint8)
     assert not features.looks_like_aircraft(network, grey).any()
+    among_five = features.looks_like_aircraft(network, photos.permute(0, 3, 1, 2), among=5)
+    assert (among_five | ~seen).all() and among_five.sum() > seen.sum()
+    assert features.looks_like_aircraft(network, grey, among=1000).all()
 
 
 def test_bars_are_judged_by_the_numbers() -> None:

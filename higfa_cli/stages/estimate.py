@@ -18,6 +18,7 @@ from higfa_cli.artifacts.run_record import RECORD
 from higfa_cli.data.official import official
 from higfa_cli.errors import UserError
 from higfa_cli.models.architecture import Architecture, architecture
+from higfa_cli.models.backbones import check_name
 from higfa_cli.models.device import resolve_device
 from higfa_cli.models.draw import evaluations, schedule_of
 from higfa_cli.models.footprint import Footprint, flops_per_picture, guided_step
@@ -138,9 +139,13 @@ def picture_cost(ctx: Context) -> Cost:
             return Cost(error=error, reason="depends on model and ControlNet, which do not fit")
         wrong = next((one.remedy for one in lost if one.file == FOLDER), None)
         return Cost(error=error if wrong is None else UserError(wrong))
+    about = ctx.recipe.guide
+    try:
+        check_name(about.backbone)
+    except UserError as error:
+        return Cost(error=error, reason="depends on guide.backbone, which timm does not know")
     denoiser, guide = evaluations(schedule_of(settings), solver.levels)
     ctx.progress.note("reckoning memory and arithmetic of the model ...")
-    about = ctx.recipe.guide
     flops = _flops(_key(known, settings), about.image_size, about.backbone)
     return Cost(known, denoiser, guide, flops)
 
@@ -247,7 +252,8 @@ def matmul_speed(device: torch.device, dtype: torch.dtype) -> float:
         one = torch.ones(side, side, device=device, dtype=dtype)
         # The best of three: the first starts threads up, and other programs want the processor too.
         seconds = min(_timed(lambda: one @ one, device) for _ in range(3))  # noqa: B023
-        if seconds > 0.01 or side >= 8192:
+        # Well above the hundredth of a second for which a busy processor lets one thread wait.
+        if seconds > 0.03 or side >= 8192:
             break
         side *= 2
     best, spent = seconds, seconds

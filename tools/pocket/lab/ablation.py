@@ -50,10 +50,10 @@ CHOICES: dict[str, tuple[str, tuple[str, ...]]] = {
 TAUS = (0.5, 0.7, 0.85)
 # Strengths of text alone, and pairs of S_T and S_C, without a guide: the method is compared with
 # text + contour at its best, not only at the recipe's own.
-WORDS = (1.0, 2.0, 4.0, 8.0, 14.0)
+WORDS = (1.0, 2.0, 3.0, 4.0, 6.0, 10.0)
 PLAIN = (
-    (1.0, 1.0), (3.0, 2.0), (6.0, 2.0), (10.0, 2.0),
-    (6.0, 3.0), (10.0, 3.0), (14.0, 3.0), (6.0, 6.0), (10.0, 10.0),
+    (1.0, 1.0), (3.0, 2.0), (4.0, 2.0), (6.0, 2.0),
+    (3.0, 3.0), (4.0, 3.0), (6.0, 3.0), (10.0, 3.0), (14.0, 3.0), (4.0, 4.0), (6.0, 6.0),
 )  # fmt: skip
 # S_K as multiples of the recipe's; with grad_norm the gradient has another size, so S_K too.
 MULTIPLES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)

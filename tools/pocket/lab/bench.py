@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import diffusers
+import transformers
 from PIL import Image
 from torch import Tensor
 
@@ -79,12 +81,10 @@ def command(
     `about`: first line of the help; `names`: what `flag` takes. `per_class`: pictures per class
     where none are asked for.
     """
-    parser = argparse.ArgumentParser(
-        description=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=about)
     add = parser.add_argument
-    add("--recipe", default=str(RECIPE), help="file or built-in name")
-    add("--judges", type=Path, default=JUDGES, help="their folder")
+    add("--recipe", default=str(RECIPE), help="file or built-in name (default: %(default)s)")
+    add("--judges", type=Path, default=JUDGES, help="their folder (default: %(default)s)")
     add(
         "--workspace",
         type=Path,
@@ -94,11 +94,12 @@ def command(
     )
     add("--out", type=Path, required=True, help="folder of the results")
     add("--docs", type=Path, help="another folder than --out for the page and its pictures")
-    add("--per-class", type=int, default=per_class, help="pictures per class and arm")
-    add("--workers", type=int, default=2, help="processes that draw")
+    per_arm = "pictures per class and arm (default: %(default)s)"
+    add("--per-class", type=int, default=per_class, help=per_arm)
+    add("--workers", type=int, default=2, help="processes that draw (default: %(default)s)")
     add(flag, nargs="+", dest="names", default=(), help=names)
     asked = parser.parse_args()
-    silence_libraries()
+    _silence()
     asked.docs = asked.docs or asked.out
     request = Request(**{name: getattr(asked, name) for name in Request.__dataclass_fields__})
     try:
@@ -106,6 +107,14 @@ def command(
         work(request, asked.names, default_features())
     except UserError as error:
         raise SystemExit(str(error)) from None
+
+
+def _silence() -> None:
+    """Here the libraries have been imported, and no longer read what silences them elsewhere."""
+    silence_libraries()
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
 
 
 def check_pocket(recipe: str, checkout: Path = ROOT) -> None:

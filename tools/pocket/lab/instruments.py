@@ -168,14 +168,19 @@ def sheet_part(world: World) -> list[Row]:
     path = world.docs / "pictures" / "text-only.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     compose(shown, names, SHEET_COLUMNS).save(path)
-    seen = looks_like_aircraft(world.network, pictures) & ~drawings.failed[:SHEET]
-    photos = figures.share(looks_like_aircraft(world.network, world.test.pictures))
-    bar = measure.NEARLY_ALL * photos.value
-    about = f"the bar is {100 * measure.NEARLY_ALL:.0f} % of the photos' share; look at the sheet below"
-    return [
-        row("test photos seen as aircraft", photos, about="by the feature network"),
-        row("drawings seen as aircraft", figures.share(seen), bar, about=about),
-    ]
+    failed = drawings.failed[:SHEET]
+    rows = []
+    for among, named in ((1, "seen as aircraft"), (5, "an aircraft among the first five")):
+        photos = figures.share(looks_like_aircraft(world.network, world.test.pictures, among))
+        seen = looks_like_aircraft(world.network, pictures, among) & ~failed
+        # The stricter figure is the one with the bar.
+        bar = measure.NEARLY_ALL * photos.value if among == 1 else None
+        about = f"the bar is {100 * measure.NEARLY_ALL:.0f} % of the photos' share" if bar else ""
+        rows += [
+            row(f"test photos: {named}", photos, about="of the feature network's classes"),
+            row(f"drawings: {named}", figures.share(seen), bar, about=about),
+        ]
+    return rows
 
 
 def speed_part(world: World) -> list[Row]:

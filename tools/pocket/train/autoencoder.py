@@ -96,6 +96,16 @@ def build_autoencoder(basis: PatchBasis) -> AutoencoderTiny:
     return autoencoder
 
 
+def tap_of(y: int, x: int) -> tuple[slice, int, int]:
+    """Where the third convolution finds pixel (y, x) of a patch.
+
+    Returns the input channels of its three colours, as the first two convolutions gather them, and
+    the kernel's row and column.
+    """
+    first = ((y // 2 % 2) * 2 + x // 2 % 2) * 12 + ((y % 2) * 2 + x % 2) * 3
+    return slice(first, first + 3), 1 + y // 4, 1 + x // 4
+
+
 @torch.no_grad()
 def _set_encoder(layers: nn.Sequential, basis: PatchBasis) -> None:
     """Write the basis into conv_in, three stride-2 convolutions and conv_out.
@@ -118,10 +128,8 @@ def _set_encoder(layers: nn.Sequential, basis: PatchBasis) -> None:
     directions = torch.from_numpy(basis.directions).float()
     for y in range(PATCH):
         for x in range(PATCH):
-            first = ((y // 2 % 2) * 2 + x // 2 % 2) * 12 + ((y % 2) * 2 + x % 2) * 3
-            project.weight[: len(directions), first : first + 3, 1 + y // 4, 1 + x // 4] = (
-                directions[:, y, x]
-            )
+            colours, row, column = tap_of(y, x)
+            project.weight[: len(directions), colours, row, column] = directions[:, y, x]
     raw_scales = torch.from_numpy(basis.scales / SCALING_FACTOR)
     centre = torch.from_numpy((basis.directions * basis.mean).sum(axis=(1, 2, 3)))
     for k, scale in enumerate(raw_scales):

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from tools.pocket.train.autoencoder import PATCH, SCALING_FACTOR, PatchBasis
+from tools.pocket.train.autoencoder import PATCH, SCALING_FACTOR, PatchBasis, tap_of
 from tools.pocket.train.checkpoint import save_atomic
 
 UNET = "sd/unet/diffusion_pytorch_model.safetensors"
@@ -48,8 +48,8 @@ def basis_of(vae: dict[str, Tensor]) -> PatchBasis:
     directions = np.zeros((channels, PATCH, PATCH, 3))
     for y in range(PATCH):
         for x in range(PATCH):
-            first = ((y // 2 % 2) * 2 + x // 2 % 2) * 12 + ((y % 2) * 2 + x % 2) * 3
-            directions[:, y, x] = project[:channels, first : first + 3, 1 + y // 4, 1 + x // 4]
+            colours, row, column = tap_of(y, x)
+            directions[:, y, x] = project[:channels, colours, row, column]
     centre = -bias * SCALING_FACTOR / scales
     # float16 left the directions not quite orthonormal
     mean = np.linalg.pinv(directions.reshape(channels, -1)) @ centre
