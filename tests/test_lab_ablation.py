@@ -277,7 +277,9 @@ def test_the_method_is_held_against_its_bars(
     ece = read_json(request_.workspace / "finetune-guide" / "calibration.json")["overall"]
     assert f"{ece['ece_after']:.3f}" in results["parts"]["calibration"]["bars"][0]["measured"]
     sweep = results["parts"]["sweep"]["curves"]
-    assert [row["scale"] for row in sweep["fixed strength, grad_norm rms"]] == [0.0, 0.5]
+    # The recipe's own norm: multiples of its S_K; the other's scales are as they stand.
+    assert [row["scale"] for row in sweep["fixed strength, grad_norm rms"]] == [0.0, 5.0]
+    assert [row["scale"] for row in sweep["fixed strength, grad_norm none"]] == [0.0, 1.0]
     assert len(results["parts"]["worst"]["worst"]) == 4
     clean = request_.workspace / "guides" / "clean" / "finetune-guide" / "history.jsonl"
     assert clean.is_file()

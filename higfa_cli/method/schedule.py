@@ -65,7 +65,7 @@ class StrengthSchedule:
     power: float = 1.0
     gradient: Literal["x0", "x_t"] = "x0"
     read: Literal["conditional", "composed"] = "conditional"
-    grad_norm: Literal["none", "rms"] = "none"
+    grad_norm: Literal["none", "rms"] = "rms"
     switch: float = 0.7
     switch_sigma: float | None = None
 

@@ -204,7 +204,7 @@ class Classifier(Section):
         description="Which prediction the guide reads: plain conditional or composed.",
     )
     grad_norm: Literal["none", "rms"] = Field(
-        "none", description="`rms`: each image's gradient scaled to the rms of its eps."
+        "rms", description="`rms`: each image's gradient scaled to the rms of its eps."
     )
     switch: Fraction = Field(
         0.7, description="tau: progress u = i/N at which the guide switches on (1: never)."

@@ -60,8 +60,8 @@ synthesize:               # `higfa doctor THIS` says what is missing here, and w
   contour:
     scale: 1.5
   classifier:
-    # Useful strengths differ by model, from 1 to 100: see
-    # `higfa synthesize --recipe THIS --sweep synthesize.classifier.scale=0,1,10,100`.
+    # The right strength differs by model and guide: look at
+    # `higfa synthesize --recipe THIS --sweep synthesize.classifier.scale=0,0.5,1,2,4`.
     scale: 1.0
   prompts:
     templates: ["a photo of a {words}"]

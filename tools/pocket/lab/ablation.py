@@ -56,10 +56,10 @@ PLAIN = (
     (3.0, 3.0), (4.0, 3.0), (6.0, 3.0), (10.0, 3.0), (14.0, 3.0), (4.0, 4.0), (6.0, 6.0),
 )  # fmt: skip
 # S_K as multiples of the recipe's; with grad_norm the gradient has another size, so S_K too.
-MULTIPLES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
+MULTIPLES = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0)
 SCALES_OF_NORM: dict[str, tuple[float, ...]] = {
-    "none": (30.0, 60.0, 120.0),
-    "rms": (0.25, 0.5, 1.0, 2.0),
+    "none": (20.0, 40.0, 80.0, 160.0),
+    "rms": (0.5, 1.0, 2.0, 4.0),
 }
 
 
