@@ -152,6 +152,10 @@ class Training(Section):
 class Guide(Training):
     """Stage `finetune-guide`: the classifier whose gradient and confidence steer the sampler."""
 
+    # Smoothed labels cap the confidence of the surest pictures, and no temperature mends that.
+    label_smoothing: Fraction = Field(
+        0.0, description="Cross-entropy label smoothing; above 0 it spoils the calibration."
+    )
     noised_fraction: Fraction = Field(
         0.5,
         description="Part of each batch taken from noised, denoised and decoded training images.",
