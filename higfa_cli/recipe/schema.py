@@ -152,9 +152,8 @@ class Training(Section):
 class Guide(Training):
     """Stage `finetune-guide`: the classifier whose gradient and confidence steer the sampler."""
 
-    # Smoothed labels cap the confidence of the surest pictures, and no temperature mends that.
     label_smoothing: Fraction = Field(
-        0.0, description="Cross-entropy label smoothing; above 0 it spoils the calibration."
+        0.0, description="Label smoothing; no temperature mends the confidence that it caps."
     )
     noised_fraction: Fraction = Field(
         0.5,
