@@ -66,7 +66,7 @@ def test_a_guide_starts_from_the_shipped_backbone() -> None:
 
 
 def test_feature_distance_is_zero_for_equals_and_feels_detail() -> None:
-    distance = decoder.feature_distance(SHIPPED)
+    distance = decoder.feature_distance(SHIPPED, torch.device("cpu"))
     picture = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     assert distance(picture, picture) == 0
     smooth = torch.nn.functional.avg_pool2d(picture, 3, stride=1, padding=1)

@@ -165,5 +165,6 @@ def _start_decoder(layers: nn.Sequential, channels: int) -> None:
 @torch.no_grad()
 def encode_uint8(autoencoder: AutoencoderTiny, images: np.ndarray) -> torch.Tensor:
     """uint8 images (n, height, width, 3) to scaled latents z (n, channels, height/8, width/8)."""
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    device = next(autoencoder.parameters()).device
+    pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
     return autoencoder.encode(pixels).latents * autoencoder.config.scaling_factor

@@ -58,4 +58,7 @@ class Average:
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Take over averages saved by `state_dict`."""
-        self.values = [state[name].clone() for name in self.names]
+        self.values = [
+            state[name].to(own.device, copy=True)
+            for name, own in zip(self.names, self.values, strict=True)
+        ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import cv2
 import numpy as np
 import torch
@@ -55,17 +57,26 @@ def degrade(contours: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     contours then lie inside what the ControlNet has seen.
     """
     n, _, height, width = contours.shape
-    out = contours.clone()
-    draws = torch.rand(n, 3, 4, generator=generator)
-    lose = torch.rand(n, generator=generator) < 0.5
-    shift = torch.randint(-1, 2, (n, 2), generator=generator)
-    move = torch.rand(n, generator=generator) < 1 / 3
-    for i in range(n):
-        if move[i]:
-            out[i] = torch.roll(out[i], (int(shift[i, 0]), int(shift[i, 1])), dims=(1, 2))
-        if lose[i]:
-            for y, x, tall, wide in draws[i].tolist():
-                top, left = int(y * height), int(x * width)
-                bottom, right = top + 2 + int(tall * height / 5), left + 2 + int(wide * width / 5)
-                out[i, :, top:bottom, left:right] = 0
-    return out
+    device = contours.device
+    rand = partial(torch.rand, generator=generator, device=device)
+    draws = rand(n, 3, 4)
+    lose = rand(n) < 0.5
+    shift = torch.randint(-1, 2, (n, 2), generator=generator, device=device)
+    shift = torch.where(rand(n, 1) < 1 / 3, shift, 0)
+    rows = (torch.arange(height, device=device) - shift[:, :1]) % height
+    columns = (torch.arange(width, device=device) - shift[:, 1:]) % width
+    pick = torch.arange(n, device=device)[:, None, None]
+    moved = contours[:, 0][pick, rows[:, :, None], columns[:, None, :]][:, None]
+    return moved.masked_fill(_rectangles(draws, height, width) & lose[:, None, None, None], 0)
+
+
+def _rectangles(draws: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Where the rectangles of draws (n, 3, 4) = (y, x, tall, wide) in [0, 1) lie, (n, 1, h, w)."""
+    y, x, tall, wide = draws.unbind(-1)
+    inside = []
+    for start, extent, side in ((y, tall, height), (x, wide, width)):
+        first = (start * side).long()[..., None]
+        past = first + 2 + (extent * side / 5).long()[..., None]
+        place = torch.arange(side, device=draws.device)
+        inside.append((place >= first) & (place < past))
+    return (inside[0][..., :, None] & inside[1][..., None, :]).any(dim=1, keepdim=True)

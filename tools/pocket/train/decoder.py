@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ def reconstruction_loss(drawn: Tensor, wanted: Tensor) -> Tensor:
     return error.abs().mean() + edges + 0.5 * error.square().mean()
 
 
-def feature_distance(weights: Path) -> Callable[[Tensor, Tensor], Tensor]:
+def feature_distance(weights: Path, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
     """L1 distance of the backbone's features (strides 4 and 8) of pictures [n, 3, h, w] in [0, 1].
 
     Each stage is divided by the mean size of the wanted picture's features.
@@ -61,7 +62,7 @@ def feature_distance(weights: Path) -> Callable[[Tensor, Tensor], Tensor]:
     )
     state = {name: value.float() for name, value in load_file(weights).items()}
     network.load_state_dict({name: state[name] for name in network.state_dict()})
-    network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    network = network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
 
     def distance(drawn: Tensor, wanted: Tensor) -> Tensor:
         with torch.no_grad():
@@ -81,13 +82,15 @@ def psnr(drawn: Tensor, wanted: Tensor) -> float:
     return float((-10 * torch.log10(mse)).mean())
 
 
-def draw_batch(cache: Cache, rows: np.ndarray, step: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Noisy latents and pictures of step `step`; the draw depends on (seed, step) alone."""
+def draw_batch(
+    cache: Cache, rows: np.ndarray, step: int, seed: int, size: int
+) -> tuple[Tensor, Tensor]:
+    """Noisy latents and pictures of step `step`; the draw depends on (seed, step, size) alone."""
     rng = np.random.default_rng((seed, step))
-    chosen = rng.choice(rows, BATCH)
-    copies = rng.integers(cache.latents.shape[1], size=BATCH)
+    chosen = rng.choice(rows, size)
+    copies = rng.integers(cache.latents.shape[1], size=size)
     latents = torch.from_numpy(cache.latents[chosen, copies].astype(np.float32))
-    level = NOISE * torch.from_numpy(rng.random((BATCH, 1, 1, 1)).astype(np.float32)) ** 2
+    level = NOISE * torch.from_numpy(rng.random((size, 1, 1, 1)).astype(np.float32)) ** 2
     noise = torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32))
     return latents + level * noise, as_pixels(cache.pictures[chosen, copies])
 
@@ -102,80 +105,116 @@ def held_out_psnr(autoencoder: AutoencoderTiny, cache: Cache, noise: float, seed
     return psnr(decode(autoencoder, latents), as_pixels(cache.pictures[rows, 0]))
 
 
-def train(
-    cache_folder: Path, out: Path, minutes: float, rate: float, seed: int, backbone: Path | None
-) -> None:
-    """Train for `minutes` of wall time from the last checkpoint, or from the start."""
-    features = None if backbone is None else feature_distance(backbone)
-    torch.manual_seed(seed)
-    cache = Cache.open(cache_folder)
-    rows = np.flatnonzero(~cache.held_out)
-    autoencoder = build_autoencoder(PatchBasis.load(cache_folder / "basis.npz"))
-    decoder = autoencoder.decoder.to(memory_format=torch.channels_last)
-    average = Average(decoder)
-    optimizer = torch.optim.AdamW(decoder.parameters(), lr=rate, betas=(0.9, 0.99))
-    path, step, seconds = out / "decoder.pt", 0, 0.0
-    if path.exists():
-        state = load_checkpoint(path)
-        decoder.load_state_dict(state["decoder"])
-        average.load_state_dict(state["average"])
+@dataclass(frozen=True)
+class Course:
+    """How a decoder is trained: minutes of wall time, peak rate, pictures per step, and where.
+
+    `backbone`: weights whose features join the loss.
+    """
+
+    minutes: float
+    rate: float = 1e-3
+    batch: int = BATCH
+    backbone: Path | None = None
+    seed: int = 0
+    device: torch.device = torch.device("cpu")
+
+    def rate_at(self, step: int, elapsed: float) -> float:
+        """The rate of step number `step`, `elapsed` seconds after the start of this run."""
+        remaining = 1 - elapsed / (self.minutes * 60)
+        return self.rate * min(1, (step + 1) / WARM_UP) * (0.05 + 0.95 * remaining)
+
+
+class Trainer:
+    """Decoder, average, optimizer and step; resumes from the checkpoint in `out`."""
+
+    def __init__(self, cache_folder: Path, out: Path, course: Course) -> None:
+        torch.manual_seed(course.seed)
+        self.course, self.cache = course, Cache.open(cache_folder)
+        self.rows = np.flatnonzero(~self.cache.held_out)
+        self.features = (
+            None if course.backbone is None else feature_distance(course.backbone, course.device)
+        )
+        autoencoder = build_autoencoder(PatchBasis.load(cache_folder / "basis.npz"))
+        self.autoencoder = autoencoder.to(course.device)
+        self.decoder = autoencoder.decoder.to(memory_format=torch.channels_last)
+        self.average = Average(self.decoder)
+        self.optimizer = torch.optim.AdamW(
+            self.decoder.parameters(), lr=course.rate, betas=(0.9, 0.99)
+        )
+        self.path, self.log = out / "decoder.pt", out / "decoder.jsonl"
+        self.step_number, self.seconds = 0, 0.0
+        if self.path.exists():
+            self._load()
+
+    def _load(self) -> None:
+        state = load_checkpoint(self.path)
+        self.decoder.load_state_dict(state["decoder"])
+        self.average.load_state_dict(state["average"])
         if "optimizer" in state:
-            optimizer.load_state_dict(state["optimizer"])
-        step, seconds = state["step"], state["seconds"]
-    started, saved = time.monotonic(), time.monotonic()
-    while (elapsed := time.monotonic() - started) < minutes * 60:
-        remaining = 1 - elapsed / (minutes * 60)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * min(1, (step + 1) / WARM_UP) * (0.05 + 0.95 * remaining)
-        latents, wanted = draw_batch(cache, rows, step, seed)
-        drawn = decode(autoencoder, latents)
+            self.optimizer.load_state_dict(state["optimizer"])
+        self.step_number, self.seconds = state["step"], state["seconds"]
+
+    def step(self, elapsed: float) -> Tensor:
+        """One optimizer step, `elapsed` seconds after the start of this run; the loss, []."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.course.rate_at(self.step_number, elapsed)
+        batch = draw_batch(
+            self.cache, self.rows, self.step_number, self.course.seed, self.course.batch
+        )
+        latents, wanted = (part.to(self.course.device) for part in batch)
+        drawn = decode(self.autoencoder, latents)
         loss = reconstruction_loss(drawn, wanted)
-        if features is not None:
-            loss = loss + FEATURE_WEIGHT * features(drawn, wanted)
-        optimizer.zero_grad(set_to_none=True)
+        if self.features is not None:
+            loss = loss + FEATURE_WEIGHT * self.features(drawn, wanted)
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
-        optimizer.step()
-        average.update(decoder, step)
-        step += 1
-        if step % 50 == 0:
-            rate_seen = step * BATCH / (seconds + time.monotonic() - started)
-            row = {"step": step, "loss": loss.item(), "img_per_s": round(rate_seen, 1)}
-            append_log(out / "decoder.jsonl", row)
+        torch.nn.utils.clip_grad_norm_(self.decoder.parameters(), 1.0)
+        self.optimizer.step()
+        self.average.update(self.decoder, self.step_number)
+        self.step_number += 1
+        return loss.detach()
+
+    def save(self, elapsed: float) -> None:
+        """Write the checkpoint atomically."""
+        save_atomic(
+            {
+                "decoder": self.decoder.state_dict(),
+                "average": self.average.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "step": self.step_number,
+                "seconds": self.seconds + elapsed,
+                "batch": self.course.batch,
+            },
+            self.path,
+        )
+
+
+def train(cache_folder: Path, out: Path, course: Course) -> None:
+    """Train for the course's minutes from the last checkpoint, or from the start."""
+    trainer = Trainer(cache_folder, out, course)
+    started = saved = time.monotonic()
+    while (elapsed := time.monotonic() - started) < course.minutes * 60:
+        loss = trainer.step(elapsed)
+        if trainer.step_number % 50 == 0:
+            row = {"step": trainer.step_number, "loss": loss.item(), "seconds": round(elapsed)}
+            append_log(trainer.log, row)
         if time.monotonic() - saved > 60:
             saved = time.monotonic()
-            _save(path, decoder, average, optimizer, step, seconds + saved - started)
-    _save(path, decoder, average, optimizer, step, seconds + time.monotonic() - started)
-    decoder.load_state_dict(averaged_state(decoder, average))
+            trainer.save(saved - started)
+    trainer.save(time.monotonic() - started)
+    trainer.decoder.load_state_dict(averaged_state(trainer.decoder, trainer.average))
     for noise in (0.0, 0.1, 0.2):
-        value = held_out_psnr(autoencoder, cache, noise, seed)
-        append_log(out / "decoder.jsonl", {"step": step, "noise": noise, "held_out_psnr": value})
-        print(f"step {step} noise {noise}: {value:.2f} dB on held-out airlines")
+        value = held_out_psnr(trainer.autoencoder.cpu(), trainer.cache, noise, course.seed)
+        append_log(
+            trainer.log, {"step": trainer.step_number, "noise": noise, "held_out_psnr": value}
+        )
+        print(f"step {trainer.step_number} noise {noise}: {value:.2f} dB on held-out airlines")
 
 
 def averaged_state(module: torch.nn.Module, average: Average) -> dict[str, Tensor]:
     """The module's state with averaged parameters in place of its own."""
     return module.state_dict() | average.state_dict()
-
-
-def _save(
-    path: Path,
-    decoder: torch.nn.Module,
-    average: Average,
-    optimizer: torch.optim.Optimizer,
-    step: int,
-    seconds: float,
-) -> None:
-    save_atomic(
-        {
-            "decoder": decoder.state_dict(),
-            "average": average.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "step": step,
-            "seconds": seconds,
-        },
-        path,
-    )
 
 
 def main() -> None:
@@ -184,17 +223,17 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=12)
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rate", type=float, default=Course.rate)
+    parser.add_argument("--batch", type=int, default=Course.batch)
+    parser.add_argument("--seed", type=int, default=Course.seed)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", type=torch.device, default=Course.device)
     parser.add_argument("--backbone", type=Path, help="backbone.safetensors: adds a feature loss")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    train(
-        arguments.cache, arguments.out, arguments.minutes, arguments.rate, arguments.seed,
-        arguments.backbone,
-    )  # fmt: skip
+    course = Course(**{name: getattr(arguments, name) for name in Course.__dataclass_fields__})
+    train(arguments.cache, arguments.out, course)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     python -m tools.pocket.train.denoiser --cache CACHE --out RUN [--until 10000] [--minutes 60]
 
 A leg's rate falls to nothing at `--until`. To add a leg to weights that had their last, also give
-the step where it starts: `--start 10174 --until 14000 --rate 4e-4`.
-
+the step where it starts: `--start 10174 --until 14000 --rate 4e-4`. On a GPU that is there for some
+minutes only, `--device cuda --batch 512 --minutes 5 --by-clock` lets the rate fall with the minutes.
 
 Each batch: the first half is drawn with contours through the ControlNet, the second half without
 (50 % contour dropout); 12 % of the captions are replaced by the empty prompt. Loss: MSE of v with
@@ -19,6 +19,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,7 @@ CAPTION_DROPOUT = 0.12
 NAMED = 3
 WARM_UP = 200
 WORKERS = 2
+CPU = torch.device("cpu")
 
 
 class Generator(nn.Module):
@@ -92,24 +94,41 @@ class Batch:
 
 def drop_captions(tokens: Tensor, empty: Tensor, generator: torch.Generator) -> Tensor:
     """Tokens (n, 32) with each row replaced by the empty prompt's with probability 0.12."""
-    dropped = torch.rand(len(tokens), generator=generator) < CAPTION_DROPOUT
+    draws = torch.rand(len(tokens), generator=generator, device=tokens.device)
+    dropped = draws < CAPTION_DROPOUT
     return torch.where(dropped[:, None], empty, tokens)
 
 
+@dataclass(frozen=True)
+class Shelf:
+    """What batches are taken from, as tensors on the device that trains; shapes as in `Cache`."""
+
+    latents: Tensor
+    tokens: Tensor
+    contours: Tensor
+
+    @classmethod
+    def of(cls, cache: Cache, device: torch.device) -> Shelf:
+        """A cache's arrays: read where they lie on the CPU, moved to any other device."""
+        names = ("latents", "tokens", "contours")
+        return cls(*(torch.from_numpy(getattr(cache, name)).to(device) for name in names))
+
+
 def draw_batch(
-    cache: Cache, rows: np.ndarray, empty: Tensor, seed: tuple[int, int], size: int, shown: int
+    shelf: Shelf, rows: Tensor, empty: Tensor, seed: tuple[int, int], size: int, shown: int
 ) -> Batch:
     """A batch that depends on `seed` = (run, draw) alone; its first `shown` rows have contours."""
-    generator = torch.Generator().manual_seed(seed[0] * 10_000_019 + seed[1])
-    chosen = rows[torch.randint(len(rows), (size,), generator=generator).numpy()]
-    copies = torch.randint(cache.latents.shape[1], (size,), generator=generator).numpy()
-    latents = torch.from_numpy(cache.latents[chosen, copies].astype(np.float32))
-    tokens = torch.from_numpy(cache.tokens[chosen].astype(np.int64))
-    tokens = drop_captions(tokens, empty, generator)
-    timesteps = torch.randint(1000, (size,), generator=generator)
-    noise = torch.randn(latents.shape, generator=generator)
+    device = shelf.latents.device
+    generator = torch.Generator(device).manual_seed(seed[0] * 10_000_019 + seed[1])
+    draw = partial(torch.randint, size=(size,), generator=generator, device=device)
+    chosen = rows[draw(len(rows))]
+    copies = draw(shelf.latents.shape[1])
+    latents = shelf.latents[chosen, copies].float()
+    tokens = drop_captions(shelf.tokens[chosen].long(), empty, generator)
+    timesteps = draw(1000)
+    noise = torch.randn(latents.shape, generator=generator, device=device)
     # drawn last: the rest of a batch is the same with and without contours
-    contours = torch.from_numpy(cache.contours[chosen[:shown], copies[:shown]])
+    contours = shelf.contours[chosen[:shown], copies[:shown]]
     contours = degrade(contours[:, None].float() / 255, generator).expand(-1, 3, -1, -1)
     return Batch(latents, tokens, contours, timesteps, noise)
 
@@ -121,8 +140,9 @@ def denoising_loss(model: Generator, batch: Batch, alphas_bar: Tensor) -> Tensor
     noisy = alpha * batch.latents + sigma * batch.noise
     wanted = alpha * batch.noise - sigma * batch.latents
     noisy = noisy.contiguous(memory_format=torch.channels_last)
-    drawn = model(noisy, batch.timesteps, batch.tokens, batch.contours)
-    return (drawn - wanted).square().flatten(1).mean(dim=1)
+    with torch.autocast("cuda", torch.bfloat16, enabled=noisy.is_cuda):
+        drawn = model(noisy, batch.timesteps, batch.tokens, batch.contours)
+    return (drawn.float() - wanted).square().flatten(1).mean(dim=1)
 
 
 @dataclass(frozen=True)
@@ -133,10 +153,13 @@ class Rate:
     start: int = 0
     until: int = 10_000
 
-    def at(self, step: int) -> float:
-        """The rate of step number `step`; of the leg's last step when it is past."""
+    def at(self, step: int, time_left: float = 1.0) -> float:
+        """The rate of step number `step`; of the leg's last step when it is past.
+
+        `time_left` in [0, 1]: the share of the leg's time, where that ends it before its steps do.
+        """
         left = max(1, self.until - step) / (self.until - self.start)
-        return self.peak * min(1.0, (step - self.start + 1) / WARM_UP) * left
+        return self.peak * min(1.0, (step - self.start + 1) / WARM_UP) * min(left, time_left)
 
 
 def training_rows(cache: Cache) -> np.ndarray:
@@ -152,15 +175,23 @@ class Trainer:
     """Model, average, optimizer and step; `load` and `save` make runs resumable."""
 
     def __init__(
-        self, cache_folder: Path, out: Path, seed: int, rate: Rate, batch: int, sizes: Sizes
+        self,
+        cache_folder: Path,
+        out: Path,
+        seed: int,
+        rate: Rate,
+        batch: int,
+        sizes: Sizes,
+        device: torch.device = CPU,
     ) -> None:
         torch.manual_seed(seed)
-        self.cache = Cache.open(cache_folder)
-        self.rows = training_rows(self.cache)
-        self.held_rows = np.flatnonzero(self.cache.held_out)
+        cache = Cache.open(cache_folder)
+        self.shelf = Shelf.of(cache, device)
+        self.rows = torch.from_numpy(training_rows(cache)).to(device)
+        self.held_rows = torch.from_numpy(np.flatnonzero(cache.held_out)).to(device)
         tokenizer = CLIPTokenizer.from_pretrained(cache_folder / "tokenizer", local_files_only=True)
-        self.empty = torch.tensor(token_ids(tokenizer, [""])[0])
-        self.model = Generator(sizes, tokenizer).to(memory_format=torch.channels_last)
+        self.empty = torch.tensor(token_ids(tokenizer, [""])[0], device=device)
+        self.model = Generator(sizes, tokenizer).to(device, memory_format=torch.channels_last)
         taught = load_checkpoint(cache_folder / "text_encoder.pt")["text_encoder"]
         self.model.text_encoder.load_state_dict(taught)
         self.model.text_encoder.requires_grad_(False)
@@ -169,10 +200,11 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=rate.peak, betas=(0.9, 0.99), weight_decay=1e-2, fused=True
         )
-        # Two single-threaded halves of a batch meet once per step; two threads inside each
+        # On CPUs two single-threaded halves of a batch meet once per step; two threads inside each
         # operation meet thousands of times, which is slow where other work shares the cores.
-        self.pool = ThreadPoolExecutor(WORKERS)
-        self.alphas_bar = build_scheduler().alphas_cumprod
+        self.workers = WORKERS if device.type == "cpu" else 1
+        self.pool = ThreadPoolExecutor(self.workers)
+        self.alphas_bar = build_scheduler().alphas_cumprod.to(device)
         self.path, self.log = out / "denoiser.pt", out / "denoiser.jsonl"
         self.seed, self.rate, self.batch = seed, rate, batch
         self.step_number, self.seconds = 0, 0.0
@@ -203,30 +235,32 @@ class Trainer:
             self.path,
         )
 
-    def step(self) -> float:
-        """One optimizer step; returns the batch's mean loss."""
+    def step(self, time_left: float = 1.0) -> Tensor:
+        """One optimizer step; returns the batch's mean loss, []. `time_left` as `Rate.at`."""
         started = time.monotonic()
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate.at(self.step_number)
-        results = list(self.pool.map(self._gradients, range(WORKERS)))
+            group["lr"] = self.rate.at(self.step_number, time_left)
+        results = list(self.pool.map(self._gradients, range(self.workers)))
         for parameter, *parts in zip(
             self.parameters, *(gradients for _, gradients in results), strict=True
         ):
-            parameter.grad = sum(parts[1:], parts[0]) / WORKERS
+            parameter.grad = sum(parts[1:], parts[0]) / self.workers
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.average.update(self.model, self.step_number)
         self.step_number += 1
         self.seconds += time.monotonic() - started
-        return sum(loss for loss, _ in results) / WORKERS
+        # not read here: a GPU would have to catch up
+        return torch.stack([loss for loss, _ in results]).mean()
 
-    def _gradients(self, worker: int) -> tuple[float, Sequence[Tensor]]:
+    def _gradients(self, worker: int) -> tuple[Tensor, Sequence[Tensor]]:
         """Loss and gradients of one worker's share of the step's batch."""
-        size = self.batch // WORKERS
-        seed = (self.seed, self.step_number * WORKERS + worker)
-        batch = draw_batch(self.cache, self.rows, self.empty, seed, size, size // 2)
+        size = self.batch // self.workers
+        seed = (self.seed, self.step_number * self.workers + worker)
+        batch = draw_batch(self.shelf, self.rows, self.empty, seed, size, size // 2)
         loss = denoising_loss(self.model, batch, self.alphas_bar).mean()
-        return loss.item(), torch.autograd.grad(loss, self.parameters, materialize_grads=True)
+        gradients = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
+        return loss.detach(), gradients
 
     @torch.no_grad()
     def held_out_loss(self, batches: int = 4) -> dict[str, float]:
@@ -237,26 +271,31 @@ class Trainer:
         for number in range(batches):
             for name, shown in (("with_contour", self.batch), ("text_only", 0)):
                 seed = (self.seed + 1, number)
-                batch = draw_batch(self.cache, self.held_rows, self.empty, seed, self.batch, shown)
+                batch = draw_batch(self.shelf, self.held_rows, self.empty, seed, self.batch, shown)
                 loss = denoising_loss(self.model, batch, self.alphas_bar).mean().item()
                 totals[name] += loss / batches
         self.model.load_state_dict(trained, strict=False)
         return totals
 
 
-def train(trainer: Trainer, until: int, minutes: float) -> None:
-    """Train to step `until` or for `minutes`, with a checkpoint every three minutes."""
+def train(trainer: Trainer, until: int, minutes: float, by_clock: bool = False) -> None:
+    """Train to step `until` or for `minutes`, with a checkpoint every three minutes.
+
+    `by_clock`: the rate falls to nothing with the minutes.
+    """
     trainer.load()
     began = saved = logged = time.monotonic()
-    recent: list[float] = []
-    while trainer.step_number < until and time.monotonic() - began < minutes * 60:
-        recent.append(trainer.step())
+    recent: list[Tensor] = []
+    while trainer.step_number < until and (now := time.monotonic()) - began < minutes * 60:
+        left = 1 - (now - began) / (minutes * 60) if by_clock else 1.0
+        recent.append(trainer.step(left))
         now = time.monotonic()
         if trainer.step_number % 25 == 0:
-            speed = len(recent) * trainer.batch / (now - logged)
-            row = {"step": trainer.step_number, "loss": round(sum(recent) / len(recent), 5)}
+            loss = torch.stack(recent).mean().item()
+            speed = len(recent) * trainer.batch / (time.monotonic() - logged)
+            row = {"step": trainer.step_number, "loss": round(loss, 5)}
             append_log(trainer.log, row | {"img_per_s": round(speed, 1)})
-            recent, logged = [], now
+            recent, logged = [], time.monotonic()
         if trainer.step_number % 250 == 0:
             append_log(trainer.log, {"step": trainer.step_number} | trainer.held_out_loss())
             logged = time.monotonic()
@@ -275,13 +314,25 @@ def main() -> None:
     parser.add_argument("--until", type=int, default=Rate.until)
     parser.add_argument("--minutes", type=float, default=1e6)
     parser.add_argument("--rate", type=float, default=Rate.peak)
+    parser.add_argument("--by-clock", action="store_true", help="the rate falls with --minutes")
+    parser.add_argument("--batch", type=int, default=BATCH)
+    parser.add_argument("--device", type=torch.device, default=CPU)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    torch.backends.cudnn.benchmark = True
     arguments.out.mkdir(parents=True, exist_ok=True)
     rate = Rate(arguments.rate, arguments.start, arguments.until)
-    trainer = Trainer(arguments.cache, arguments.out, arguments.seed, rate, BATCH, Sizes())
-    train(trainer, arguments.until, arguments.minutes)
+    trainer = Trainer(
+        arguments.cache,
+        arguments.out,
+        arguments.seed,
+        rate,
+        arguments.batch,
+        Sizes(),
+        arguments.device,
+    )
+    train(trainer, arguments.until, arguments.minutes, arguments.by_clock)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from transformers import CLIPTokenizer
 
 from tools.pocket.train.autoencoder import PatchBasis, build_autoencoder, encode_uint8, fit_basis
@@ -30,6 +31,7 @@ from tools.pocket.train.webdata import (
 )
 
 FULL_SIDE = 128
+CPU = torch.device("cpu")
 ARRAYS = ("pictures", "contours", "latents", "tokens", "held_out", "named")
 
 
@@ -46,7 +48,8 @@ class Cache:
 
     @classmethod
     def open(cls, folder: Path) -> Cache:
-        return cls(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS})
+        # "c": torch wants arrays that could be written to; nothing written would reach the file
+        return cls(**{name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in ARRAYS})
 
 
 def augment_record(
@@ -73,13 +76,13 @@ def augment_all(
     return np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows])
 
 
-def encode_all(basis: PatchBasis, pictures: np.ndarray) -> np.ndarray:
+def encode_all(basis: PatchBasis, pictures: np.ndarray, device: torch.device) -> np.ndarray:
     """Scaled latents, float16, of uint8 pictures (n, copies, side, side, 3)."""
-    autoencoder = build_autoencoder(basis)
+    autoencoder = build_autoencoder(basis).to(device)
     n, copies, side = pictures.shape[:3]
     flat = pictures.reshape(n * copies, side, side, 3)
     parts = [
-        encode_uint8(autoencoder, flat[start : start + 256]).numpy().astype(np.float16)
+        encode_uint8(autoencoder, flat[start : start + 256]).cpu().numpy().astype(np.float16)
         for start in range(0, len(flat), 256)
     ]
     return np.concatenate(parts).reshape(n, copies, *parts[0].shape[1:])
@@ -99,7 +102,15 @@ def fit_once(
     return PatchBasis.load(cache / "basis.npz"), tokenizer
 
 
-def prepare(web_folder: Path, cache: Path, side: int, copies: int, seed: int, workers: int) -> None:
+def prepare(
+    web_folder: Path,
+    cache: Path,
+    side: int,
+    copies: int,
+    seed: int,
+    workers: int,
+    device: torch.device = CPU,
+) -> None:
     """Write the whole cache; each file appears complete or not at all."""
     cache.mkdir(parents=True, exist_ok=True)
     web = read_web(web_folder)
@@ -109,7 +120,7 @@ def prepare(web_folder: Path, cache: Path, side: int, copies: int, seed: int, wo
     arrays = {
         "pictures": pictures,
         "contours": contours,
-        "latents": encode_all(basis, pictures),
+        "latents": encode_all(basis, pictures, device),
         "tokens": np.array(token_ids(tokenizer, [p.caption for p in web]), dtype=np.int16),
         "held_out": hold,
         "named": names_a_variant(web),
@@ -132,6 +143,7 @@ def main() -> None:
     parser.add_argument("--copies", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--device", type=torch.device, default=CPU)
     arguments = parser.parse_args()
     prepare(**{("web_folder" if k == "web" else k): v for k, v in vars(arguments).items()})
 
