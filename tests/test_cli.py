@@ -102,15 +102,20 @@ def test_help_does_not_import_torch_or_the_like() -> None:
 
 @pytest.mark.parametrize("command", [[], ["synthesize"]], ids=" ".join)
 def test_help_is_quick(command: list[str]) -> None:
-    def seconds() -> float:
+    def seconds(*arguments: str) -> float:
         # Processor time: equal to the time waited on an idle machine, and true on a busy one.
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        arguments = [sys.executable, "-m", "higfa_cli", *command, "--help"]
-        subprocess.run(arguments, cwd=ROOT, capture_output=True, check=True)
+        subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, check=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    assert min(seconds() for _ in range(4)) < 0.3
+    # Against the help of a program of one flag, since machines differ more than any slip here.
+    smallest = "import typer\ndef main(flag: int = 1) -> None: pass\ntyper.run(main)"
+    pairs = [
+        (seconds("-m", "higfa_cli", *command, "--help"), seconds("-c", smallest, "--help"))
+        for _ in range(4)
+    ]
+    assert min(own for own, _ in pairs) < 2.5 * min(other for _, other in pairs)
 
 
 def test_version() -> None:

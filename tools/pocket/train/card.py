@@ -12,7 +12,6 @@ from diffusers import AutoencoderTiny, ControlNetModel, UNet2DConditionModel
 from safetensors.torch import load_file
 
 from tools.pocket.train.checkpoint import load_checkpoint, read_log
-from tools.pocket.train.decoder import BATCH as DECODER_BATCH
 from tools.pocket.train.networks import parameter_count
 from tools.pocket.train.unpack import HISTORY
 
@@ -56,11 +55,11 @@ the decoder is trained.
 
 - Pictures: {pictures:,} of the `web` pool in {copies} augmented copies, noisy captions;
   {held:,} pictures of held-out airlines kept aside for the figures below.
-- Denoiser and ControlNet jointly: {steps:,} steps of batch {batch}, {seen:,} pictures seen,
-  {hours:.1f} hours of wall time on 2 CPU cores shared with other work. 12 % caption dropout, 50 %
-  contour dropout, AdamW, rates that fall to nothing, averaged weights.
+- Denoiser and ControlNet jointly: {steps:,} steps, {seen:,} pictures seen, {hours:.1f} hours of
+  wall time, on 2 CPU cores shared with other work where nothing else is said. 12 % caption dropout,
+  50 % contour dropout, AdamW, rates that fall to nothing, averaged weights.
 {notes}
-- Decoder: {decoder_steps:,} steps of batch {decoder_batch}, {decoder_minutes:.0f} minutes.
+- Decoder: {decoder_steps:,} steps, {decoder_seen:,} pictures seen, {decoder_minutes:.0f} minutes.
 
 Again, from the repository's root (each trainer goes on from its checkpoint; to go on from these
 weights, run `python -m tools.pocket.train.unpack --package pocket/higfa_pocket --cache CACHE --run RUN`
@@ -106,8 +105,8 @@ def decoder_figures(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 # What training.json says of a checkpoint, from which unpack.py makes one again, and of its log.
 HISTORY_KEYS = {
-    "denoiser": (("step", "seconds", "batch"), denoiser_figures),
-    "decoder": (("step", "seconds"), decoder_figures),
+    "denoiser": (("step", "seen", "seconds"), denoiser_figures),
+    "decoder": (("step", "seen", "seconds"), decoder_figures),
 }
 
 
@@ -173,11 +172,10 @@ def write_card(cache: Path, run: Path, package: Path, sheet: dict[str, Any] | No
         held=int(hold.sum()),
         notes="\n".join(textwrap.fill(f"- {n}", 99, subsequent_indent="  ") for n in notes),
         steps=denoiser["step"],
-        batch=denoiser["batch"],
-        seen=denoiser["step"] * denoiser["batch"],
+        seen=denoiser["seen"],
         hours=denoiser["seconds"] / 3600,
         decoder_steps=decoder["step"],
-        decoder_batch=DECODER_BATCH,
+        decoder_seen=decoder["seen"],
         decoder_minutes=decoder["seconds"] / 60,
         psnr=_psnr_line(decoder["held_out"]),
         losses=_loss_line(denoiser["held_out"]),

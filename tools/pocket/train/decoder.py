@@ -143,7 +143,7 @@ class Trainer:
             self.decoder.parameters(), lr=course.rate, betas=(0.9, 0.99)
         )
         self.path, self.log = out / "decoder.pt", out / "decoder.jsonl"
-        self.step_number, self.seconds = 0, 0.0
+        self.step_number, self.seen, self.seconds = 0, 0, 0.0
         if self.path.exists():
             self._load()
 
@@ -153,7 +153,8 @@ class Trainer:
         self.average.load_state_dict(state["average"])
         if "optimizer" in state:
             self.optimizer.load_state_dict(state["optimizer"])
-        self.step_number, self.seconds = state["step"], state["seconds"]
+        self.step_number, self.seen = state["step"], state["seen"]
+        self.seconds = state["seconds"]
 
     def step(self, elapsed: float) -> Tensor:
         """One optimizer step, `elapsed` seconds after the start of this run; the loss, []."""
@@ -173,6 +174,7 @@ class Trainer:
         self.optimizer.step()
         self.average.update(self.decoder, self.step_number)
         self.step_number += 1
+        self.seen += self.course.batch
         return loss.detach()
 
     def save(self, elapsed: float) -> None:
@@ -183,8 +185,8 @@ class Trainer:
                 "average": self.average.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "step": self.step_number,
+                "seen": self.seen,
                 "seconds": self.seconds + elapsed,
-                "batch": self.course.batch,
             },
             self.path,
         )

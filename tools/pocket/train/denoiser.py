@@ -207,7 +207,7 @@ class Trainer:
         self.alphas_bar = build_scheduler().alphas_cumprod.to(device)
         self.path, self.log = out / "denoiser.pt", out / "denoiser.jsonl"
         self.seed, self.rate, self.batch = seed, rate, batch
-        self.step_number, self.seconds = 0, 0.0
+        self.step_number, self.seen, self.seconds = 0, 0, 0.0
 
     def load(self) -> None:
         """Continue from the checkpoint, if there is one."""
@@ -219,7 +219,8 @@ class Trainer:
         # unpack.py has no state of an optimizer to give; the leg's warm-up makes up for it
         if "optimizer" in state:
             self.optimizer.load_state_dict(state["optimizer"])
-        self.step_number, self.seconds = state["step"], state["seconds"]
+        self.step_number, self.seen = state["step"], state["seen"]
+        self.seconds = state["seconds"]
 
     def save(self) -> None:
         """Write the checkpoint atomically."""
@@ -229,8 +230,8 @@ class Trainer:
                 "average": self.average.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "step": self.step_number,
+                "seen": self.seen,
                 "seconds": self.seconds,
-                "batch": self.batch,
             },
             self.path,
         )
@@ -249,6 +250,7 @@ class Trainer:
         self.optimizer.step()
         self.average.update(self.model, self.step_number)
         self.step_number += 1
+        self.seen += self.batch
         self.seconds += time.monotonic() - started
         # not read here: a GPU would have to catch up
         return torch.stack([loss for loss, _ in results]).mean()
