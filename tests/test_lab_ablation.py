@@ -162,23 +162,23 @@ def test_one_strength_alone_follows_the_confidence() -> None:
 def test_an_ablation_writes_its_table_and_resumes(request_: Request) -> None:
     ablate(request_, ["gamma"], tiny_features)
     drawn = {file: file.stat().st_mtime_ns for file in request_.workspace.rglob("*.npz")}
-    # Four values of gamma, of which one is the recipe's.
-    assert len(drawn) == 4
+    # Nine pairs of gamma and S_K, and the recipe itself.
+    assert len(drawn) == 10
     results = ablate(request_, ["conditions"], tiny_features)
     assert set(results["parts"]) == {"gamma", "conditions"}
     assert read_json(request_.out / "ablation.json") == results
     assert all(file.stat().st_mtime_ns == time for file, time in drawn.items())
     rows = results["parts"]["gamma"]["rows"]
-    assert [row["value"] for row in rows] == ["0", "0.5", "1", "2"]
-    assert [row["is_recipe"] for row in rows] == [False, False, True, False]
-    assert rows[2]["against_recipe"] is None
+    assert [row["value"] for row in rows[:2]] == ["gamma 0, S_K 1", "gamma 0, S_K 2"]
+    assert [row["is_recipe"] for row in rows] == [False] * 9 + [True]
+    assert rows[9]["against_recipe"] is None
     assert rows[0]["pictures"] == 4
     text = (request_.docs / "ablation.md").read_text(encoding="utf-8")
-    assert "| **1** |" in text
+    assert "| **recipe** |" in text
     assert text.index("## conditions") < text.index("## gamma")
     with Image.open(request_.docs / "pictures" / "ablation-gamma.png") as sheet:
-        # Contours, photos and four values of four pictures.
-        assert sheet.height == 12 + 6 * 34
+        # Contours, photos and ten values of four pictures.
+        assert sheet.height == 12 + 12 * 34
 
 
 def test_another_number_of_pictures_begins_a_new_table(request_: Request) -> None:

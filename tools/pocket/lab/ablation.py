@@ -39,7 +39,6 @@ SCALARS: dict[str, tuple[str, tuple[float, ...]]] = {
     "contour-scale": ("contour.scale", (1.0, 2.0, 3.0, 6.0)),
     "text-floor": ("text.floor", (0.0, 1.0, 2.0)),
     "contour-floor": ("contour.floor", (0.0, 0.5, 1.0)),
-    "gamma": ("classifier.gamma", (0.0, 0.5, 1.0, 2.0)),
 }
 CHOICES: dict[str, tuple[str, tuple[str, ...]]] = {
     "modulation": ("classifier.modulation", ("constant", "rising", "falling")),
@@ -54,6 +53,12 @@ WORDS = (1.0, 2.0, 3.0, 4.0, 6.0, 10.0)
 PLAIN = (
     (1.0, 1.0), (3.0, 2.0), (4.0, 2.0), (6.0, 2.0),
     (3.0, 3.0), (4.0, 3.0), (6.0, 3.0), (10.0, 3.0), (14.0, 3.0), (4.0, 4.0), (6.0, 6.0),
+)  # fmt: skip
+# Pairs of gamma and S_K: (1 - p)^gamma makes every strength smaller, so that gammas compared at
+# one S_K differ in how hard they push before they differ in when.
+GAMMAS = (
+    (0.0, 1.0), (0.0, 2.0), (0.0, 4.0), (0.5, 2.0), (0.5, 4.0), (1.0, 2.0), (1.0, 4.0), (2.0, 4.0),
+    (2.0, 8.0),
 )  # fmt: skip
 # S_K as multiples of the recipe's; with grad_norm the gradient has another size, so S_K too.
 MULTIPLES = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0)
@@ -98,7 +103,7 @@ def axes_around(recipe: Recipe) -> tuple[Axis, ...]:
         _tau(own),
         *(_scalar(name, own) for name in ("text-scale", "contour-scale")),
         _classifier_scale(own),
-        _scalar("gamma", own),
+        _gamma(),
         _choice("modulation"),
         _alone("text", "contour", own),
         _alone("contour", "text", own),
@@ -169,6 +174,17 @@ def _classifier_scale(own: Synthesize) -> Axis:
     scales = [multiple * own.classifier.scale for multiple in MULTIPLES]
     values = (Value(f"{v:g}", {"synthesize.classifier.scale": v}) for v in scales)
     return Axis("classifier-scale", "`classifier.scale` (S_K)", tuple(values))
+
+
+def _gamma() -> Axis:
+    values = (
+        Value(
+            f"gamma {gamma:g}, S_K {scale:g}",
+            {"synthesize.classifier.gamma": gamma, "synthesize.classifier.scale": scale},
+        )
+        for gamma, scale in GAMMAS
+    )
+    return Axis("gamma", "`classifier.gamma`, with scales of its own", tuple(values))
 
 
 def _alone(moved: str, still: str, own: Synthesize) -> Axis:

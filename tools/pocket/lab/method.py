@@ -37,7 +37,7 @@ GAIN, LOST_DIVERSITY, ECE = 0.05, 0.02, 0.05
 # S_K of the sweeps: multiples of the recipe's where the gradient is the same, plain numbers for
 # the other grad_norm.
 HIGFA_MULTIPLES = (0.25, 1.0)
-FIXED_MULTIPLES = (0.125, 0.25, 0.5, 1.0)
+FIXED_MULTIPLES = (0.25, 0.5, 1.0, 2.0)
 FIXED_OF_NORM: dict[str, tuple[float, ...]] = {
     "none": (20.0, 60.0, 180.0),
     "rms": (0.5, 1.0, 2.0, 4.0),
