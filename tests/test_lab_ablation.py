@@ -267,6 +267,7 @@ def test_the_method_is_held_against_its_bars(
     monkeypatch.setattr(method, "HIGFA_MULTIPLES", (1.0,))
     monkeypatch.setattr(method, "FIXED_MULTIPLES", (1.0,))
     monkeypatch.setattr(method, "FIXED_OF_NORM", {"none": (1.0,), "rms": (0.5,)})
+    monkeypatch.setattr(method, "GUIDE_MULTIPLES", (0.5, 1.0))
     first = compare(request_, ["gain"], tiny_features)
     results = compare(request_, [name for name in method.PARTS if name != "gain"], tiny_features)
     assert results["parts"]["gain"] == first["parts"]["gain"]
@@ -283,6 +284,12 @@ def test_the_method_is_held_against_its_bars(
     assert len(results["parts"]["worst"]["worst"]) == 4
     clean = request_.workspace / "guides" / "clean" / "finetune-guide" / "history.jsonl"
     assert clean.is_file()
+    guides = results["parts"]["guide"]["guides"]
+    assert [row["scale"] for row in guides] == [2.5, 5.0]
+    assert guides[1]["noised"] == arms["HiGFA"]
+    for row in guides:
+        means = [row[name]["agreement"][0] for name in ("noised", "clean")]
+        assert row["difference"][0] == pytest.approx(means[0] - means[1], abs=1e-3)
     text = (request_.docs / "method.md").read_text(encoding="utf-8")
     assert (
         text.count("| reached |") + text.count("| MISSED |") + text.count("| not comparable |") == 6

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from higfa_cli.artifacts.atomic import write_json, write_text
@@ -30,7 +31,7 @@ from tools.pocket.lab.draw import HIGFA, TEXT_CONTOUR, TEXT_ONLY, Arm, prepare
 from tools.pocket.lab.features import NAME as FEATURES
 from tools.pocket.lab.scores import Score, maybe, percent
 
-PER_CLASS = 15
+PER_CLASS = 20
 SPLIT = "val"
 
 # Values of the axes that are one key of `synthesize`; the recipe's own is added to them.
@@ -75,6 +76,10 @@ class Value:
     label: str
     settings: Mapping[str, Any]
     own_guide: bool = False
+
+    def arm(self, axis: str, guide: Path | None = None) -> Arm:
+        """How the row is drawn, with another guide than the workspace's where one is given."""
+        return Arm(f"{axis} {self.label}", self.settings, guide)
 
 
 @dataclass(frozen=True)
@@ -138,9 +143,7 @@ def _choice(name: str) -> Axis:
 
 
 def _words() -> Axis:
-    values = (
-        Value(f"{v:g}", {**TEXT_ONLY.settings, "synthesize.text.scale": v}) for v in WORDS
-    )
+    values = (Value(f"{v:g}", {**TEXT_ONLY.settings, "synthesize.text.scale": v}) for v in WORDS)
     return Axis("words", "Text alone: `text.scale`", tuple(values))
 
 
@@ -227,6 +230,10 @@ def ablate(request: Request, names: Sequence[str], features: Features) -> dict[s
         recipe = bench.setting.ctx.recipe
         path = request.out / "ablation.json"
         results = start_results(path, request, bench, SPLIT)
+        asked = [known[name] for name in names or known]
+        bench.ahead(
+            [HIGFA] + [v.arm(axis.name) for axis in asked for v in axis.values if not v.own_guide]
+        )
         for name in names or known:
             rows = _measure(request, bench, known[name], recipe)
             results["parts"][name] = {"title": known[name].title, "rows": rows}
@@ -257,12 +264,11 @@ def _measure(request: Request, bench: Bench, axis: Axis, recipe: Recipe) -> list
 
 def _arm(request: Request, axis: Axis, value: Value) -> Arm:
     """The value's arm, with a guide of its own where it needs one."""
-    name = f"{axis.name} {value.label}"
     if not value.own_guide:
-        return Arm(name, value.settings)
+        return value.arm(axis.name)
     place = request.workspace / "guides" / f"{axis.name}-{value.label}"
     prepare(request.recipe, place, SPLIT, 1, value.settings)
-    return Arm(name, value.settings, place / "finetune-guide" / "guide.safetensors")
+    return value.arm(axis.name, place / "finetune-guide" / "guide.safetensors")
 
 
 def page(results: Mapping[str, Any], names: Sequence[str]) -> str:
@@ -282,8 +288,8 @@ def page(results: Mapping[str, Any], names: Sequence[str]) -> str:
         "recipe**: the difference picture by picture. Brackets hold 95 % bootstrap intervals. "
         "**log p**: the jury's mean log probability of the class. **Guide p**: the guide's mean "
         "confidence on the finished picture; **gap**: guide p minus agreement. **Distance**: "
-        f"intra-class cosine distance in {FEATURES}. **Seconds**: per picture on one core. "
-        "The row in bold is the recipe.",
+        f"intra-class cosine distance in {FEATURES}. **Seconds**: per picture and process, "
+        f"drawn by {results['device']}. The row in bold is the recipe.",
     ]
     for name in names:
         lines += ["", *_table(name, results["parts"][name])]

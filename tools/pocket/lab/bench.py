@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import torch
 import transformers
 from PIL import Image
 from torch import Tensor
@@ -23,6 +23,7 @@ from higfa_cli.artifacts.lock import folder_lock
 from higfa_cli.cli.quiet import silence_libraries
 from higfa_cli.data.dataset import load_dataset
 from higfa_cli.errors import UserError
+from higfa_cli.models.device import resolve_device
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.recipe.schema import Synthesize
@@ -32,9 +33,11 @@ from tools.pocket.lab.draw import (
     HIGFA,
     Arm,
     Setting,
+    Workers,
     arm_context,
     draw_arm,
     guide_file,
+    jobs_of,
     photos_of,
     prepare,
     worker_pool,
@@ -150,7 +153,7 @@ class Bench:
         judges: the jury, for pictures of the setting's size.
         features: uint8 [N, 3, S, S] -> unit vectors [N, D].
         cache: folder of drawn pictures.
-        workers, pool: as `draw_arm`.
+        pool: who draws.
     """
 
     def __init__(
@@ -159,12 +162,19 @@ class Bench:
         judges: Sequence[Judge],
         features: Features,
         cache: Path,
-        workers: int,
-        pool: Executor | None,
+        pool: Workers,
     ) -> None:
         self.setting, self.judges, self.features = setting, tuple(judges), features
-        self.cache, self.workers, self.pool = cache, workers, pool
+        self.cache, self.pool = cache, pool
         self._known: dict[str, Score] = {}
+
+    def ahead(self, arms: Iterable[Arm]) -> None:
+        """Have the arms drawn in the background, so that no worker waits while one is measured.
+
+        Raises UserError as `draw_arm`.
+        """
+        for arm in arms:
+            self.pool.ask(jobs_of(self.setting, arm, self.cache))
 
     def measure(self, arm: Arm) -> Score:
         """Draw (or read) and measure, and print a line. Raises UserError as `draw_arm`, `jury`."""
@@ -173,7 +183,7 @@ class Bench:
         key = hash_json([about, None if guide is None else hash_file(guide)])
         if key not in self._known:
             began = time.monotonic()
-            drawings = draw_arm(self.setting, arm, self.cache, self.workers, self.pool)
+            drawings = draw_arm(self.setting, arm, self.cache, pool=self.pool)
             log_p = jury(self.judges, drawings.pictures, self.setting.classes)
             hits = figures.agreement(log_p, drawings.labels) & ~drawings.failed
             score = Score(drawings, log_p, hits, self.features(drawings.pictures))
@@ -201,12 +211,10 @@ def open_bench(
     """
     with folder_lock(request.workspace):
         judges = _judges(request)
-        setting = prepare(
-            request.recipe, request.workspace, split, request.per_class, guide=guide
-        )
+        setting = prepare(request.recipe, request.workspace, split, request.per_class, guide=guide)
         with worker_pool(request.workers) as pool:
             cache = request.workspace / "drawn"
-            yield Bench(setting, judges, features, cache, request.workers, pool)
+            yield Bench(setting, judges, features, cache, pool)
 
 
 def constants(own: Synthesize) -> str:
@@ -219,6 +227,17 @@ def constants(own: Synthesize) -> str:
         f"{c.modulation} (power {c.power:g}), confidence {c.confidence}, gradient {c.gradient}, "
         f"read {c.read}, grad_norm {c.grad_norm}"
     )
+
+
+def device_name(name: str) -> str:
+    """What drew, for a reader: the GPU's name, or how many threads of a CPU.
+
+    Raises as `resolve_device`.
+    """
+    device = resolve_device(name)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"one thread of {device.type}"
 
 
 def _judges(request: Request) -> tuple[Judge, ...]:
@@ -253,6 +272,7 @@ def start_results(path: Path, request: Request, bench: Bench, split: str) -> dic
         "recipe": recipe.name,
         "seed": recipe.seed,
         "steps": recipe.synthesize.steps,
+        "device": device_name(recipe.device),
         "constants": constants(recipe.synthesize),
         "split": split,
         "classes": len(setting.classes),

@@ -11,7 +11,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -28,6 +28,7 @@ from higfa_cli.artifacts.plan import PlanItem
 from higfa_cli.data.dataset import list_photos
 from higfa_cli.data.images import fit_square
 from higfa_cli.errors import UserError
+from higfa_cli.models.device import resolve_device
 from higfa_cli.models.draw import Drawn, schedule_of
 from higfa_cli.models.guide import Guide, check_classes, load_guide
 from higfa_cli.recipe.load import LoadedRecipe, load_recipe, override_recipe
@@ -119,7 +120,7 @@ class Drawings:
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """A part of an arm, as a worker is told of it."""
 
     ctx: Context
@@ -166,19 +167,52 @@ def prepare(
     return Setting(ctx, items)
 
 
+class Workers:
+    """Processes of one thread each, which draw parts of many arms; none: this process draws.
+
+    A part is asked for once, however often it is named while it is being drawn.
+    """
+
+    def __init__(self, pool: Executor | None) -> None:
+        self._pool = pool
+        self._asked: dict[Path, Future[None]] = {}
+
+    def ask(self, jobs: Sequence[Job]) -> None:
+        """Have the missing parts drawn in the background; without processes this does nothing."""
+        if self._pool is None:
+            return
+        for job in jobs:
+            if job.path not in self._asked and not job.path.is_file():
+                self._asked[job.path] = self._pool.submit(_draw_part, job)
+
+    def draw(self, jobs: Sequence[Job]) -> None:
+        """Return when every part is there. Raises what drawing raised."""
+        self.ask(jobs)
+        for job in jobs:
+            if (asked := self._asked.pop(job.path, None)) is not None:
+                asked.result()
+            elif not job.path.is_file():
+                with torch_threads(1):
+                    _draw_part(job)
+
+
 @contextmanager
-def worker_pool(workers: int) -> Iterator[Executor | None]:
-    """Processes of one thread each, which can serve many arms; None for one worker: none."""
+def worker_pool(workers: int) -> Iterator[Workers]:
+    """Workers that can serve many arms; one alone is this process."""
     if workers == 1:
-        yield None
+        yield Workers(None)
         return
     # A forked child of a process whose torch has threads may hang.
     with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        yield pool
+        try:
+            yield Workers(pool)
+        finally:
+            # Whoever was stopped does not wait for all that was asked for ahead.
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def draw_arm(
-    setting: Setting, arm: Arm, cache: Path, workers: int = 2, pool: Executor | None = None
+    setting: Setting, arm: Arm, cache: Path, workers: int = 2, pool: Workers | None = None
 ) -> Drawings:
     """Draw what the cache does not hold, and read it all.
 
@@ -187,18 +221,17 @@ def draw_arm(
         arm: how.
         cache: folder; arms of equal settings share their pictures in it.
         workers: processes, when `pool` is not given.
-        pool: a `worker_pool` that is there already.
+        pool: workers that are there already.
 
     Raises:
         UserError: the arm changes something else than `synthesize`, or the guide is missing.
     """
-    jobs = _jobs(setting, arm, cache)
-    missing = [job for job in jobs if not job.path.is_file()]
+    jobs = jobs_of(setting, arm, cache)
     if pool is not None:
-        list(pool.map(_draw_part, missing))
-    elif missing:
-        with worker_pool(min(workers, len(missing))) as own, torch_threads(1):
-            list(own.map(_draw_part, missing) if own else map(_draw_part, missing))
+        pool.draw(jobs)
+    elif missing := sum(not job.path.is_file() for job in jobs):
+        with worker_pool(min(workers, missing)) as own:
+            own.draw(jobs)
     return _read(setting, jobs, guide_file(setting, arm))
 
 
@@ -229,8 +262,11 @@ def guide_file(setting: Setting, arm: Arm) -> Path | None:
     return None
 
 
-def _jobs(setting: Setting, arm: Arm, cache: Path) -> list[_Job]:
-    """Parts of the arm. Their files are named by everything that their pictures depend on."""
+def jobs_of(setting: Setting, arm: Arm, cache: Path) -> list[Job]:
+    """Parts of the arm. Their files are named by everything that their pictures depend on.
+
+    Raises UserError as `draw_arm`.
+    """
     ctx = arm_context(setting, arm)
     guide = guide_file(setting, arm) if is_guided(ctx) else None
     # Where no step is guided, the classifier's keys change nothing.
@@ -247,7 +283,7 @@ def _jobs(setting: Setting, arm: Arm, cache: Path) -> list[_Job]:
     by_id = {item.id: item for item in plan(ctx)}
     own = [by_id[item.id] for item in setting.items]
     parts = [tuple(own[i : i + PART]) for i in range(0, len(own), PART)]
-    return [_Job(ctx, part, guide, folder / f"{_items_hash(part)}.npz") for part in parts]
+    return [Job(ctx, part, guide, folder / f"{_items_hash(part)}.npz") for part in parts]
 
 
 def _items_hash(items: Sequence[PlanItem]) -> str:
@@ -256,7 +292,7 @@ def _items_hash(items: Sequence[PlanItem]) -> str:
     )[:20]
 
 
-def _draw_part(job: _Job) -> None:
+def _draw_part(job: Job) -> None:
     """Draw and write one part; the file appears complete or not at all."""
     ctx, items = job.ctx, job.items
     guide = None if job.guide is None else _load_guide(ctx, job.guide)
@@ -284,12 +320,12 @@ def _draw_part(job: _Job) -> None:
 
 
 def _load_guide(ctx: Context, path: Path) -> Guide:
-    guide = load_guide(path)
+    guide = load_guide(path, resolve_device(ctx.recipe.device))
     check_classes(guide, load_photos(ctx).classes)
     return guide
 
 
-def _read(setting: Setting, jobs: Sequence[_Job], guide: Path | None) -> Drawings:
+def _read(setting: Setting, jobs: Sequence[Job], guide: Path | None) -> Drawings:
     parts = []
     for job in jobs:
         with np.load(job.path, allow_pickle=False) as stored:

@@ -130,7 +130,9 @@ def _read_judge(path: Path) -> Judge:
         state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     spec = JudgeSpec(**about | {name: tuple(about[name]) for name in ("classes", "sizes")})
     network = build(spec.architecture, len(spec.classes))
-    network.load_state_dict({n: v.float() if v.is_floating_point() else v for n, v in state.items()})
+    network.load_state_dict(
+        {n: v.float() if v.is_floating_point() else v for n, v in state.items()}
+    )
     return Judge(network, spec)
 
 
