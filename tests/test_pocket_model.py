@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
-from tools.pocket.sheet import edge_overlap
+from tools.pocket.lab.figures import edge_overlap
 from tools.pocket.train import denoiser
 from tools.pocket.train.autoencoder import build_autoencoder, encode_uint8, fit_basis
 from tools.pocket.train.checkpoint import Average, load_checkpoint

@@ -21,7 +21,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, StableDiffusionPipeline
@@ -29,6 +28,7 @@ from PIL import Image, ImageDraw
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from tools.pocket.lab.figures import edge_overlap
 from tools.pocket.train.contours import canny
 from tools.pocket.train.webdata import load_square, read_web
 
@@ -50,18 +50,6 @@ def ask(path: Path, variant: str, side: int) -> Asked:
     """The photo and its contour, with the contour stage's default settings."""
     photo = load_square(path, side)
     return Asked(photo, canny(photo), variant)
-
-
-def edge_overlap(drawn: np.ndarray, contour: np.ndarray) -> tuple[float, float]:
-    """(overlap, F1) of a uint8 RGB drawing and a uint8 contour; see the module's docstring."""
-    edges, wanted = canny(drawn) > 0, contour > 0
-    square = np.ones((3, 3), np.uint8)
-    near_wanted = cv2.dilate(wanted.astype(np.uint8), square) > 0
-    near_edges = cv2.dilate(edges.astype(np.uint8), square) > 0
-    precision = (edges & near_wanted).sum() / max(edges.sum(), 1)
-    recall = (wanted & near_edges).sum() / max(wanted.sum(), 1)
-    f1 = 2 * precision * recall / max(precision + recall, 1e-9)
-    return float(f1 / (2 - f1)), float(f1)
 
 
 def shipped_pictures(pocket: Path) -> tuple[list[tuple[Path, str]], str] | None:

@@ -288,8 +288,10 @@ def page(results: Mapping[str, Any], names: Sequence[str]) -> str:
         "recipe**: the difference picture by picture. Brackets hold 95 % bootstrap intervals. "
         "**log p**: the jury's mean log probability of the class. **Guide p**: the guide's mean "
         "confidence on the finished picture; **gap**: guide p minus agreement. **Distance**: "
-        f"intra-class cosine distance in {FEATURES}. **Seconds**: per picture and process, "
-        f"drawn by {results['device']}. The row in bold is the recipe.",
+        f"intra-class cosine distance in {FEATURES}. **Edges**: overlap of the "
+        "picture's edges with the asked contour (Jaccard index, one pixel tolerance). "
+        f"**Seconds**: per picture and process, drawn by {results['device']}. "
+        "The row in bold is the recipe.",
     ]
     for name in names:
         lines += ["", *_table(name, results["parts"][name])]
@@ -303,8 +305,8 @@ def _table(name: str, axis: Mapping[str, Any]) -> list[str]:
         f"{axis['title']}.",
         "",
         "| value | agreement, % | against the recipe, points | log p | guide p | gap | distance "
-        "| seconds |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| edges | seconds |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in axis["rows"]:
         label = f"**{row['value']}**" if row["is_recipe"] else row["value"]
@@ -313,7 +315,7 @@ def _table(name: str, axis: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"| {label}{failed} | {percent(row['agreement'])} | {against} | "
             f"{row['mean_log_p']:.2f} | {maybe(row['guide_p'])} | {maybe(row['gap'])} | "
-            f"{row['distance']:.3f} | {row['seconds_per_picture']:.2f} |"
+            f"{row['distance']:.3f} | {row['edges']:.3f} | {row['seconds_per_picture']:.2f} |"
         )
     return [*lines, "", f"![{name}](pictures/ablation-{name}.png)"]
 

@@ -89,10 +89,10 @@ def page(results: dict[str, Any]) -> str:
         "",
         "Written by `python -m tools.pocket.lab.checkpoints`; do not edit.",
         "",
-        f"{results['pictures']} pictures per row, contours of {results['split']} photos; all rows have "
-        f"the same contours and the same initial noise. Strengths: {results['constants']}; no guide. "
-        "In brackets 95 % bootstrap intervals; differences from the first row are picture by "
-        "picture, in points. What the words mean: [laboratory.md](laboratory.md).",
+        f"{results['pictures']} pictures per row, contours of {results['split']} photos; all rows "
+        f"have the same contours and the same initial noise. Strengths: {results['constants']}; no "
+        "guide. In brackets 95 % bootstrap intervals; differences from the first row are picture "
+        "by picture, in points. What the words mean: [laboratory.md](laboratory.md).",
         "",
         "| step | drawn from | judge agreement, % | against the first | log p | distance |",
         "| --- | --- | --- | --- | --- | --- |",

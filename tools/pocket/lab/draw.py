@@ -86,7 +86,7 @@ class Setting:
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """Class names; a label is an index into them. Read once: listing a data set takes a while."""
+        """Class names; a label is an index into them. Read once: listing data takes a while."""
         return load_photos(self.ctx).classes
 
     @property

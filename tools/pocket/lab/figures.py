@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
+
+from tools.pocket.train.contours import canny
 
 RESAMPLES = 10_000
 LOW, HIGH = 0.025, 0.975
@@ -227,3 +230,29 @@ def _radii(features: Tensor, k: int, label: int) -> Tensor:
         raise ValueError(f"class {label}: {len(features)} pictures, more than {k} are needed")
     # The nearest of all is the picture itself, at the diagonal's exact 0.
     return _distances_within(features).kthvalue(k + 1, dim=1).values
+
+
+def edge_overlap(drawn: np.ndarray, contour: np.ndarray) -> tuple[float, float]:
+    """(overlap, F1) of a uint8 RGB drawing [S, S, 3] and a uint8 contour [S, S].
+
+    Edges count as met within one pixel; overlap is the Jaccard index that belongs to the F1.
+    """
+    edges, wanted = canny(drawn) > 0, contour > 0
+    square = np.ones((3, 3), np.uint8)
+    near_wanted = cv2.dilate(wanted.astype(np.uint8), square) > 0
+    near_edges = cv2.dilate(edges.astype(np.uint8), square) > 0
+    precision = (edges & near_wanted).sum() / max(edges.sum(), 1)
+    recall = (wanted & near_edges).sum() / max(wanted.sum(), 1)
+    f1 = 2 * precision * recall / max(precision + recall, 1e-9)
+    return float(f1 / (2 - f1)), float(f1)
+
+
+def mean_edge_overlap(pictures: Tensor, contours: Tensor) -> float:
+    """Mean Jaccard index, one pixel tolerance, of pictures' edges with the asked contours.
+
+    uint8 [N, 3, S, S] and [N, S, S]. Raises ValueError without pictures.
+    """
+    if not len(pictures):
+        raise ValueError("no pictures")
+    pairs = zip(pictures.permute(0, 2, 3, 1).numpy(), contours.numpy(), strict=True)
+    return float(np.mean([edge_overlap(picture, contour)[0] for picture, contour in pairs]))

@@ -4,8 +4,8 @@
 
 DIR holds the pools web, train and test as render.py wrote them; without JUDGES the shipped judges
 are asked. Prints the table and writes instruments.json, instruments.md and
-pictures/text-only.png to OUT. Every part is kept in OUT/parts with what it depends on: run again, only
-what changed is measured; `--only PART` measures that part anew, and no other.
+pictures/text-only.png to OUT. Every part is kept in OUT/parts with what it depends on: run again,
+only what changed is measured; `--only PART` measures that part anew, and no other.
 """
 
 from __future__ import annotations

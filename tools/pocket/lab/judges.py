@@ -1,8 +1,8 @@
 """The judges: two classifiers that know the truth about the web, and that nothing else uses.
 
-Each is trained on true labels of the `web` pool alone, at several sizes of picture, and is of another
-architecture than the guide. A judge reads uint8 pictures; its temperature is fitted on airlines of
-the web pool that it was not trained on.
+Each is trained on true labels of the `web` pool alone, at several sizes of picture, and is of
+another architecture than the guide. A judge reads uint8 pictures; its temperature is fitted on
+airlines of the web pool that it was not trained on.
 """
 
 from __future__ import annotations
@@ -114,7 +114,10 @@ def save_judge(path: Path, network: nn.Module, spec: JudgeSpec) -> None:
 
 
 def load_judge(path: Path) -> Judge:
-    """Read a judge. Raises FileNotFoundError: none at `path`; ValueError: the file is no judge's."""
+    """Read a judge.
+
+    Raises FileNotFoundError: none at `path`; ValueError: the file is no judge's.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no judge; leave --judges out to ask the shipped ones")
     try:

@@ -17,7 +17,6 @@ from tools.pocket.lab.features import SHA256_START, features_of, looks_like_airc
 from tools.pocket.lab.judges import Judge, jury_log_probabilities
 from tools.pocket.lab.table import Row, row
 from tools.pocket.lab.train_judges import load_pool
-from tools.pocket.sheet import edge_overlap
 
 # "Nearly all" drawings show a recognisable aircraft: the feature network sees one in at least this
 # share of what it sees one in among photos.
@@ -147,9 +146,5 @@ def spread_rows(network: nn.Module, found: Pictures, against: Reference, drawn: 
 
 def overlap_row(found: Pictures, contours: Tensor) -> Row:
     """Mean edge overlap of finished pictures with the asked contours, uint8 [N, S, S]."""
-    kept = (~found.failed).nonzero()[:, 0].tolist()
-    values = [
-        edge_overlap(found.pictures[i].permute(1, 2, 0).numpy(), contours[i].numpy())[0]
-        for i in kept
-    ]
-    return Row("edge overlap", float(np.mean(values)), about="Jaccard index, one pixel tolerance")
+    value = figures.mean_edge_overlap(found.pictures[~found.failed], contours[~found.failed])
+    return Row("edge overlap", value, about="Jaccard index, one pixel tolerance")

@@ -286,8 +286,9 @@ def page(results: Mapping[str, Any]) -> str:
         "contours and the same initial noise; brackets hold 95 % bootstrap intervals, of "
         "differences picture by picture. Agreement: share of pictures whose class the jury names "
         "first. Gap: the guide's mean confidence on the finished picture minus agreement. "
-        f"Diversity: intra-class cosine distance in {FEATURES}. Seconds: per picture and process, "
-        f"drawn by {results['device']}. "
+        f"Diversity: intra-class cosine distance in {FEATURES}. Edges: overlap of the "
+        "picture's edges with the asked contour (Jaccard index, one pixel tolerance). "
+        f"Seconds: per picture and process, drawn by {results['device']}. "
         f"The recipe: {results['constants']}.",
         "",
         "| figure | bar | measured | |",
@@ -321,14 +322,14 @@ def _word(reached: bool | None) -> str:
 
 def _arms(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = [
-        "| arm | agreement, % | log p | guide p | gap | distance | failed | seconds |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| arm | agreement, % | log p | guide p | gap | distance | edges | failed | seconds |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, row in arms.items():
         lines.append(
             f"| {name} | {percent(row['agreement'])} | {row['mean_log_p']:.2f} | "
             f"{maybe(row['guide_p'])} | {maybe(row['gap'])} | {row['distance']:.3f} | "
-            f"{row['failed']} | {row['seconds_per_picture']:.2f} |"
+            f"{row['edges']:.3f} | {row['failed']} | {row['seconds_per_picture']:.2f} |"
         )
     return lines
 

@@ -60,6 +60,12 @@ class Score:
         kept = ~self.drawings.failed
         return figures.intra_class_distance(self.features[kept], self.drawings.labels[kept])
 
+    @property
+    def edges(self) -> float:
+        """Mean overlap of the edges drawn with the asked contours."""
+        kept = ~self.drawings.failed
+        return figures.mean_edge_overlap(self.drawings.pictures[kept], self.drawings.contours[kept])
+
     def diversity_against(self, other: Score) -> Interval:
         """This arm's intra-class distance relative to another's, on what both have drawn."""
         kept = ~(self.drawings.failed | other.drawings.failed)
@@ -79,6 +85,7 @@ class Score:
             "guide_p": None if math.isnan(gap) else round(self.guide_p, 4),
             "gap": None if math.isnan(gap) else round(gap, 4),
             "distance": round(self.distance, 4),
+            "edges": round(self.edges, 4),
             "seconds_per_picture": round(self.drawings.seconds / count, 3),
         }
 

@@ -3,7 +3,7 @@
     python -m tools.pocket.lab.train_judges --rendered DIR --out JUDGES [--epochs 12]
 
 DIR holds `web` and `test` as render.py wrote them. Every batch holds pictures of 64, 96 and 128 px,
-so that one judge says what a classifier can tell at each. Writes one file per judge and judges.json.
+so that one judge says what a classifier can tell at each. Writes a file per judge and judges.json.
 Each judge is trained in a process of its own; run again to resume.
 """
 

@@ -79,7 +79,9 @@ def train(web: Path, run: Path, epochs: int) -> nn.Module:
         run / "backbone.pt",
     )
     course.run(
-        lambda: accuracy(network, pictures[hold], labels[hold]), run / "backbone.jsonl", ARCHITECTURE
+        lambda: accuracy(network, pictures[hold], labels[hold]),
+        run / "backbone.jsonl",
+        ARCHITECTURE,
     )
     return network.eval()
 

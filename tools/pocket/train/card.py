@@ -62,8 +62,8 @@ the decoder is trained.
 - Decoder: {decoder_steps:,} steps, {decoder_seen:,} pictures seen, {decoder_minutes:.0f} minutes.
 
 Again, from the repository's root (each trainer goes on from its checkpoint; to go on from these
-weights, run `python -m tools.pocket.train.unpack --package pocket/higfa_pocket --cache CACHE --run RUN`
-before `prepare`, and leave `words` out):
+weights, run `python -m tools.pocket.train.unpack --package pocket/higfa_pocket --cache CACHE
+--run RUN` before `prepare`, and leave `words` out):
 
 ```
 python tools/pocket/render.py --pool web --out WEB --per-class 780

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +117,7 @@ class Course:
     batch: int = BATCH
     backbone: Path | None = None
     seed: int = 0
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def rate_at(self, step: int, elapsed: float) -> float:
         """The rate of step number `step`, `elapsed` seconds after the start of this run."""

@@ -3,13 +3,14 @@
     python -m tools.pocket.train.denoiser --cache CACHE --out RUN [--until 10000] [--minutes 60]
 
 A leg's rate falls to nothing at `--until`. To add a leg to weights that had their last, also give
-the step where it starts: `--start 10174 --until 14000 --rate 4e-4`. On a GPU that is there for some
-minutes only, `--device cuda --batch 512 --minutes 5 --by-clock` lets the rate fall with the minutes.
+the step where it starts: `--start 10174 --until 14000 --rate 4e-4`. On a GPU that is there for
+some minutes only, `--device cuda --batch 512 --minutes 5 --by-clock` lets the rate fall with the
+minutes.
 
 Each batch: the first half is drawn with contours through the ControlNet, the second half without
 (50 % contour dropout); 12 % of the captions are replaced by the empty prompt. Loss: MSE of v with
-all noise levels alike: with min-SNR weights (gamma 5), as in an earlier part of the pocket's training,
-the high levels, where text decides what is drawn, counted a tenth of this and less.
+all noise levels alike: with min-SNR weights (gamma 5), as in an earlier part of the pocket's
+training, the high levels, where text decides what is drawn, counted a tenth of this and less.
 """
 
 from __future__ import annotations
@@ -147,7 +148,7 @@ def denoising_loss(model: Generator, batch: Batch, alphas_bar: Tensor) -> Tensor
 
 @dataclass(frozen=True)
 class Rate:
-    """Learning rate of one leg: warm-up from step `start`, then straight down to nothing at `until`."""
+    """Learning rate of one leg: warm-up from step `start`, then down to nothing at `until`."""
 
     peak: float = 1e-3
     start: int = 0

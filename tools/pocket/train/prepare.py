@@ -4,8 +4,8 @@
 
 WEB holds records.jsonl and images/. CACHE receives basis.npz, tokenizer/ and six .npy files:
 pictures uint8 (n, copies, side, side, 3), contours uint8 (n, copies, side, side), latents float16
-(n, copies, 32, side/8, side/8), tokens (n, 32), held_out (n,), named (n,). Run again on a grown WEB, it keeps
-the basis and tokenizer that CACHE already has, so that a started training can go on.
+(n, copies, 32, side/8, side/8), tokens (n, 32), held_out (n,), named (n,). Run again on a grown
+WEB, it keeps the basis and tokenizer that CACHE already has, so that a started training can go on.
 """
 
 from __future__ import annotations

@@ -41,7 +41,8 @@ def basis_of(vae: dict[str, Tensor]) -> PatchBasis:
     The mean is only known along the directions, which is all that an encoder needs.
     """
     project, out, bias = (
-        vae[f"encoder.layers.{name}"].double().numpy() for name in ("3.weight", "4.weight", "4.bias")
+        vae[f"encoder.layers.{name}"].double().numpy()
+        for name in ("3.weight", "4.weight", "4.bias")
     )
     channels = len(bias)
     scales = out[range(channels), range(channels), 1, 1] * SCALING_FACTOR
@@ -69,9 +70,9 @@ def unpack(package: Path, cache: Path, run: Path) -> dict[str, Any]:
     cache.mkdir(parents=True, exist_ok=True)
     vae, text = weights(package / VAE), weights(package / TEXT)
     basis_of(vae).save(cache / "basis.npz")
-    CLIPTokenizer.from_pretrained(package / "sd" / "tokenizer", local_files_only=True).save_pretrained(
-        cache / "tokenizer"
-    )
+    CLIPTokenizer.from_pretrained(
+        package / "sd" / "tokenizer", local_files_only=True
+    ).save_pretrained(cache / "tokenizer")
     save_atomic({"text_encoder": text}, cache / "text_encoder.pt")
     parts = {"text_encoder": text}
     parts |= {"unet": weights(package / UNET), "controlnet": weights(package / CONTROLNET)}

@@ -57,7 +57,7 @@ def held_out(pictures: list[WebPicture], seed: int) -> np.ndarray:
 
 
 def names_a_variant(pictures: list[WebPicture]) -> np.ndarray:
-    """Boolean mask (n,): captions that name one variant, rightly or not, and no mere family or maker.
+    """Boolean mask (n,): captions that name one variant, rightly or not.
 
     Told from the captions' words alone.
     """
