@@ -43,7 +43,7 @@ FIXED_OF_NORM: dict[str, tuple[float, ...]] = {
     "rms": (0.5, 1.0, 2.0, 4.0),
 }
 # S_K at which the two guides are compared; the bar is at the recipe's own.
-GUIDE_MULTIPLES = (0.125, 0.25, 0.5, 1.0, 2.0)
+GUIDE_MULTIPLES = (0.25, 0.5, 1.0, 2.0)
 SCALE, NORM = "synthesize.classifier.scale", "synthesize.classifier.grad_norm"
 
 
