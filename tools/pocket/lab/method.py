@@ -39,7 +39,7 @@ GAIN, LOST_DIVERSITY, ECE = 0.05, 0.02, 0.05
 HIGFA_MULTIPLES = (0.25, 1.0)
 FIXED_MULTIPLES = (0.25, 0.5, 1.0, 2.0)
 FIXED_OF_NORM: dict[str, tuple[float, ...]] = {
-    "none": (20.0, 60.0, 180.0),
+    "none": (5.0, 10.0, 20.0, 60.0),
     "rms": (0.5, 1.0, 2.0, 4.0),
 }
 # S_K at which the two guides are compared; the bar is at the recipe's own.
