@@ -31,6 +31,7 @@ def write_lab(folder: Path, per_class: int = 3, epochs: int = 1) -> Path:
             "controlnet": str(controlnet),
             "size": 32,
             "steps": 3,
+            "batch_size": 2,
             "classifier": {"scale": 5.0, "switch": 0.5},
         },
     }

@@ -162,23 +162,23 @@ def test_one_strength_alone_follows_the_confidence() -> None:
 def test_an_ablation_writes_its_table_and_resumes(request_: Request) -> None:
     ablate(request_, ["gamma"], tiny_features)
     drawn = {file: file.stat().st_mtime_ns for file in request_.workspace.rglob("*.npz")}
-    # Nine pairs of gamma and S_K, and the recipe itself.
-    assert len(drawn) == 10
+    # The pairs of gamma and S_K, and the recipe itself.
+    assert len(drawn) == 13
     results = ablate(request_, ["conditions"], tiny_features)
     assert set(results["parts"]) == {"gamma", "conditions"}
     assert read_json(request_.out / "ablation.json") == results
     assert all(file.stat().st_mtime_ns == time for file, time in drawn.items())
     rows = results["parts"]["gamma"]["rows"]
-    assert [row["value"] for row in rows[:2]] == ["gamma 0, S_K 1", "gamma 0, S_K 2"]
-    assert [row["is_recipe"] for row in rows] == [False] * 9 + [True]
-    assert rows[9]["against_recipe"] is None
+    assert [row["value"] for row in rows[:2]] == ["gamma 0, S_K 0.25", "gamma 0, S_K 0.5"]
+    assert [row["is_recipe"] for row in rows] == [False] * 12 + [True]
+    assert rows[12]["against_recipe"] is None
     assert rows[0]["pictures"] == 4
     text = (request_.docs / "ablation.md").read_text(encoding="utf-8")
     assert "| **recipe** |" in text
     assert text.index("## conditions") < text.index("## gamma")
     with Image.open(request_.docs / "pictures" / "ablation-gamma.png") as sheet:
-        # Contours, photos and ten values of four pictures.
-        assert sheet.height == 12 + 12 * 34
+        # Contours, photos and thirteen values of four pictures.
+        assert sheet.height == 12 + 15 * 34
 
 
 def test_another_number_of_pictures_begins_a_new_table(request_: Request) -> None:
@@ -191,10 +191,19 @@ def test_a_value_of_tau_has_a_guide_of_its_own(
     request_: Request, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ablation, "TAUS", (0.0,))
-    results = ablate(request_, ["tau"], tiny_features)
-    assert [row["value"] for row in results["parts"]["tau"]["rows"]] == ["0", "0.5"]
-    own = request_.workspace / "guides" / "tau-0" / "finetune-guide" / "calibration.json"
-    assert len(read_json(own)["levels"]) == 3
+    monkeypatch.setattr(ablation, "TOGETHER", ((0.0, 1.0, 2.0), (0.5, 1.0, 2.0), (0.5, 2.0, 5.0)))
+    parts = ablate(request_, ["together", "tau"], tiny_features)["parts"]
+    assert [row["value"] for row in parts["tau"]["rows"]] == ["0", "0.5"]
+    guides = request_.workspace / "guides"
+    assert [path.name for path in guides.iterdir() if path.name.startswith("tau")] == ["tau-0"]
+    calibration = read_json(guides / "tau-0" / "finetune-guide" / "calibration.json")
+    assert len(calibration["levels"]) == 3
+    together = parts["together"]["rows"]
+    assert [row["value"] for row in together[:2]] == [
+        "tau 0, S_C 1, S_K 2",
+        "tau 0.5, S_C 1, S_K 2",
+    ]
+    assert [row["is_recipe"] for row in together] == [False, False, False, True]
 
 
 def test_judges_are_checked_before_any_long_work(request_: Request, tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_without_a_guide_there_is_no_confidence_and_no_guided_arm(
 def test_a_second_call_draws_only_what_is_missing(
     setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(draw, "PART", 2)
+    monkeypatch.setattr(draw, "PART", 1)
     first = draw_arm(setting, draw.TEXT_CONTOUR, tmp_path, workers=1)
     files = sorted(tmp_path.rglob("*.npz"))
     assert len(files) == 2
@@ -141,10 +141,16 @@ def test_cached_by_what_matters(setting: Setting, tmp_path: Path) -> None:
 def test_workers_draw_what_one_process_draws(
     setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(draw, "PART", 2)
+    monkeypatch.setattr(draw, "PART", 1)
     alone = draw_arm(setting, draw.TEXT_CONTOUR, tmp_path / "one", workers=1)
     together = draw_arm(setting, draw.TEXT_CONTOUR, tmp_path / "two", workers=2)
     assert torch.equal(alone.pictures, together.pictures)
+
+
+def test_the_size_of_a_batch_is_known(setting: Setting, tmp_path: Path) -> None:
+    arm = Arm("auto", {"synthesize.batch_size": "auto"})
+    with pytest.raises(UserError, match="write a number"):
+        draw_arm(setting, arm, tmp_path)
 
 
 def test_only_synthesize_is_an_arm(setting: Setting, tmp_path: Path) -> None:

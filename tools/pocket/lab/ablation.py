@@ -1,4 +1,4 @@
-"""One constant of the method at a time, around the recipe's values, on validation contours.
+"""The method's constants, one at a time and some together, around the recipe's, on val contours.
 
     python -m tools.pocket.lab.ablation --workspace DIR --out OUT [--axes tau gamma ...]
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import chain, product
 from typing import Any
 
 from higfa_cli.artifacts.atomic import write_json, write_text
@@ -47,39 +47,37 @@ CHOICES: dict[str, tuple[str, tuple[str, ...]]] = {
     "confidence": ("classifier.confidence", ("probability", "margin")),
     "gradient": ("classifier.gradient", ("x0", "x_t")),
 }
-TAUS = (0.5, 0.7, 0.85)
+TAUS = (0.3, 0.5, 0.7, 0.85)
+# Constants that depend on each other: tau, S_C and S_K.
+TOGETHER = tuple(product((0.3, 0.5, 0.7), (1.0, 2.0), (1.0, 2.0)))
 # Strengths of text alone, and pairs of S_T and S_C, without a guide: the method is compared with
 # text + contour at its best, not only at the recipe's own.
 WORDS = (1.0, 2.0, 3.0, 4.0, 6.0, 10.0)
 PLAIN = (
-    (1.0, 1.0), (3.0, 2.0), (4.0, 2.0), (6.0, 2.0),
-    (3.0, 3.0), (4.0, 3.0), (6.0, 3.0), (10.0, 3.0), (14.0, 3.0), (4.0, 4.0), (6.0, 6.0),
+    (1.0, 1.0), (3.0, 1.0), (4.0, 1.0), (6.0, 1.0), (3.0, 2.0), (4.0, 2.0), (6.0, 2.0),
+    (4.0, 3.0), (6.0, 3.0), (10.0, 3.0), (4.0, 4.0), (6.0, 6.0),
 )  # fmt: skip
 # Pairs of gamma and S_K: (1 - p)^gamma makes every strength smaller, so that gammas compared at
 # one S_K differ in how hard they push before they differ in when.
 GAMMAS = (
-    (0.0, 1.0), (0.0, 2.0), (0.0, 4.0), (0.5, 2.0), (0.5, 4.0), (1.0, 2.0), (1.0, 4.0), (2.0, 4.0),
-    (2.0, 8.0),
+    (0.0, 0.25), (0.0, 0.5), (0.0, 1.0), (0.0, 2.0), (0.5, 0.5), (0.5, 1.0), (0.5, 2.0),
+    (1.0, 1.0), (1.0, 2.0), (1.0, 4.0), (2.0, 2.0), (2.0, 4.0),
 )  # fmt: skip
 # S_K as multiples of the recipe's; with grad_norm the gradient has another size, so S_K too.
-MULTIPLES = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0)
+MULTIPLES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 SCALES_OF_NORM: dict[str, tuple[float, ...]] = {
-    "none": (20.0, 40.0, 80.0, 160.0),
+    "none": (10.0, 20.0, 40.0, 80.0),
     "rms": (0.5, 1.0, 2.0, 4.0),
 }
 
 
 @dataclass(frozen=True)
 class Value:
-    """One row of a table. `own_guide`: the guide is trained under these settings too."""
+    """One row of a table. `guide_tau`: its guide is trained for this tau, not for the recipe's."""
 
     label: str
     settings: Mapping[str, Any]
-    own_guide: bool = False
-
-    def arm(self, axis: str, guide: Path | None = None) -> Arm:
-        """How the row is drawn, with another guide than the workspace's where one is given."""
-        return Arm(f"{axis} {self.label}", self.settings, guide)
+    guide_tau: float | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +104,7 @@ def axes_around(recipe: Recipe) -> tuple[Axis, ...]:
         _words(),
         _plain(),
         _tau(own),
+        _together(own),
         *(_scalar(name, own) for name in ("text-scale", "contour-scale")),
         _classifier_scale(own),
         _gamma(),
@@ -162,15 +161,36 @@ def _plain() -> Axis:
     return Axis("plain", "Text + contour without the guide", tuple(values))
 
 
+def _switched(
+    label: str, tau: float, own: Synthesize, settings: Mapping[str, Any] | None = None
+) -> Value:
+    """A value that switches on at `tau`, with a guide trained for the levels that this guides."""
+    kept = own.classifier.switch_sigma is None and tau == own.classifier.switch
+    return Value(label, {**_switch(tau), **(settings or {})}, None if kept else tau)
+
+
+def _switch(tau: float) -> dict[str, Any]:
+    return {"synthesize.classifier.switch_sigma": None, "synthesize.classifier.switch": tau}
+
+
 def _tau(own: Synthesize) -> Axis:
     listed = {*TAUS, own.classifier.switch} if own.classifier.switch_sigma is None else set(TAUS)
-    off = {"synthesize.classifier.switch_sigma": None}
-    values = (
-        Value(f"{v:g}", {**off, "synthesize.classifier.switch": v}, own_guide=True)
-        for v in sorted(listed)
-    )
     title = "`classifier.switch` (tau); each value has a guide trained at the levels it guides"
-    return Axis("tau", title, tuple(values))
+    return Axis("tau", title, tuple(_switched(f"{v:g}", v, own) for v in sorted(listed)))
+
+
+def _together(own: Synthesize) -> Axis:
+    values = (
+        _switched(
+            f"tau {tau:g}, S_C {contour:g}, S_K {scale:g}",
+            tau,
+            own,
+            {"synthesize.contour.scale": contour, "synthesize.classifier.scale": scale},
+        )
+        for tau, contour, scale in TOGETHER
+    )
+    title = "tau, `contour.scale` and `classifier.scale` together; each tau has a guide of its own"
+    return Axis("together", title, tuple(values))
 
 
 def _classifier_scale(own: Synthesize) -> Axis:
@@ -227,30 +247,31 @@ def ablate(request: Request, names: Sequence[str], features: Features) -> dict[s
     if unknown := [name for name in names if name not in known]:
         raise UserError(f"--axes {unknown[0]}: no such axis; axes are {', '.join(known)}")
     with open_bench(request, SPLIT, features) as bench:
-        recipe = bench.setting.ctx.recipe
         path = request.out / "ablation.json"
         results = start_results(path, request, bench, SPLIT)
         asked = [known[name] for name in names or known]
-        bench.ahead(
-            [HIGFA] + [v.arm(axis.name) for axis in asked for v in axis.values if not v.own_guide]
-        )
-        for name in names or known:
-            rows = _measure(request, bench, known[name], recipe)
-            results["parts"][name] = {"title": known[name].title, "rows": rows}
+        # Guides before pictures: training takes both cores.
+        arms = [[_arm(request, axis, value) for value in axis.values] for axis in asked]
+        bench.ahead([HIGFA, *chain(*arms)])
+        for axis, own in zip(asked, arms, strict=True):
+            rows = _measure(request, bench, axis, own)
+            results["parts"][axis.name] = {"title": axis.title, "rows": rows}
             write_json(path, results)
             ordered = [other for other in known if other in results["parts"]]
             write_text(request.docs / "ablation.md", page(results, ordered))
     return results
 
 
-def _measure(request: Request, bench: Bench, axis: Axis, recipe: Recipe) -> list[dict[str, Any]]:
+def _measure(
+    request: Request, bench: Bench, axis: Axis, arms: Sequence[Arm]
+) -> list[dict[str, Any]]:
     """Rows of one table; its strip is written beside."""
     base = bench.measure(HIGFA)
     scores: list[tuple[str, Score]] = []
     rows = []
-    for value in axis.values:
-        same = is_recipe(value, recipe)
-        score = base if same else bench.measure(_arm(request, axis, value))
+    for value, arm in zip(axis.values, arms, strict=True):
+        same = is_recipe(value, bench.setting.ctx.recipe)
+        score = base if same else bench.measure(arm)
         against = None if same else figures.paired(base.hits, score.hits)
         rows.append(
             {"value": value.label, "is_recipe": same, **score.row()}
@@ -263,12 +284,13 @@ def _measure(request: Request, bench: Bench, axis: Axis, recipe: Recipe) -> list
 
 
 def _arm(request: Request, axis: Axis, value: Value) -> Arm:
-    """The value's arm, with a guide of its own where it needs one."""
-    if not value.own_guide:
-        return value.arm(axis.name)
-    place = request.workspace / "guides" / f"{axis.name}-{value.label}"
-    prepare(request.recipe, place, SPLIT, 1, value.settings)
-    return value.arm(axis.name, place / "finetune-guide" / "guide.safetensors")
+    """How the value is drawn; a guide of its own is trained, once for each tau."""
+    name, tau = f"{axis.name} {value.label}", value.guide_tau
+    if tau is None:
+        return Arm(name, value.settings)
+    place = request.workspace / "guides" / f"tau-{tau:g}"
+    prepare(request.recipe, place, SPLIT, 1, _switch(tau))
+    return Arm(name, value.settings, place / "finetune-guide" / "guide.safetensors")
 
 
 def page(results: Mapping[str, Any], names: Sequence[str]) -> str:
@@ -278,7 +300,7 @@ def page(results: Mapping[str, Any], names: Sequence[str]) -> str:
         "",
         "Written by `python -m tools.pocket.lab.ablation`; do not edit.",
         "",
-        f"One constant of `{results['recipe']}` at a time, {results['steps']} steps, on contours "
+        f"Around `{results['recipe']}`, {results['steps']} steps, on contours "
         f"of {results['split']} photos: {results['pictures']} pictures per row "
         f"({results['per_class']} of each of {results['classes']} classes), recipe seed "
         f"{results['seed']}. All rows have the same contours and the same initial noise. "

@@ -40,10 +40,10 @@ from higfa_cli.stages.photos import load_photos
 from higfa_cli.stages.pipeline import step
 from higfa_cli.stages.shards import torch_threads
 
-# Pictures per file of the cache, and pictures that are drawn together.
-PART, BATCH = 40, 20
+# Batches per file of the cache.
+PART = 2
 # Keys of `synthesize` that change no picture of the laboratory.
-_IDLE = {"batch_size", "gallery", "per_contour", "local_files_only", "memory"}
+_IDLE = {"gallery", "per_contour", "local_files_only", "memory"}
 
 _UNGUIDED = {"synthesize.classifier.switch": 1.0, "synthesize.classifier.switch_sigma": None}
 
@@ -275,15 +275,25 @@ def jobs_of(setting: Setting, arm: Arm, cache: Path) -> list[Job]:
         "synthesize": ctx.recipe.synthesize.model_dump(mode="json", exclude=idle),
         "models": model_inputs(ctx, setting.classes),
         "guide": None if guide is None else hash_file(guide),
-        "batch": BATCH,
     }
     folder = cache / hash_json(about)[:20]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "arm.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     by_id = {item.id: item for item in plan(ctx)}
     own = [by_id[item.id] for item in setting.items]
-    parts = [tuple(own[i : i + PART]) for i in range(0, len(own), PART)]
+    size = PART * _batch_size(ctx)
+    parts = [tuple(own[i : i + size]) for i in range(0, len(own), size)]
     return [Job(ctx, part, guide, folder / f"{_items_hash(part)}.npz") for part in parts]
+
+
+def _batch_size(ctx: Context) -> int:
+    size = ctx.recipe.synthesize.batch_size
+    if size == "auto":
+        raise UserError(
+            f"{ctx.recipe.name}: synthesize.batch_size: auto: the laboratory draws in batches of a "
+            "known size; write a number"
+        )
+    return size
 
 
 def _items_hash(items: Sequence[PlanItem]) -> str:
@@ -299,8 +309,9 @@ def _draw_part(job: Job) -> None:
     model, schedule = load_model(ctx, items), schedule_of(ctx.recipe.synthesize)
     began = time.perf_counter()
     drawn: list[Drawn] = []
-    for start in range(0, len(items), BATCH):
-        drawn += draw_items(ctx, model, guide, schedule, items[start : start + BATCH])
+    size = _batch_size(ctx)
+    for start in range(0, len(items), size):
+        drawn += draw_items(ctx, model, guide, schedule, items[start : start + size])
     seconds = time.perf_counter() - began
     grey = np.full((model.size, model.size, 3), 128, np.uint8)
     failed = np.array([one.pixels is None for one in drawn])
