@@ -222,6 +222,15 @@ def test_dry_run_says_what_and_writes_nothing(recipe: Path) -> None:
     assert "dry run, nothing written" in call("contours", "--recipe", recipe, "--dry-run")[1]
 
 
+def test_a_dry_run_of_all_stages(recipe: Path) -> None:
+    code, out, _ = call("run", str(recipe), "--dry-run")
+    assert code == 0 and "nothing written" in out and "after contours" in out
+    code, out, _ = call("run", str(recipe), "--dry-run", "--from", "synthesize", "--json")
+    assert code == 1
+    assert [row["action"] for row in json.loads(out)["stages"]][:2] == ["fail", "not reached"]
+    assert not (recipe.parent / "runs").exists()
+
+
 def test_bad_data_is_one_line_with_nothing_written(recipe: Path) -> None:
     code, out, err = call("contours", "--recipe", recipe, "--set", "data.root=elsewhere", "--json")
     assert (code, out) == (1, "")

@@ -217,8 +217,11 @@ def test_no_pictures_is_an_error_that_names_the_command(tmp_path: Path) -> None:
     write_class_folders(tmp_path / "b" / "x", 1, 0)
     with pytest.raises(UserError, match=r"two arms are called real\+x"):
         train_downstream.inputs(ctx, synthetic=[str(tmp_path / "a/x"), str(tmp_path / "b/x")])
-    with pytest.raises(UserError, match="there is no arm `real\\+y`"):
+    with pytest.raises(UserError, match="no such arm; arms are real"):
         train_downstream.inputs(ctx, arms=["real+y"])
+    for name in ("higfa", "real+higfa"):
+        with pytest.raises(UserError, match="run `higfa synthesize` first"):
+            train_downstream.inputs(ctx, arms=[name])
 
 
 def test_folder_whose_name_holds_an_equals_sign(tmp_path: Path) -> None:

@@ -51,8 +51,9 @@ def test_a_flat_folder_becomes_a_recipe_that_loads(tmp_path: Path) -> None:
     ]
     assert result["next"] == f"higfa doctor {tmp_path / 'mine.yaml'}"
     assert any("points of accuracy" in note for note in result["notes"])
+    assert "without a test photo: one" in result["notes"]
     loaded = load_recipe(result["recipe"])
-    assert loaded.recipe.name == "my: photos"
+    assert loaded.recipe.name == "mine"
     assert loaded.recipe.contours.size == loaded.recipe.synthesize.size == 512
     data = load_dataset(loaded.recipe.data, loaded.base, loaded.recipe.seed)
     per_class = Counter((s.cls, s.split) for s in data.samples)
@@ -95,6 +96,16 @@ def test_no_val_and_no_test_when_not_wanted(tmp_path: Path) -> None:
     root = flat(tmp_path / "d", {"a": 4, "b": 5})
     result = init_project(root, tmp_path / "r.yaml", val=0.0, test=0.0)
     assert result["counts"] == {"train": 9, "val": 0, "test": 0}
+    assert [note.split(":")[0] for note in result["notes"]] == [
+        "no validation photos",
+        "no test photos",
+    ]
+
+
+def test_recipe_yaml_is_named_after_the_photos(tmp_path: Path) -> None:
+    root = flat(tmp_path / "my: photos", {"a": 3, "b": 3})
+    result = init_project(root, tmp_path / "recipe.yaml")
+    assert load_recipe(result["recipe"]).recipe.name == "my: photos"
 
 
 def test_large_fractions_leave_every_class_something_to_train_on(tmp_path: Path) -> None:
@@ -112,7 +123,7 @@ def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
             init_project(root, tmp_path / "r.yaml")
         assert [p.read_text() for p in tmp_path.glob("r.*")] == ["mine"]
         result = init_project(root, tmp_path / "r.yaml", force=True)
-        assert load_recipe(result["recipe"]).recipe.name == "d"
+        assert load_recipe(result["recipe"]).recipe.name == "r"
         for written in tmp_path.glob("r.*"):
             written.unlink()
 

@@ -74,6 +74,19 @@ def test_without_the_data_doctor_comes_next(ctx: Context) -> None:
     assert pipeline.next_stage(rows, "--recipe r.yaml") == "higfa contours --recipe r.yaml"
 
 
+def test_what_a_run_would_do(ctx: Context) -> None:
+    def actions(of: Context, *ends: str) -> list[str]:
+        return [row["action"] for row in pipeline.intended(of, *ends)]
+
+    assert actions(ctx) == ["run"] * 6
+    assert actions(ctx, "synthesize") == ["fail"] + ["not reached"] * 3
+    assert actions(changed(ctx, data__root="gone"))[:2] == ["fail", "not reached"]
+    assert not ctx.workspace.exists()
+    pipeline.run_all(ctx, last="contours")
+    assert actions(ctx, "contours", "finetune-guide") == ["skip", "run"]
+    assert actions(replace(ctx, force=True), "contours", "contours") == ["run"]
+
+
 def test_run_skip_force(ctx: Context) -> None:
     (row,) = pipeline.run_all(ctx, last="contours")
     assert (row["stage"], row["action"], row["summary"]["images"]) == ("contours", "ran", 4)

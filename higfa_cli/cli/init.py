@@ -14,7 +14,10 @@ def command(
     root: Annotated[Path, typer.Option(help="Your photos: a folder of class folders.")],
     out: Annotated[Path, typer.Option(help="The recipe to write.")] = Path("recipe.yaml"),
     name: Annotated[
-        str | None, typer.Option(help="Name of the experiment (else the folder's).")
+        str | None,
+        typer.Option(
+            help="Name of the experiment (else the recipe's, of recipe.yaml the folder's)."
+        ),
     ] = None,
     val: Annotated[float, typer.Option(min=0.0, max=1.0, help="Validation fraction.")] = 0.15,
     test: Annotated[float, typer.Option(min=0.0, max=1.0, help="Test fraction.")] = 0.15,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,9 @@ from higfa_cli.cli.options import (
     WorkspaceFlag,
     choose,
 )
+
+if TYPE_CHECKING:
+    from higfa_cli.stages.context import Context
 
 
 def command(
@@ -33,6 +36,9 @@ def command(
         str, typer.Option("--until", help="Last stage to run.", metavar="STAGE")
     ] = "report",
     force: Annotated[bool, typer.Option("--force", help="Run fresh stages too.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say which stages would run; write nothing.")
+    ] = False,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -42,6 +48,9 @@ def command(
 
     choice = choose(recipe, dataset, set_, workspace, device, positional)
     ctx = choice.context(quiet, force)
+    if dry_run:
+        _show_intended(ctx, first, last, choice.flags, as_json)
+        return
     rows = []
     with stdout_for_result(as_json):
         from higfa_cli.stages import pipeline
@@ -60,3 +69,21 @@ def command(
         if page.is_file():
             print_line(f"report: {page}")
     exit_with_failures(rows)
+
+
+def _show_intended(ctx: Context, first: str, last: str, selection: str, as_json: bool) -> None:
+    """Which stages would run. Exit code 1 where the run would end at once."""
+    from higfa_cli.cli.output import print_json, print_line, print_table, stdout_for_result
+
+    with stdout_for_result(as_json):
+        from higfa_cli.stages import pipeline
+
+        rows = pipeline.intended(ctx, first, last)
+    if as_json:
+        print_json({"workspace": str(ctx.workspace), "stages": rows})
+    else:
+        print_line(f"workspace: {ctx.workspace} (dry run, nothing written)")
+        print_table([row | {"reasons": "; ".join(row["reasons"])} for row in rows])
+        print_line(f"pictures, memory, time: higfa synthesize {selection} --dry-run")
+    if any(row["action"] == "fail" for row in rows):
+        raise typer.Exit(1)

@@ -44,7 +44,7 @@ class Data(Section):
         description="On-disk layout: class folders, or a public dataset as its authors pack it.",
     )
     root: str = Field(
-        description="Dataset folder; `pocket:NAME` is a folder of the higfa-pocket package."
+        description="Dataset folder, relative to the recipe; `pocket:NAME`: of higfa-pocket."
     )
     split_file: str | None = Field(
         None,

@@ -85,7 +85,7 @@ def choose_arms(
     if arms is not None:
         unknown = [name for name in arms if name not in names]
         if unknown:
-            raise UserError(f"there is no arm `{unknown[0]}`; arms are {', '.join(names)}", 2)
+            raise _no_arm(unknown[0], names, own)
         found = [arm for arm in found if arm.name in arms]
     _check_folders(found)
     if arms is not None:
@@ -97,6 +97,15 @@ def choose_arms(
             "--arm real"
         )
     return tuple(found)
+
+
+def _no_arm(name: str, names: Sequence[str], own: Path) -> UserError:
+    if name in (OWN, OWN.removeprefix(f"{REAL}+")) and OWN not in names:
+        return UserError(
+            f"--arm {name}: {own / 'metadata.jsonl'} is missing, so there are no pictures to train "
+            "on: run `higfa synthesize` first"
+        )
+    return UserError(f"--arm {name}: there is no such arm; arms are {', '.join(names)}", 2)
 
 
 def _check_folders(arms: Sequence[Arm]) -> None:

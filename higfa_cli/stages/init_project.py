@@ -71,7 +71,8 @@ def init_project(
     check_rows(rows, str(root))
     if len(classes) < 2:
         raise UserError(f"{root} has one class, `{classes[0]}`; add another class folder")
-    title = name or root.name or "photos"
+    # The name is the output folder's too: two recipes of one photo folder must not share it.
+    title = name or (out.stem if out.stem != "recipe" else root.name or "photos")
     text = recipe_text(title, seed, _reference(root, files.recipe), files.split, files.words)
     _check(text)
     write_text(files.words, _words_text(classes))
@@ -85,24 +86,36 @@ def init_project(
         "classes": classes,
         "counts": {split: counts[split] for split in SPLITS},
         "skipped": skipped,
-        "notes": _notes(own_split, counts),
+        "notes": _notes(own_split, rows),
         "next": f"higfa doctor {shlex.quote(str(files.recipe))}",
     }
 
 
-def _notes(own_split: bool, counts: Counter[Split]) -> list[str]:
+def _notes(own_split: bool, rows: Sequence[Row]) -> list[str]:
     """What a user may not expect of the split."""
+    counts = Counter(row.split for row in rows)
     notes = []
     if own_split:
-        absent = [split for split in SPLITS if not counts[split]]
-        lacks = f"; there is no {' and no '.join(absent)}" if absent else ""
-        notes.append(f"the split of the folders is kept, --val and --test play no part{lacks}")
-    if 0 < counts["test"] < _FEW_TEST_PHOTOS:
+        notes.append("the split of the folders is kept, --val and --test play no part")
+    if not counts["val"]:
+        notes.append(
+            "no validation photos: a fifth of the training photos is held out to choose the "
+            "classifiers' checkpoints, and the guide is calibrated by cross-validation"
+        )
+    if not counts["test"]:
+        notes.append("no test photos: nothing can say whether the drawn pictures helped")
+        return notes
+    if counts["test"] < _FEW_TEST_PHOTOS:
         points = 100 / counts["test"]
         notes.append(
             f"{counts['test']} test photos: one of them is {points:.1f} points of accuracy, so "
             "only large differences can be seen"
         )
+    tested = {row.cls for row in rows if row.split == "test"}
+    untested = sorted({row.cls for row in rows} - tested)
+    if untested:
+        few = ", ".join(untested[:3]) + (", ..." if len(untested) > 3 else "")
+        notes.append(f"without a test photo: {few}")
     return notes
 
 

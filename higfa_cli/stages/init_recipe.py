@@ -7,7 +7,8 @@ from pathlib import Path
 
 _TEMPLATE = """\
 # Written by `higfa init`. Every key that is not here has a default: `higfa recipes schema`
-# prints them all. Paths are relative to this file.
+# prints them all. Paths are relative to this file; results go to runs/NAME (`workspace`) in the
+# folder that you run higfa from, so give every recipe a name of its own.
 # The values below are untuned: a sensible start, measured on no data set.
 
 name: @NAME@

@@ -156,6 +156,30 @@ def status(ctx: Context) -> list[dict[str, Any]]:
     return rows
 
 
+def intended(ctx: Context, first: str = STAGES[0], last: str = STAGES[-1]) -> list[dict[str, Any]]:
+    """What `iter_stages` would do, with nothing done: per stage {"stage", "action", "reasons"}.
+
+    "action": "skip"; "run"; "fail", where what the stage reads is not there and no earlier one of
+    these stages would make it; "not reached" after that.
+    """
+    chosen = _between(first, last)
+    rows: list[dict[str, Any]] = []
+    for row in status(ctx):
+        if row["stage"] not in chosen:
+            continue
+        action = "run" if ctx.force or row["state"] != "fresh" else "skip"
+        before = {earlier["action"] for earlier in rows}
+        if "fail" in before:
+            action = "not reached"
+        elif row["blocked"] and "run" not in before:
+            action = "fail"
+        reasons = row["reasons"]
+        if row["blocked"] and before and action != "fail":
+            reasons = [f"after {rows[-1]['stage']}"]
+        rows.append({"stage": row["stage"], "action": action, "reasons": reasons})
+    return rows
+
+
 def next_command(rows: list[dict[str, Any]], selection: str) -> str | None:
     """The command to type next, or None when all is fresh: `doctor` where a stage would fail.
 
