@@ -182,9 +182,9 @@ def main() -> None:
         size=asked.size,
         steps=2,
         scheduler="dpm++2m",
-        text={"scale": 7.5},  # type: ignore[arg-type]
-        classifier={"switch": 0.5, "grad_norm": "rms"},  # type: ignore[arg-type]
-        memory={"gradient_checkpointing": True},  # type: ignore[arg-type]
+        text={"scale": 7.5},
+        classifier={"switch": 0.5, "grad_norm": "rms"},
+        memory={"gradient_checkpointing": True},
     )
     computed = guided_step(architecture(settings, Path()), settings, 1, GUIDE_SIZE)
     before = psutil.Process().memory_info().rss

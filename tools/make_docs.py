@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import click
 import typer
@@ -78,7 +78,7 @@ def recipe_page() -> str:
 def commands_page() -> str:
     """The help text of every command."""
     lines = ["# Commands", "", "Made by `python tools/make_docs.py` from the commands' own help."]
-    root = typer.main.get_command(app)
+    root: Any = typer.main.get_command(app)
     for name, command in walk(root, "higfa"):
         with click.Context(command, info_name=name, terminal_width=96) as context:
             help_text = command.get_help(context).rstrip()

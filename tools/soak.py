@@ -31,7 +31,7 @@ def one_round(killer: Killer, seed: int, number: int) -> dict[str, Any]:
     delay = float(rng.uniform(0, killer.quick_seconds))
     at_step = bool(rng.integers(2))
     chosen = {"stop_at": step} if at_step else {"delay": delay}
-    found = killer.round(kills=kills, **chosen)  # type: ignore[arg-type]
+    found = killer.round(kills=kills, **chosen)
     return {
         "round": number,
         "kind": "step" if at_step else "moment",

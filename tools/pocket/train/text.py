@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, models, trainers
 from tokenizers.pre_tokenizers import ByteLevel
@@ -43,7 +44,7 @@ def _byte_letters() -> list[str]:
 
 def _as_clip(trained: Tokenizer) -> CLIPTokenizer:
     """The trained vocabulary as a `CLIPTokenizer`: letters, letters + </w>, merges, bos, eos."""
-    merges = [tuple(pair) for pair in json.loads(trained.to_str())["model"]["merges"]]
+    merges: list[Any] = [tuple(pair) for pair in json.loads(trained.to_str())["model"]["merges"]]
     letters = sorted(_byte_letters())
     pieces = [*letters, *(letter + "</w>" for letter in letters)]
     pieces += [left + right for left, right in merges]

@@ -97,7 +97,7 @@ def shrink(image: np.ndarray, side: int) -> np.ndarray:
 
 def random_similarity(side: int, rng: np.random.Generator) -> np.ndarray:
     """A mild similarity (2, 3): rotation within 8 degrees, scale 0.85-1.15, shift within 6 %."""
-    matrix = cv2.getRotationMatrix2D(
+    matrix: np.ndarray = cv2.getRotationMatrix2D(
         (side / 2, side / 2), rng.uniform(-8, 8), float(np.exp(rng.uniform(-0.16, 0.14)))
     )
     matrix[:, 2] += rng.uniform(-0.06, 0.06, size=2) * side
