@@ -5,12 +5,8 @@
 Writes DIR/sheet.png (rows: photo, contour, text + contour, text only; same seeds) and
 DIR/sheet.json.
 
-Edge overlap: Canny edges of the drawing against the asked contour (both with the contour stage's
-default settings: blur 0.8, thresholds 50 and 120, L2 gradient, at the drawing's size), as a
-Jaccard index with a tolerance of one pixel. An edge pixel is matched if the other map has an edge
-pixel in its 3x3 neighbourhood. With precision P (matched share of the drawing's edge pixels) and
-recall R (matched share of the contour's), F1 = 2PR / (P + R) and overlap = F1 / (2 - F1). The
-figure is the mean over pictures; the ratio is that of text + contour to text only.
+Edge overlap: `tools.pocket.lab.figures.edge_overlap`. The figure is the mean over pictures; the
+ratio is that of text + contour to text only.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def command(
     add("--workers", type=int, default=2, help="processes that draw (default: %(default)s)")
     add(flag, nargs="+", dest="names", default=(), help=names)
     asked = parser.parse_args()
-    _silence()
+    silence()
     asked.docs = asked.docs or asked.out
     request = Request(**{name: getattr(asked, name) for name in Request.__dataclass_fields__})
     try:
@@ -112,8 +112,8 @@ def command(
         raise SystemExit(str(error)) from None
 
 
-def _silence() -> None:
-    """Here the libraries have been imported, and no longer read what silences them elsewhere."""
+def silence() -> None:
+    """Quiet libraries. They have been imported, and no longer read what silences them elsewhere."""
     silence_libraries()
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()

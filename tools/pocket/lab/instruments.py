@@ -34,7 +34,7 @@ from higfa_cli.stages.model_inputs import model_inputs
 from higfa_cli.stages.shards import torch_threads
 from higfa_cli.training.calibration import expected_calibration_error
 from tools.pocket.lab import figures, measure
-from tools.pocket.lab.bench import JUDGES, check_pocket, constants
+from tools.pocket.lab.bench import JUDGES, check_pocket, constants, silence
 from tools.pocket.lab.draw import TEXT_CONTOUR, TEXT_ONLY, Arm, Drawings
 from tools.pocket.lab.features import NAME as FEATURE_SPACE
 from tools.pocket.lab.features import looks_like_aircraft
@@ -314,6 +314,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes that draw")
     parser.add_argument("--only", nargs="+", default=[], choices=list(PARTS), metavar="PART")
     asked = parser.parse_args()
+    silence()
     world = World(
         rendered=asked.rendered,
         judges_folder=asked.judges,
