@@ -19,7 +19,7 @@ from higfa_cli.artifacts.atomic import read_json, write_json
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.load import load_recipe, override_recipe
 from tests.lab_project import CLASSES, write_judges, write_lab
-from tools.pocket.lab import ablation, checkpoints, method, worst
+from tools.pocket.lab import ablation, checkpoints, guides, method, worst
 from tools.pocket.lab.ablation import ablate, axes_around, is_recipe
 from tools.pocket.lab.bench import RECIPE, Request
 from tools.pocket.lab.draw import Drawings
@@ -276,7 +276,8 @@ def test_the_method_is_held_against_its_bars(
     monkeypatch.setattr(method, "HIGFA_MULTIPLES", (1.0,))
     monkeypatch.setattr(method, "FIXED_MULTIPLES", (1.0,))
     monkeypatch.setattr(method, "FIXED_OF_NORM", {"none": (1.0,), "rms": (0.5,)})
-    monkeypatch.setattr(method, "GUIDE_MULTIPLES", (0.5, 1.0))
+    monkeypatch.setattr(guides, "MULTIPLES", (0.5, 1.0))
+    monkeypatch.setattr(guides, "TRAININGS", 2)
     first = compare(request_, ["gain"], tiny_features)
     results = compare(request_, [name for name in method.PARTS if name != "gain"], tiny_features)
     assert results["parts"]["gain"] == first["parts"]["gain"]
@@ -293,12 +294,18 @@ def test_the_method_is_held_against_its_bars(
     assert len(results["parts"]["worst"]["worst"]) == 4
     clean = request_.workspace / "guides" / "clean" / "finetune-guide" / "history.jsonl"
     assert clean.is_file()
-    guides = results["parts"]["guide"]["guides"]
-    assert [row["scale"] for row in guides] == [2.5, 5.0]
-    assert guides[1]["noised"] == arms["HiGFA"]
-    for row in guides:
+    along = results["parts"]["guide"]["guides"]
+    assert [row["scale"] for row in along] == [2.5, 5.0]
+    assert along[1]["noised"] == arms["HiGFA"]
+    again = results["parts"]["trainings"]
+    assert [row["seed"] for row in again["trainings"]] == [0, 1]
+    assert again["trainings"][0]["clean"] == along[1]["clean"]
+    assert (clean.parents[2] / "noised-seed-1" / "finetune-guide" / "history.jsonl").is_file()
+    for row in [*along, *again["trainings"]]:
         means = [row[name]["agreement"][0] for name in ("noised", "clean")]
         assert row["difference"][0] == pytest.approx(means[0] - means[1], abs=1e-3)
+    mean = sum(row["difference"][0] for row in again["trainings"]) / 2
+    assert again["difference"][0] == pytest.approx(mean, abs=1e-3)
     text = (request_.docs / "method.md").read_text(encoding="utf-8")
     assert (
         text.count("| reached |") + text.count("| MISSED |") + text.count("| not comparable |") == 6

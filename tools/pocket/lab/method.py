@@ -15,7 +15,7 @@ from typing import Any
 
 from higfa_cli.artifacts.atomic import read_json, write_json, write_text
 from higfa_cli.errors import UserError
-from tools.pocket.lab import figures, strips, worst
+from tools.pocket.lab import figures, guides, strips, worst
 from tools.pocket.lab.bench import (
     Bench,
     Features,
@@ -24,10 +24,10 @@ from tools.pocket.lab.bench import (
     open_bench,
     start_results,
 )
-from tools.pocket.lab.draw import FIRST_STEP, FIXED, HIGFA, TEXT_CONTOUR, Arm, prepare
+from tools.pocket.lab.draw import FIRST_STEP, FIXED, HIGFA, TEXT_CONTOUR, Arm
 from tools.pocket.lab.features import NAME as FEATURES
-from tools.pocket.lab.figures import Interval
-from tools.pocket.lab.scores import Score, maybe, percent
+from tools.pocket.lab.guides import SCALE
+from tools.pocket.lab.scores import Score, bar, maybe, percent, rounded
 
 PER_CLASS = 30
 SPLIT = "train"
@@ -42,19 +42,7 @@ FIXED_OF_NORM: dict[str, tuple[float, ...]] = {
     "none": (5.0, 10.0, 20.0, 60.0),
     "rms": (0.5, 1.0, 2.0, 4.0),
 }
-# S_K at which the two guides are compared; the bar is at the recipe's own.
-GUIDE_MULTIPLES = (0.25, 0.5, 1.0, 2.0)
-SCALE, NORM = "synthesize.classifier.scale", "synthesize.classifier.grad_norm"
-
-
-def bar(figure: str, asked: str, measured: str, reached: bool | None) -> dict[str, Any]:
-    """A row of the table of bars; `reached` is None where the comparison cannot be made."""
-    return {"figure": figure, "bar": asked, "measured": measured, "reached": reached}
-
-
-def rounded(interval: Interval) -> list[float]:
-    """As the JSON file holds it."""
-    return [round(value, 4) for value in interval]
+NORM = "synthesize.classifier.grad_norm"
 
 
 def gain(request: Request, bench: Bench) -> dict[str, Any]:
@@ -172,46 +160,13 @@ def gap(request: Request, bench: Bench) -> dict[str, Any]:
 
 
 def guide(request: Request, bench: Bench) -> dict[str, Any]:
-    """The guide's training: noised, decoded images against clean photos only; the same S_K."""
-    place = request.workspace / "guides" / "clean"
-    prepare(request.recipe, place, SPLIT, 1, {"guide.noised_fraction": 0.0})
-    file = place / "finetune-guide" / "guide.safetensors"
-    own = bench.setting.ctx.recipe.synthesize.classifier.scale
-    scales = [multiple * own for multiple in GUIDE_MULTIPLES]
-    pairs = [
-        (
-            Arm(f"noised guide, S_K {s:g}", {SCALE: s}),
-            Arm(f"clean guide, S_K {s:g}", {SCALE: s}, file),
-        )
-        for s in scales
-    ]
-    bench.ahead(arm for pair in pairs for arm in pair)
-    rows = [
-        _against(scale, *(bench.measure(arm) for arm in pair))
-        for scale, pair in zip(scales, pairs, strict=True)
-    ]
-    value, low, high = next(row["difference"] for row in rows if row["scale"] == own)
-    return {
-        "bars": [
-            bar(
-                "Guide trained with noised images minus guide of clean photos, judge agreement",
-                "higher",
-                f"{percent((value, low, high))} points",
-                value > 0,
-            )
-        ],
-        "guides": rows,
-    }
+    """A guide of noised pictures against one of clean photos, along S_K."""
+    return guides.along_scales(request, bench, SPLIT)
 
 
-def _against(scale: float, noised: Score, clean: Score) -> dict[str, Any]:
-    difference = figures.paired(clean.hits, noised.hits)
-    return {
-        "scale": scale,
-        "noised": noised.row(),
-        "clean": clean.row(),
-        "difference": rounded(difference),
-    }
+def trainings(request: Request, bench: Bench) -> dict[str, Any]:
+    """The same two guides, each trained several times."""
+    return guides.trained_again(request, bench, SPLIT)
 
 
 def calibration(request: Request, bench: Bench) -> dict[str, Any]:
@@ -249,6 +204,7 @@ PARTS: dict[str, Part] = {
     "worst": failures,
     "gap": gap,
     "guide": guide,
+    "trainings": trainings,
     "sweep": sweep,
 }
 
@@ -304,12 +260,11 @@ def page(results: Mapping[str, Any]) -> str:
         lines += ["", "## Along S_K", "", *_curves(results["parts"]["sweep"]["curves"])]
     if "guide" in results["parts"]:
         rows = results["parts"]["guide"]["guides"]
-        lines += [
-            "",
-            "## A guide of noised pictures against one of clean photos",
-            "",
-            *_guides(rows),
-        ]
+        title = "## A guide of noised pictures against one of clean photos"
+        lines += ["", title, "", *guides.scales_table(rows)]
+    if "trainings" in results["parts"]:
+        part = results["parts"]["trainings"]
+        lines += ["", "## The same, trained again", "", *guides.trainings_table(part)]
     if "worst" in results["parts"]:
         rows = results["parts"]["worst"]["worst"]
         lines += ["", f"## The {len(rows)} worst HiGFA pictures", "", *_failures(rows)]
@@ -350,21 +305,6 @@ def _curves(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
                 f"{row['mean_log_p']:.2f} | {maybe(row['gap'])} | {row['distance']:.3f} | "
                 f"{percent(row['higfa_diversity_against'])} |"
             )
-    return lines
-
-
-def _guides(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = [
-        "| S_K | noised: agreement, % | log p | gap | clean: agreement, % | log p | gap "
-        "| difference, points |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in rows:
-        told = (
-            f"{percent(one['agreement'])} | {one['mean_log_p']:.2f} | {maybe(one['gap'])}"
-            for one in (row["noised"], row["clean"])
-        )
-        lines.append(f"| {row['scale']:g} | {' | '.join(told)} | {percent(row['difference'])} |")
     return lines
 
 
