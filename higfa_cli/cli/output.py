@@ -88,9 +88,10 @@ def print_line(text: str) -> None:
 def print_mapping(
     result: Mapping[str, Any], indent: str = "  ", nothing: str = "not known"
 ) -> None:
-    """A result as `key: value` lines; lists of objects become tables, empty objects nothing.
+    """A result as `key: value` lines; lists of objects become tables, sentences lines of their own.
 
-    `nothing` is what None is called: in a result, a number that could not be had.
+    Empty objects are left out. `nothing` is what None is called: in a result, a number that could
+    not be had.
     """
     for key, value in result.items():
         label = f"{indent}{key.replace('_', ' ')}"
@@ -104,6 +105,10 @@ def print_mapping(
         elif _is_rows(value):
             print_line(f"{label}:")
             print_table(value)
+        elif _is_prose(value):
+            print_line(f"{label}:")
+            for sentence in value:
+                print_line(f"{indent}  {sentence}")
         else:
             print_line(f"{label}: {_shown(value)}")
 
@@ -148,6 +153,13 @@ def _is_rows(value: Any) -> bool:
         isinstance(value, Sequence)
         and bool(value)
         and all(isinstance(row, Mapping) for row in value)
+    )
+
+
+def _is_prose(value: Any) -> bool:
+    """Texts that have commas of their own, and would run together between commas."""
+    return isinstance(value, (list, tuple)) and any(
+        isinstance(one, str) and ", " in one for one in value
     )
 
 
