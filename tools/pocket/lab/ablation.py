@@ -31,7 +31,7 @@ from tools.pocket.lab.draw import HIGFA, TEXT_CONTOUR, TEXT_ONLY, Arm, prepare
 from tools.pocket.lab.features import NAME as FEATURES
 from tools.pocket.lab.scores import Score, maybe, percent
 
-PER_CLASS = 20
+PER_CLASS = 10
 SPLIT = "val"
 
 # Values of the axes that are one key of `synthesize`; the recipe's own is added to them.
