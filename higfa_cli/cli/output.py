@@ -157,9 +157,11 @@ def _is_rows(value: Any) -> bool:
 
 
 def _is_prose(value: Any) -> bool:
-    """Texts that have commas of their own, and would run together between commas."""
-    return isinstance(value, (list, tuple)) and any(
-        isinstance(one, str) and ", " in one for one in value
+    """Several texts, with commas of their own: between commas they would run together."""
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) > 1
+        and any(isinstance(one, str) and ", " in one for one in value)
     )
 
 
