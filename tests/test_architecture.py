@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "higfa_cli"
-#: Floors from the ground up: a room may import its own floor's and lower rooms.
+#: Floors from the ground up: a room may import its own floor's and lower rooms. The method knows
+#: of nothing, and stands below the recipe, whose section `guidance` is its own dataclass.
 FLOORS = {
     "errors": 0,
+    "method": 0,
     "recipe": 1,
     "artifacts": 1,
-    "method": 2,
     "contour": 2,
     "data": 2,
     "models": 3,

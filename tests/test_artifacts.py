@@ -30,9 +30,9 @@ from higfa_cli.recipe.load import load_recipe
 from higfa_cli.recipe.schema import Recipe
 
 RECIPE = Recipe.model_validate(
-    {"name": "t", "data": {"root": "d"}, "synthesize": {"model": "m", "controlnet": "c"}}
+    {"name": "t", "data": {"root": "d"}, "model": {"base": "m", "controlnet": "c"}}
 )
-INPUTS = StageInputs({"version": 1, "synthesize": {"steps": 25}}, {"data/train": "aa"})
+INPUTS = StageInputs({"version": 1, "sampling": {"steps": 25}}, {"data/train": "aa"})
 
 
 def names(folder: Path) -> list[str]:
@@ -185,9 +185,9 @@ def test_states_missing_fresh_stale_partial(tmp_path: Path) -> None:
     finish(stage, a="1", b="2")
     assert stage_state(stage, INPUTS).kind == "fresh"
 
-    other = StageInputs({"version": 1, "synthesize": {"steps": 20}}, {"data/train": "aa"})
+    other = StageInputs({"version": 1, "sampling": {"steps": 20}}, {"data/train": "aa"})
     state = stage_state(stage, other)
-    assert (state.kind, state.reasons) == ("stale", ("synthesize.steps: 25 -> 20",))
+    assert (state.kind, state.reasons) == ("stale", ("sampling.steps: 25 -> 20",))
     state = stage_state(stage, StageInputs(INPUTS.parameters, {"data/train": "bb"}))
     assert (state.kind, state.reasons) == ("stale", ("data/train has other content",))
 

@@ -15,7 +15,7 @@ from scipy.io import savemat
 from higfa_cli.data.dataset import READERS, Dataset, load_dataset
 from higfa_cli.data.official import official
 from higfa_cli.errors import UserError
-from higfa_cli.recipe.schema import Data, Layout
+from higfa_cli.recipe.data import Data, Layout
 
 
 def put(root: Path, *keys: str) -> None:

@@ -9,11 +9,11 @@ from diffusers import DDIMScheduler
 from higfa_cli.method import equations
 from higfa_cli.method.protocols import Level, Prediction
 from higfa_cli.method.sampler import sample
-from higfa_cli.method.schedule import StrengthSchedule
 from higfa_cli.models.scheduler import SchedulerSolver
 from tests import gmm
+from tests.strengths import strengths
 
-EXACT = StrengthSchedule(
+EXACT = strengths(
     text=1.0,
     text_floor=1.0,
     contour=1.0,

@@ -21,6 +21,7 @@ from higfa_cli.report import figures, tables, wording
 from higfa_cli.report.stats import Difference, Prediction, mean_std, paired_difference
 from higfa_cli.stages import report
 from higfa_cli.stages.context import Context
+from tests.recipes import drawing_keys
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 CLASSES = ("A320", "A321", "BAE 146-200", HOSTILE)
@@ -156,10 +157,8 @@ def write_upstream(root: Path) -> None:
 
 
 def make_recipe(**classifier: float) -> Recipe:
-    synthesize = {"model": "pocket:sd", "controlnet": "pocket:controlnet", "classifier": classifier}
-    return Recipe.model_validate(
-        {"name": "hangar & co", "data": {"root": "photos"}, "synthesize": synthesize}
-    )
+    drawn = drawing_keys(base="pocket:sd", controlnet="pocket:controlnet", classifier=classifier)
+    return Recipe.model_validate({"name": "hangar & co", "data": {"root": "photos"}, **drawn})
 
 
 def context(root: Path, **classifier: float) -> Context:

@@ -18,8 +18,8 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from higfa_cli.errors import UserError
+from higfa_cli.recipe.classifiers import Training
 from higfa_cli.recipe.refs import resolve_ref
-from higfa_cli.recipe.schema import Training
 
 # The one metadata key that higfa's checkpoints use: safetensors writes several keys in an order
 # that changes from run to run, and equal classifiers should be equal files.
