@@ -111,7 +111,7 @@ def test_each_branch_is_evaluated_once_per_step() -> None:
 @pytest.mark.parametrize("read", ["conditional", "composed"])
 @pytest.mark.parametrize("grad_norm", ["none", "rms"])
 def test_images_do_not_depend_on_their_neighbours(gradient: str, read: str, grad_norm: str) -> None:
-    guidance = replace(
+    guidance = strengths(
         GUIDED,
         text=3.0,
         contour=2.0,
