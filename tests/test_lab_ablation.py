@@ -21,10 +21,10 @@ from higfa_cli.recipe.load import load_recipe, override_recipe
 from tests.lab_project import CLASSES, write_judges, write_lab
 from tools.pocket.lab import ablation, bars, checkpoints, guides, worst
 from tools.pocket.lab.ablation import ablate, axes_around, is_recipe
+from tools.pocket.lab.bars import compare, distance_at, matched
 from tools.pocket.lab.bench import RECIPE, Request
 from tools.pocket.lab.draw import Drawings
 from tools.pocket.lab.judges import jury_log_probabilities, load_judges
-from tools.pocket.lab.bars import compare, distance_at, matched
 from tools.pocket.lab.scores import Score, jury, percent
 from tools.pocket.lab.strips import strip
 
