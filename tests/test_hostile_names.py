@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from higfa_cli.artifacts.atomic import read_jsonl
-from higfa_cli.artifacts.names import class_dir, class_dirs, class_name, inert
+from higfa_cli.artifacts.class_folders import class_dir, class_dirs, class_name, inert
 from higfa_cli.cli.output import (
     TerminalProgress,
     print_json,
