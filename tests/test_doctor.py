@@ -35,8 +35,8 @@ from higfa_cli.forecast.model_files import (
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.recipe.schema import Synthesize, Training
 from higfa_cli.stages.context import make_context
-from tests import tiny
-from tests.shapes import write_class_folders
+from tests.support import tiny
+from tests.support.shapes import write_class_folders
 
 CHECKS = [
     "recipe",

@@ -29,8 +29,8 @@ from higfa_cli.forecast.estimate import (
 from higfa_cli.recipe.builtin import builtin_names
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.stages.context import make_context
-from tests import tiny
-from tests.shapes import write_class_folders
+from tests.support import tiny
+from tests.support.shapes import write_class_folders
 
 KEYS = {
     "images",
