@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from higfa_cli.method import guidance
+from higfa_cli.method import equations
 from higfa_cli.method.protocols import Branch, Level, Prediction
 
 MEANS = torch.tensor([[2.0, 0.5], [-1.5, 1.0], [0.3, -2.0]], dtype=torch.float64)
@@ -44,11 +44,11 @@ class MixtureDenoiser:
     ) -> dict[Branch, Prediction]:
         eps = exact_eps(x_t, level)
         if self.form == "eps":
-            prediction = guidance.from_eps(x_t, eps, level)
+            prediction = equations.from_eps(x_t, eps, level)
         else:
             x0 = (x_t - level.sigma * eps) / level.alpha
             v = level.alpha * eps - level.sigma * x0
-            prediction = guidance.from_v(x_t, v, level)
+            prediction = equations.from_v(x_t, v, level)
         return dict.fromkeys(branches, prediction)
 
 

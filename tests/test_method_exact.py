@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from higfa_cli.method import guidance
+from higfa_cli.method import equations
 from higfa_cli.method.protocols import Level, Prediction
 from higfa_cli.method.sampler import sample
 from higfa_cli.method.schedule import StrengthSchedule
@@ -79,7 +79,7 @@ def worst_error(solver: Recorder) -> float:
         for got, want in (
             (prediction.eps, eps),
             (prediction.x0, x0),
-            (guidance.to_v(prediction, level), v),
+            (equations.to_v(prediction, level), v),
         ):
             worst = max(worst, (got - want).abs().max().item())
     return worst
@@ -115,7 +115,7 @@ def _no_sigma(prediction, s_classifier, gradient, level):  # type: ignore[no-unt
     return ORIGINAL_APPLY(prediction, s_classifier, gradient / level.sigma, level)
 
 
-ORIGINAL_APPLY = guidance.apply_classifier
+ORIGINAL_APPLY = equations.apply_classifier
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ ORIGINAL_APPLY = guidance.apply_classifier
 def test_the_check_fails_on_wrong_formulas(
     monkeypatch: pytest.MonkeyPatch, function: str, mutant: object
 ) -> None:
-    monkeypatch.setattr(guidance, function, mutant)
+    monkeypatch.setattr(equations, function, mutant)
     solver, _ = run("ddim", "eps", steps=6)
     assert worst_error(solver) > 1e-3
 
@@ -144,11 +144,11 @@ def test_cheap_gradient_has_one_over_alpha() -> None:
     targets = torch.tensor([0, 1, 2, 0, 1])
 
     leaf = x_t.clone().requires_grad_()
-    through_x_t = guidance.gradient_exact(
-        guidance.log_confidence(guidance.tweedie(leaf, eps, level) @ head, targets), leaf
+    through_x_t = equations.gradient_exact(
+        equations.log_confidence(equations.tweedie(leaf, eps, level) @ head, targets), leaf
     )
-    x0 = guidance.tweedie(x_t, eps, level).requires_grad_()
-    cheap = guidance.gradient_fixed_eps(guidance.log_confidence(x0 @ head, targets), x0, level)
+    x0 = equations.tweedie(x_t, eps, level).requires_grad_()
+    cheap = equations.gradient_fixed_eps(equations.log_confidence(x0 @ head, targets), x0, level)
     torch.testing.assert_close(cheap, through_x_t, rtol=0, atol=1e-12)
     without = cheap * level.alpha
     assert (without - through_x_t).abs().max() > 1e-2

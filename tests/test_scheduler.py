@@ -9,7 +9,7 @@ import torch
 from diffusers import DDIMScheduler, PNDMScheduler
 
 from higfa_cli.errors import RecipeError, UserError
-from higfa_cli.method import guidance
+from higfa_cli.method import equations
 from higfa_cli.method.protocols import Level, Prediction
 from higfa_cli.models.scheduler import CLASSES, SchedulerSolver
 
@@ -38,7 +38,7 @@ def noise(seed: int) -> torch.Tensor:
 
 
 def raw_output(prediction: Prediction, level: Level, prediction_type: str) -> torch.Tensor:
-    return prediction.eps if prediction_type == "epsilon" else guidance.to_v(prediction, level)
+    return prediction.eps if prediction_type == "epsilon" else equations.to_v(prediction, level)
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
@@ -50,7 +50,7 @@ def test_x0_is_the_schedulers_own(name: str, config: str, prediction_type: str) 
     x, raw = ours.start(noise(1)), noise(2)
     for level in ours.levels:
         x_t = ours.to_vp(x, level)
-        convert = guidance.from_eps if prediction_type == "epsilon" else guidance.from_v
+        convert = equations.from_eps if prediction_type == "epsilon" else equations.from_v
         prediction = convert(x_t, raw, level)
         torch.testing.assert_close(
             level.alpha * prediction.x0 + level.sigma * prediction.eps, x_t, atol=1e-6, rtol=1e-6
@@ -76,7 +76,7 @@ def test_step_is_the_schedulers_own(name: str, prediction_type: str) -> None:
     plain = theirs.start(noise(1))
     for level in ours.levels:
         raw = noise(10 + level.index)
-        convert = guidance.from_eps if prediction_type == "epsilon" else guidance.from_v
+        convert = equations.from_eps if prediction_type == "epsilon" else equations.from_v
         x = ours.step(convert(ours.to_vp(x, level), raw, level), x, level)
         scheduler = theirs.scheduler
         timestep = scheduler.timesteps[level.index]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from higfa_cli.method import guidance
+from higfa_cli.method import equations
 from higfa_cli.method.protocols import Branch, Denoiser, Guide, Level, Prediction, Solver
 from higfa_cli.method.schedule import Strengths, StrengthSchedule
 
@@ -79,13 +79,13 @@ def sample(
         else:
             strengths = schedule.modulated(reading.confidence)
 
-        weights = guidance.branch_weights(schedule.composition, strengths.text, strengths.contour)
-        composed = guidance.compose(predictions, weights)
+        weights = equations.branch_weights(schedule.composition, strengths.text, strengths.contour)
+        composed = equations.compose(predictions, weights)
         if reading is not None:
             g = reading.gradient
             if schedule.grad_norm == "rms":
-                g = guidance.normalise_rms(g, predictions[schedule.read_branch()].eps)
-            composed = guidance.apply_classifier(composed, strengths.classifier, g, level)
+                g = equations.normalise_rms(g, predictions[schedule.read_branch()].eps)
+            composed = equations.apply_classifier(composed, strengths.classifier, g, level)
 
         x = solver.step(composed, x, level)
         yield _step(level, x, strengths, reading)
@@ -134,8 +134,8 @@ def _reading_x0(
         return predictions[schedule.read_branch()].x0
     some = next(iter(predictions.values())).x0
     fixed = schedule.fixed(targets.to(some.dtype))
-    weights = guidance.branch_weights(schedule.composition, fixed.text, fixed.contour)
-    return guidance.compose(predictions, weights).x0
+    weights = equations.branch_weights(schedule.composition, fixed.text, fixed.contour)
+    return equations.compose(predictions, weights).x0
 
 
 def _read(
@@ -151,21 +151,21 @@ def _read(
     if schedule.classifier == 0:
         gradient = torch.zeros_like(leaf)
     elif schedule.gradient == "x_t":
-        gradient = guidance.gradient_exact(guidance.log_confidence(logits, targets), leaf)
+        gradient = equations.gradient_exact(equations.log_confidence(logits, targets), leaf)
     else:
-        gradient = guidance.gradient_fixed_eps(
-            guidance.log_confidence(logits, targets), leaf, level
+        gradient = equations.gradient_fixed_eps(
+            equations.log_confidence(logits, targets), leaf, level
         )
     logits = logits.detach()
     finite = logits.isfinite().all(dim=-1) & gradient.isfinite().flatten(1).all(dim=1)
     logits = torch.where(finite[:, None], logits, torch.zeros_like(logits))
-    p = guidance.probability(logits, targets)
+    p = equations.probability(logits, targets)
     confidence = schedule.confidence_of(logits, targets)
     return Reading(
         p=torch.where(finite, p, torch.zeros_like(p)),
         confidence=torch.where(finite, confidence, torch.zeros_like(confidence)),
         gradient=torch.where(
-            guidance.per_image(finite, gradient).bool(), gradient, torch.zeros_like(gradient)
+            equations.per_image(finite, gradient).bool(), gradient, torch.zeros_like(gradient)
         ),
         finite=finite,
     )

@@ -14,8 +14,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from higfa_cli.method import guidance
-from higfa_cli.method.guidance import Composition
+from higfa_cli.method import equations
+from higfa_cli.method.equations import Composition
 from higfa_cli.method.protocols import Branch, Level
 
 #: a(p, power): how text and contour follow confidence. `rising`: they yield as p falls;
@@ -77,7 +77,7 @@ class StrengthSchedule:
 
     def confidence_of(self, logits: Tensor, target: Tensor) -> Tensor:
         """The confidence p that modulates the strengths, [B] in [0, 1]."""
-        measure = guidance.margin if self.confidence == "margin" else guidance.probability
+        measure = equations.margin if self.confidence == "margin" else equations.probability
         return measure(logits, target)
 
     def fixed(self, like: Tensor) -> Strengths:
@@ -109,5 +109,5 @@ class StrengthSchedule:
         if guided and self.modulation != "constant":
             ends.append((self.text_floor, self.contour_floor))
         s_text, s_contour = (torch.tensor(s, dtype=torch.float64) for s in zip(*ends, strict=True))
-        weights = guidance.branch_weights(self.composition, s_text, s_contour)
+        weights = equations.branch_weights(self.composition, s_text, s_contour)
         return tuple(branch for branch, w in weights.items() if bool((w != 0).any()))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from higfa_cli.method import guidance
+from higfa_cli.method import equations
 from higfa_cli.method.protocols import Branch, Level, Prediction
 from higfa_cli.models.families import Family
 from higfa_cli.models.text import TextStates, concat
@@ -64,7 +64,7 @@ class ControlledDenoiser:
     ) -> None:
         self.unet, self.controlnet, self.family = unet, controlnet, family
         self.conditions = conditions
-        self.convert = guidance.from_v if prediction_type == "v_prediction" else guidance.from_eps
+        self.convert = equations.from_v if prediction_type == "v_prediction" else equations.from_eps
 
     def predict(
         self, x_t: Tensor, level: Level, branches: Sequence[Branch]

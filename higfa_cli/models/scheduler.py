@@ -12,7 +12,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteS
 from torch import Tensor
 
 from higfa_cli.errors import RecipeError, UserError
-from higfa_cli.method import guidance
+from higfa_cli.method import equations
 from higfa_cli.method.protocols import Level, Prediction
 
 CLASSES: dict[str, Any] = {
@@ -80,7 +80,7 @@ class SchedulerSolver:
         output = (
             prediction.eps
             if self.prediction_type == "epsilon"
-            else guidance.to_v(prediction, level)
+            else equations.to_v(prediction, level)
         )
         timestep = self.scheduler.timesteps[level.index]
         return self.scheduler.step(output, timestep, x, return_dict=False)[0]

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from higfa_cli.method import guidance
+from higfa_cli.method import equations
 from higfa_cli.method.protocols import Branch, Level, Prediction
 from higfa_cli.method.schedule import StrengthSchedule
 
@@ -20,18 +20,18 @@ def t(*values: float) -> torch.Tensor:
 
 def test_tweedie_and_v_by_hand() -> None:
     x_t, eps = t(1.0), t(0.5)
-    p = guidance.from_eps(x_t, eps, LEVEL)
+    p = equations.from_eps(x_t, eps, LEVEL)
     assert p.x0.item() == pytest.approx((1.0 - 0.6 * 0.5) / 0.8)  # 0.875
-    v = guidance.to_v(p, LEVEL)
+    v = equations.to_v(p, LEVEL)
     assert v.item() == pytest.approx(0.8 * 0.5 - 0.6 * 0.875)  # -0.125
-    back = guidance.from_v(x_t, v, LEVEL)
+    back = equations.from_v(x_t, v, LEVEL)
     assert back.x0.item() == pytest.approx(0.875)
     assert back.eps.item() == pytest.approx(0.5)
 
 
 def test_v_is_defined_at_pure_noise() -> None:
     pure = Level(0, 0.0, 999.0, alpha=0.0, sigma=1.0)
-    p = guidance.from_v(t(0.3), t(-2.0), pure)
+    p = equations.from_v(t(0.3), t(-2.0), pure)
     assert p.x0.item() == 2.0
     assert p.eps.item() == pytest.approx(0.3)
 
@@ -59,9 +59,9 @@ BRANCHES = {
 def test_composition(composition: str, s_text: float, s_contour: float, eps: float) -> None:
     schedule = StrengthSchedule(composition=composition, text=s_text, contour=s_contour)  # type: ignore[arg-type]
     needed = schedule.branches(guided=False)
-    weights = guidance.branch_weights(composition, t(s_text), t(s_contour))  # type: ignore[arg-type]
+    weights = equations.branch_weights(composition, t(s_text), t(s_contour))  # type: ignore[arg-type]
     assert sum(w.item() for w in weights.values()) == pytest.approx(1.0)
-    got = guidance.compose({b: BRANCHES[b] for b in needed}, weights)
+    got = equations.compose({b: BRANCHES[b] for b in needed}, weights)
     assert got.eps.item() == pytest.approx(eps)
 
 
@@ -73,7 +73,7 @@ def test_x0_is_composed_like_eps_by_hand() -> None:
         Branch.TEXT_CONTOUR: Prediction(t(3.0)[None], t(40.0)[None]),
     }
     weights = {Branch.UNCOND: t(0.5), Branch.TEXT: t(-1.5), Branch.TEXT_CONTOUR: t(2.0)}
-    got = guidance.compose(predictions, weights)
+    got = equations.compose(predictions, weights)
     assert (got.x0.item(), got.eps.item()) == pytest.approx((3.5, 55.0))
 
 
@@ -131,9 +131,9 @@ def test_exact_limits_of_the_modulation() -> None:
 def test_confidence_and_margin_by_hand() -> None:
     logits = t(math.log(0.5), math.log(0.3), math.log(0.2))[None].repeat(2, 1)
     y = torch.tensor([0, 1])
-    assert guidance.probability(logits, y).tolist() == pytest.approx([0.5, 0.3])
-    assert guidance.margin(logits, y).tolist() == pytest.approx([0.2, 0.0])
-    single = guidance.margin(t(3.0)[None], torch.tensor([0]))
+    assert equations.probability(logits, y).tolist() == pytest.approx([0.5, 0.3])
+    assert equations.margin(logits, y).tolist() == pytest.approx([0.2, 0.0])
+    single = equations.margin(t(3.0)[None], torch.tensor([0]))
     assert single.tolist() == [1.0]
     by_name = StrengthSchedule(confidence="margin").confidence_of(logits, y)
     assert by_name.tolist() == pytest.approx([0.2, 0.0])
@@ -142,7 +142,7 @@ def test_confidence_and_margin_by_hand() -> None:
 
 def test_classifier_term_by_hand() -> None:
     p = Prediction(x0=t(1.0, 1.0)[:, None], eps=t(2.0, 2.0)[:, None])
-    got = guidance.apply_classifier(p, t(0.5, 0.0), t(3.0, 3.0)[:, None], LEVEL)
+    got = equations.apply_classifier(p, t(0.5, 0.0), t(3.0, 3.0)[:, None], LEVEL)
     assert got.eps.flatten().tolist() == pytest.approx([2.0 - 0.5 * 0.6 * 3.0, 2.0])
     assert got.x0.flatten().tolist() == pytest.approx([1.0 + 0.5 * 0.36 / 0.8 * 3.0, 1.0])
     x_t = LEVEL.alpha * p.x0 + LEVEL.sigma * p.eps
@@ -152,7 +152,7 @@ def test_classifier_term_by_hand() -> None:
 def test_rms_normalisation() -> None:
     g = t(3.0, 4.0, 0.0, 0.0).reshape(2, 2)
     eps = t(2.0, 2.0, 2.0, 2.0).reshape(2, 2)
-    got = guidance.normalise_rms(g, eps)
-    assert guidance.rms(got).tolist() == pytest.approx([2.0, 0.0])
+    got = equations.normalise_rms(g, eps)
+    assert equations.rms(got).tolist() == pytest.approx([2.0, 0.0])
     assert got[0].tolist() == pytest.approx([6 / math.sqrt(12.5), 8 / math.sqrt(12.5)])
     assert got[1].tolist() == [0.0, 0.0]
