@@ -1,8 +1,8 @@
 """The bars for the method: HiGFA against what it is made of, on train contours, same seeds.
 
-    python -m tools.pocket.lab.method --workspace DIR --out OUT [--parts gain ...]
+    python -m tools.pocket.lab.bars --workspace DIR --out OUT [--parts gain ...]
 
-Writes method.json, method.md and pictures/worst.png to OUT after every part. Run again to
+Writes bars.json, bars.md and pictures/worst.png to OUT after every part. Run again to
 resume: what was drawn or trained is read from the workspace, and parts that were measured before
 under the same recipe, guide, judges and contours stay in the page.
 """
@@ -210,31 +210,31 @@ PARTS: dict[str, Part] = {
 
 
 def compare(request: Request, names: Sequence[str], features: Features) -> dict[str, Any]:
-    """Measure the named parts (none named: all); returns what method.json holds.
+    """Measure the named parts (none named: all); returns what bars.json holds.
 
     Raises UserError as the stages, or for a part that is not there.
     """
     if unknown := [name for name in names if name not in PARTS]:
         raise UserError(f"--parts {unknown[0]}: no such part; parts are {', '.join(PARTS)}")
-    path = request.out / "method.json"
+    path = request.out / "bars.json"
     with open_bench(request, SPLIT, features) as bench:
         results = start_results(path, request, bench, SPLIT)
         for name in names or PARTS:
             results["parts"][name] = PARTS[name](request, bench)
             write_json(path, results)
-            write_text(request.docs / "method.md", page(results))
+            write_text(request.docs / "bars.md", page(results))
             for row in results["parts"][name]["bars"]:
                 print(f"{row['figure']}: {row['measured']} - {_word(row['reached'])}", flush=True)
     return results
 
 
 def page(results: Mapping[str, Any]) -> str:
-    """docs/method.md: bars, arms, sweeps and failures that have been measured."""
+    """docs/bars.md: bars, arms, sweeps and failures that have been measured."""
     parts = [results["parts"][name] for name in PARTS if name in results["parts"]]
     lines = [
         "# The method against its bars",
         "",
-        "Written by `python -m tools.pocket.lab.method`; do not edit.",
+        "Written by `python -m tools.pocket.lab.bars`; do not edit.",
         "",
         f"`{results['recipe']}`, {results['steps']} steps, contours of {results['split']} photos: "
         f"{results['pictures']} pictures per arm ({results['per_class']} of each of "
