@@ -21,11 +21,13 @@ FLOORS = {
     "training": 4,
     "report": 4,
     "stages": 5,
-    "cli": 6,
+    "forecast": 6,
+    "cli": 7,
 }
 FORBIDDEN = {
     "method": {"diffusers", "transformers", "timm", "cv2", "PIL", "numpy"},
     "stages": {"typer", "rich", "click"},
+    "forecast": {"typer", "rich", "click"},
     "training": {"diffusers", "transformers"},
     "report": {"torch", "diffusers", "timm"},
     "recipe": {"torch"},

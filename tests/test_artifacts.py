@@ -21,8 +21,8 @@ from higfa_cli.artifacts.atomic import (
     write_jsonl,
     write_text,
 )
+from higfa_cli.artifacts.class_folders import class_dir, class_name
 from higfa_cli.artifacts.fingerprint import hash_bytes, hash_file, hash_json, hash_tree
-from higfa_cli.artifacts.names import class_dir, class_name
 from higfa_cli.artifacts.run_record import StageInputs, stage_run, stage_state
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.errors import UserError

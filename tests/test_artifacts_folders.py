@@ -20,8 +20,7 @@ from higfa_cli.artifacts.atomic import (
     write_text,
 )
 from higfa_cli.artifacts.journal import Entry, journal, read_journal
-from higfa_cli.artifacts.lock import folder_lock
-from higfa_cli.artifacts.parts import living_parts
+from higfa_cli.artifacts.lock import folder_lock, living_parts
 from higfa_cli.artifacts.run_record import (
     StageInputs,
     StageRun,

@@ -20,7 +20,10 @@ from huggingface_hub import constants
 from typer.testing import CliRunner, Result
 
 from higfa_cli.cli.app import app
-from higfa_cli.models.model_files import (
+from higfa_cli.forecast import capacity, estimate
+from higfa_cli.forecast.estimate import ALLOWANCE
+from higfa_cli.forecast.findings import Findings
+from higfa_cli.forecast.model_files import (
     FOLDER,
     WHOLE,
     MissingFile,
@@ -29,10 +32,7 @@ from higfa_cli.models.model_files import (
 )
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.recipe.schema import Synthesize, Training
-from higfa_cli.stages import capacity, estimate
 from higfa_cli.stages.context import make_context
-from higfa_cli.stages.estimate import ALLOWANCE
-from higfa_cli.stages.findings import Findings
 from tests.support import tiny
 from tests.support.shapes import write_class_folders
 

@@ -14,11 +14,8 @@ from typer.testing import CliRunner
 
 from higfa_cli.cli.app import app
 from higfa_cli.data.official import official
-from higfa_cli.recipe.builtin import builtin_names
-from higfa_cli.recipe.load import load_recipe
-from higfa_cli.stages import estimate
-from higfa_cli.stages.context import make_context
-from higfa_cli.stages.estimate import (
+from higfa_cli.forecast import estimate
+from higfa_cli.forecast.estimate import (
     EFFICIENCY,
     count_pictures,
     duration,
@@ -27,6 +24,9 @@ from higfa_cli.stages.estimate import (
     matmul_speed,
     seconds_per_picture,
 )
+from higfa_cli.recipe.builtin import builtin_names
+from higfa_cli.recipe.load import load_recipe
+from higfa_cli.stages.context import make_context
 from tests.support import tiny
 from tests.support.shapes import write_class_folders
 

@@ -9,8 +9,7 @@ import pytest
 
 from higfa_cli.artifacts.atomic import read_json, write_text
 from higfa_cli.artifacts.journal import Entry, journal, read_journal
-from higfa_cli.artifacts.lock import folder_lock
-from higfa_cli.artifacts.parts import gate, living_parts, part_lock
+from higfa_cli.artifacts.lock import folder_lock, gate, living_parts, part_lock
 from higfa_cli.artifacts.run_record import (
     StageInputs,
     StageRun,

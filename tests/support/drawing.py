@@ -11,9 +11,9 @@ import timm
 import torch
 
 from higfa_cli.method.schedule import StrengthSchedule
+from higfa_cli.models.classifier import Classifier, ClassifierSpec
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import Drawn, draw
-from higfa_cli.models.guide import Guide, GuideSpec
 from higfa_cli.models.loading import load_pipeline
 from higfa_cli.recipe.schema import Synthesize
 from tests.support import tiny
@@ -36,7 +36,7 @@ def load(folders: tuple[Path, Path], **changes: Any) -> DiffusionModel:
     return load_pipeline(settings, Path(), CPU, [*PROMPTS, "", "blurry"])
 
 
-def make_guide(classes: int = 3, bias: float = 0.0, weight: float = 1.0) -> Guide:
+def make_guide(classes: int = 3, bias: float = 0.0, weight: float = 1.0) -> Classifier:
     """A small network with random weights; `bias` makes it sure of class 0, `weight` 0 blind."""
     torch.manual_seed(4)
     network = timm.create_model("test_resnet.r160_in1k", pretrained=False, num_classes=classes)
@@ -44,13 +44,15 @@ def make_guide(classes: int = 3, bias: float = 0.0, weight: float = 1.0) -> Guid
     network.fc.bias.data[0] += bias
     half = (0.5, 0.5, 0.5)
     names = tuple("abc"[:classes])
-    return Guide(network, GuideSpec("test_resnet.r160_in1k", names, tiny.SIZE, half, half))
+    return Classifier(
+        network, ClassifierSpec("test_resnet.r160_in1k", names, tiny.SIZE, half, half)
+    )
 
 
 def pictures(
     model: DiffusionModel,
     schedule: StrengthSchedule,
-    guide: Guide | None = None,
+    guide: Classifier | None = None,
     targets: Sequence[int] = (0, 0),
 ) -> list[Drawn]:
     drawn = draw(model, guide, schedule, PROMPTS, "blurry", CONTOURS, targets, [11, 12])
