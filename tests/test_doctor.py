@@ -6,9 +6,7 @@ import json
 import re
 import shlex
 import shutil
-import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +20,10 @@ from huggingface_hub import constants
 from typer.testing import CliRunner, Result
 
 from higfa_cli.cli.app import app
-from higfa_cli.models.model_files import (
+from higfa_cli.forecast import capacity, estimate
+from higfa_cli.forecast.estimate import ALLOWANCE
+from higfa_cli.forecast.findings import Findings
+from higfa_cli.forecast.model_files import (
     FOLDER,
     WHOLE,
     MissingFile,
@@ -32,13 +33,10 @@ from higfa_cli.models.model_files import (
 from higfa_cli.recipe.classifiers import Training
 from higfa_cli.recipe.drawing import Model
 from higfa_cli.recipe.load import load_recipe
-from higfa_cli.stages import capacity, estimate
 from higfa_cli.stages.context import make_context
-from higfa_cli.stages.estimate import ALLOWANCE
-from higfa_cli.stages.findings import Findings
-from tests import tiny
-from tests.recipes import drawing_keys, drawing_recipe, load_model
-from tests.shapes import write_class_folders
+from tests.support import tiny
+from tests.support.recipes import drawing_keys, drawing_recipe, load_model
+from tests.support.shapes import write_class_folders
 
 CHECKS = [
     "recipe",
@@ -57,22 +55,11 @@ XL = "stabilityai/stable-diffusion-xl-base-1.0"
 
 
 @pytest.fixture(autouse=True)
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty hub cache, and a network that says so when it is asked; returns the cache."""
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: Path) -> Path:
+    """An empty current folder and hub cache; returns the cache."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-
-    asked = []
-
-    def refuse(*_: Any, **__: Any) -> None:
-        asked.append("the network was asked")
-        raise OSError(asked[-1])
-
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    yield tmp_path / "hub"
-    assert not asked
+    return offline
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +133,7 @@ def test_missing_files_are_named_with_their_command(
     assert row(answer, "model files")["status"] == "failed"
     assert row(answer, "model")["status"] == "ok"
     assert "6,668 pictures (published split sizes)" in row(answer, "disk")["detail"]
-    settings = load_recipe(name).recipe.synthesize
+    settings = load_recipe(name).recipe.model
     wanted = {(one["repo"], one["revision"], one["file"]) for one in answer["missing_files"]}
     files = [
         "model_index.json",
@@ -155,9 +142,9 @@ def test_missing_files_are_named_with_their_command(
         "tokenizer/merges.txt",
         "vae/config.json",
     ]
-    if settings.model == XL:
+    if settings.base == XL:
         files += ["text_encoder_2/model.fp16.safetensors", "tokenizer_2/merges.txt"]
-    assert wanted >= {(settings.model, settings.revision, file) for file in files}
+    assert wanted >= {(settings.base, settings.revision, file) for file in files}
     control = (settings.controlnet, settings.controlnet_revision)
     assert (*control, "diffusion_pytorch_model.fp16.safetensors") in wanted
     assert ("timm/resnet50.a1_in1k", None, "model.safetensors") in wanted
@@ -170,7 +157,7 @@ def test_missing_files_are_named_with_their_command(
         )
     # The whole of both models and the classifier, in half precision: 9 GiB, or 3 GiB for SD 1.5.
     gib = float(re.search(r"about ([\d.]+) GiB of weights", row(answer, "disk")["detail"])[1])  # type: ignore[index]
-    assert (8.5 < gib < 9.2) if settings.model == XL else (2 < gib < 3)
+    assert (8.5 < gib < 9.2) if settings.base == XL else (2 < gib < 3)
     assert row(answer, "time")["status"] == "warning" and "steps" in row(answer, "time")["remedy"]
     assert answer["next"] == (
         f"put the data right (see `data` above), then run `higfa doctor --dataset {name}` again"

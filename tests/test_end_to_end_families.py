@@ -20,9 +20,9 @@ from higfa_cli.stages.batching import batch_size, dearest_step
 from higfa_cli.stages.context import Context, make_context
 from higfa_cli.stages.drawing import draw_items, load, plan
 from higfa_cli.stages.pipeline import STAGES
-from tests import tiny
-from tests.recipes import drawing_keys
-from tests.test_end_to_end import CLASSES, draw_photo, higfa
+from tests.support import tiny
+from tests.support.photo_project import CLASSES, draw_photo, higfa
+from tests.support.recipes import drawing_keys
 
 #: Family, prediction type, and recipe keys that only this one sets: each is driven once.
 RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -111,7 +111,7 @@ def test_plan_holds_the_settled_batch_size(recipe: Path) -> None:
 
 
 def test_prompts_come_from_the_bank(recipe: Path) -> None:
-    settings = context(recipe).recipe.synthesize
+    settings = context(recipe).recipe
     rows = read_jsonl(recipe.parent / "out" / "synthesize" / "plan.jsonl")
     prompts = {row["prompt"] for row in rows}
     if settings.prompts.bank == "mine.yaml":

@@ -18,9 +18,9 @@ from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import draw
 from higfa_cli.models.renoise import seeded_noise
 from higfa_cli.models.scheduler import CLASSES
-from tests import tiny
-from tests.recipes import drawing_recipe, load_model
-from tests.strengths import strengths
+from tests.support import tiny
+from tests.support.recipes import drawing_recipe, load_model
+from tests.support.strengths import strengths
 
 PROMPTS = ["a photo of a red bird", "a photo of a blue car"]
 CONTOURS = (

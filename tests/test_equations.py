@@ -9,7 +9,7 @@ import torch
 
 from higfa_cli.method import equations, schedule
 from higfa_cli.method.protocols import Branch, Level, Prediction
-from tests.strengths import strengths
+from tests.support.strengths import strengths
 
 LEVEL = Level(7, 0.75, 200.0, alpha=0.8, sigma=0.6)
 

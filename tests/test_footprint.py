@@ -30,8 +30,8 @@ from higfa_cli.models.footprint import (
     measure_step,
 )
 from higfa_cli.models.live_memory import LiveMemory
-from tests.recipes import drawing_recipe
-from tests.tiny import SIZE, make_model, make_tiny_autoencoder, make_vae
+from tests.support.recipes import drawing_recipe
+from tests.support.tiny import SIZE, make_model, make_tiny_autoencoder, make_vae
 from tools import memory_table
 
 MIB = 2**20

@@ -18,13 +18,13 @@ from torch import Tensor
 from higfa_cli.artifacts.atomic import read_json, write_json
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.load import load_recipe, override_recipe
-from tests.lab_project import CLASSES, write_judges, write_lab
-from tools.pocket.lab import ablation, checkpoints, guides, method, worst
+from tests.support.lab_project import CLASSES, write_judges, write_lab
+from tools.pocket.lab import ablation, bars, checkpoints, guides, worst
 from tools.pocket.lab.ablation import ablate, axes_around, is_recipe
+from tools.pocket.lab.bars import compare, distance_at, matched
 from tools.pocket.lab.bench import RECIPE, Request
 from tools.pocket.lab.draw import Drawings
 from tools.pocket.lab.judges import jury_log_probabilities, load_judges
-from tools.pocket.lab.method import compare, distance_at, matched
 from tools.pocket.lab.scores import Score, jury, percent
 from tools.pocket.lab.strips import strip
 
@@ -273,15 +273,15 @@ def test_the_worst_come_first_and_failures_are_left_out() -> None:
 def test_the_method_is_held_against_its_bars(
     request_: Request, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(method, "HIGFA_MULTIPLES", (1.0,))
-    monkeypatch.setattr(method, "FIXED_MULTIPLES", (1.0,))
-    monkeypatch.setattr(method, "FIXED_OF_NORM", {"none": (1.0,), "rms": (0.5,)})
+    monkeypatch.setattr(bars, "HIGFA_MULTIPLES", (1.0,))
+    monkeypatch.setattr(bars, "FIXED_MULTIPLES", (1.0,))
+    monkeypatch.setattr(bars, "FIXED_OF_NORM", {"none": (1.0,), "rms": (0.5,)})
     monkeypatch.setattr(guides, "MULTIPLES", (0.5, 1.0))
     monkeypatch.setattr(guides, "TRAININGS", 2)
     first = compare(request_, ["gain"], tiny_features)
-    results = compare(request_, [name for name in method.PARTS if name != "gain"], tiny_features)
+    results = compare(request_, [name for name in bars.PARTS if name != "gain"], tiny_features)
     assert results["parts"]["gain"] == first["parts"]["gain"]
-    assert read_json(request_.out / "method.json") == results
+    assert read_json(request_.out / "bars.json") == results
     arms = first["parts"]["gain"]["arms"]
     difference = arms["HiGFA"]["agreement"][0] - arms["text + contour"]["agreement"][0]
     assert first["parts"]["gain"]["difference"][0] == pytest.approx(difference)
@@ -306,7 +306,7 @@ def test_the_method_is_held_against_its_bars(
         assert row["difference"][0] == pytest.approx(means[0] - means[1], abs=1e-3)
     mean = sum(row["difference"][0] for row in again["trainings"]) / 2
     assert again["difference"][0] == pytest.approx(mean, abs=1e-3)
-    text = (request_.docs / "method.md").read_text(encoding="utf-8")
+    text = (request_.docs / "bars.md").read_text(encoding="utf-8")
     assert (
         text.count("| reached |") + text.count("| MISSED |") + text.count("| not comparable |") == 6
     )

@@ -16,10 +16,10 @@ from higfa_cli.models.backoff import in_parts_that_fit
 from higfa_cli.models.draw import DecodedGuide
 from higfa_cli.models.renoise import seeded_noise
 from higfa_cli.stages.batching import largest_that_runs
-from tests import tiny
-from tests.recipes import drawing_recipe
-from tests.strengths import strengths
-from tests.test_families import CONTOURS, CPU, PROMPTS, load, make_guide, pictures, pixels
+from tests.support import tiny
+from tests.support.drawing import CONTOURS, CPU, PROMPTS, load, make_guide, pictures, pixels
+from tests.support.recipes import drawing_recipe
+from tests.support.strengths import strengths
 
 GUIDED = strengths(text=3.0, classifier=2.0, switch=0.5, grad_norm="rms")
 OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 1.00 GiB"

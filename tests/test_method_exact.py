@@ -10,8 +10,8 @@ from higfa_cli.method import equations
 from higfa_cli.method.protocols import Level, Prediction
 from higfa_cli.method.sampler import sample
 from higfa_cli.models.scheduler import SchedulerSolver
-from tests import gmm
-from tests.strengths import strengths
+from tests.support import gmm
+from tests.support.strengths import strengths
 
 EXACT = strengths(
     text=1.0,

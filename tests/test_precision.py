@@ -13,9 +13,9 @@ from higfa_cli.errors import UserError
 from higfa_cli.method.protocols import Branch
 from higfa_cli.models.draw import DecodedGuide
 from higfa_cli.models.renoise import seeded_noise
-from tests import tiny
-from tests.strengths import strengths
-from tests.test_families import CONTOURS, CPU, PROMPTS, load, make_guide, pictures, pixels
+from tests.support import tiny
+from tests.support.drawing import CONTOURS, CPU, PROMPTS, load, make_guide, pictures, pixels
+from tests.support.strengths import strengths
 
 GUIDED = strengths(text=3.0, classifier=2.0, switch=0.5, grad_norm="rms")
 

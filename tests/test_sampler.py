@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 import torch
@@ -13,8 +12,8 @@ from higfa_cli.method.guidance import Guidance
 from higfa_cli.method.protocols import Branch, Level, Prediction
 from higfa_cli.method.sampler import Step, sample
 from higfa_cli.models.scheduler import SchedulerSolver
-from tests import gmm
-from tests.strengths import strengths
+from tests.support import gmm
+from tests.support.strengths import strengths
 
 CONFIG = DDIMScheduler(
     beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False

@@ -27,7 +27,8 @@ from higfa_cli.cli.options import with_stage_flags
 
 app = typer.Typer(
     cls=Guarded,
-    help="Hierarchically guided diffusion pictures that make fine-grained classifiers better.",
+    help="Draws training pictures under text, contour and classifier guidance, and tests whether "
+    "they help.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

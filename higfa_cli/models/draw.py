@@ -14,15 +14,15 @@ from higfa_cli.method import schedule
 from higfa_cli.method.guidance import Guidance
 from higfa_cli.method.protocols import Level
 from higfa_cli.method.sampler import Step, sample
+from higfa_cli.models.classifier import Classifier
 from higfa_cli.models.diffusion import DiffusionModel
-from higfa_cli.models.guide import Guide
 from higfa_cli.models.renoise import seeded_noise
 
 
 class DecodedGuide:
     """The guide behind the decoder: p_phi(y | D(x0_hat))."""
 
-    def __init__(self, model: DiffusionModel, guide: Guide) -> None:
+    def __init__(self, model: DiffusionModel, guide: Classifier) -> None:
         self.model, self.guide = model, guide
 
     def logits(self, x0: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ def evaluations(guidance: Guidance, levels: Sequence[Level]) -> tuple[int, int]:
 
 def draw(
     model: DiffusionModel,
-    guide: Guide | None,
+    guide: Classifier | None,
     guidance: Guidance,
     prompts: Sequence[str],
     negative: str,

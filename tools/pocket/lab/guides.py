@@ -1,6 +1,6 @@
 """The guide's training: noised, denoised and decoded photos beside clean ones, or clean alone.
 
-Two parts of `tools.pocket.lab.method`. One compares two guides along S_K; the other trains both
+Two parts of `tools.pocket.lab.bars`. One compares two guides along S_K; the other trains both
 again with other seeds, because one training of each says little: trainings that differ in
 nothing but the seed differ by points themselves.
 """
