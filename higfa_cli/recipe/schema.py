@@ -6,9 +6,13 @@ keys. Every key has a description; the documentation and the editor schema are m
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+import json
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
 
 from higfa_cli.method.guidance import Guidance
+from higfa_cli.recipe.arms import TEXT, TEXT_ONLY, Changes, default_arms, name_problem, set_keys
 from higfa_cli.recipe.classifiers import Downstream, Filter, Guide
 from higfa_cli.recipe.contours import Contours
 from higfa_cli.recipe.data import Data, Prompts
@@ -34,9 +38,40 @@ class Recipe(Section):
     guidance: Guidance = Field(default_factory=Guidance)
     sampling: Sampling = Field(default_factory=Sampling)
     pictures: Pictures = Field(default_factory=Pictures)
+    arms: dict[str, dict[str, Any]] = Field(
+        default_factory=default_arms,
+        min_length=1,
+        description="Arm -> the keys of `guidance`, `sampling`, `prompts` and `filter` that it "
+        "changes. Each is drawn from the same contours and seeds, filtered, and trained beside "
+        "the photos; one guide, made by the recipe as it stands, serves all.",
+    )
     filter: Filter = Field(default_factory=Filter)
     downstream: Downstream = Field(default_factory=Downstream)
     run: Run = Field(default_factory=Run)
+
+    @property
+    def drawn(self) -> dict[str, Changes]:
+        """What stage `synthesize` draws: the arms, and the gallery's sample of plain text."""
+        sample = {TEXT: TEXT_ONLY} if self.pictures.gallery else {}
+        return sample | self.arms
+
+    def arm(self, name: str) -> Recipe:
+        """The recipe with one arm's keys, which has that arm alone.
+
+        Raises KeyError for a name that is not in `drawn`; ValidationError for a bad value.
+        """
+        tree = self.model_dump(mode="json")
+        set_keys(tree, self.drawn[name])
+        tree["arms"] = {name: {}}
+        return Recipe.model_validate_json(json.dumps(tree), strict=True)
+
+    @field_validator("arms")
+    @classmethod
+    def _safe_names(cls, arms: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name in arms:
+            if problem := name_problem(name):
+                raise ValueError(f"arm `{name}`: {problem}")
+        return arms
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:

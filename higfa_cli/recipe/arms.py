@@ -1,0 +1,56 @@
+"""Section `arms`: sets of pictures of the same contours and seeds, each with keys of its own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+Changes = Mapping[str, Any]
+
+#: The arm without new pictures.
+REAL = "real"
+#: The paper's arm, and the control that lacks nothing but the guide.
+HIGFA = "higfa"
+TEXT_CONTOUR = "text+contour"
+#: Sections that an arm may change: what a picture is of, and with which model, is the same in all.
+CHANGEABLE = ("guidance", "sampling", "prompts", "filter")
+#: The sample for the gallery; not an arm unless the recipe has one of this name.
+TEXT = "text"
+
+_UNGUIDED: Changes = {
+    "guidance.classifier.switch": 1.0,
+    "guidance.classifier.switch_sigma": None,
+}
+#: Plain text guidance at S_T.
+TEXT_ONLY: Changes = {
+    "guidance.composition": "three_term",
+    "guidance.contour.scale": 0.0,
+    "guidance.contour.floor": 0.0,
+    **_UNGUIDED,
+}
+_NAME = re.compile(r"[a-z0-9][a-z0-9+_-]{0,39}")
+
+
+def default_arms() -> dict[str, dict[str, Any]]:
+    """The method, and text and contour alone."""
+    return {TEXT_CONTOUR: dict(_UNGUIDED), HIGFA: {}}
+
+
+def name_problem(name: str) -> str | None:
+    """Why an arm cannot be called so; None where it can."""
+    if name == REAL:
+        return f"`{REAL}` is the arm without new pictures; choose another name"
+    if not _NAME.fullmatch(name):
+        return "a name is of a-z, 0-9, `+`, `_` and `-`, at most 40, and starts with one of a-z, 0-9"
+    return None
+
+
+def set_keys(tree: dict[str, Any], changes: Changes) -> None:
+    """Put values at dotted keys of a whole recipe."""
+    for key, value in changes.items():
+        *sections, leaf = key.split(".")
+        inner = tree
+        for section in sections:
+            inner = inner[section]
+        inner[leaf] = value
