@@ -24,7 +24,7 @@ from higfa_cli.artifacts.stage_state import StageInputs
 from higfa_cli.errors import UserError, remedy_for
 from higfa_cli.text import inert
 from tests.support.fault_project import no_file_longer_than
-from tests.test_artifacts import names
+from tests.support.stage_folder import names
 
 # Writing
 

@@ -30,8 +30,8 @@ from higfa_cli.stages import drawing, pipeline, preview, report
 from higfa_cli.stages.context import Context, make_context
 from higfa_cli.training.checkpoint import load_checkpoint
 from tests.support.hostile import PATHS, Canary, assert_inert, higfa, hostile_root, path_of, photo
-from tests.test_artifacts import RECIPE
-from tests.test_layouts import car_annotations, cells, dog_list, lines, mat
+from tests.support.layouts import car_annotations, cells, dog_list, lines, mat
+from tests.support.stage_folder import RECIPE
 
 INPUTS = StageInputs({"version": 1}, {"data/train": "aa"})
 

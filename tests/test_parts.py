@@ -22,7 +22,7 @@ from higfa_cli.artifacts.run_record import (
     worker_run,
 )
 from higfa_cli.errors import UserError
-from tests.test_artifacts import INPUTS, RECIPE
+from tests.support.stage_folder import INPUTS, RECIPE
 
 OTHER = StageInputs({"version": 2}, {})
 
