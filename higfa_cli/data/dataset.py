@@ -92,7 +92,13 @@ def load_dataset(data: Data, base: Path, seed: int, rejected: Rejected | None = 
     not name. A missing val or test split is allowed: `Dataset.splits` says which exist.
     Raises UserError naming the thing and the remedy.
     """
-    listing = list_photos(data, base)
+    return choose_photos(list_photos(data, base), data, base, seed, rejected)
+
+
+def choose_photos(
+    listing: Listing, data: Data, base: Path, seed: int, rejected: Rejected | None = None
+) -> Dataset:
+    """As `load_dataset`, of photos that are already listed."""
     rows = listing.rows
     if rejected is not None:
         rows = leave_out(listing, rejected, data.crop_bottom, data.max_bad)
