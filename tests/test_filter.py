@@ -16,11 +16,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from higfa_cli.artifacts.atomic import read_json, read_jsonl, write_bytes, write_jsonl
-from higfa_cli.artifacts.names import class_dir
+from higfa_cli.artifacts.class_folders import class_dir
 from higfa_cli.artifacts.run_record import stage_run
 from higfa_cli.cli.app import app
-from higfa_cli.data.images import encode_png, fit_square, read_image
-from higfa_cli.data.selection import (
+from higfa_cli.data.filter_rules import (
     REASONS,
     Measured,
     decide,
@@ -31,6 +30,7 @@ from higfa_cli.data.selection import (
     spread,
     thumbnail,
 )
+from higfa_cli.data.images import encode_png, fit_square, read_image
 from higfa_cli.errors import UserError
 from higfa_cli.models.backbones import create_backbone
 from higfa_cli.models.classifier import ClassifierSpec, load_classifier, save_classifier

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from higfa_cli.artifacts.contained import checked_rows, contained
 from higfa_cli.artifacts.fingerprint import hash_file
 from higfa_cli.artifacts.plan import PlanItem, make_plan
+from higfa_cli.artifacts.safe_paths import checked_rows, contained
 from higfa_cli.data.images import fit_square, read_image
 from higfa_cli.data.prompt_bank import negative_for, prompts_for
 from higfa_cli.errors import UserError

@@ -10,12 +10,11 @@ import numpy as np
 import torch
 
 from higfa_cli.artifacts.atomic import write_jsonl
-from higfa_cli.artifacts.contained import checked_rows, contained
 from higfa_cli.artifacts.fingerprint import hash_file
 from higfa_cli.artifacts.run_record import StageInputs, stage_run
+from higfa_cli.artifacts.safe_paths import checked_rows, contained
 from higfa_cli.data.dataset import Dataset
-from higfa_cli.data.images import read_image
-from higfa_cli.data.selection import (
+from higfa_cli.data.filter_rules import (
     REASONS,
     Measured,
     Reason,
@@ -27,6 +26,7 @@ from higfa_cli.data.selection import (
     spread,
     thumbnail,
 )
+from higfa_cli.data.images import read_image
 from higfa_cli.errors import UserError
 from higfa_cli.models.classifier import Classifier, check_classes, load_classifier
 from higfa_cli.models.device import resolve_device

@@ -13,8 +13,8 @@ import torch
 from torchmetrics.functional.classification import multiclass_f1_score
 
 from higfa_cli.artifacts.atomic import read_json, write_json, write_jsonl, write_text
+from higfa_cli.artifacts.class_folders import class_dir
 from higfa_cli.artifacts.fingerprint import hash_file
-from higfa_cli.artifacts.names import class_dir
 from higfa_cli.artifacts.run_record import StageInputs, StageRun, stage_run
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.data.dataset import Dataset, Sample

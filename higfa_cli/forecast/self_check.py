@@ -19,6 +19,8 @@ from torch import Tensor
 
 from higfa_cli import __version__
 from higfa_cli.data.official import official
+from higfa_cli.forecast.estimate import gib, many, photos_folder, synchronize
+from higfa_cli.forecast.findings import Row, verdict
 from higfa_cli.method.sampler import Step, sample
 from higfa_cli.method.schedule import StrengthSchedule
 from higfa_cli.models.backbones import build_network, check_name
@@ -31,8 +33,6 @@ from higfa_cli.models.renoise import seeded_noise
 from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.drawing import class_prompts
-from higfa_cli.stages.estimate import gib, many, photos_folder, synchronize
-from higfa_cli.stages.findings import Row, verdict
 from higfa_cli.stages.photos import load_photos
 
 STEPS = 4
