@@ -1,8 +1,8 @@
 """The equations of hierarchical guidance, one function each. Pure tensors in and out.
 
 They hold on every path x_t = alpha x0 + sigma eps, but for the conversions that name theirs:
-`from_v` and `to_v` are variance preserving (alpha^2 + sigma^2 = 1), `from_flow` and `to_flow` linear
-(alpha + sigma = 1). Strengths are [B] tensors, so that every image has its own.
+`from_v` and `to_v` are variance preserving (alpha^2 + sigma^2 = 1), `from_flow` and `to_flow` are
+linear (alpha + sigma = 1). Strengths are [B] tensors, so that every image has its own.
 The idea is HiGFA's (arXiv 2511.12547); the formulas are this project's reading of it.
 """
 
