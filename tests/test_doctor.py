@@ -33,6 +33,7 @@ from higfa_cli.forecast.model_files import (
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.recipe.schema import Synthesize, Training
 from higfa_cli.stages.context import make_context
+from higfa_cli.text import gib
 from tests.support import tiny
 from tests.support.shapes import write_class_folders
 
@@ -418,7 +419,7 @@ def test_memory_is_held_against_what_the_run_may_take(
         found_row = capacity.memory(known.ctx, known)
         assert found_row.status == expected
         assert "for 1 picture, plus about 1.5 GiB for CUDA; " in found_row.detail
-    assert estimate.gib(ALLOWANCE) == "1.5 GiB"
+    assert gib(ALLOWANCE) == "1.5 GiB"
     assert re.search(r"Add about 1.5 GiB", (ROOT / "docs" / "memory.md").read_text())
 
 

@@ -18,15 +18,13 @@ from higfa_cli.forecast import estimate
 from higfa_cli.forecast.estimate import (
     EFFICIENCY,
     count_pictures,
-    duration,
-    gib,
-    many,
     matmul_speed,
     seconds_per_picture,
 )
 from higfa_cli.recipe.builtin import builtin_names
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.stages.context import make_context
+from higfa_cli.text import duration, gib, plural
 from tests.support import tiny
 from tests.support.shapes import write_class_folders
 
@@ -245,7 +243,7 @@ def test_people_read_units(nowhere: Path, model: tuple[Path, Path]) -> None:
     assert "estimated time: not known" in shown
     assert (gib(3 * 2**30), gib(50 * 2**20)) == ("3.0 GiB", "50 MiB")
     assert (gib(2**20), gib(2**20 - 1), gib(0)) == ("1 MiB", "less than 1 MiB", "less than 1 MiB")
-    assert (many(1, "class", "classes"), many(2400, "class", "classes")) == (
+    assert (plural(1, "class", "classes"), plural(2400, "class", "classes")) == (
         "1 class",
         "2,400 classes",
     )

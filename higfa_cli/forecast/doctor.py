@@ -11,7 +11,7 @@ import torch
 from higfa_cli.data.official import official
 from higfa_cli.errors import UserError
 from higfa_cli.forecast import capacity, estimate
-from higfa_cli.forecast.estimate import device_name, gib, many
+from higfa_cli.forecast.estimate import device_name
 from higfa_cli.forecast.findings import Findings, Row
 from higfa_cli.forecast.model_files import (
     FOLDER,
@@ -30,6 +30,7 @@ from higfa_cli.stages.context import Context
 from higfa_cli.stages.drawing import class_prompts
 from higfa_cli.stages.photos import load_photos
 from higfa_cli.stages.recipe_checks import check_sizes, check_texts
+from higfa_cli.text import gib, plural
 
 
 def doctor(ctx: Context, selection: str) -> dict[str, Any]:
@@ -106,8 +107,8 @@ def _data(ctx: Context, known: Findings) -> Row:
         )
     known.photos = load_photos(ctx)
     parts = ", ".join(f"{split} {len(known.photos.of(split)):,}" for split in known.photos.splits)
-    photos = many(len(known.photos.samples), "photo")
-    classes = many(len(known.photos.classes), "class", "classes")
+    photos = plural(len(known.photos.samples), "photo")
+    classes = plural(len(known.photos.classes), "class", "classes")
     return Row("data", "ok", f"{photos} of {classes} ({parts})")
 
 
@@ -127,17 +128,17 @@ def _prompts(ctx: Context, known: Findings) -> Row:
     count = sum(len(set(own)) for own in prompts.values())
     tokenizers = _tokenizers(ctx)
     if not tokenizers:
-        detail = f"{many(count, 'prompt')}; their length is checked once the tokenizer is here"
+        detail = f"{plural(count, 'prompt')}; their length is checked once the tokenizer is here"
         return Row("prompts", "ok", detail)
     cut = cut_off_classes(tokenizers, prompts)
     if not cut:
-        return Row("prompts", "ok", f"{many(count, 'prompt')}, none longer than 77 tokens")
+        return Row("prompts", "ok", f"{plural(count, 'prompt')}, none longer than 77 tokens")
     cls, prompt = next(iter(cut.items()))
     return Row(
         "prompts",
         "warning",
-        f"{many(len(cut), 'class has', 'classes have')} prompts that the text encoder cuts off at "
-        f"77 tokens; class {cls}: {prompt}",
+        f"{plural(len(cut), 'class has', 'classes have')} prompts that the text encoder cuts off "
+        f"at 77 tokens; class {cls}: {prompt}",
         "shorten data.class_words or synthesize.prompts",
     )
 
@@ -174,13 +175,13 @@ def _model_files(ctx: Context, known: Findings) -> Row:
     if lost:
         *others, first = lost.values()
         detail, remedy = _parted(first.remedy)
-        more = f" (and {many(len(others), 'more such key')})" if others else ""
+        more = f" (and {plural(len(others), 'more such key')})" if others else ""
         return Row("model files", "failed", f"{first.key}: {detail}{more}", remedy)
     places = len(by_repository(known.missing))
-    files = many(len(known.missing), "file")
+    files = plural(len(known.missing), "file")
     if any(one.file == WHOLE for one in known.missing):
         files = "files"
-    detail = f"{files} of {many(places, 'repository', 'repositories')} are missing"
+    detail = f"{files} of {plural(places, 'repository', 'repositories')} are missing"
     return Row("model files", "failed", detail, "fetch them with the commands below")
 
 

@@ -37,8 +37,6 @@ Source = Literal["contours", "photos", "published split sizes"]
 EFFICIENCY = 0.3
 # CUDA's context, cuDNN's workspaces and fragmentation, which no reckoning sees: docs/memory.md.
 ALLOWANCE = 3 * 2**29
-_GIB = 2**30
-_YEAR_S = 365.25 * 86400
 _TIMING_S = 0.5
 # Keys of `synthesize` that change what is drawn, or how much, but not the seconds per picture.
 _SAME_PACE = {"prompts", "per_contour", "gallery", "local_files_only"}
@@ -268,38 +266,6 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device} ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
-
-
-def gib(size: float) -> str:
-    """Bytes for people."""
-    if size < 2**20:
-        return "less than 1 MiB"
-    return f"{size / _GIB:.1f} GiB" if size >= 0.1 * _GIB else f"{size / 2**20:.0f} MiB"
-
-
-def roughly(size: float) -> str:
-    """`gib` of an estimate."""
-    return gib(size) if size < 2**20 else f"about {gib(size)}"
-
-
-def many(count: int, one: str, more: str | None = None) -> str:
-    """A number of things: 1 photo, 1,680 photos."""
-    return f"{count:,} {one if count == 1 else more or one + 's'}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: 1.3 s, 12 s, 35 min, 9.8 h, 27 days, 7.5 years."""
-    if seconds < 10:
-        return f"{seconds:.2g} s"
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 100 * 60:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 48 * 3600:
-        return f"{seconds / 3600:.1f} h"
-    if seconds < _YEAR_S:
-        return f"{seconds / 86400:.0f} days"
-    return f"{seconds / _YEAR_S:,.1f} years"
 
 
 def synchronize(device: torch.device) -> None:

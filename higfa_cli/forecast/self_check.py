@@ -19,7 +19,7 @@ from torch import Tensor
 
 from higfa_cli import __version__
 from higfa_cli.data.official import official
-from higfa_cli.forecast.estimate import gib, many, photos_folder, synchronize
+from higfa_cli.forecast.estimate import photos_folder, synchronize
 from higfa_cli.forecast.findings import Row, verdict
 from higfa_cli.method.sampler import Step, sample
 from higfa_cli.method.schedule import StrengthSchedule
@@ -34,6 +34,7 @@ from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.drawing import class_prompts
 from higfa_cli.stages.photos import load_photos
+from higfa_cli.text import gib, plural
 
 STEPS = 4
 _GUIDED_FROM = 0.5
@@ -130,7 +131,7 @@ def _guide(ctx: Context, device: torch.device) -> tuple[Classifier, str]:
     )
     return guide.to(
         device
-    ), f"no guide yet: a random {about.backbone} of {many(count, 'class', 'classes')}"
+    ), f"no guide yet: a random {about.backbone} of {plural(count, 'class', 'classes')}"
 
 
 def _class_count(ctx: Context) -> int:

@@ -10,10 +10,10 @@ from higfa_cli.data.layouts.common import (
     Row,
     class_label,
     inside,
-    nearest,
     read_text,
 )
 from higfa_cli.errors import UserError
+from higfa_cli.text import or_nearest
 
 REMEDY = "point data.root at the folder that holds images/ and variants.txt"
 
@@ -42,7 +42,7 @@ def list_fgvc(root: Path) -> Listing:
             if label not in known:
                 raise UserError(
                     f"{origin}: unknown class `{label}`, not in variants.txt; "
-                    f"correct the line{nearest(label, known)}"
+                    f"correct the line{or_nearest(label, known)}"
                 )
             inside(folder, identity, origin)
             if identity not in names:
