@@ -104,8 +104,8 @@ def test_a_resolved_recipe_can_be_read_back_and_swept(name: str) -> None:
 def test_the_header_says_untuned_and_how_to_tune(name: str) -> None:
     text = header(name)
     assert "UNTUNED" in text and "Open RAIL" in text
-    assert f"higfa synthesize --dataset {name} --preview 16" in text
-    sweep = re.search(rf"higfa synthesize --dataset {name} --sweep (\S+)=(\S+)", text)
+    assert f"higfa synthesize {name} --preview 16" in text
+    sweep = re.search(rf"higfa synthesize {name} --sweep (\S+)=(\S+)", text)
     assert sweep is not None
     check_key(sweep[1], "header")
     values = [parse_value(sweep[1], value, "header") for value in sweep[2].split(",")]

@@ -220,7 +220,7 @@ def _device(ctx: Context, known: Findings) -> Row:
             "device",
             "warning",
             f"{detail}; a model of this size is not practical without a GPU",
-            "use a machine with a GPU; `--dataset pocket` is made for a CPU",
+            "use a machine with a GPU; `higfa run pocket` is made for a CPU",
         )
     return Row("device", "ok", detail)
 
