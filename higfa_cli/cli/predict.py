@@ -74,4 +74,4 @@ def find_model(
     ctx = choose(recipe, dataset, overrides, workspace, device).context()
     from higfa_cli.stages.predict import best_model
 
-    return best_model(ctx), ctx.recipe.device
+    return best_model(ctx), ctx.recipe.run.device

@@ -24,8 +24,8 @@ from higfa_cli.data.layouts.pets import list_pets
 from higfa_cli.data.prompts import words_for
 from higfa_cli.data.rejected import Rejected, file_state, leave_out
 from higfa_cli.errors import UserError
+from higfa_cli.recipe.data import Data
 from higfa_cli.recipe.refs import resolve_ref
-from higfa_cli.recipe.schema import Data
 
 READERS: Mapping[str, Callable[[Path], Listing]] = {
     "fgvc-aircraft": list_fgvc,

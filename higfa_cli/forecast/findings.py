@@ -59,7 +59,7 @@ class Findings:
 
     @cached_property
     def has_wrong_size(self) -> bool:
-        """Whether the model cannot draw pictures of `synthesize.size`."""
+        """Whether the model cannot draw pictures of `size`."""
         try:
             estimate.check_drawable(self.ctx)
         except estimate.WrongSize:
@@ -71,7 +71,4 @@ class Findings:
         """Why `counted` cannot be known, in short."""
         if self.photos is None:
             return "not known without the data"
-        size, own = self.ctx.recipe.synthesize.size, self.ctx.recipe.contours.size
-        if size != own:
-            return "not known: depends on synthesize.size and contours.size, which must be equal"
         return "not known: depends on the data and the contours"

@@ -18,8 +18,9 @@ from huggingface_hub.file_download import repo_folder_name
 from higfa_cli.errors import UserError
 from higfa_cli.models.architecture import KNOWN
 from higfa_cli.models.backbones import check_name, weights_path
+from higfa_cli.recipe.classifiers import Training
+from higfa_cli.recipe.drawing import Model
 from higfa_cli.recipe.refs import resolve_ref
-from higfa_cli.recipe.schema import Synthesize, Training
 
 INDEX = "model_index.json"
 CONFIG = "config.json"
@@ -70,7 +71,7 @@ class MissingFile:
         return self.remedy.startswith(_COMMAND)
 
 
-def missing_files(settings: Synthesize, base: Path) -> list[MissingFile]:
+def missing_files(settings: Model, base: Path, offline: bool = False) -> list[MissingFile]:
     """Files of diffusion model, ControlNet and gradient autoencoder that are not here.
 
     Looks into the folder or the hub's cache and asks nobody. All files of one repository have the
@@ -79,16 +80,16 @@ def missing_files(settings: Synthesize, base: Path) -> list[MissingFile]:
     Args:
         settings: the recipe's section.
         base: the recipe's folder.
+        offline: whether the hub is never to be asked (`run.local_files_only`).
     """
-    model = _Place("synthesize.model", settings.model, settings.revision, settings.variant)
+    model = _Place("model.base", settings.base, settings.revision, settings.variant)
     control = _Place(
-        "synthesize.controlnet", settings.controlnet, settings.controlnet_revision, settings.variant
+        "model.controlnet", settings.controlnet, settings.controlnet_revision, settings.variant
     )
-    offline = settings.local_files_only
     found = _missing(model, base, offline, pipeline=True)
     found += _missing(control, base, offline, pipeline=False)
     if settings.gradient_autoencoder is not None:
-        key, revision = "synthesize.gradient_autoencoder", settings.gradient_autoencoder_revision
+        key, revision = "model.gradient_autoencoder", settings.gradient_autoencoder_revision
         tiny = _Place(key, settings.gradient_autoencoder, revision)
         found += _missing(tiny, base, offline, pipeline=False)
     return found

@@ -11,7 +11,7 @@ from torch import nn
 from higfa_cli.forecast.model_files import MissingFile
 from higfa_cli.models.architecture import Architecture
 from higfa_cli.models.backbones import build_network
-from higfa_cli.recipe.schema import Training
+from higfa_cli.recipe.classifiers import Training
 
 # timm's checkpoints are trained on ImageNet.
 _CLASSES = 1000

@@ -18,8 +18,8 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
 from higfa_cli.errors import UserError
+from higfa_cli.recipe.drawing import Model
 from higfa_cli.recipe.refs import resolve_ref
-from higfa_cli.recipe.schema import Synthesize
 
 FamilyName = Literal["sd", "sdxl"]
 
@@ -71,7 +71,7 @@ def family_of(class_name: str) -> FamilyName:
     )
 
 
-def architecture(settings: Synthesize, base: Path) -> Architecture:
+def architecture(settings: Model, base: Path) -> Architecture:
     """The configurations of the models that `synthesize` names. Never asks the network.
 
     Args:
@@ -82,7 +82,7 @@ def architecture(settings: Synthesize, base: Path) -> Architecture:
         UserError: a configuration that is nowhere on this machine, a model of another family, or
             a ControlNet that does not fit the model.
     """
-    model = _Source("model", settings.model, settings.revision, base)
+    model = _Source("base", settings.base, settings.revision, base)
     control = _Source("controlnet", settings.controlnet, settings.controlnet_revision, base)
     family = family_of(str(model.read("model_index.json").get("_class_name")))
     encoders = ("text_encoder", "text_encoder_2") if family == "sdxl" else ("text_encoder",)
@@ -99,7 +99,7 @@ def architecture(settings: Synthesize, base: Path) -> Architecture:
     return found
 
 
-def _gradient_vae(settings: Synthesize, base: Path) -> dict[str, Any] | None:
+def _gradient_vae(settings: Model, base: Path) -> dict[str, Any] | None:
     if settings.gradient_autoencoder is None:
         return None
     ref, revision = settings.gradient_autoencoder, settings.gradient_autoencoder_revision
@@ -107,23 +107,23 @@ def _gradient_vae(settings: Synthesize, base: Path) -> dict[str, Any] | None:
     name = config.get("_class_name")
     if name != "AutoencoderTiny":
         raise UserError(
-            f"synthesize.gradient_autoencoder `{ref}` is a `{name}`; use an AutoencoderTiny, "
+            f"model.gradient_autoencoder `{ref}` is a `{name}`; use an AutoencoderTiny, "
             "or leave the key out"
         )
     return config
 
 
-def _check_fit(found: Architecture, settings: Synthesize) -> None:
+def _check_fit(found: Architecture, settings: Model) -> None:
     name = found.controlnet.get("_class_name")
     if name != "ControlNetModel":
         raise UserError(
-            f"synthesize.controlnet `{settings.controlnet}` is a `{name}`; use a ControlNetModel"
+            f"model.controlnet `{settings.controlnet}` is a `{name}`; use a ControlNetModel"
         )
     ours, theirs = (c.get("cross_attention_dim") for c in (found.unet, found.controlnet))
     if ours != theirs:
         raise UserError(
-            f"synthesize.controlnet `{settings.controlnet}` reads text states of width {theirs}, "
-            f"but synthesize.model `{settings.model}` has {ours}; use a ControlNet made for it"
+            f"model.controlnet `{settings.controlnet}` reads text states of width {theirs}, "
+            f"but model.base `{settings.base}` has {ours}; use a ControlNet made for it"
         )
 
 
@@ -148,7 +148,7 @@ class _Source:
             cached = try_to_load_from_cache(self.place, file, revision=self.revision)
         except HFValidationError:
             raise UserError(
-                f"synthesize.{self.key}: `{self.ref}` is neither a folder nor a hub id; correct it"
+                f"model.{self.key}: `{self.ref}` is neither a folder nor a hub id; correct it"
             ) from None
         if isinstance(cached, str):
             return self._parse(Path(cached))
@@ -157,7 +157,7 @@ class _Source:
             return shipped[file]
         pin = f" --revision {self.revision}" if self.revision else ""
         raise UserError(
-            f"synthesize.{self.key}: {file} of `{self.ref}` is not on this machine; fetch it with "
+            f"model.{self.key}: {file} of `{self.ref}` is not on this machine; fetch it with "
             f'`hf download {self.ref}{pin} --include "*.json"`, or give a local diffusers folder'
         )
 
@@ -166,14 +166,14 @@ class _Source:
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UserError(
-                f"synthesize.{self.key}: {path} does not exist; give a folder in diffusers' layout"
+                f"model.{self.key}: {path} does not exist; give a folder in diffusers' layout"
             ) from None
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(
-                f"synthesize.{self.key}: {path} is not readable JSON ({error}); fetch it again"
+                f"model.{self.key}: {path} is not readable JSON ({error}); fetch it again"
             ) from None
         if not isinstance(content, dict):
-            raise UserError(f"synthesize.{self.key}: {path} holds no JSON object; fetch it again")
+            raise UserError(f"model.{self.key}: {path} holds no JSON object; fetch it again")
         return content
 
 

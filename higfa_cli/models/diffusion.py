@@ -14,7 +14,7 @@ from higfa_cli.models.denoiser import Conditions, ControlledDenoiser
 from higfa_cli.models.families import Family
 from higfa_cli.models.scheduler import SchedulerSolver
 from higfa_cli.models.text import TextStates, stack
-from higfa_cli.recipe.schema import Synthesize
+from higfa_cli.recipe.drawing import Sampling
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Prompts:
 class DiffusionModel:
     """Denoiser, ControlNet, autoencoders and scheduler config; knows no method.
 
+    `size` is the side of the square picture, pixels.
     `gradient_autoencoder` is `autoencoder` itself unless the recipe names a tiny one. `offloads`
     move the denoiser into main memory; it comes back when it is next called.
     """
@@ -44,23 +45,19 @@ class DiffusionModel:
     autoencoder: Autoencoder
     gradient_autoencoder: Autoencoder
     scheduler_config: Any
-    settings: Synthesize
+    sampling: Sampling
+    size: int
     device: torch.device
     offloads: Sequence[Any] = ()
 
-    def with_settings(self, settings: Synthesize) -> DiffusionModel:
-        """The same weights under other settings; those that loading reads must be the same."""
-        return replace(self, settings=settings)
-
-    @property
-    def size(self) -> int:
-        """Side of the square picture, pixels."""
-        return self.settings.size
+    def with_sampling(self, sampling: Sampling) -> DiffusionModel:
+        """The same weights, sampled in another way."""
+        return replace(self, sampling=sampling)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """[C, h, w] of one x0."""
-        side = self.settings.size // self.autoencoder.factor
+        side = self.size // self.autoencoder.factor
         return (self.unet.config.in_channels, side, side)
 
     def encode(self, images: Tensor) -> Tensor:
@@ -84,9 +81,9 @@ class DiffusionModel:
             text=self.prompts.batch(prompts, self.device),
             negative=self.prompts.batch([negative] * len(prompts), self.device),
             contours=contours.to(self.device).expand(-1, 3, -1, -1),
-            conditioning_scale=self.settings.conditioning_scale,
-            interval=self.settings.conditioning_interval,
-            steps=self.settings.steps,
+            conditioning_scale=self.sampling.conditioning_scale,
+            interval=self.sampling.conditioning_interval,
+            steps=self.sampling.steps,
         )
 
     def denoiser(self, conditions: Conditions) -> ControlledDenoiser:
@@ -98,7 +95,7 @@ class DiffusionModel:
 
     def solver(self, steps: int) -> SchedulerSolver:
         """The recipe's solver with N = steps."""
-        return SchedulerSolver(self.settings.scheduler, self.scheduler_config, steps)
+        return SchedulerSolver(self.sampling.scheduler, self.scheduler_config, steps)
 
     def _make_room(self) -> None:
         for hook in self.offloads:

@@ -1,4 +1,4 @@
-"""From a recipe's `synthesize` section to a model that can draw.
+"""From a recipe's section `model` to a model that can draw.
 
 Only safetensors are read, and no code from a folder or a hub repository is run.
 """
@@ -17,35 +17,25 @@ from higfa_cli.models.diffusion import DiffusionModel, Prompts
 from higfa_cli.models.families import Family, family
 from higfa_cli.models.text import TextStates
 from higfa_cli.models.trusted import check_folder, check_index
+from higfa_cli.recipe.drawing import Memory, Model, Run, Sampling
 from higfa_cli.recipe.refs import resolve_ref
-from higfa_cli.recipe.schema import Synthesize
 
 T = TypeVar("T")
 
-# Keys of `synthesize` that a loaded model cannot change.
-READ_AT_LOADING = frozenset(
-    {
-        "model",
-        "controlnet",
-        "revision",
-        "controlnet_revision",
-        "variant",
-        "local_files_only",
-        "gradient_autoencoder",
-        "gradient_autoencoder_revision",
-        "dtype",
-        "memory",
-    }
-)
-
 
 def load_pipeline(
-    settings: Synthesize, base: Path, device: torch.device, prompts: Iterable[str]
+    settings: Model,
+    run: Run,
+    sampling: Sampling,
+    size: int,
+    base: Path,
+    device: torch.device,
+    prompts: Iterable[str],
 ) -> DiffusionModel:
-    """Load the model that `synthesize` names, from a folder, the pocket or a hub id.
+    """Load the model that the recipe names, from a folder, the pocket or a hub id.
 
     Args:
-        settings: the recipe's section.
+        settings, run, sampling, size: the recipe's sections, and its side of the pictures.
         base: the recipe's folder.
         device: where it will draw.
         prompts: every prompt, negative ones too, that will ever be asked for. They are encoded
@@ -55,61 +45,60 @@ def load_pipeline(
         UserError: a missing or unreadable model, one of another family, a gradient autoencoder
             that does not fit it, or a size that it cannot draw.
     """
-    kind, pipe = _load_pipe(settings, base)
+    offline = run.local_files_only
+    kind, pipe = _load_pipe(settings, base, offline)
     tokenizers = kind.tokenizers(pipe)
     encoded = _encode(kind, pipe, device, prompts)
     vae, unet, controlnet = pipe.vae, pipe.unet, pipe.controlnet
     scheduler_config = pipe.scheduler.config
     # The pipeline holds the text encoders: without it they can go.
     del pipe
-    offloads = _place(unet, controlnet, settings, device)
-    autoencoder = Autoencoder(vae, settings.memory).to(device)
+    offloads = _place(unet, controlnet, run.memory, device)
+    autoencoder = Autoencoder(vae, run.memory, settings.tiling).to(device)
+    tiny = _gradient_autoencoder(settings, run, base, autoencoder)
     model = DiffusionModel(
         family=kind,
         prompts=Prompts(tokenizers, encoded),
         unet=unet,
         controlnet=controlnet,
         autoencoder=autoencoder,
-        gradient_autoencoder=_gradient_autoencoder(settings, base, autoencoder).to(device),
+        gradient_autoencoder=tiny.to(device),
         scheduler_config=scheduler_config,
-        settings=settings,
+        sampling=sampling,
+        size=size,
         device=device,
         offloads=offloads,
     )
-    _check_fit(model)
+    _check_fit(model, settings)
     return model
 
 
-def hub_options(settings: Synthesize, revision: str | None) -> dict[str, Any]:
+def hub_options(revision: str | None, offline: bool) -> dict[str, Any]:
     """What every `from_pretrained` of this package is told."""
-    return {
-        "use_safetensors": True,
-        "revision": revision,
-        "local_files_only": settings.local_files_only,
-    }
+    return {"use_safetensors": True, "revision": revision, "local_files_only": offline}
 
 
-def _load_pipe(settings: Synthesize, base: Path) -> tuple[Family, Any]:
+def _load_pipe(settings: Model, base: Path, offline: bool) -> tuple[Family, Any]:
     from diffusers import ControlNetModel, DiffusionPipeline
 
     dtype = getattr(torch, settings.dtype)
-    model, control = (resolve_ref(r, base) for r in (settings.model, settings.controlnet))
-    options = hub_options(settings, settings.revision)
-    for key, found in (("model", model), ("controlnet", control)):
+    model, control = (resolve_ref(r, base) for r in (settings.base, settings.controlnet))
+    options = hub_options(settings.revision, offline)
+    for key, found in (("base", model), ("controlnet", control)):
         if isinstance(found, Path):
-            check_folder(found, f"synthesize.{key} `{getattr(settings, key)}`")
+            check_folder(found, f"model.{key} `{getattr(settings, key)}`")
 
     def read() -> tuple[Family, Any]:
         index = DiffusionPipeline.load_config(
-            model, revision=settings.revision, local_files_only=settings.local_files_only
+            model, revision=settings.revision, local_files_only=offline
         )
-        check_index(index, f"synthesize.model `{settings.model}`")
+        check_index(index, f"model.base `{settings.base}`")
         kind = family(str(index.get("_class_name")))
         controlnet = ControlNetModel.from_pretrained(
             control,
             dtype=dtype,
             variant=settings.variant,
-            **hub_options(settings, settings.controlnet_revision),
+            **hub_options(settings.controlnet_revision, offline),
         )
         pipeline, extra = kind.pipeline()
         # The autoencoder works in float32, so its weights must not be rounded on the way.
@@ -124,8 +113,8 @@ def _load_pipe(settings: Synthesize, base: Path) -> tuple[Family, Any]:
         )
         return kind, pipe
 
-    both = f"synthesize.model `{settings.model}` / synthesize.controlnet `{settings.controlnet}`"
-    return _or_one_line(read, both, settings)
+    both = f"model.base `{settings.base}` / model.controlnet `{settings.controlnet}`"
+    return _or_one_line(read, both, offline)
 
 
 def _encode(
@@ -142,9 +131,8 @@ def _encode(
         }
 
 
-def _place(unet: Any, controlnet: Any, settings: Synthesize, device: torch.device) -> list[Any]:
+def _place(unet: Any, controlnet: Any, memory: Memory, device: torch.device) -> list[Any]:
     """Put the denoiser where it works; returns the hooks that move it away, if any."""
-    memory = settings.memory
     for module in (unet, controlnet):
         module.eval().requires_grad_(False)
         if memory.channels_last:
@@ -170,34 +158,36 @@ def _compile(module: Any) -> None:
         module.compile()
 
 
-def _gradient_autoencoder(settings: Synthesize, base: Path, own: Autoencoder) -> Autoencoder:
+def _gradient_autoencoder(settings: Model, run: Run, base: Path, own: Autoencoder) -> Autoencoder:
     """What decodes for the guide: the model's own autoencoder, or the recipe's tiny one."""
     if settings.gradient_autoencoder is None:
         return own
     from diffusers import AutoencoderTiny
 
     ref = resolve_ref(settings.gradient_autoencoder, base)
-    name = f"synthesize.gradient_autoencoder `{settings.gradient_autoencoder}`"
+    name = f"model.gradient_autoencoder `{settings.gradient_autoencoder}`"
     if isinstance(ref, Path):
         check_folder(ref, name)
-    options = hub_options(settings, settings.gradient_autoencoder_revision)
+    options = hub_options(settings.gradient_autoencoder_revision, run.local_files_only)
     tiny = _or_one_line(
         lambda: Autoencoder(
-            AutoencoderTiny.from_pretrained(ref, dtype=torch.float32, **options), settings.memory
+            AutoencoderTiny.from_pretrained(ref, dtype=torch.float32, **options),
+            run.memory,
+            settings.tiling,
         ),
         name,
-        settings,
+        run.local_files_only,
     )
     if (tiny.factor, tiny.channels) != (own.factor, own.channels):
         raise UserError(
             f"{name} reads {tiny.channels} channels at 1/{tiny.factor} of the size, but "
-            f"`{settings.model}` draws {own.channels} at 1/{own.factor}; use the tiny autoencoder "
+            f"`{settings.base}` draws {own.channels} at 1/{own.factor}; use the tiny autoencoder "
             "made for this model"
         )
     return tiny
 
 
-def _or_one_line(read: Callable[[], T], name: str, settings: Synthesize) -> T:
+def _or_one_line(read: Callable[[], T], name: str, offline: bool) -> T:
     """`read`, its failures told in one line with a remedy."""
     try:
         return read()
@@ -207,8 +197,8 @@ def _or_one_line(read: Callable[[], T], name: str, settings: Synthesize) -> T:
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         where = (
-            "it was not to ask the hub (synthesize.local_files_only)"
-            if settings.local_files_only
+            "it was not to ask the hub (run.local_files_only)"
+            if offline
             else "check the names and the network, or give whole diffusers folders of .safetensors"
         )
         raise UserError(
@@ -216,24 +206,22 @@ def _or_one_line(read: Callable[[], T], name: str, settings: Synthesize) -> T:
         ) from error
 
 
-def _check_fit(model: DiffusionModel) -> None:
-    settings = model.settings
+def _check_fit(model: DiffusionModel, settings: Model) -> None:
     reads, draws = model.unet.config.in_channels, model.autoencoder.channels
     if reads != draws:
         raise UserError(
-            f"synthesize.model `{settings.model}`: its denoiser reads {reads} channels, its "
+            f"model.base `{settings.base}`: its denoiser reads {reads} channels, its "
             f"autoencoder has {draws}; use a text-to-image model (not inpainting or upscaling)"
         )
     ours, theirs = (m.config.cross_attention_dim for m in (model.unet, model.controlnet))
     if ours != theirs:
         raise UserError(
-            f"synthesize.controlnet `{settings.controlnet}` reads text states of width {theirs}, "
-            f"but `{settings.model}` has {ours}; use a ControlNet made for this model"
+            f"model.controlnet `{settings.controlnet}` reads text states of width {theirs}, "
+            f"but `{settings.base}` has {ours}; use a ControlNet made for this model"
         )
     downs = 2 ** (len(model.unet.config.block_out_channels) - 1)
     multiple = model.autoencoder.factor * downs
     if model.size % multiple:
         raise UserError(
-            f"synthesize.size: {model.size} is not a multiple of {multiple}, "
-            f"which `{settings.model}` needs"
+            f"size: {model.size} is not a multiple of {multiple}, which `{settings.base}` needs"
         )

@@ -65,7 +65,7 @@ class SchedulerSolver:
     def __init__(self, name: str, config: Any, steps: int) -> None:
         if name not in CLASSES:
             raise RecipeError(
-                f"synthesize.scheduler: `{name}` is not supported; use one of {', '.join(CLASSES)}"
+                f"sampling.scheduler: `{name}` is not supported; use one of {', '.join(CLASSES)}"
             )
         self.name = name
         self.scheduler = CLASSES[name].from_config(config, **_options(name, config))
