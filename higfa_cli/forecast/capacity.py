@@ -14,7 +14,7 @@ from higfa_cli.forecast import estimate
 from higfa_cli.forecast.estimate import ALLOWANCE
 from higfa_cli.forecast.findings import Findings, Row
 from higfa_cli.forecast.weight_sizes import missing_bytes
-from higfa_cli.models.architecture import Architecture
+from higfa_cli.models.families.family import Architecture
 from higfa_cli.stages.batching import SHARE
 from higfa_cli.stages.context import Context
 from higfa_cli.text import duration, gib, plural, roughly

@@ -22,9 +22,10 @@ from higfa_cli.forecast.model_files import (
     missing_files,
     missing_weights,
 )
-from higfa_cli.models.architecture import KNOWN
+from higfa_cli.models.architecture import WrongSize, family_at
 from higfa_cli.models.device import resolve_device
-from higfa_cli.models.text import cut_off_classes
+from higfa_cli.models.families import FAMILIES, KNOWN
+from higfa_cli.models.text import cut_off_classes, tokens_read
 from higfa_cli.stages import pipeline
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.drawing import class_prompts
@@ -121,15 +122,15 @@ def _prompts(ctx: Context, known: Findings) -> Row:
     if not tokenizers:
         detail = f"{plural(count, 'prompt')}; their length is checked once the tokenizer is here"
         return Row("prompts", "ok", detail)
-    cut = cut_off_classes(tokenizers, prompts)
+    cut, limit = cut_off_classes(tokenizers, prompts), tokens_read(tokenizers)
     if not cut:
-        return Row("prompts", "ok", f"{plural(count, 'prompt')}, none longer than 77 tokens")
+        return Row("prompts", "ok", f"{plural(count, 'prompt')}, none longer than {limit} tokens")
     cls, prompt = next(iter(cut.items()))
     return Row(
         "prompts",
         "warning",
         f"{plural(len(cut), 'class has', 'classes have')} prompts that the text encoder cuts off "
-        f"at 77 tokens; class {cls}: {prompt}",
+        f"at {limit} tokens; class {cls}: {prompt}",
         "shorten data.class_words or prompts.templates",
     )
 
@@ -139,8 +140,12 @@ def _tokenizers(ctx: Context) -> list[Any]:
     from transformers import CLIPTokenizer
 
     model = ctx.recipe.model
+    try:
+        family = family_at(model, ctx.base)
+    except UserError:
+        return []
     found = []
-    for name in ("tokenizer", "tokenizer_2"):
+    for name in family.tokenizers:
         vocabularies = (f"{name}/tokenizer.json", f"{name}/vocab.json")
         config, *others = (
             find_folder(model.base, model.revision, ctx.base, file)
@@ -190,14 +195,14 @@ def _model(ctx: Context, known: Findings) -> Row:
     recipe = ctx.recipe
     try:
         parts, solver = estimate.model_and_solver(ctx)
-    except estimate.WrongSize:
+    except WrongSize:
         raise
     except UserError:
         if _lacks_configuration(known.missing):
             return Row("model", "warning", "not known before its files are here")
         raise
-    kind = {"sd": "Stable Diffusion", "sdxl": "Stable Diffusion XL"}[parts.family]
-    detail = f"{kind}, {solver.prediction_type}; {recipe.sampling.scheduler}, {recipe.size} px"
+    title = FAMILIES[parts.family].title
+    detail = f"{title}, {solver.prediction_type}; {recipe.sampling.scheduler}, {recipe.size} px"
     return Row("model", "ok", detail)
 
 

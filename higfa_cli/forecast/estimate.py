@@ -18,14 +18,15 @@ from higfa_cli.artifacts.run_record import RECORD
 from higfa_cli.data.official import official
 from higfa_cli.errors import UserError
 from higfa_cli.forecast.model_files import FOLDER, missing_files
-from higfa_cli.models.architecture import Architecture, architecture
+from higfa_cli.models.architecture import WrongSize, architecture, check_size
 from higfa_cli.models.backbones import check_name
 from higfa_cli.models.device import resolve_device
 from higfa_cli.models.draw import evaluations
+from higfa_cli.models.families import FAMILIES
+from higfa_cli.models.families.family import Architecture
 from higfa_cli.models.footprint import Footprint, Setup, flops_per_picture, guided_step
-from higfa_cli.models.scheduler import SchedulerSolver
+from higfa_cli.models.scheduler import FlowSolver, SchedulerSolver, make_solver
 from higfa_cli.recipe.refs import resolve_ref
-from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.drawing import plan
 from higfa_cli.stages.photos import load_photos
@@ -41,10 +42,6 @@ _TIMING_S = 0.5
 # What the seconds per picture depend on, in the inputs of stage `synthesize`.
 _PACE = {"size", "model", "guidance", "sampling", "run"}
 _NO_CONFIGURATION = "the model's configuration is not on this machine"
-
-
-class WrongSize(UserError):
-    """`size` is none that the model can draw."""
 
 
 @dataclass(frozen=True)
@@ -148,18 +145,19 @@ def picture_cost(ctx: Context) -> Cost:
     return Cost(known, denoiser, guide, flops)
 
 
-def model_and_solver(ctx: Context) -> tuple[Architecture, SchedulerSolver]:
+def model_and_solver(ctx: Context) -> tuple[Architecture, SchedulerSolver | FlowSolver]:
     """What the recipe's model is made of, and the recipe's solver for it; no weights.
 
     Raises:
         UserError: a configuration that is not on this machine, parts that do not go together, or
-            a size that the model cannot draw.
+            a size or solver that the model cannot draw with.
     """
     recipe = ctx.recipe
     known = architecture(recipe.model, ctx.base)
-    check_size(known, recipe)
+    check_size(known, recipe.size, recipe.model)
     sampling = recipe.sampling
-    return known, SchedulerSolver(sampling.scheduler, known.scheduler, sampling.steps)
+    FAMILIES[known.family].check_scheduler(sampling.scheduler)
+    return known, make_solver(sampling.scheduler, known.scheduler, sampling.steps)
 
 
 def check_drawable(ctx: Context) -> None:
@@ -198,19 +196,6 @@ def _flops(key: str, setup: Setup, guide_size: int, backbone: str) -> float:
 @functools.cache
 def _memory(key: str, setup: Setup, batch: int, guide_size: int, backbone: str) -> Footprint:
     return guided_step(_of_key(key), setup, batch, guide_size, backbone)
-
-
-def check_size(known: Architecture, recipe: Recipe) -> None:
-    """Raise WrongSize unless the model can draw squares of `size`."""
-    blocks = known.vae.get("block_out_channels") or known.vae["decoder_block_out_channels"]
-    multiple = 2 ** (len(blocks) - 1) * 2 ** (len(known.unet["block_out_channels"]) - 1)
-    if recipe.size % multiple:
-        below = recipe.size // multiple * multiple
-        near = " or ".join(str(size) for size in (below, below + multiple) if size)
-        raise WrongSize(
-            f"size: {recipe.size} is not a multiple of {multiple}, which "
-            f"`{recipe.model.base}` needs; set size to {near}"
-        )
 
 
 def seconds_per_picture(

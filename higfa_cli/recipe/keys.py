@@ -55,7 +55,7 @@ def nearest_key(wrong: str) -> str | None:
     """The valid key that an unknown dotted key most likely meant, or None."""
     if spelt := _spelt(wrong):
         return spelt
-    old = _closest(wrong, list(_old_keys()), 0.9)
+    old = nearest(wrong, _old_keys(), 0.9)
     if old is not None:
         return _old_keys()[old]
     section, _, leaf = wrong.rpartition(".")

@@ -85,6 +85,17 @@ class Family(ABC):
         """Folders of the text encoders that a model has, by its model_index.json."""
         return tuple(name for name in self.text_encoders if any(index.get(name, (name,))))
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Folders of a whole model."""
+        texts = [(name.replace("text_encoder", "tokenizer"), name) for name in self.text_encoders]
+        further = (part for pair in texts[1:] for part in pair)
+        return ("scheduler", *texts[0], self.network, "vae", *further)
+
+    def vocabulary(self, tokenizer: str) -> tuple[str, ...]:
+        """Files that a tokenizer's folder holds where it has no tokenizer.json."""
+        return ("vocab.json", "merges.txt")
+
     @abstractmethod
     def pipeline_options(self, index: Mapping[str, Any]) -> dict[str, Any]:
         """What the stock pipeline must be told beside its parts, for a model with that index."""
@@ -102,7 +113,7 @@ class Family(ABC):
         """Width of the text states that a network or ControlNet reads; None where it reads none."""
 
     def prediction_type(self, scheduler: Mapping[str, Any]) -> str:
-        """What the network predicts, a key of `scheduler.CONVERSIONS`."""
+        """What the network predicts, as `scheduler.conversion` takes it."""
         # diffusers' own default, for files older than the key.
         return str(scheduler.get("prediction_type", "epsilon"))
 
@@ -125,6 +136,10 @@ class Family(ABC):
         """States as large as a prompt's, all zeros."""
 
     # Drawing.
+
+    def join(self, network: Any, controlnet: Any) -> None:
+        """Give the ControlNet what it shares with the network, as the stock pipeline does."""
+        return None
 
     def condition(self, contours: Tensor, controlnet: Any, model: Any) -> Tensor:
         """What the ControlNet reads of contours [B, 3, S, S] in [0, 1]: themselves.

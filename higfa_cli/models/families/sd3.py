@@ -42,6 +42,10 @@ class StableDiffusion3(Family):
         tokenizers = {name.replace("text_encoder", "tokenizer") for name in absent}
         return dict.fromkeys(("feature_extractor", "image_encoder", *absent, *tokenizers))
 
+    def vocabulary(self, tokenizer: str) -> tuple[str, ...]:
+        """T5's is sentencepiece's."""
+        return ("spiece.model",) if tokenizer == "tokenizer_3" else super().vocabulary(tokenizer)
+
     def size_multiple(self, arch: Architecture) -> int:
         """The transformer reads patches of latents."""
         return arch.vae_factor * int(arch.network["patch_size"])
@@ -80,9 +84,12 @@ class StableDiffusion3(Family):
 
         tokens = arch.text_encoders[0].get("max_position_embeddings", 77) + _T5_TOKENS
         width, pooled = arch.network["joint_attention_dim"], arch.network["pooled_projection_dim"]
-        return TextStates(
-            torch.zeros(tokens, width, dtype=dtype), torch.zeros(pooled, dtype=dtype)
-        )
+        return TextStates(torch.zeros(tokens, width, dtype=dtype), torch.zeros(pooled, dtype=dtype))
+
+    def join(self, network: Any, controlnet: Any) -> None:
+        """The positions, where the ControlNet has none of its own."""
+        if controlnet.pos_embed is None:
+            controlnet.pos_embed = controlnet._get_pos_embed_from_transformer(network)
 
     def condition(self, contours: Tensor, controlnet: Any, model: Any) -> Tensor:
         """Latents of the contours; the stock pipeline draws from the posterior, this is its mode.
@@ -108,7 +115,7 @@ class StableDiffusion3(Family):
         assert text.pooled is not None
         blank = config.force_zeros_for_pooled_projection
         blocks = controlnet(
-            hidden_states=x,
+            x,
             timestep=_timesteps(timestep, x),
             encoder_hidden_states=None if config.joint_attention_dim is None else text.states,
             pooled_projections=text.pooled.new_zeros(text.pooled.shape) if blank else text.pooled,
@@ -129,7 +136,7 @@ class StableDiffusion3(Family):
     ) -> Tensor:
         """One call of the transformer."""
         output: Tensor = network(
-            hidden_states=x,
+            x,
             timestep=_timesteps(timestep, x),
             encoder_hidden_states=text.states,
             pooled_projections=text.pooled,

@@ -20,12 +20,12 @@ class StableDiffusionXL(StableDiffusion):
 
     name, title = "sdxl", "Stable Diffusion XL"
     pipeline = "StableDiffusionXLControlNetPipeline"
-    text_encoders = {
+    text_encoders: Mapping[str, str] = {
         "text_encoder": "CLIPTextModel",
         "text_encoder_2": "CLIPTextModelWithProjection",
     }
     tokenizers = ("tokenizer", "tokenizer_2")
-    known = {
+    known: Mapping[str, str] = {
         "stabilityai/stable-diffusion-xl-base-1.0": "sdxl-base",
         "diffusers/controlnet-canny-sdxl-1.0": "controlnet-canny-sdxl",
         "madebyollin/taesdxl": "taesd",
