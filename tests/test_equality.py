@@ -14,14 +14,13 @@ from diffusers import (
     StableDiffusionXLControlNetPipeline,
 )
 
-from higfa_cli.method.schedule import StrengthSchedule
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import draw
-from higfa_cli.models.loading import load_pipeline
 from higfa_cli.models.renoise import seeded_noise
 from higfa_cli.models.scheduler import CLASSES
-from higfa_cli.recipe.schema import Synthesize
 from tests.support import tiny
+from tests.support.recipes import drawing_recipe, load_model
+from tests.support.strengths import strengths
 
 PROMPTS = ["a photo of a red bird", "a photo of a blue car"]
 CONTOURS = (
@@ -53,11 +52,8 @@ def built(
 
 
 def load(folders: tuple[Path, Path], negative: str, **changes: Any) -> DiffusionModel:
-    model, controlnet = folders
-    settings = Synthesize(
-        model=str(model), controlnet=str(controlnet), size=tiny.SIZE, steps=STEPS, **changes
-    )
-    return load_pipeline(settings, Path(), torch.device("cpu"), [*PROMPTS, negative])
+    recipe = drawing_recipe(*folders, size=tiny.SIZE, steps=STEPS, **changes)
+    return load_model(recipe, [*PROMPTS, negative])
 
 
 def stock_pictures(
@@ -69,7 +65,7 @@ def stock_pictures(
     pipe = STOCK[family].from_pretrained(folders[0], controlnet=controlnet, **extra)
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler = model.solver(STEPS).scheduler
-    start, end = model.settings.conditioning_interval
+    start, end = model.sampling.conditioning_interval
     return pipe(
         PROMPTS,
         image=CONTOURS.expand(-1, 3, -1, -1),
@@ -78,7 +74,7 @@ def stock_pictures(
         latents=seeded_noise(SEEDS, model.latent_shape, model.device),
         num_inference_steps=STEPS,
         guidance_scale=cfg,
-        controlnet_conditioning_scale=model.settings.conditioning_scale,
+        controlnet_conditioning_scale=model.sampling.conditioning_scale,
         control_guidance_start=start,
         control_guidance_end=end,
         output_type="np",
@@ -87,8 +83,8 @@ def stock_pictures(
 
 def our_pictures(model: DiffusionModel, cfg: float, negative: str) -> np.ndarray:
     """[B, S, S, 3] uint8 of our loop."""
-    schedule = StrengthSchedule(composition="joint", text=cfg, switch=1.0)
-    drawn = draw(model, None, schedule, PROMPTS, negative, CONTOURS, [0, 1], SEEDS)
+    guidance = strengths(composition="joint", text=cfg, switch=1.0)
+    drawn = draw(model, None, guidance, PROMPTS, negative, CONTOURS, [0, 1], SEEDS)
     return np.stack([one.pixels for one in drawn if one.pixels is not None])
 
 
