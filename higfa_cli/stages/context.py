@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from higfa_cli.artifacts.class_folders import class_dir
-from higfa_cli.artifacts.workspace import Workspace
+from higfa_cli.artifacts.workspace import ArmWorkspace, Workspace
 from higfa_cli.data.dataset import Dataset, list_photos
 from higfa_cli.data.layouts.common import Listing
 from higfa_cli.data.rejected import Rejected
@@ -68,9 +68,38 @@ class Context:
         """Where each artifact lies."""
         return Workspace(self.workspace)
 
+    def arm(self, name: str) -> ArmContext:
+        """The same run for one of `Recipe.drawn`, with the recipe of that arm."""
+        mine = {each.name: getattr(self, each.name) for each in fields(Context)}
+        sample = None if name in self.recipe.arms else self.recipe.pictures.gallery
+        arm = ArmContext(**mine | {"recipe": self.recipe.arm(name)}, name=name, sample=sample)
+        # Arms have the same photos; those that were listed are not listed again.
+        shared = {key: value for key, value in vars(self).items() if key in ("listing", "photos")}
+        vars(arm).update(shared)
+        return arm
+
     def stage_dir(self, stage: str) -> Path:
         """Folder of a stage's artifacts."""
         return self.workspace / stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmContext(Context):
+    """A run as one arm's pictures are given it.
+
+    Attributes:
+        recipe: the arm's own.
+        name: the arm.
+        sample: draw only so many pictures, spread over the classes; None for all.
+    """
+
+    name: str
+    sample: int | None
+
+    @property
+    def ws(self) -> ArmWorkspace:
+        """Where each artifact lies, the arm's pictures among them."""
+        return ArmWorkspace(self.workspace, self.name)
 
 
 def make_context(
