@@ -14,6 +14,7 @@ import torch
 
 from higfa_cli.artifacts.atomic import read_json, write_json, write_jsonl
 from higfa_cli.artifacts.run_record import stage_state
+from higfa_cli.artifacts.workspace import DownstreamFolder
 from higfa_cli.data.dataset import load_dataset
 from higfa_cli.errors import UserError
 from higfa_cli.models.guide import load_guide
@@ -94,7 +95,7 @@ def test_predictions_agree_with_results_and_checkpoint(done: Context) -> None:
     dataset = load_dataset(done.recipe.data, done.base, done.recipe.seed)
     for arm in read_json(stage / "results.json")["arms"]:
         for run in arm["runs"]:
-            folder = train_downstream.run_dir(stage, arm["name"], run["seed"])
+            folder = DownstreamFolder(stage).training(arm["name"], run["seed"]).directory
             with (folder / "predictions.csv").open(newline="") as handle:
                 rows = list(csv.DictReader(handle))
             assert [row["key"] for row in rows] == [s.key for s in dataset.of("test")]

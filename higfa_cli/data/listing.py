@@ -8,13 +8,12 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 from higfa_cli.artifacts.contained import why_outside
+from higfa_cli.artifacts.rows import Split
 from higfa_cli.data.images import IMAGE_SUFFIXES
 from higfa_cli.errors import UserError
 
-Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from higfa_cli.data.dataset import Dataset, load_dataset
-from higfa_cli.data.quarantine import REJECTED, read_rejected
+from higfa_cli.data.quarantine import read_rejected
 from higfa_cli.stages.context import Context
-
-
-def rejected_path(ctx: Context) -> Path:
-    """Where stage `contours` lists the photos that it left out."""
-    return ctx.stage_dir("contours") / REJECTED
 
 
 def load_photos(ctx: Context) -> Dataset:
@@ -20,5 +13,5 @@ def load_photos(ctx: Context) -> Dataset:
     Without that stage a bad photo is an error of the stage that reads it.
     Raises UserError as `load_dataset`.
     """
-    rejected = read_rejected(rejected_path(ctx))
+    rejected = read_rejected(ctx.ws.contours.rejected)
     return load_dataset(ctx.recipe.data, ctx.base, ctx.recipe.seed, rejected)

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
+
+from higfa_cli.artifacts.results import Assessment
 
 LOWEST_TEMPERATURE = 0.1
 HIGHEST_TEMPERATURE = 10.0
 _BINS = 15
 _HALVINGS = 60
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Accuracy, and expected calibration error before and after the temperature, of one set."""
-
-    count: int
-    accuracy: float
-    ece_before: float
-    ece_after: float
-
-    def row(self) -> dict[str, Any]:
-        """As JSON."""
-        return dict(vars(self))
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
@@ -68,10 +53,10 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, temperature: floa
     )
 
 
-def assess(logits: Tensor, labels: Tensor, temperature: float) -> Calibration:
+def assess(logits: Tensor, labels: Tensor, temperature: float) -> Assessment:
     """Accuracy and ECE of logits [N, K], at temperature 1 and at `temperature`."""
     hits = (logits.argmax(1) == labels).to(torch.float64)
-    return Calibration(
+    return Assessment(
         count=len(labels),
         accuracy=float(hits.mean()),
         ece_before=expected_calibration_error(logits, labels, 1.0),

@@ -9,10 +9,9 @@ from pathlib import Path, PurePosixPath
 
 from higfa_cli.artifacts.atomic import read_jsonl
 from higfa_cli.artifacts.names import class_dirs, class_name
+from higfa_cli.artifacts.workspace import METADATA
 from higfa_cli.data.images import IMAGE_SUFFIXES
 from higfa_cli.errors import UserError
-
-METADATA = "metadata.jsonl"
 
 
 @dataclass(frozen=True)
