@@ -18,16 +18,15 @@ from higfa_cli.artifacts.atomic import (
     write_bytes,
     write_text,
 )
-from higfa_cli.artifacts.contained import contained
-from higfa_cli.artifacts.names import class_dir, class_dirs, class_name, inert
+from higfa_cli.artifacts.class_folders import class_dir, class_dirs, class_name, inert
 from higfa_cli.artifacts.plan import batches, in_batches, make_plan
 from higfa_cli.artifacts.records import JournalRow
-from higfa_cli.artifacts.rows import ContourRow
+from higfa_cli.artifacts.safe_paths import contained
 from higfa_cli.artifacts.stage_state import StageInputs
-from higfa_cli.contour.transform import IDENTITY
 from higfa_cli.errors import UserError, remedy_for
-from tests.fault_project import no_file_longer_than
-from tests.test_artifacts import names
+from tests.support.fault_project import no_file_longer_than
+from tests.support.shapes import contour_row
+from tests.support.stage_folder import names
 
 # Writing
 
@@ -177,13 +176,10 @@ def test_rows_and_paths_of_others(tmp_path: Path) -> None:
 
 
 def test_plan_by_hand() -> None:
-    rows = [
-        {"class": "b", "class_id": 1, "source": "s", "index": 0},
-        {"class": "a/c", "class_id": 0, "source": "t", "index": 1},
+    contours = [
+        contour_row(cls="b", class_id=1, source="s", index=0),
+        contour_row(cls="a/c", class_id=0, source="t", index=1),
     ]
-    more = {"source_sha256": "1", "file_name": "f", "sha256": "2", "transform": IDENTITY}
-    more |= {"split": "train", "edge_fraction": 0.5}
-    contours = [ContourRow.model_validate(row | more) for row in rows]
     plan = make_plan(contours, {"a/c": ["p", "q"], "b": ["r"]}, "n", 2, seed=5)
     assert [(item.cls, item.replica, item.batch) for item in plan] == [
         ("a/c", 2, 0),
@@ -216,11 +212,5 @@ def test_key_and_prompts_depend_on_everything() -> None:
     """Other files are other inputs; every prompt of a class is drawn by some picture."""
     keys = {StageInputs({"a": 1}, {"f": "x"}).key, StageInputs({"a": 1}, {"f": "y"}).key}
     assert len(keys | {StageInputs({"a": 2}, {"f": "x"}).key}) == 3
-    rows = [
-        {
-            "class": "A", "class_id": 0, "source": f"{i}.png", "source_sha256": "s", "index": 0,
-            "file_name": f"{i}-0.png", "sha256": "c", "transform": {},
-        }
-        for i in range(20)
-    ]  # fmt: skip
+    rows = [contour_row(cls="A", source=f"{i}.png") for i in range(20)]
     assert {item.prompt for item in make_plan(rows, {"A": ["p", "q"]}, "", 1, 0)} == {"p", "q"}

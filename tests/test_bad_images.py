@@ -26,14 +26,14 @@ from higfa_cli.cli.app import app
 from higfa_cli.data import images
 from higfa_cli.data.dataset import load_dataset
 from higfa_cli.data.images import ImageError, read_image
-from higfa_cli.data.quarantine import allowed, file_state, read_rejected
+from higfa_cli.data.rejected import allowed, file_state, read_rejected
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.recipe.schema import Data
 from higfa_cli.stages import drawing, filter, finetune_guide, train_downstream
 from higfa_cli.stages.context import make_context
 from higfa_cli.stages.photos import load_photos
-from tests.bad_images import Case, cases, encoded, large_palette_png, one_bit_png, scene
-from tests.fault_project import obey_permissions
+from tests.support.bad_images import Case, cases, encoded, large_palette_png, one_bit_png, scene
+from tests.support.fault_project import obey_permissions
 
 CASES = cases()
 ROOT = hasattr(os, "geteuid") and os.geteuid() == 0

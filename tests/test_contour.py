@@ -16,7 +16,7 @@ from higfa_cli.contour.geometry import CORNERS, anisotropy, project, similarity
 from higfa_cli.contour.transform import IDENTITY, apply_transform, draw_transform, homography
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.schema import Contours, Transforms
-from tests.shapes import transform
+from tests.support.shapes import transform
 
 SIZE = 64
 WILD = Transforms(anisotropic=0.2, elastic=0.1)

@@ -16,21 +16,21 @@ from hypothesis import strategies as st
 
 from higfa_cli.artifacts import artifact
 from higfa_cli.artifacts.atomic import read_json, read_jsonl, write_jsonl
-from higfa_cli.artifacts.contained import why_outside
+from higfa_cli.artifacts.class_folders import class_dir, class_dirs, class_name, inert
 from higfa_cli.artifacts.journal import read_journal
-from higfa_cli.artifacts.names import class_dir, class_dirs, class_name, inert
 from higfa_cli.artifacts.rows import ContourRow, TransformRecord
+from higfa_cli.artifacts.safe_paths import why_outside
 from higfa_cli.artifacts.stage_state import read_record
 from higfa_cli.contour.geometry import anisotropy
 from higfa_cli.contour.transform import IDENTITY, apply_transform, draw_transform, homography
-from higfa_cli.data.imagefolder import list_csv
+from higfa_cli.data.layouts.imagefolder import list_csv
 from higfa_cli.data.prompts import load_words
 from higfa_cli.errors import RecipeError, UserError
 from higfa_cli.recipe.keys import is_section, recipe_keys
 from higfa_cli.recipe.load import load_recipe, override_recipe
 from higfa_cli.recipe.schema import Recipe, Transforms
 from higfa_cli.recipe.strict_yaml import dump_yaml, parse_yaml
-from tests.shapes import transform
+from tests.support.shapes import transform
 
 # The same examples on every machine and every day.
 settings.register_profile(

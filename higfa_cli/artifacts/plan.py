@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from higfa_cli.artifacts.names import class_dirs
+from higfa_cli.artifacts.class_folders import class_dirs
 from higfa_cli.artifacts.rows import ContourRow, PlanItem
 from higfa_cli.artifacts.seeds import seed_for
 

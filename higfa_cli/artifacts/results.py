@@ -68,7 +68,7 @@ class TrainingRow(Artifact):
     seconds: float
 
 
-class TestedRow(TrainingRow):
+class ArmRun(TrainingRow):
     """A training with what its checkpoint did on the test photos; None without a test split."""
 
     test_accuracy: float | None
@@ -82,7 +82,7 @@ class ArmResult(Artifact):
     synthetic: str | None
     synthetic_images: int
     missing_classes: Several[str]
-    runs: Annotated[Several[TestedRow], Field(min_length=1)]
+    runs: Annotated[Several[ArmRun], Field(min_length=1)]
 
 
 class SplitCounts(Artifact):

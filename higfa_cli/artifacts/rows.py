@@ -78,7 +78,7 @@ class RejectedRow(Artifact):
     Attributes:
         key: below the data folder, byte for byte; `path`: the same for people, escaped.
         detail: what exactly is wrong, one line.
-        state: what the file was (`quarantine.file_state`).
+        state: what the file was (`data.rejected.file_state`).
     """
 
     remedy: ClassVar[str] = "run `higfa contours --force`"
@@ -206,7 +206,7 @@ class GalleryRow(Artifact):
 
 
 class SelectionRow(Artifact):
-    """Whether a picture may train, and what was measured on it (`selection.Measured`)."""
+    """Whether a picture may train, and what was measured on it (`data.filter_rules.Measured`)."""
 
     remedy: ClassVar[str] = "run `higfa filter --force`"
 

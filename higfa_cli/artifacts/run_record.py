@@ -26,7 +26,6 @@ from higfa_cli.artifacts.atomic import (
     temporary_note,
     write_text,
 )
-from higfa_cli.artifacts.contained import refuse_linked_folders, why_outside
 from higfa_cli.artifacts.crash import crash_point
 from higfa_cli.artifacts.journal import (
     Entry,
@@ -35,9 +34,16 @@ from higfa_cli.artifacts.journal import (
     read_journal,
     write_journal,
 )
-from higfa_cli.artifacts.lock import BUSY, folder_lock
-from higfa_cli.artifacts.parts import gate, living_parts, part_lock, refuse_living_parts
+from higfa_cli.artifacts.lock import (
+    BUSY,
+    folder_lock,
+    gate,
+    living_parts,
+    part_lock,
+    refuse_living_parts,
+)
 from higfa_cli.artifacts.records import RunRecord
+from higfa_cli.artifacts.safe_paths import refuse_linked_folders, why_outside
 from higfa_cli.artifacts.stage_outputs import SCRATCH, StageRun, whole
 from higfa_cli.artifacts.stage_state import (
     StageInputs,

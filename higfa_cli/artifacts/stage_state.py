@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from higfa_cli.artifacts.artifact import read_model
-from higfa_cli.artifacts.contained import why_outside
 from higfa_cli.artifacts.fingerprint import canonical_json, hash_file, hash_json
 from higfa_cli.artifacts.records import RecordedInputs, RunRecord
+from higfa_cli.artifacts.safe_paths import why_outside
 from higfa_cli.artifacts.workspace import RECORD
 from higfa_cli.errors import UserError
 

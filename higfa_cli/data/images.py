@@ -15,7 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from higfa_cli.artifacts.rows import ImageFault
-from higfa_cli.data.whole import jpeg_gap, png_gap
+from higfa_cli.data.truncated import jpeg_gap, png_gap
 from higfa_cli.errors import UserError
 
 MAX_PIXELS = 89_000_000

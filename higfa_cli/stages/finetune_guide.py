@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,17 +13,17 @@ from higfa_cli.artifacts.artifact import write_model, write_rows
 from higfa_cli.artifacts.atomic import read_json, write_json
 from higfa_cli.artifacts.fingerprint import hash_file
 from higfa_cli.artifacts.records import GuideCounts
-from higfa_cli.artifacts.results import Assessment, Calibration, EpochRow, LevelAssessment
+from higfa_cli.artifacts.results import Calibration, EpochRow
 from higfa_cli.artifacts.run_record import StageInputs, StageRun, stage_run
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.data.dataset import Dataset
 from higfa_cli.errors import UserError
 from higfa_cli.method.protocols import Level
 from higfa_cli.models.backbones import Backbone, create_backbone, weights_path
+from higfa_cli.models.classifier import ClassifierSpec, save_classifier
 from higfa_cli.models.device import resolve_device
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import schedule_of
-from higfa_cli.models.guide import GuideSpec, save_guide
 from higfa_cli.models.loading import load_pipeline
 from higfa_cli.stages.batching import batch_size
 from higfa_cli.stages.context import Context
@@ -38,7 +38,7 @@ from higfa_cli.stages.guide_pool import (
 )
 from higfa_cli.stages.model_inputs import model_inputs
 from higfa_cli.stages.photos import load_photos
-from higfa_cli.training.calibration import assess, fit_temperature
+from higfa_cli.training.calibration import HeldOut, calibrate
 from higfa_cli.training.folds import stratified_folds
 from higfa_cli.training.mixing import TrainSet
 from higfa_cli.training.pictures import Pictures, join
@@ -81,20 +81,6 @@ class Pool:
         return self.pictures.select(torch.tensor(numbers, dtype=torch.int64))
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """Logits of pictures that the network was not trained on.
-
-    `levels`: one entry per row of `logits` [N, K] (None: only decoded); `clean` are the photos.
-    """
-
-    logits: Tensor
-    labels: Tensor
-    levels: tuple[Level | None, ...]
-    clean_logits: Tensor
-    clean_labels: Tensor
-
-
 def inputs(ctx: Context) -> StageInputs:
     """What the guide depends on: its keys, train and val photos, the diffusion model.
 
@@ -132,7 +118,7 @@ def run(ctx: Context) -> dict[str, Any]:
             calibration = calibrate(held, levels, "cross-validation")
             history += _named("guide", fitted)
         spec = _spec(recipe.guide.image_size, backbone, dataset, calibration.temperature)
-        save_guide(files.checkpoint, backbone.network, spec, {"stage": NAME})
+        save_classifier(files.checkpoint, backbone.network, spec, {"stage": NAME})
         write_model(files.calibration, calibration)
         write_rows(files.history, history)
         for path in (files.checkpoint, files.calibration, files.history):
@@ -153,38 +139,6 @@ def guided_levels(ctx: Context, model: DiffusionModel) -> tuple[Level, ...]:
     settings = ctx.recipe.synthesize
     schedule = schedule_of(settings)
     return tuple(level for level in model.solver(settings.steps).levels if schedule.guided(level))
-
-
-def calibrate(
-    held: HeldOut, levels: Sequence[Level], source: Literal["val", "cross-validation"]
-) -> Calibration:
-    """Temperature from the held-out logits at the guided levels, and ECE per level with it.
-
-    Without guided levels the reconstructions take their place.
-    """
-    noised = torch.tensor([level is not None for level in held.levels])
-    at = noised if bool(noised.any()) else ~noised
-    temperature = fit_temperature(held.logits[at], held.labels[at])
-
-    def of(mask: Tensor) -> Assessment:
-        return assess(held.logits[mask], held.labels[mask], temperature)
-
-    masks = [
-        (level, torch.tensor([one is not None and one.index == level.index for one in held.levels]))
-        for level in levels
-    ]
-    return Calibration(
-        source=source,
-        temperature=temperature,
-        levels=tuple(
-            LevelAssessment(sigma=level.sigma, progress=level.progress, **of(mask).plain())
-            for level, mask in masks
-            if bool(mask.any())
-        ),
-        overall=of(at),
-        reconstructed=of(~noised),
-        clean=assess(held.clean_logits, held.clean_labels, temperature),
-    )
 
 
 def _dataset(ctx: Context) -> Dataset:
@@ -371,8 +325,8 @@ def _named(name: str, fitted: FitResult) -> list[EpochRow]:
     return [row.model_copy(update={"run": name}) for row in fitted.history]
 
 
-def _spec(size: int, backbone: Backbone, dataset: Dataset, temperature: float) -> GuideSpec:
-    return GuideSpec(
+def _spec(size: int, backbone: Backbone, dataset: Dataset, temperature: float) -> ClassifierSpec:
+    return ClassifierSpec(
         backbone=backbone.name,
         classes=dataset.classes,
         image_size=size,

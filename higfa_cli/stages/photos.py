@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from higfa_cli.data.dataset import Dataset, load_dataset
-from higfa_cli.data.quarantine import read_rejected
+from higfa_cli.data.rejected import read_rejected
 from higfa_cli.stages.context import Context
 
 

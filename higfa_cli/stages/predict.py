@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from higfa_cli.artifacts.artifact import read_model
-from higfa_cli.artifacts.results import Results, TestedRow
+from higfa_cli.artifacts.results import ArmRun, Results
 from higfa_cli.data.images import read_image
 from higfa_cli.errors import UserError
+from higfa_cli.models.classifier import load_classifier
 from higfa_cli.models.device import resolve_device
-from higfa_cli.models.guide import load_guide
 from higfa_cli.stages.context import Context
 from higfa_cli.training.pictures import load_pictures
 
@@ -28,11 +28,11 @@ def predict(
         raise UserError("no photo to classify; give at least one", exit_code=2)
     if top < 1:
         raise UserError("--top must be at least 1", exit_code=2)
-    guide = load_guide(Path(model_path), resolve_device(device))
+    classifier = load_classifier(Path(model_path), resolve_device(device))
     paths = [Path(image) for image in images]
-    pictures = load_pictures(map(read_image, paths), [0] * len(paths), guide.spec.image_size)
-    classes = guide.spec.classes
-    values, indices = guide.probabilities(pictures.images).topk(min(top, len(classes)))
+    pictures = load_pictures(map(read_image, paths), [0] * len(paths), classifier.spec.image_size)
+    classes = classifier.spec.classes
+    values, indices = classifier.probabilities(pictures.images).topk(min(top, len(classes)))
     return [
         {
             "image": str(path),
@@ -57,7 +57,7 @@ def best_model(ctx: Context) -> Path:
             f"{files.results} is missing; run `higfa train-downstream` first, or give --model"
         )
 
-    def accuracy(run: TestedRow) -> float:
+    def accuracy(run: ArmRun) -> float:
         return -1.0 if run.val_accuracy is None else run.val_accuracy
 
     arms = read_model(files.results, Results).arms

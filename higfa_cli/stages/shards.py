@@ -23,8 +23,7 @@ import torch
 from tqdm import tqdm
 
 from higfa_cli.artifacts.artifact import read_model, write_model, write_rows
-from higfa_cli.artifacts.lock import folder_lock
-from higfa_cli.artifacts.parts import gate, living_parts
+from higfa_cli.artifacts.lock import folder_lock, gate, living_parts
 from higfa_cli.artifacts.plan import batches, in_batches
 from higfa_cli.artifacts.rows import PlanFile, PlanItem
 from higfa_cli.artifacts.run_record import (

@@ -13,17 +13,17 @@ from torchmetrics.functional.classification import multiclass_f1_score
 
 from higfa_cli.artifacts.artifact import read_model, write_model, write_rows
 from higfa_cli.artifacts.atomic import write_text
+from higfa_cli.artifacts.class_folders import class_dir
 from higfa_cli.artifacts.fingerprint import hash_file
-from higfa_cli.artifacts.names import class_dir
 from higfa_cli.artifacts.records import DownstreamCounts
-from higfa_cli.artifacts.results import ArmResult, Results, SplitCounts, TestedRow, TrainingRow
+from higfa_cli.artifacts.results import ArmResult, ArmRun, Results, SplitCounts, TrainingRow
 from higfa_cli.artifacts.run_record import StageInputs, StageRun, stage_run
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.data.dataset import Dataset, Sample
 from higfa_cli.data.images import read_image
 from higfa_cli.models.backbones import create_backbone, weights_path
+from higfa_cli.models.classifier import ClassifierSpec, load_classifier, save_classifier
 from higfa_cli.models.device import resolve_device
-from higfa_cli.models.guide import GuideSpec, load_guide, save_guide
 from higfa_cli.report.tables import csv_cell
 from higfa_cli.stages.arms import STAGE, Arm, choose_arms
 from higfa_cli.stages.context import Context
@@ -255,7 +255,7 @@ def _train(
     if material.val is not None:
         logits = predict_logits(backbone, material.val, device)
         temperature = fit_temperature(logits, material.val.labels)
-    spec = GuideSpec(
+    spec = ClassifierSpec(
         backbone.name,
         dataset.classes,
         config.image_size,
@@ -274,7 +274,7 @@ def _train(
         seconds=round(fitted.seconds, 3),
     )
     about = {"stage": NAME, "arm": material.arm.name, "seed": str(seed)}
-    save_guide(files.model, backbone.network, spec, about)
+    save_classifier(files.model, backbone.network, spec, about)
     write_rows(files.history, fitted.history)
     write_model(files.result, row)
     for path in paths:
@@ -284,7 +284,7 @@ def _train(
 
 
 def _arm_result(
-    ctx: Context, arm: Arm, listing: SyntheticFolder | None, runs: tuple[TestedRow, ...]
+    ctx: Context, arm: Arm, listing: SyntheticFolder | None, runs: tuple[ArmRun, ...]
 ) -> ArmResult:
     return ArmResult(
         name=arm.name,
@@ -300,7 +300,7 @@ def _tested(
     dataset: Dataset,
     trained: Mapping[str, Sequence[TrainingRow]],
     record: StageRun,
-) -> dict[str, tuple[TestedRow, ...]]:
+) -> dict[str, tuple[ArmRun, ...]]:
     """Arm -> its trainings with test accuracy and macro F1; writes each one's predictions.csv."""
     samples = dataset.of("test")
     pictures = _load(ctx, samples) if samples else None
@@ -317,11 +317,11 @@ def _test(
     arm: str,
     row: TrainingRow,
     record: StageRun,
-) -> TestedRow:
+) -> ArmRun:
     if pictures is None:
-        return TestedRow(**row.plain(), test_accuracy=None, test_macro_f1=None)
+        return ArmRun(**row.plain(), test_accuracy=None, test_macro_f1=None)
     files = ctx.ws.downstream.training(arm, row.seed)
-    guide = load_guide(files.model, resolve_device(ctx.recipe.device))
+    guide = load_classifier(files.model, resolve_device(ctx.recipe.device))
     confidence, predicted = guide.probabilities(pictures.images).max(1)
     names = [dataset.classes[index] for index in predicted.tolist()]
     write_text(files.predictions, _csv(dataset.of("test"), names, confidence.tolist()))
@@ -330,7 +330,7 @@ def _test(
     macro_f1 = multiclass_f1_score(
         predicted, pictures.labels, num_classes=len(dataset.classes), average="macro"
     )
-    return TestedRow(
+    return ArmRun(
         **row.plain(),
         test_accuracy=float(hits.to(torch.float64).mean()),
         test_macro_f1=float(macro_f1),

@@ -9,8 +9,14 @@ import numpy as np
 import torch
 
 from higfa_cli.artifacts.atomic import write_bytes
-from higfa_cli.artifacts.names import class_dir
-from higfa_cli.artifacts.rows import LastStrengths, PictureRow, TransformRecord
+from higfa_cli.artifacts.class_folders import class_dir
+from higfa_cli.artifacts.rows import (
+    ContourRow,
+    LastStrengths,
+    PictureRow,
+    SelectionRow,
+    TransformRecord,
+)
 from higfa_cli.contour.transform import IDENTITY
 from higfa_cli.data.images import encode_png
 from higfa_cli.training.pictures import Pictures
@@ -50,6 +56,41 @@ def picture_row(**values: Any) -> PictureRow:
     }
     named = {"class" if name == "cls" else name: value for name, value in values.items()}
     return PictureRow.model_validate(row | named)
+
+
+def selection_row(file_name: str, kept: bool) -> SelectionRow:
+    """What the filter says of a picture."""
+    return SelectionRow(
+        file_name=file_name,
+        id="0",
+        cls="a",
+        source="train/a/0.png",
+        replica=0,
+        kept=kept,
+        reasons=() if kept else ("constant",),
+        confidence=None,
+        rank=None,
+        duplicate=0.0,
+        std=50.0,
+    )
+
+
+def contour_row(**values: Any) -> ContourRow:
+    """A contour that was not moved; `values` replace what stands here."""
+    row = {
+        "file_name": "images/a/0-0.png",
+        "class": "a",
+        "class_id": 0,
+        "source": "train/a/0.png",
+        "source_sha256": "00",
+        "split": "train",
+        "index": 0,
+        "transform": IDENTITY,
+        "edge_fraction": 0.1,
+        "sha256": "00",
+    }
+    named = {"class" if name == "cls" else name: value for name, value in values.items()}
+    return ContourRow.model_validate(row | named)
 
 
 def shape(label: int, rng: np.random.Generator, size: int = SIZE) -> np.ndarray:

@@ -16,7 +16,7 @@ from higfa_cli.artifacts.atomic import write_text
 from higfa_cli.artifacts.fingerprint import hash_file, hash_json
 from higfa_cli.artifacts.rows import PhotoFault, RejectedRow
 from higfa_cli.data.images import ImageError, printable, read_image
-from higfa_cli.data.listing import Listing, Row, plain_name
+from higfa_cli.data.layouts.common import Listing, Row, plain_name
 from higfa_cli.errors import UserError
 
 _FIRST = 8
