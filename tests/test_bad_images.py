@@ -21,13 +21,14 @@ from typer.testing import CliRunner, Result
 
 import higfa_cli
 from higfa_cli.artifacts.atomic import read_json, read_jsonl
+from higfa_cli.artifacts.rows import PHOTO_FAULTS, ImageFault
 from higfa_cli.cli.app import app
 from higfa_cli.data import images
 from higfa_cli.data.dataset import load_dataset
 from higfa_cli.data.images import ImageError, read_image
-from higfa_cli.data.rejected import REASONS, allowed, file_state, read_rejected
-from higfa_cli.recipe.data import Data
+from higfa_cli.data.rejected import allowed, file_state, read_rejected
 from higfa_cli.recipe.load import load_recipe
+from higfa_cli.recipe.schema import Data
 from higfa_cli.stages import drawing, filter, finetune_guide, train_downstream
 from higfa_cli.stages.context import make_context
 from higfa_cli.stages.photos import load_photos
@@ -72,7 +73,7 @@ def test_every_file_has_its_outcome(case: Case, tmp_path: Path) -> None:
 def test_the_generator_covers_every_reason() -> None:
     assert len(CASES) >= 45
     assert len({case.name for case in CASES}) == len(CASES)
-    assert {case.reason for case in CASES} == {None, *get_args(images.Reason)}
+    assert {case.reason for case in CASES} == {None, *get_args(ImageFault)}
     assert sum(case.reason is not None for case in CASES) >= 45
 
 
@@ -146,10 +147,9 @@ def test_the_scan_would_find_another_reader(line: str) -> None:
 
 def test_only_two_modules_list_photos_by_themselves() -> None:
     """All others get them from `load_photos`, and so leave out the same ones."""
-    modules = sorted([*(PACKAGE / "stages").glob("*.py"), *(PACKAGE / "forecast").glob("*.py")])
-    calls = re.compile(r"\b(list_photos|choose_photos|load_dataset)\(")
-    listing = [p.stem for p in modules if calls.search(p.read_text(encoding="utf-8"))]
-    assert listing == ["context", "photos"]
+    modules = sorted((PACKAGE / "stages").glob("*.py"))
+    listing = [p.stem for p in modules if "load_dataset(" in p.read_text(encoding="utf-8")]
+    assert listing == ["contours", "photos"]
 
 
 # --- stage `contours` over all of them
@@ -167,11 +167,10 @@ def project(base: Path, photos: Path, **data: Any) -> Path:
     tree = {
         "name": "tiny",
         "workspace": str(base / "out"),
+        "device": "cpu",
         "data": {"root": str(photos), **data},
-        "contours": {"transforms": {"translation": 0, "perspective": 0}},
-        "size": 32,
-        "model": {"base": "none", "controlnet": "none"},
-        "run": {"device": "cpu"},
+        "contours": {"size": 32, "transforms": {"translation": 0, "perspective": 0}},
+        "synthesize": {"model": "none", "controlnet": "none", "size": 32},
         "guide": small,
         "downstream": {**small, "seeds": [0]},
     }
@@ -239,7 +238,7 @@ def check_accounts(summary: dict[str, Any], folder: Path, found: int) -> list[di
     assert photos["accepted"] + photos["rejected"] == found
     assert photos["rejected"] == len(rows) == len({row["key"] for row in rows})
     assert sum(summary["rejected"].values()) == len(rows)
-    assert {row["reason"] for row in rows} <= set(REASONS)
+    assert {row["reason"] for row in rows} <= set(PHOTO_FAULTS)
     assert all(row["path"].isprintable() and row["detail"] for row in rows)
     assert all({"class", "split", "state"} <= row.keys() for row in rows)
     return rows

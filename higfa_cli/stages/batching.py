@@ -7,7 +7,7 @@ from collections.abc import Callable
 import psutil
 from accelerate.utils.memory import find_executable_batch_size
 
-from higfa_cli.artifacts.plan import PlanItem
+from higfa_cli.artifacts.rows import PlanItem
 from higfa_cli.errors import UserError
 from higfa_cli.models.architecture import architecture
 from higfa_cli.models.classifier import Classifier
