@@ -70,7 +70,7 @@ class GuideFolder(StageFolder):
 
 
 class SynthesizeFolder(StageFolder):
-    """Stage synthesize, or one arm of it."""
+    """One arm of stage synthesize."""
 
     plan = Below("plan.json")  # What all who draw have in common.
     items = Below("plan.jsonl")  # The pictures of the plan.
@@ -87,12 +87,6 @@ class SynthesizeFolder(StageFolder):
         """Of the batches that are whole, in their order."""
         return sorted(self.traces.glob("batch-*.jsonl"))
 
-    gallery = Below("gallery.jsonl")
-    gallery_images = Below("gallery")
-
-    def gallery_image(self, picture: str, way: str) -> Path:
-        return self.gallery_images / f"{picture}-{way}.png"
-
     def _outputs(self) -> tuple[Path, ...]:
         return (
             self.plan,
@@ -100,13 +94,11 @@ class SynthesizeFolder(StageFolder):
             self.images / "<class>" / "<id>.png",
             self.metadata,
             self.traces / "batch-<n>.jsonl",
-            self.gallery_image("<id>", "<way>"),
-            self.gallery,
         )
 
 
 class FilterFolder(StageFolder):
-    """Stage filter, or one arm of it."""
+    """One arm of stage filter."""
 
     selection = Below("selection.jsonl")
 
@@ -158,8 +150,12 @@ class ReportFolder(StageFolder):
     csv = Below("results.csv")
     latex = Below("results.tex")
 
+    def photo(self, picture: str) -> Path:
+        """The source photo of a picture in the gallery."""
+        return self.directory / "gallery" / f"{picture}-source.png"
+
     def _outputs(self) -> tuple[Path, ...]:
-        return (self.page, self.markdown, self.csv, self.latex)
+        return (self.page, self.markdown, self.csv, self.latex, self.photo("<id>"))
 
 
 @dataclass(frozen=True)
@@ -176,13 +172,9 @@ class Workspace:
     def guide(self) -> GuideFolder:
         return GuideFolder(self.root / "finetune-guide")
 
-    @property
-    def synthesize(self) -> SynthesizeFolder:
-        return SynthesizeFolder(self.root / "synthesize")
-
-    @property
-    def filter(self) -> FilterFolder:
-        return FilterFolder(self.root / "filter")
+    def arm(self, name: str) -> ArmWorkspace:
+        """With the pictures of one arm."""
+        return ArmWorkspace(self.root, name)
 
     @property
     def downstream(self) -> DownstreamFolder:
@@ -194,16 +186,16 @@ class Workspace:
 
     @property
     def stages(self) -> dict[str, StageFolder]:
-        """Stage -> its folder, in the order in which they run."""
-        folders: tuple[StageFolder, ...] = (
-            self.contours,
-            self.guide,
-            self.synthesize,
-            self.filter,
-            self.downstream,
-            self.report,
-        )
-        return {folder.directory.name: folder for folder in folders}
+        """Stage -> its folder, in the order in which they run; each arm's for those of arms."""
+        arm = self.arm("<arm>")
+        return {
+            "contours": self.contours,
+            "finetune-guide": self.guide,
+            "synthesize": arm.synthesize,
+            "filter": arm.filter,
+            "train-downstream": self.downstream,
+            "report": self.report,
+        }
 
     @property
     def previews(self) -> Path:
@@ -220,3 +212,18 @@ class Workspace:
     def name(self, path: Path) -> str:
         """A file or folder of the workspace as a stage's inputs name it."""
         return path.relative_to(self.root).as_posix()
+
+
+@dataclass(frozen=True)
+class ArmWorkspace(Workspace):
+    """The folder of one recipe's artifacts, with the pictures of one arm."""
+
+    arm_name: str
+
+    @property
+    def synthesize(self) -> SynthesizeFolder:
+        return SynthesizeFolder(self.root / "synthesize" / self.arm_name)
+
+    @property
+    def filter(self) -> FilterFolder:
+        return FilterFolder(self.root / "filter" / self.arm_name)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
 
-from higfa_cli.cli.options import StageFlags
+from higfa_cli.cli.options import ArmFlag, StageFlags
 from higfa_cli.cli.stage import show_result, stage_command
 from higfa_cli.errors import UserError
 from higfa_cli.text import duration, gib, plural, roughly
@@ -18,14 +18,15 @@ _PROMPT_SHOWN = 60
 
 def command(
     flags: StageFlags,
+    arm: ArmFlag = None,
     preview: Annotated[
         int | None,
-        typer.Option(min=1, help="Draw only a contact sheet of N pictures.", metavar="N"),
+        typer.Option(min=1, help="Draw only a contact sheet of N pictures per arm.", metavar="N"),
     ] = None,
     sweep: Annotated[
         str | None,
         typer.Option(
-            help="Draw only a strip of the same seeds over values of a recipe key.",
+            help="Draw only a strip of the same seeds over values of a recipe key, of one arm.",
             metavar="KEY=V1,V2,...",
         ),
     ] = None,
@@ -51,7 +52,8 @@ def command(
 ) -> None:
     """Draw pictures under hierarchical guidance.
 
-    Text, contour and classifier guidance, modulated by the classifier's confidence.
+    Text, contour and classifier guidance, modulated by the classifier's confidence. Each arm of
+    the recipe is drawn from the same contours and seeds.
     """
     how = _how(shard, workers, retry_failed, flags)
     if compile_:
@@ -65,14 +67,14 @@ def command(
             exit_code=2,
         )
     if preview is not None:
-        _variant("preview", flags, count=preview)
+        _variant("preview", flags, arm, count=preview)
     elif sweep is not None:
         key, values = _parse_sweep(sweep)
-        _variant("sweep", flags, key=key, values=values)
+        _variant("sweep", flags, arm, key=key, values=values)
     elif flags.dry_run:
-        _dry_run(flags)
+        _dry_run(flags, arm or ())
     else:
-        stage_command("synthesize", flags, how)
+        stage_command("synthesize", flags, how, arms=arm or ())
 
 
 def _how(
@@ -114,18 +116,21 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 7
 
 
-def _variant(action: str, flags: StageFlags, **options: Any) -> None:
+def _variant(action: str, flags: StageFlags, arm: list[str] | None, **options: Any) -> None:
     from higfa_cli.cli.output import stdout_for_result
+    from higfa_cli.recipe.arms import main_arm
 
     ctx = flags.choice.context(flags.quiet, flags.force)
+    names = tuple(ctx.recipe.arms)
+    arms = arm or ([main_arm(names)] if action == "sweep" else names)
     with stdout_for_result(flags.as_json):
         from higfa_cli.stages import pipeline
 
-        result = pipeline.run_stage(ctx, "synthesize", action, **options)
+        result = pipeline.run_stage(ctx, "synthesize", action, arms=arms, **options)
     show_result(f"synthesize, {action}:", result, flags)
 
 
-def _dry_run(flags: StageFlags) -> None:
+def _dry_run(flags: StageFlags, arms: Sequence[str]) -> None:
     from higfa_cli.cli.output import stdout_for_result
 
     # Notes only bridge the silence.
@@ -134,7 +139,7 @@ def _dry_run(flags: StageFlags) -> None:
     with stdout_for_result(flags.as_json):
         from higfa_cli.forecast.dry_run import dry_run
 
-        result = dry_run(ctx)
+        result = dry_run(ctx, arms)
     shown = result if flags.as_json else _readable(result)
     show_result("synthesize, dry run:", shown, flags)
 
@@ -150,6 +155,8 @@ def _readable(result: Mapping[str, Any]) -> dict[str, Any]:
             shown["estimated_time"] = None if value is None else duration(value)
         elif value is None or value == []:
             continue
+        elif key == "arms":
+            shown[key] = {arm: _readable(row | {"batch_size": result["batch_size"]}) for arm, row in value.items()}
         elif key == "first":
             shown[key] = [_first(row) for row in value]
         elif isinstance(value, float):

@@ -14,7 +14,6 @@ import torch
 
 from higfa_cli.artifacts.atomic import read_json
 from higfa_cli.artifacts.rows import PlanItem
-from higfa_cli.artifacts.run_record import RECORD
 from higfa_cli.data.layouts import layout_of
 from higfa_cli.errors import UserError
 from higfa_cli.forecast.model_files import FOLDER, missing_files
@@ -27,7 +26,7 @@ from higfa_cli.models.families.family import Architecture
 from higfa_cli.models.footprint import Footprint, Setup, flops_per_picture, guided_step
 from higfa_cli.models.scheduler import FlowSolver, SchedulerSolver, make_solver
 from higfa_cli.recipe.refs import resolve_ref
-from higfa_cli.stages.context import Context
+from higfa_cli.stages.context import ArmContext, Context
 from higfa_cli.stages.drawing import plan
 from higfa_cli.stages.photos import load_photos
 
@@ -199,7 +198,7 @@ def _memory(key: str, setup: Setup, batch: int, guide_size: int, backbone: str) 
 
 
 def seconds_per_picture(
-    ctx: Context, flops: float | None, unknown: str = _NO_CONFIGURATION
+    ctx: ArmContext, flops: float | None, unknown: str = _NO_CONFIGURATION
 ) -> tuple[float | None, str]:
     """(seconds, from what they are known); (None, why not) where nothing is known.
 
@@ -305,9 +304,9 @@ def _stale_contours(ctx: Context) -> str | None:
     return f"they are {found.kind} ({'; '.join(found.reasons)})"
 
 
-def _earlier(ctx: Context, device: torch.device) -> float | None:
-    """Seconds per picture of the workspace's last run, if it was of these settings and here."""
-    path = ctx.stage_dir("synthesize") / RECORD
+def _earlier(ctx: ArmContext, device: torch.device) -> float | None:
+    """Seconds per picture of the arm's last run, if it was of these settings and here."""
+    path = ctx.ws.synthesize.record
     if not path.is_file():
         return None
     record = read_json(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Changes = Mapping[str, Any]
@@ -35,6 +35,16 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9+_-]{0,39}")
 def default_arms() -> dict[str, dict[str, Any]]:
     """The method, and text and contour alone."""
     return {TEXT_CONTOUR: dict(_UNGUIDED), HIGFA: {}}
+
+
+def trained_as(name: str) -> str:
+    """What an arm is called beside the photos alone, where it trains."""
+    return f"{REAL}+{name}"
+
+
+def main_arm(names: Sequence[str]) -> str:
+    """The arm that is looked at where one is: the method's, or the last."""
+    return HIGFA if HIGFA in names else names[-1]
 
 
 def name_problem(name: str) -> str | None:

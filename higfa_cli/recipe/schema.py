@@ -52,8 +52,8 @@ class Recipe(Section):
     @property
     def drawn(self) -> dict[str, Changes]:
         """What stage `synthesize` draws: the arms, and the gallery's sample of plain text."""
-        sample = {TEXT: TEXT_ONLY} if self.pictures.gallery else {}
-        return sample | self.arms
+        sampled = self.pictures.gallery and TEXT not in self.arms
+        return {**self.arms, TEXT: TEXT_ONLY} if sampled else dict(self.arms)
 
     def arm(self, name: str) -> Recipe:
         """The recipe with one arm's keys, which has that arm alone.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from higfa_cli.artifacts.artifact import read_rows
 from higfa_cli.artifacts.fingerprint import hash_file
-from higfa_cli.artifacts.plan import make_plan
+from higfa_cli.artifacts.plan import make_plan, sample
 from higfa_cli.artifacts.rows import ContourRow, PlanItem
 from higfa_cli.artifacts.safe_paths import contained
 from higfa_cli.data.images import fit_square, read_image
@@ -26,7 +26,7 @@ from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import Drawn, draw
 from higfa_cli.models.loading import load_pipeline
 from higfa_cli.models.text import cut_off_classes, tokens_read
-from higfa_cli.stages.context import Context
+from higfa_cli.stages.context import ArmContext, Context
 from higfa_cli.stages.photos import load_photos
 
 # Classes whose cut prompts are told of one by one, and how much of each end of a prompt is shown.
@@ -55,6 +55,12 @@ def plan(ctx: Context) -> tuple[PlanItem, ...]:
     )
 
 
+def arm_plan(ctx: ArmContext) -> tuple[PlanItem, ...]:
+    """The pictures of one arm: all of `plan`, or the gallery's sample of them."""
+    items = plan(ctx)
+    return items if ctx.sample is None else sample(items, ctx.sample, ctx.recipe.seed)
+
+
 def class_prompts(ctx: Context, classes: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """Class -> every prompt that a picture of it may have.
 
@@ -81,15 +87,6 @@ def contour_rows(ctx: Context) -> list[ContourRow]:
 def prompts_of(items: Iterable[PlanItem]) -> set[str]:
     """Every prompt that drawing the items needs."""
     return {text for item in items for text in (item.prompt, item.negative)}
-
-
-def load(ctx: Context, items: Sequence[PlanItem]) -> tuple[DiffusionModel, Classifier | None]:
-    """The diffusion model, ready for the items' prompts, and the guide where it is consulted.
-
-    A prompt that the text encoders cut off is told of, by class.
-    """
-    guide = load_steering(ctx) if is_guided(ctx) else None
-    return load_model(ctx, items), guide
 
 
 def load_model(ctx: Context, items: Sequence[PlanItem]) -> DiffusionModel:

@@ -30,7 +30,7 @@ from higfa_cli.data.images import read_image
 from higfa_cli.errors import UserError
 from higfa_cli.models.classifier import Classifier, check_classes, load_classifier
 from higfa_cli.models.device import resolve_device
-from higfa_cli.stages.context import Context
+from higfa_cli.stages.context import ArmContext, Context, arms_of
 from higfa_cli.stages.photos import load_photos
 
 NAME = "filter"
@@ -39,8 +39,8 @@ VERSION = 1
 _BATCH = 16
 
 
-def inputs(ctx: Context) -> StageInputs:
-    """What the selection depends on: its keys, the pictures, the guide where it is used, photos.
+def inputs(ctx: ArmContext) -> StageInputs:
+    """What the selection of an arm depends on: its keys, the pictures, the guide where it is used, photos.
 
     Raises:
         UserError: no pictures, or a key asks for a guide that is not there.
@@ -48,15 +48,20 @@ def inputs(ctx: Context) -> StageInputs:
     return _inputs(ctx, load_photos(ctx))
 
 
-def run(ctx: Context) -> dict[str, Any]:
-    """Write `selection.jsonl`, one row per drawn picture; no picture is deleted or moved.
+def run(ctx: Context, arms: Sequence[str]) -> dict[str, Any]:
+    """Write `selection.jsonl` of each arm; no picture is deleted or moved.
 
     Returns:
-        Where the selection is, and how many pictures are kept or rejected for which reason.
+        Arm -> where the selection is, and how many pictures are kept or rejected for which reason.
 
     Raises:
         UserError: as `inputs`; nothing drawn; every picture rejected (the rows are written).
     """
+    return {arm.name: _filter(arm) for arm in arms_of(ctx, NAME, arms)}
+
+
+def _filter(ctx: ArmContext) -> dict[str, Any]:
+    """One row per drawn picture."""
     dataset = load_photos(ctx)
     known = _inputs(ctx, dataset)
     pictures = ctx.ws.synthesize
@@ -82,7 +87,7 @@ def run(ctx: Context) -> dict[str, Any]:
         empty = [name for name, count in counts.kept_by_class.items() if not count]
         if empty:
             ctx.progress.note(
-                f"filter: no picture is left of {len(empty)} classes ({', '.join(empty)}); "
+                f"filter, {ctx.name}: no picture is left of {len(empty)} classes ({', '.join(empty)}); "
                 "their real photos train alone"
             )
     return {
@@ -94,7 +99,7 @@ def run(ctx: Context) -> dict[str, Any]:
     }
 
 
-def _inputs(ctx: Context, dataset: Dataset) -> StageInputs:
+def _inputs(ctx: ArmContext, dataset: Dataset) -> StageInputs:
     recipe, path = ctx.recipe, ctx.ws.synthesize.metadata
     if not path.is_file():
         raise UserError(f"{path} is missing; run `higfa synthesize` first")
@@ -117,12 +122,12 @@ def _inputs(ctx: Context, dataset: Dataset) -> StageInputs:
     return StageInputs(parameters, files)
 
 
-def _reads_guide(ctx: Context) -> bool:
+def _reads_guide(ctx: ArmContext) -> bool:
     """Whether a key needs the guide, or the sampler had it, so that its measures are of use."""
     return ctx.recipe.guidance.consulted or bool(guide_keys(ctx.recipe.filter))
 
 
-def _guide(ctx: Context, dataset: Dataset) -> Classifier | None:
+def _guide(ctx: ArmContext, dataset: Dataset) -> Classifier | None:
     path = ctx.ws.guide.checkpoint
     if not _reads_guide(ctx) or not path.is_file():
         return None
@@ -132,7 +137,7 @@ def _guide(ctx: Context, dataset: Dataset) -> Classifier | None:
 
 
 def _measure(
-    ctx: Context, dataset: Dataset, drawn: Sequence[PictureRow], guide: Classifier | None
+    ctx: ArmContext, dataset: Dataset, drawn: Sequence[PictureRow], guide: Classifier | None
 ) -> Iterator[Measured]:
     """Every picture in numbers, in the order of `drawn`; photos are read once each."""
     photos = _Photos(dataset)
@@ -215,7 +220,7 @@ def _counts(rows: Sequence[SelectionRow]) -> FilterCounts:
     )
 
 
-def _all_rejected(ctx: Context, counts: FilterCounts) -> str:
+def _all_rejected(ctx: ArmContext, counts: FilterCounts) -> str:
     settings = ctx.recipe.filter.model_dump()
     rejecting = [
         f"filter.{reason} {settings[reason]} rejects {count}"
@@ -223,7 +228,7 @@ def _all_rejected(ctx: Context, counts: FilterCounts) -> str:
         if count
     ]
     return (
-        f"the filter leaves none of {counts.pictures} pictures: {', '.join(rejecting)}; loosen "
+        f"the filter leaves none of the {counts.pictures} pictures of {ctx.name}: {', '.join(rejecting)}; loosen "
         f"{'these keys' if len(rejecting) > 1 else 'this key'}, with the measures in "
         f"{ctx.ws.filter.selection}"
     )

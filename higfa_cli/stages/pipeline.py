@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -20,29 +20,11 @@ from higfa_cli.artifacts.run_record import (
     tidy,
 )
 from higfa_cli.errors import UserError
-from higfa_cli.stages.context import Context
+from higfa_cli.stages.context import Context, choose_names
 
 STAGES = ("contours", "finetune-guide", "synthesize", "filter", "train-downstream", "report")
-WRITES: Mapping[str, tuple[str, ...]] = {
-    "contours": ("images/<class>/<photo>-<k>.png", "manifest.jsonl", "rejected.jsonl"),
-    "finetune-guide": ("guide.safetensors", "calibration.json", "history.jsonl"),
-    "synthesize": (
-        "plan.jsonl",
-        "images/<class>/<id>.png",
-        "images/metadata.jsonl",
-        "traces/batch-<n>.jsonl",
-        "gallery/<picture>.png",
-        "gallery.jsonl",
-    ),
-    "filter": ("selection.jsonl",),
-    "train-downstream": (
-        "results.json",
-        "arms/<arm>/seed-<s>/model.safetensors",
-        "arms/<arm>/seed-<s>/history.jsonl",
-        "arms/<arm>/seed-<s>/predictions.csv",
-    ),
-    "report": ("report.html", "report.md", "results.csv", "results.tex"),
-}
+# Those that have a folder for each arm.
+OF_ARMS = ("synthesize", "filter")
 
 
 class StageModule(Protocol):
@@ -80,7 +62,8 @@ def state(ctx: Context, stage: str, **options: Any) -> StageState:
     A stage whose inputs are not there is missing (or stale, if it ran before they went); one that
     is fresh by itself but reads a stage that is not, is stale. `options` are the stage's own.
     """
-    return _state(ctx, stage, options, {})
+    known: dict[str, StageState] = {}
+    return _together({part: _state(ctx, part, options, known) for part in _parts(ctx, stage)})
 
 
 def run_stage(
@@ -92,14 +75,20 @@ def run_stage(
 ) -> dict[str, Any]:
     """Run one stage, or another function of its module ("preview"); returns its summary.
 
-    `options` say what is made, `how` how it is done ({"workers": 2}): the result is the same.
+    `options` say what is made, `how` how it is done ({"workers": 2}): the result is the same. A
+    stage of arms draws those of the option `arms`, or all.
     Raises UserError when a stage that it reads is not fresh.
     """
     module = stage_module(stage)
-    inputs = module.inputs(ctx, **options) if action == "run" else module.inputs(ctx)
-    _check_upstream(ctx, stage, inputs)
-    if action == "run":
+    if stage in OF_ARMS:
+        chosen = _parts(ctx, stage, options.pop("arms", ()))
+        inputs = [module.inputs(part) for part in chosen.values()]
+        options["arms"] = [_arm_of(part) for part in chosen]
+    else:
+        inputs = [module.inputs(ctx, **options)]
         _remember_options(ctx, stage, options)
+    for read in inputs:
+        _check_upstream(ctx, stage, read)
     summary: dict[str, Any] = getattr(module, action)(ctx, **options, **(how or {}))
     return summary
 
@@ -109,17 +98,25 @@ def step(
 ) -> dict[str, Any]:
     """Run a stage unless it is fresh (`ctx.force`, or failed items to retry: anyway).
 
+    Of a stage of arms only those that are not fresh run.
     Returns {"stage", "action": "ran" | "skipped", "seconds", "directory", "summary"}.
     """
     started = time.perf_counter()
     again = ctx.force or bool(how and how.get("retry_failed"))
-    fresh = not again and state(ctx, stage, **options).kind == "fresh"
-    if fresh:
-        tidy(ctx.stage_dir(stage))
-    summary = {} if fresh else run_stage(ctx, stage, how=how, **options)
+    if stage in OF_ARMS:
+        parts, own = tuple(_parts(ctx, stage, options.pop("arms", ()))), {}
+    else:
+        parts, own = (stage,), options
+    known: dict[str, StageState] = {}
+    todo = [part for part in parts if again or _state(ctx, part, own, known).kind != "fresh"]
+    for part in set(parts) - set(todo):
+        tidy(ctx.workspace / part)
+    if stage in OF_ARMS:
+        options["arms"] = [_arm_of(part) for part in todo]
+    summary = run_stage(ctx, stage, how=how, **options) if todo else {}
     return {
         "stage": stage,
-        "action": "skipped" if fresh else "ran",
+        "action": "ran" if todo else "skipped",
         "seconds": round(time.perf_counter() - started, 2),
         "directory": str(ctx.stage_dir(stage)),
         "summary": summary,
@@ -142,15 +139,19 @@ def run_all(ctx: Context, first: str = STAGES[0], last: str = STAGES[-1]) -> lis
 def status(ctx: Context) -> list[dict[str, Any]]:
     """Per stage {"stage", "state", "reasons", "blocked", "directory"}, in the pipeline's order.
 
-    "blocked" is whether running it now would fail at once.
+    "blocked" is whether running it now would fail at once. A stage of arms has "arms", arm -> its
+    state, too.
     """
     rows = []
     known: dict[str, StageState] = {}
     for stage in STAGES:
-        found = _state(ctx, stage, {}, known)
-        row: dict[str, Any] = {"stage": stage, "state": found.kind, "reasons": list(found.reasons)}
-        row["blocked"] = isinstance(found, Blocked)
-        rows.append(row | {"directory": str(ctx.stage_dir(stage))})
+        states = {part: _state(ctx, part, {}, known) for part in _parts(ctx, stage)}
+        whole = _together(states)
+        row: dict[str, Any] = {"stage": stage, "state": whole.kind, "reasons": list(whole.reasons)}
+        row |= {"blocked": isinstance(whole, Blocked), "directory": str(ctx.stage_dir(stage))}
+        if stage in OF_ARMS:
+            row["arms"] = {_arm_of(part): found.kind for part, found in states.items()}
+        rows.append(row)
     return rows
 
 
@@ -196,40 +197,88 @@ def next_stage(rows: list[dict[str, Any]], recipe: str) -> str | None:
 
 
 def describe(ctx: Context, stage: str, **options: Any) -> dict[str, Any]:
-    """What running a stage would do: resolved parameters, inputs, state, files to be written."""
-    inputs = stage_module(stage).inputs(ctx, **options)
-    directory = ctx.stage_dir(stage)
+    """What running a stage would do: resolved parameters, inputs, state, files to be written.
+
+    Of a stage of arms, for each arm.
+    """
+    if stage not in OF_ARMS:
+        return {"stage": stage, **_describe(ctx, stage, options)}
+    parts = _parts(ctx, stage, options.get("arms", ()))
+    arms = {_arm_of(part): _describe(ctx, part, {}) for part in parts}
+    return {"stage": stage, **asdict(state(ctx, stage)), "arms": arms}
+
+
+def _describe(ctx: Context, part: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    stage = _stage_of(part)
+    inputs = stage_module(stage).inputs(_context_of(ctx, part), **options)
+    directory = ctx.workspace / part
     return {
-        "stage": stage,
         "directory": str(directory),
-        **asdict(state(ctx, stage, **options)),
+        **asdict(_state(ctx, part, options, {})),
         "parameters": inputs.parameters,
         "inputs": inputs.files,
-        "writes": [RECORD, RESOLVED, *WRITES[stage]],
+        "writes": list(ctx.ws.stages[stage].writes),
         "present_outputs": len(recorded_outputs(directory)),
     }
 
 
 def report_page(ctx: Context) -> Path:
     """Where the report's page lies."""
-    return ctx.stage_dir("report") / WRITES["report"][0]
+    return ctx.ws.report.page
+
+
+def _parts(ctx: Context, stage: str, arms: Sequence[str] = ()) -> dict[str, Context]:
+    """The folders that a stage writes, below the workspace, each with the run that it is for.
+
+    One, or one for each arm. Raises UserError for a name that is no arm of the recipe.
+    """
+    if stage not in OF_ARMS:
+        return {stage: ctx}
+    names = ctx.recipe.drawn if stage == "synthesize" else ctx.recipe.arms
+    return {f"{stage}/{name}": ctx.arm(name) for name in choose_names(arms, names)}
+
+
+def _stage_of(part: str) -> str:
+    return part.partition("/")[0]
+
+
+def _arm_of(part: str) -> str:
+    return part.partition("/")[2]
+
+
+def _context_of(ctx: Context, part: str) -> Context:
+    return ctx.arm(_arm_of(part)) if _arm_of(part) else ctx
+
+
+def _together(states: Mapping[str, StageState]) -> StageState:
+    """The state of a stage, of those of its parts."""
+    first, *others = states.values()
+    if all(other == first for other in others):
+        return first
+    kinds = {found.kind for found in states.values()}
+    kind = kinds.pop() if len(kinds) == 1 else "stale" if "stale" in kinds else "partial"
+    reasons = tuple(
+        f"{_arm_of(part)}: {reason}" for part, found in states.items() for reason in found.reasons
+    )
+    blocked = any(isinstance(found, Blocked) for found in states.values())
+    return Blocked(kind, reasons) if blocked else StageState(kind, reasons)
 
 
 def _state(
-    ctx: Context, stage: str, options: Mapping[str, Any], known: dict[str, StageState]
+    ctx: Context, part: str, options: Mapping[str, Any], known: dict[str, StageState]
 ) -> StageState:
-    """`state`, hashing each stage once: `known` collects what has been found."""
-    if stage not in known:
-        known[stage] = _find_state(ctx, stage, options, known)
-    return known[stage]
+    """The state of a part, hashing each once: `known` collects what has been found."""
+    if part not in known:
+        known[part] = _find_state(ctx, part, options, known)
+    return known[part]
 
 
 def _find_state(
-    ctx: Context, stage: str, options: Mapping[str, Any], known: dict[str, StageState]
+    ctx: Context, part: str, options: Mapping[str, Any], known: dict[str, StageState]
 ) -> StageState:
-    directory = ctx.stage_dir(stage)
+    directory, stage = ctx.workspace / part, _stage_of(part)
     try:
-        inputs = stage_module(stage).inputs(ctx, **options)
+        inputs = stage_module(stage).inputs(_context_of(ctx, part), **options)
     except UserError as error:
         ran = (directory / RECORD).is_file()
         return Blocked("stale" if ran else "missing", (str(error),))
@@ -290,14 +339,19 @@ def _check_upstream(ctx: Context, stage: str, inputs: StageInputs) -> None:
         if before.kind != "fresh":
             raise UserError(
                 f"{stage} reads {earlier}, which is {before.kind} ({'; '.join(before.reasons)}); "
-                f"run `higfa {earlier}` with the same recipe and options first"
+                f"run `higfa {_stage_of(earlier)}` with the same recipe and options first"
             )
 
 
 def _upstream(inputs: StageInputs, stage: str) -> tuple[str, ...]:
-    """Earlier stages whose artifacts are among the inputs ("contours/manifest.jsonl")."""
-    read = {name.split("/", 1)[0] for name in inputs.files}
-    return tuple(one for one in STAGES[: STAGES.index(stage)] if one in read)
+    """Earlier parts whose artifacts are among the inputs ("contours/manifest.jsonl")."""
+    before = STAGES[: STAGES.index(stage)]
+    found: dict[str, None] = {}
+    for name in inputs.files:
+        first, *rest = name.split("/")
+        if first in before:
+            found["/".join((first, rest[0])) if first in OF_ARMS else first] = None
+    return tuple(found)
 
 
 def _between(first: str, last: str) -> tuple[str, ...]:

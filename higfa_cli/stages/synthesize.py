@@ -13,11 +13,9 @@ from higfa_cli.artifacts.rows import PlanItem
 from higfa_cli.artifacts.run_record import StageInputs, StageRun, stage_run
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import evaluations
-from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages.batch_files import Models, failures, rows_of, write_metadata
-from higfa_cli.stages.context import Context
-from higfa_cli.stages.drawing import guide_path, is_guided, manifest_path, plan
-from higfa_cli.stages.gallery import write_gallery
+from higfa_cli.stages.context import ArmContext, Context, arms_of
+from higfa_cli.stages.drawing import arm_plan, guide_path, is_guided, manifest_path
 from higfa_cli.stages.model_inputs import model_inputs
 from higfa_cli.stages.photos import load_photos
 from higfa_cli.stages.preview import preview, sweep
@@ -35,11 +33,11 @@ __all__ = ["NAME", "inputs", "preview", "run", "sweep"]
 
 NAME = "synthesize"
 VERSION = 2
-_READS = {"seed", "size", "model", "guidance", "sampling", "pictures", "prompts"}
+_READS = {"seed", "size", "model", "guidance", "sampling", "prompts"}
 
 
-def inputs(ctx: Context) -> StageInputs:
-    """What the pictures depend on.
+def inputs(ctx: ArmContext) -> StageInputs:
+    """What the pictures of an arm depend on.
 
     Raises:
         UserError: contours or guide are missing, or do not fit the recipe.
@@ -49,44 +47,72 @@ def inputs(ctx: Context) -> StageInputs:
     files = {ctx.ws.name(path): hash_file(path) for path in read}
     files |= model_inputs(ctx, photos.classes)
     words = {"words": dict(photos.words)}
-    return StageInputs({"version": VERSION, **parameters(recipe), **words}, files)
+    return StageInputs({"version": VERSION, **parameters(ctx), **words}, files)
 
 
-def parameters(recipe: Recipe) -> dict[str, Any]:
-    """The sections that the pictures depend on."""
-    return recipe.model_dump(mode="json", include=_READS) | {"run": recipe.run.parting()}
+def parameters(ctx: ArmContext) -> dict[str, Any]:
+    """The keys that the pictures of an arm depend on."""
+    recipe = ctx.recipe
+    pictures = {"per_contour": recipe.pictures.per_contour, "sample": ctx.sample}
+    sections = recipe.model_dump(mode="json", include=_READS)
+    return sections | {"pictures": pictures, "run": recipe.run.parting()}
 
 
 def run(
     ctx: Context,
+    arms: Sequence[str],
     shard: tuple[int, int] | None = None,
     workers: int | Literal["auto"] = 1,
     retry_failed: bool = False,
 ) -> dict[str, Any]:
-    """Draw the whole plan; batches of an interrupted run that are whole are kept.
+    """Draw the plan of each arm; batches of an interrupted run that are whole are kept.
 
     Args:
         ctx: the run.
+        arms: of `Recipe.drawn`.
         shard: (i, n): draw only the batches whose index leaves i on division by n, beside other
-            processes that draw the others; the last of them closes the stage.
+            processes that draw the others; the last of them closes the arm.
         workers: draw in so many processes.
         retry_failed: draw batches with a failed picture again.
 
     Returns:
-        Counts and cost, as in `run.json`; for a shard that is not the last, how far the plan is.
+        Arm -> counts and cost, as in its `run.json`; for a shard that is not the last, how far
+        the plan is.
     """
-    known = inputs(ctx)
-    items = plan(ctx)
-    directory = ctx.ws.synthesize.directory
+    chosen = arms_of(ctx, NAME, arms)
+    known = [inputs(arm) for arm in chosen]
+    plans = [(arm, arm_plan(arm)) for arm in chosen]
+    models = Models(plans)
+    parts = None if shard is None else Shard(*shard)
+    return {
+        arm.name: _draw(arm, of_arm, models, items, parts, workers, retry_failed)
+        for of_arm, (arm, items) in zip(known, plans, strict=True)
+    }
+
+
+def _draw(
+    ctx: ArmContext,
+    known: StageInputs,
+    models: Models,
+    items: Sequence[PlanItem],
+    shard: Shard | None,
+    workers: int | Literal["auto"],
+    retry_failed: bool,
+) -> dict[str, Any]:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     if shard is not None:
-        return run_shard(ctx, known, items, Shard(*shard), lambda r, m: _finish(ctx, r, m, items))
+        return run_shard(
+            ctx, known, models, items, shard, lambda record: _finish(ctx, record, models, items)
+        )
+    directory = ctx.ws.synthesize.directory
     with stage_run(directory, known, ctx.recipe, resume=not ctx.force) as record:
         count = count_workers(ctx, workers)
-        return _finish(ctx, record, Models(ctx, items), items, count, retry_failed)
+        return _finish(ctx, record, models, items, count, retry_failed)
 
 
 def _finish(
-    ctx: Context,
+    ctx: ArmContext,
     record: StageRun,
     models: Models,
     items: Sequence[PlanItem],
@@ -102,11 +128,10 @@ def _finish(
         retry_failed = False
     with torch_threads(settled.threads):
         drawn += draw_batches(ctx, record, models, settled.groups, retry_failed)
-        model, _ = models.loaded
+        model, _ = models.of(ctx)
         record.device = str(model.device)
         rows = [row for group in settled.groups for row in rows_of(record, files, group)]
         write_metadata(record, files, rows)
-        write_gallery(ctx, record, model, settled.items)
     levels = model.solver(ctx.recipe.sampling.steps).levels
     denoiser, passes = evaluations(ctx.recipe.guidance, levels)
     seconds = sum(record.seconds.values())

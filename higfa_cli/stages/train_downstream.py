@@ -25,7 +25,7 @@ from higfa_cli.models.backbones import create_backbone, weights_path
 from higfa_cli.models.classifier import ClassifierSpec, load_classifier, save_classifier
 from higfa_cli.models.device import resolve_device
 from higfa_cli.report.tables import csv_cell
-from higfa_cli.stages.arms import STAGE, Arm, choose_arms
+from higfa_cli.stages.arms import STAGE, Arm, Folder, choose_arms
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.photos import load_photos
 from higfa_cli.training.calibration import fit_temperature
@@ -91,13 +91,13 @@ def run(
     held = {sample.key for sample in selection.chooses}
     listings = {
         arm.name: None
-        if arm.folder is None
-        else list_synthetic(arm.folder, dataset.classes, held, arm.kept())
+        if arm.source is None
+        else list_synthetic(arm.source.folder, dataset.classes, held, arm.source.kept())
         for arm in chosen
     }
     create_backbone(recipe.downstream, len(dataset.classes), ctx.base, 0, "downstream")
     known = _inputs(ctx, dataset, chosen)
-    foreign = [listings[arm.name] for arm in chosen if arm.selection is None]
+    foreign = [listings[arm.name] for arm in chosen if isinstance(arm.source, Folder)]
     _check_readable(ctx, dataset.of("test"), [one for one in foreign if one is not None])
     with stage_run(files.directory, known, recipe, resume=not ctx.force) as record:
         record.device = str(device)
@@ -158,7 +158,7 @@ def _inputs(ctx: Context, dataset: Dataset, chosen: Sequence[Arm]) -> StageInput
     recipe = ctx.recipe
     files = {f"data/{split}": dataset.fingerprint(split) for split in dataset.splits}
     for arm in chosen:
-        files |= arm.files(ctx.ws)
+        files |= {} if arm.source is None else arm.source.files()
     if recipe.downstream.weights is not None:
         weights = weights_path(recipe.downstream.weights, ctx.base)
         files["downstream.weights"] = hash_file(weights)
@@ -168,7 +168,7 @@ def _inputs(ctx: Context, dataset: Dataset, chosen: Sequence[Arm]) -> StageInput
             "seed": recipe.seed,
             "data": recipe.data.choices(),
             "downstream": recipe.downstream.model_dump(mode="json"),
-            "arms": {arm.name: arm.source(ctx.ws) for arm in chosen},
+            "arms": {arm.name: arm.recorded for arm in chosen},
         },
         files=files,
     )
@@ -288,7 +288,7 @@ def _arm_result(
 ) -> ArmResult:
     return ArmResult(
         name=arm.name,
-        synthetic=arm.source(ctx.ws),
+        synthetic=arm.recorded,
         synthetic_images=0 if listing is None else len(listing.paths),
         missing_classes=() if listing is None else listing.missing,
         runs=runs,
