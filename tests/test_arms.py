@@ -41,19 +41,18 @@ def test_an_arm_changes_its_keys_alone_and_is_a_whole_recipe(tmp_path: Path) -> 
     assert arm.model_copy(update=restored) == recipe
 
 
-def test_the_gallery_has_a_sample_of_plain_text_unless_an_arm_is_called_so(tmp_path: Path) -> None:
-    sample = load(tmp_path).arm("text")
-    assert not sample.guidance.consulted
-    assert sample.guidance.contour.scale == sample.guidance.contour.floor == 0
+def test_the_gallery_is_of_plain_text_and_no_arm(tmp_path: Path) -> None:
+    gallery = load(tmp_path).arm("gallery")
+    assert not gallery.guidance.consulted
+    assert gallery.guidance.contour.scale == gallery.guidance.contour.floor == 0
     assert list(load(tmp_path, "", "pictures.gallery=0").drawn) == ["text+contour", "higfa"]
-    own = load(tmp_path, "arms: {text: {guidance.text.scale: 2}}")
-    assert own.arm("text").guidance.contour == own.guidance.contour
 
 
 @pytest.mark.parametrize(
     ("arms", "part"),
     [
-        ("{real: {}}", "arm `real`: `real` is the arm without new pictures"),
+        ("{real: {}}", "arm `real`: `real` has a meaning of its own"),
+        ("{gallery: {}}", "arm `gallery`: `gallery` has a meaning of its own"),
         ("{../x: {}}", "arm `../x`: a name is of a-z"),
         ("{Higfa: {}}", "arm `Higfa`: a name is of a-z"),
         ("{}", "`arms`: "),

@@ -78,6 +78,11 @@ class SynthesizeFolder(StageFolder):
     metadata = Below(f"images/{METADATA}")
     failed = Below("failed.jsonl")
     traces = Below("traces")
+    sources = Below("sources")
+
+    def source(self, picture: str) -> Path:
+        """The photo whose contour a picture has; of the gallery's alone."""
+        return self.sources / f"{picture}.png"
 
     def trace(self, batch: int) -> Path:
         """Of one batch; written last, so a batch with a trace is whole."""
@@ -150,12 +155,8 @@ class ReportFolder(StageFolder):
     csv = Below("results.csv")
     latex = Below("results.tex")
 
-    def photo(self, picture: str) -> Path:
-        """The source photo of a picture in the gallery."""
-        return self.directory / "gallery" / f"{picture}-source.png"
-
     def _outputs(self) -> tuple[Path, ...]:
-        return (self.page, self.markdown, self.csv, self.latex, self.photo("<id>"))
+        return (self.page, self.markdown, self.csv, self.latex)
 
 
 @dataclass(frozen=True)

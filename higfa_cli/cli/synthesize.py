@@ -156,7 +156,10 @@ def _readable(result: Mapping[str, Any]) -> dict[str, Any]:
         elif value is None or value == []:
             continue
         elif key == "arms":
-            shown[key] = {arm: _readable(row | {"batch_size": result["batch_size"]}) for arm, row in value.items()}
+            shown[key] = {
+                arm: _readable(row | {"batch_size": result["batch_size"]})
+                for arm, row in value.items()
+            }
         elif key == "first":
             shown[key] = [_first(row) for row in value]
         elif isinstance(value, float):

@@ -15,8 +15,8 @@ HIGFA = "higfa"
 TEXT_CONTOUR = "text+contour"
 #: Sections that an arm may change: what a picture is of, and with which model, is the same in all.
 CHANGEABLE = ("guidance", "sampling", "prompts", "filter")
-#: The sample for the gallery; not an arm unless the recipe has one of this name.
-TEXT = "text"
+#: What is drawn for the gallery alone: a few pictures of plain text.
+GALLERY = "gallery"
 
 _UNGUIDED: Changes = {
     "guidance.classifier.switch": 1.0,
@@ -49,10 +49,12 @@ def main_arm(names: Sequence[str]) -> str:
 
 def name_problem(name: str) -> str | None:
     """Why an arm cannot be called so; None where it can."""
-    if name == REAL:
-        return f"`{REAL}` is the arm without new pictures; choose another name"
+    if name in (REAL, GALLERY):
+        return f"`{name}` has a meaning of its own (no new pictures, or a few); choose another name"
     if not _NAME.fullmatch(name):
-        return "a name is of a-z, 0-9, `+`, `_` and `-`, at most 40, and starts with one of a-z, 0-9"
+        return (
+            "a name is of a-z, 0-9, `+`, `_` and `-`, at most 40, and starts with one of a-z, 0-9"
+        )
     return None
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 
 from higfa_cli.method.guidance import Guidance
-from higfa_cli.recipe.arms import TEXT, TEXT_ONLY, Changes, default_arms, name_problem, set_keys
+from higfa_cli.recipe.arms import GALLERY, TEXT_ONLY, default_arms, name_problem, set_keys
 from higfa_cli.recipe.classifiers import Downstream, Filter, Guide
 from higfa_cli.recipe.contours import Contours
 from higfa_cli.recipe.data import Data, Prompts
@@ -50,19 +50,19 @@ class Recipe(Section):
     run: Run = Field(default_factory=Run)
 
     @property
-    def drawn(self) -> dict[str, Changes]:
-        """What stage `synthesize` draws: the arms, and the gallery's sample of plain text."""
-        sampled = self.pictures.gallery and TEXT not in self.arms
-        return {**self.arms, TEXT: TEXT_ONLY} if sampled else dict(self.arms)
+    def drawn(self) -> dict[str, dict[str, Any]]:
+        """What stage `synthesize` draws: the arms, and the gallery's few of plain text."""
+        return self.arms | ({GALLERY: dict(TEXT_ONLY)} if self.pictures.gallery else {})
 
     def arm(self, name: str) -> Recipe:
-        """The recipe with one arm's keys, which has that arm alone.
+        """The recipe with the keys of one of `drawn`; an arm's has that arm alone.
 
         Raises KeyError for a name that is not in `drawn`; ValidationError for a bad value.
         """
         tree = self.model_dump(mode="json")
         set_keys(tree, self.drawn[name])
-        tree["arms"] = {name: {}}
+        if name in self.arms:
+            tree["arms"] = {name: {}}
         return Recipe.model_validate_json(json.dumps(tree), strict=True)
 
     @field_validator("arms")

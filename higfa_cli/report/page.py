@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +14,10 @@ from markupsafe import Markup
 
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.errors import UserError
+from higfa_cli.recipe.arms import GALLERY, HIGFA, TEXT_CONTOUR, Changes, main_arm, trained_as
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.report import figures, wording
-from higfa_cli.report.stats import Prediction, paired_difference
+from higfa_cli.report.stats import Difference, Prediction, paired_difference
 from higfa_cli.report.tables import (
     REFERENCE,
     Arm,
@@ -34,23 +36,18 @@ from higfa_cli.text import inert
 
 Predictions = Mapping[str, Mapping[int, Sequence[Prediction]]]
 
-# gallery key -> label, in the order in which they stand side by side
-PICTURES = {
-    "source": "real photo",
-    "contour": "transformed contour",
-    "text": "text only",
-    "text_contour": "text + contour",
-    "higfa": "HiGFA",
-}
+# Arm -> label of its pictures in the gallery; others are called by their name.
+LABELS = {GALLERY: "text only", TEXT_CONTOUR: "text + contour", HIGFA: "HiGFA"}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG, and its path relative to the report's folder."""
+    """A PNG, and its path relative to the report's folder; `ours`: of the main arm."""
 
     label: str
     png: bytes
     path: str
+    ours: bool = False
 
     @property
     def data_uri(self) -> str:
@@ -78,6 +75,24 @@ class Exhibit:
 
 
 @dataclass(frozen=True)
+class DrawnArm:
+    """One of the recipe's arms, as it was drawn and filtered; None or empty where it was not."""
+
+    name: str
+    changes: Changes
+    guided: bool
+    cost: Mapping[str, Any] | None
+    filtered: Mapping[str, Any] | None
+    traces: Sequence[Mapping[str, Any]]
+
+    @property
+    def change_list(self) -> str:
+        """Its keys, for people."""
+        changed = (f"{key} {json.dumps(value)}" for key, value in self.changes.items())
+        return ", ".join(changed) or "the recipe as it stands"
+
+
+@dataclass(frozen=True)
 class Material:
     """Everything the report is made from, as the stages wrote it; None or empty where absent."""
 
@@ -86,13 +101,16 @@ class Material:
     predictions: Predictions
     contours: Sequence[Mapping[str, Any]]
     calibration: Mapping[str, Any] | None
-    metadata: Sequence[Mapping[str, Any]]
+    drawn: Sequence[DrawnArm]
     gallery: Sequence[Exhibit]
-    traces: Sequence[Mapping[str, Any]]
-    cost: Mapping[str, Any] | None
-    filtered: Mapping[str, Any] | None
     commands: Sequence[str]
     versions: Mapping[str, str]
+
+    @property
+    def main(self) -> DrawnArm:
+        """The arm whose curves are shown."""
+        name = main_arm([arm.name for arm in self.drawn])
+        return next(arm for arm in self.drawn if arm.name == name)
 
 
 def has_test(results: Mapping[str, Any]) -> bool:
@@ -116,11 +134,22 @@ def read_arms(results: Mapping[str, Any], predictions: Predictions, seed: int) -
         difference = None
         if test:
             _check_agreement(arm, predictions[name])
-            if name != REFERENCE and REFERENCE in predictions:
-                rng_seed = seed_for("report", "bootstrap", seed, name)
-                difference = paired_difference(predictions[REFERENCE], predictions[name], rng_seed)
+            if name != REFERENCE:
+                difference = _difference(predictions, REFERENCE, name, seed)
         arms.append(Arm(name, int(arm["synthetic_images"]), tuple(arm["runs"]), difference))
     return tuple(arms)
+
+
+def _difference(
+    predictions: Predictions, reference: str, name: str, seed: int
+) -> Difference | None:
+    """Arm `name` minus arm `reference`, paired; None where one of them was not trained."""
+    if not {reference, name} <= predictions.keys():
+        return None
+    # The difference from `real` keeps the resamples that it has always had.
+    versus = () if reference == REFERENCE else (reference,)
+    rng_seed = seed_for("report", "bootstrap", seed, name, *versus)
+    return paired_difference(predictions[reference], predictions[name], rng_seed)
 
 
 def _check_agreement(
@@ -168,18 +197,28 @@ def calibration_table(calibration: Mapping[str, Any]) -> Table:
     )
 
 
-def cost_table(cost: Mapping[str, Any]) -> Table:
-    """Cost of the sampling, without loading models and without the gallery's extra pictures."""
+def cost_table(drawn: Sequence[DrawnArm]) -> Table | None:
+    """Cost of the sampling by arm, without loading models; None where nothing was drawn."""
     keys = {
         "Seconds": "seconds_per_image",
         "Denoiser evaluations": "denoiser_evaluations_per_image",
         "Guide evaluations": "guide_evaluations_per_image",
     }
-    return Table(
+    costs = {arm.name: arm.cost for arm in drawn if arm.cost is not None}
+    if not costs:
+        return None
+    made = dict.fromkeys(
         f"{int(cost['images']):,} pictures on {cost['device']} in {cost['dtype']}, "
-        f"batches of {cost['batch_size']}.",
-        (Column("Cost", False), Column("Per image")),
-        tuple((name, significant(cost[key])) for name, key in keys.items()),
+        f"batches of {cost['batch_size']}"
+        for cost in costs.values()
+    )
+    return Table(
+        f"Per picture; {'; '.join(made)}.",
+        (Column("Arm", False), *(Column(title) for title in keys)),
+        tuple(
+            (name, *(significant(cost[key]) for key in keys.values()))
+            for name, cost in costs.items()
+        ),
     )
 
 
@@ -216,6 +255,7 @@ def settings_table(material: Material) -> Table:
         ),
         ("Guide backbone", recipe.guide.backbone),
         ("Filter", wording.filter_rules(recipe.filter.model_dump())),
+        *((f"Arm {arm.name}", arm.change_list) for arm in material.drawn),
         (
             "Downstream classifier",
             f"{recipe.downstream.backbone}, {recipe.downstream.augment} augmentation, "
@@ -236,7 +276,8 @@ def page_context(material: Material) -> dict[str, Any]:
     test = has_test(results)
     arms = read_arms(results, material.predictions, recipe.seed)
     arm = wording.main_arm(arms)
-    finished = [row for row in material.traces if not row.get("error")]
+    main = material.main
+    finished = [row for row in main.traces if not row.get("error")]
     curves = figures.read_curves(finished) if finished else None
     by_class = None
     if arm and arm.difference:
@@ -250,19 +291,28 @@ def page_context(material: Material) -> dict[str, Any]:
         "test": test,
         "arms": arms,
         "headline": wording.headline(arms, test),
+        "control": wording.control_sentence(
+            _difference(material.predictions, trained_as(TEXT_CONTOUR), wording.HIGFA, recipe.seed)
+        ),
         "arms_table": arms_table(arms, test),
         "bars": figures.interval_bars([a.difference for a in arms]),
         "class_table": by_class,
         "method": wording.verdict_method(arm, test, str(results.get("selection", "not recorded"))),
         "gallery": material.gallery,
-        "picture_labels": tuple(PICTURES.values()),
-        "guide_off": not recipe.guidance.consulted,
+        "picture_labels": [
+            picture.label for row in material.gallery[:1] for picture in row.pictures
+        ],
+        "guide_off": not main.guided,
         "curves": curves,
         "charts": [figures.chart(c, curves) for c in curves.curves] if curves else [],
         "curves_table": figures.curves_table(curves) if curves else None,
         "calibration": calibration_table(material.calibration) if material.calibration else None,
-        "cost": cost_table(material.cost) if material.cost else None,
-        "filtered": wording.filter_sentence(material.filtered) if material.filtered else None,
+        "cost": cost_table(material.drawn),
+        "filtered": [
+            f"{each.name}: {wording.filter_sentence(each.filtered)}"
+            for each in material.drawn
+            if each.filtered is not None
+        ],
         "settings": settings_table(material),
         "commands": material.commands,
         "limits": _limits(material, arms, test),
@@ -274,7 +324,7 @@ def _limits(material: Material, arms: Sequence[Arm], test: bool) -> tuple[str, .
         arms,
         test,
         cross_validated=(material.calibration or {}).get("source") == "cross-validation",
-        failed=sum(bool(row.get("error")) for row in material.traces),
+        failed=sum(bool(row.get("error")) for arm in material.drawn for row in arm.traces),
         missing={
             arm["name"]: len(arm["missing_classes"])
             for arm in material.results["arms"]

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from higfa_cli.recipe.arms import HIGFA as METHOD
+from higfa_cli.recipe.arms import TEXT_CONTOUR, trained_as
 from higfa_cli.report.stats import RESAMPLES, Difference
-from higfa_cli.report.tables import REFERENCE, Arm, number
+from higfa_cli.report.tables import REFERENCE, Arm, interval_text, number
 from higfa_cli.text import plural
 
-HIGFA = "real+higfa"
+HIGFA = trained_as(METHOD)
 FEW_IMAGES = 100
 
 _BEST_ON = (
@@ -77,6 +79,18 @@ def headline(arms: Sequence[Arm], test: bool) -> Headline:
         f"which these test photos cannot tell from zero ({basis})."
     )
     return Headline("no-evidence", "No evidence", text)
+
+
+def control_sentence(d: Difference | None) -> str | None:
+    """What the guide alone is worth: HiGFA's pictures against those of text and contour."""
+    if d is None:
+        return None
+    return (
+        f"{HIGFA} minus {trained_as(TEXT_CONTOUR)}, from the same contours and seeds: "
+        f"{interval_text(d)} points [95 %], paired over {plural(len(d.seeds), 'seed')} and "
+        f"{plural(d.images, 'test photo')}. The two differ in the guide alone where the recipe "
+        "does not say otherwise (settings, below)."
+    )
 
 
 def verdict_method(arm: Arm | None, test: bool, selection: str) -> tuple[str, ...]:

@@ -125,8 +125,6 @@ def guided_levels(ctx: Context, model: DiffusionModel) -> tuple[Level, ...]:
     return tuple(level for level in levels if ctx.recipe.guidance.guided(level))
 
 
-
-
 def _inputs(ctx: Context, dataset: Dataset) -> StageInputs:
     recipe = ctx.recipe
     classifier = recipe.guidance.classifier

@@ -12,7 +12,6 @@ from typing import Any, Protocol, cast
 from higfa_cli.artifacts.atomic import read_json, write_note
 from higfa_cli.artifacts.run_record import (
     RECORD,
-    RESOLVED,
     StageInputs,
     StageState,
     recorded_outputs,

@@ -62,9 +62,7 @@ def _previewed(ctx: ArmContext, models: Models, items: Sequence[PlanItem]) -> li
     ]
 
 
-def sweep(
-    ctx: Context, key: str, values: Sequence[Any], arms: Sequence[str]
-) -> dict[str, Any]:
+def sweep(ctx: Context, key: str, values: Sequence[Any], arms: Sequence[str]) -> dict[str, Any]:
     """Draw the same few seeds of one arm for every value of one key: one row per value.
 
     Raises:

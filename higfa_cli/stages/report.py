@@ -15,10 +15,13 @@ from higfa_cli.artifacts.fingerprint import hash_json, hash_tree
 from higfa_cli.artifacts.records import ReportCounts
 from higfa_cli.artifacts.run_record import StageInputs, stage_run
 from higfa_cli.artifacts.safe_paths import contained
+from higfa_cli.artifacts.workspace import StageFolder
 from higfa_cli.data.images import encode_png, fit_inside, read_image
 from higfa_cli.errors import UserError
+from higfa_cli.recipe.arms import GALLERY, main_arm
 from higfa_cli.report.page import (
-    PICTURES,
+    LABELS,
+    DrawnArm,
     Exhibit,
     Material,
     Picture,
@@ -32,17 +35,10 @@ from higfa_cli.report.tables import arms_csv, csv_text, latex_table
 from higfa_cli.stages.context import Context
 
 NAME = "report"
-VERSION = 1
+VERSION = 2
 RESULTS = "train-downstream/results.json"
 CALIBRATION = "finetune-guide/calibration.json"
-OPTIONAL = (
-    "contours/manifest.jsonl",
-    "synthesize/images/metadata.jsonl",
-    "synthesize/gallery.jsonl",
-    "synthesize/gallery",
-    "synthesize/traces",
-    "filter/selection.jsonl",
-)
+MANIFEST = "contours/manifest.jsonl"
 # Twice the width of a gallery cell on a wide screen; larger pictures only make the page heavy.
 LONGEST_SIDE = 400
 
@@ -75,14 +71,17 @@ def _inputs(ctx: Context) -> StageInputs:
     files["train-downstream/arms"] = hash_json(
         [(p.relative_to(ctx.workspace).as_posix(), hash_tree(p)) for p in predictions]
     )
-    for name in (*OPTIONAL, *([CALIBRATION] if _guided(ctx) else [])):
-        if (ctx.workspace / name).exists():
-            files[name] = hash_tree(ctx.workspace / name)
+    read = [ctx.workspace / name for name in (MANIFEST, *([CALIBRATION] if _guided(ctx) else []))]
+    for name in ctx.recipe.drawn:
+        pictures = ctx.ws.arm(name).synthesize
+        # The metadata hold every picture's own hash.
+        read += [pictures.metadata, pictures.traces, pictures.sources]
+        read.append(ctx.ws.arm(name).filter.selection)
+    files |= {ctx.ws.name(path): hash_tree(path) for path in read if path.exists()}
     recipe = ctx.recipe.model_dump(mode="json", exclude={"workspace": True, "run": {"device"}})
     parameters = {"version": VERSION, "recipe": recipe}
     parameters |= {"commands": list(_commands(ctx)), "versions": dict(_versions(ctx))}
-    parameters["cost"] = _cost(ctx)
-    parameters["filtered"] = _filtered(ctx)
+    parameters["drawn"] = {arm.name: [arm.cost, arm.filtered] for arm in _drawn(ctx)}
     return StageInputs(parameters=parameters, files=files)
 
 
@@ -119,31 +118,25 @@ def run(ctx: Context, **options: Any) -> dict[str, Any]:
 def read_material(ctx: Context) -> Material:
     """All that the page shows, from the workspace; absent optional artifacts stay empty."""
     results = read_json(ctx.workspace / RESULTS)
-    metadata = _rows(ctx, "synthesize/images/metadata.jsonl")
-    traces = ctx.workspace / "synthesize/traces"
     calibration = ctx.workspace / CALIBRATION
     return Material(
         recipe=ctx.recipe,
         results=results,
         predictions=_predictions(ctx, results) if has_test(results) else {},
-        contours=_rows(ctx, "contours/manifest.jsonl"),
+        contours=_rows(ctx.workspace / MANIFEST),
         calibration=read_json(calibration) if _guided(ctx) and calibration.is_file() else None,
-        metadata=metadata,
-        gallery=_gallery(ctx, {row["id"]: row.get("confidence") for row in metadata}),
-        traces=[row for path in sorted(traces.glob("*.jsonl")) for row in read_jsonl(path)],
-        cost=_cost(ctx),
-        filtered=_filtered(ctx),
+        drawn=_drawn(ctx),
+        gallery=_gallery(ctx),
         commands=_commands(ctx) or ("higfa run RECIPE",),
         versions=_versions(ctx),
     )
 
 
 def _guided(ctx: Context) -> bool:
-    return ctx.recipe.guidance.consulted
+    return any(ctx.recipe.arm(name).guidance.consulted for name in ctx.recipe.arms)
 
 
-def _rows(ctx: Context, name: str) -> list[dict[str, Any]]:
-    path = ctx.workspace / name
+def _rows(path: Path) -> list[dict[str, Any]]:
     return read_jsonl(path) if path.is_file() else []
 
 
@@ -174,49 +167,84 @@ def _read_predictions(path: Path) -> tuple[Prediction, ...]:
         raise UserError(f"{path} is not a CSV of key,true,predicted,confidence; {remedy}") from None
 
 
-def _gallery(ctx: Context, confidence: Mapping[str, float | None]) -> tuple[Exhibit, ...]:
+def _drawn(ctx: Context) -> tuple[DrawnArm, ...]:
+    """The recipe's arms, with what was counted while they were drawn and filtered."""
     return tuple(
-        Exhibit(
-            id=row["id"],
-            cls=row["class"],
-            confidence=confidence.get(row["id"]),
-            pictures=tuple(_picture(ctx, row[key], label) for key, label in PICTURES.items()),
+        DrawnArm(
+            name=name,
+            changes=changes,
+            guided=ctx.recipe.arm(name).guidance.consulted,
+            cost=_cost(ctx.ws.arm(name).synthesize),
+            filtered=_counts(ctx.ws.arm(name).filter),
+            traces=[
+                row for path in ctx.ws.arm(name).synthesize.all_traces() for row in read_jsonl(path)
+            ],
         )
-        for row in _rows(ctx, "synthesize/gallery.jsonl")
+        for name, changes in ctx.recipe.arms.items()
     )
 
 
-def _picture(ctx: Context, name: str, label: str) -> Picture:
-    folder = ctx.stage_dir("synthesize")
-    image = read_image(contained(folder, name, folder / "gallery.jsonl"))
+def _gallery(ctx: Context) -> tuple[Exhibit, ...]:
+    """The gallery's pictures beside those that every drawn arm has of them."""
+    files = ctx.ws.arm(GALLERY).synthesize
+    shown = {
+        name: {row["id"]: row for row in _rows(ctx.ws.arm(name).synthesize.metadata)}
+        for name in ctx.recipe.arms
+        if ctx.ws.arm(name).synthesize.metadata.is_file()
+    }
+    main = main_arm(tuple(shown)) if shown else None
+    exhibits = []
+    for row in _rows(files.metadata) if ctx.recipe.pictures.gallery else []:
+        if not all(row["id"] in rows for rows in shown.values()):
+            continue
+        contours = ctx.ws.contours
+        pictures = [
+            _picture(ctx, files.source(row["id"]), "real photo"),
+            _picture(
+                ctx,
+                contained(contours.directory, row["contour"], files.metadata),
+                "transformed contour",
+            ),
+        ]
+        for name in (GALLERY, *shown):
+            images = ctx.ws.arm(name).synthesize
+            path = contained(images.images, row["file_name"], images.metadata)
+            pictures.append(_picture(ctx, path, LABELS.get(name, name), name == main))
+        confidence = shown[main][row["id"]].get("confidence") if main else None
+        exhibits.append(Exhibit(row["id"], row["class"], confidence, tuple(pictures)))
+    return tuple(exhibits)
+
+
+def _picture(ctx: Context, path: Path, label: str, ours: bool = False) -> Picture:
+    image = read_image(path)
     if max(image.shape[:2]) > LONGEST_SIDE:
         image = fit_inside(image, LONGEST_SIDE)
-    return Picture(label, encode_png(image), f"../synthesize/{name}")
+    return Picture(label, encode_png(image), f"../{ctx.ws.name(path)}", ours)
 
 
-def _cost(ctx: Context) -> dict[str, Any] | None:
+def _cost(folder: StageFolder) -> dict[str, Any] | None:
     """What the synthesis counted in its record; None where it has not run to its end."""
-    record = _done(ctx, "synthesize")
+    record = _done(folder)
     return None if record is None else {**record["counts"], "device": record["device"]}
 
 
-def _filtered(ctx: Context) -> dict[str, Any] | None:
-    """What the filter counted in its record; None where it has not run to its end."""
-    record = _done(ctx, "filter")
+def _counts(folder: StageFolder) -> dict[str, Any] | None:
+    record = _done(folder)
     return None if record is None else record["counts"]
 
 
-def _done(ctx: Context, stage: str) -> dict[str, Any] | None:
-    path = ctx.stage_dir(stage) / "run.json"
-    record: dict[str, Any] = read_json(path) if path.is_file() else {}
+def _done(folder: StageFolder) -> dict[str, Any] | None:
+    record: dict[str, Any] = read_json(folder.record) if folder.record.is_file() else {}
     return record if record.get("status") == "done" else None
 
 
 def _records(ctx: Context) -> Iterator[dict[str, Any]]:
-    for stage in ("contours", "finetune-guide", "synthesize", "filter", "train-downstream"):
-        path = ctx.stage_dir(stage) / "run.json"
-        if path.is_file():
-            yield read_json(path)
+    arms = [ctx.ws.arm(name) for name in ctx.recipe.drawn]
+    folders: list[StageFolder] = [ctx.ws.contours, ctx.ws.guide]
+    folders += [*(arm.synthesize for arm in arms), *(arm.filter for arm in arms)]
+    for folder in (*folders, ctx.ws.downstream):
+        if folder.record.is_file():
+            yield read_json(folder.record)
 
 
 def _commands(ctx: Context) -> tuple[str, ...]:

@@ -236,7 +236,9 @@ def _run_all(ctx: ArmContext, jobs: Sequence[BaseProcess], traces: Sequence[Path
     try:
         for job in jobs:
             job.start()
-        for _ in ctx.progress.track(_finished(jobs, traces), f"synthesize {ctx.name}", total=len(traces)):
+        for _ in ctx.progress.track(
+            _finished(jobs, traces), f"synthesize {ctx.name}", total=len(traces)
+        ):
             pass
     finally:
         for job in jobs:

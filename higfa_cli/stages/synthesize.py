@@ -7,10 +7,12 @@ from typing import Any, Literal
 
 import torch
 
+from higfa_cli.artifacts.atomic import write_bytes
 from higfa_cli.artifacts.fingerprint import hash_file
 from higfa_cli.artifacts.records import SynthesisCounts
 from higfa_cli.artifacts.rows import PlanItem
 from higfa_cli.artifacts.run_record import StageInputs, StageRun, stage_run
+from higfa_cli.data.images import encode_png, fit_square
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import evaluations
 from higfa_cli.stages.batch_files import Models, failures, rows_of, write_metadata
@@ -132,6 +134,8 @@ def _finish(
         record.device = str(model.device)
         rows = [row for group in settled.groups for row in rows_of(record, files, group)]
         write_metadata(record, files, rows)
+        if ctx.sample is not None:
+            _write_sources(ctx, record, settled.items)
     levels = model.solver(ctx.recipe.sampling.steps).levels
     denoiser, passes = evaluations(ctx.recipe.guidance, levels)
     seconds = sum(record.seconds.values())
@@ -152,6 +156,15 @@ def _finish(
     )
     record.counts = counts
     return {"output": str(files.images), **counts.plain()}
+
+
+def _write_sources(ctx: ArmContext, record: StageRun, items: Sequence[PlanItem]) -> None:
+    """The photos of the gallery's pictures beside them, so that the report needs no data."""
+    photos = {sample.key: sample for sample in load_photos(ctx).samples}
+    for item in items:
+        path = ctx.ws.synthesize.source(item.id)
+        write_bytes(path, encode_png(fit_square(photos[item.source].read(), ctx.recipe.size)))
+        record.output(path)
 
 
 def _peak_memory(model: DiffusionModel) -> int | None:
