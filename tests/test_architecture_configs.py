@@ -180,7 +180,7 @@ def test_families_by_pipeline_class(name: str, family: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["FluxPipeline", "StableDiffusion", "StableDiffusionPipelineFromElsewhere", "None"]
+    "name", ["FluxPipeline", "StableDiffusion", "StableDiffusion4Pipeline", "None"]
 )
 def test_other_families_are_refused_by_name(name: str) -> None:
     with pytest.raises(UserError, match=f"`{name}`, which is not supported; use a model of"):

@@ -21,7 +21,7 @@ from tests.support.recipes import drawing_recipe, load_model
 from tests.support.strengths import strengths
 
 
-@pytest.fixture(scope="module", params=tiny.VARIANTS, ids="-".join)
+@pytest.fixture(scope="module", params=(*tiny.VARIANTS, *tiny.FLOWS), ids="-".join)
 def folders(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path]:
