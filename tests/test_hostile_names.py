@@ -315,7 +315,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
     }
     (root / "whole.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
     outside = {path for path in root.rglob("*") if path.is_file()}
-    flags = ["--recipe", root / "whole.yaml", "--workspace", root / "out"]
+    flags = [root / "whole.yaml", "--workspace", root / "out"]
     # As a program of its own: its libraries are then silent too.
     command = [sys.executable, "-m", "higfa_cli", "run", *flags]
     done = subprocess.run(command, capture_output=True, check=False)
