@@ -37,7 +37,7 @@ class Strengths(NamedTuple):
 
 @dataclass(frozen=True)
 class StrengthSchedule:
-    """All constants of hierarchical guidance (README: strengths).
+    """All constants of hierarchical guidance (docs/method.md: strengths).
 
     Attributes:
         composition: `three_term` or `joint`.
