@@ -39,7 +39,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 def dotted(path: Path) -> str:
     """The module's name."""
-    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+    name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+    return name.removesuffix(".__init__")
 
 
 def imports(path: Path) -> set[str]:

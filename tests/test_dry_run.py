@@ -13,7 +13,7 @@ import yaml
 from typer.testing import CliRunner
 
 from higfa_cli.cli.app import app
-from higfa_cli.data.official import official
+from higfa_cli.data.layouts import layout_of
 from higfa_cli.forecast import estimate
 from higfa_cli.forecast.estimate import (
     EFFICIENCY,
@@ -104,10 +104,10 @@ def dry(*flags: str | Path) -> dict[str, Any]:
 def test_every_public_recipe_plans_with_nothing_there(name: str, nowhere: Path) -> None:
     plan = dry("--dataset", name)
     assert plan.keys() == KEYS
-    about = official(load_recipe(name).recipe.data.layout)
+    about = layout_of(load_recipe(name).recipe.data.layout)
     assert about is not None
     assert plan["counted_from"] == "published split sizes"
-    assert (plan["images"], plan["classes"]) == (2 * about.train, about.classes)
+    assert (plan["images"], plan["classes"]) == (2 * about.sizes["train"], about.classes)
     assert (plan["batch_size"], plan["batches"]) == ("auto", None)
     # 30 steps of three branches; progress 21/30 = 0.7 is the first guided one of nine.
     assert (plan["steps"], plan["guided_steps"]) == (30, 9)

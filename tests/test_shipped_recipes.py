@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import higfa_cli
-from higfa_cli.data.official import official
+from higfa_cli.data.layouts import layout_of
 from higfa_cli.recipe.builtin import ALIASES, builtin_names, builtin_text
 from higfa_cli.recipe.load import load_recipe, override_recipe
 from higfa_cli.recipe.overrides import check_key, parse_value
@@ -55,7 +55,7 @@ def test_sizes_agree(name: str) -> None:
 @pytest.mark.parametrize("name", FULL)
 def test_data_is_a_published_dataset(name: str) -> None:
     data = recipe(name).data
-    published = official(data.layout)
+    published = layout_of(data.layout)
     assert published is not None
     assert published.page in header(name)
     assert data.crop_bottom == (20 if data.layout == "fgvc-aircraft" else 0)

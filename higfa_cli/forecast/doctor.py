@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from higfa_cli.data.official import official
+from higfa_cli.data.layouts import layout_of
 from higfa_cli.errors import UserError
 from higfa_cli.forecast import capacity, estimate
 from higfa_cli.forecast.estimate import device_name
@@ -96,7 +96,7 @@ def _guarded(
 
 
 def _data(ctx: Context, known: Findings) -> Row:
-    about = official(ctx.recipe.data.layout)
+    about = layout_of(ctx.recipe.data.layout)
     if estimate.photos_folder(ctx) is None and about is not None:
         folder = ctx.base / ctx.recipe.data.root
         return Row(

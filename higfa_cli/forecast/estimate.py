@@ -15,7 +15,7 @@ import torch
 from higfa_cli.artifacts.atomic import read_json
 from higfa_cli.artifacts.plan import PlanItem
 from higfa_cli.artifacts.run_record import RECORD
-from higfa_cli.data.official import official
+from higfa_cli.data.layouts import layout_of
 from higfa_cli.errors import UserError
 from higfa_cli.forecast.model_files import FOLDER, missing_files
 from higfa_cli.models.architecture import Architecture, architecture
@@ -98,7 +98,7 @@ def count_pictures(ctx: Context) -> Counted:
             items = plan(ctx)
             return Counted(len(items), len({i.cls for i in items}), "contours", items)
         note = f"the contours of this workspace were not counted: {stale}"
-    if found is None and official(ctx.recipe.data.layout) is not None:
+    if found is None and layout_of(ctx.recipe.data.layout) is not None:
         return _published(ctx, note)
     photos = load_photos(ctx)
     for split in ctx.recipe.contours.splits:
@@ -285,15 +285,15 @@ def _timed(work: Callable[[], Any], device: torch.device) -> float:
 
 
 def _published(ctx: Context, note: str | None) -> Counted:
-    about = official(ctx.recipe.data.layout)
+    about = layout_of(ctx.recipe.data.layout)
     assert about is not None
-    sizes = {"train": about.train, "val": about.val, "test": about.test}
+    sizes = dict(about.sizes)
     if ctx.recipe.data.shots is not None:
-        sizes["train"] = min(ctx.recipe.data.shots * about.classes, about.train)
+        sizes["train"] = min(ctx.recipe.data.shots * about.classes, sizes["train"])
     splits = ctx.recipe.contours.splits
     for split in splits:
-        if not sizes[split]:
-            raise _no_split(split, [name for name, size in sizes.items() if size])
+        if split not in sizes:
+            raise _no_split(split, list(sizes))
     images = sum(sizes[split] for split in splits) * _per_photo(ctx)
     return Counted(images, about.classes, "published split sizes", note=note)
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from higfa_cli import __version__
-from higfa_cli.data.official import official
+from higfa_cli.data.layouts import layout_of
 from higfa_cli.forecast.estimate import photos_folder, synchronize
 from higfa_cli.forecast.findings import Row, verdict
 from higfa_cli.method.sampler import Step, sample
@@ -137,7 +137,7 @@ def _guide(ctx: Context, device: torch.device) -> tuple[Classifier, str]:
 def _class_count(ctx: Context) -> int:
     if photos_folder(ctx) is not None:
         return len(load_photos(ctx).classes)
-    about = official(ctx.recipe.data.layout)
+    about = layout_of(ctx.recipe.data.layout)
     return _UNKNOWN_CLASSES if about is None else about.classes
 
 

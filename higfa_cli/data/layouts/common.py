@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -44,6 +44,25 @@ class Listing:
 
     root: Path
     rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A public dataset as its authors pack it.
+
+    Attributes:
+        name: as `data.layout` names it; the reader's module has the same name.
+        title, page: for people; the home page offers the archive.
+        classes, sizes: as published; a split without photos is left out.
+        list: the photos below a folder; raises UserError where it is not in this layout.
+    """
+
+    name: str
+    title: str
+    page: str
+    classes: int
+    sizes: Mapping[Split, int]
+    list: Callable[[Path], Listing]
 
 
 def class_label(text: str) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from higfa_cli.data.layouts.common import (
     SPLITS,
+    Layout,
     Listing,
     Row,
     class_label,
@@ -78,3 +79,13 @@ def _check_every_variant(known: list[str], rows: list[Row], folder: Path) -> Non
                 f"class `{name}` of {folder / 'variants.txt'} has no training image; "
                 "add some to images_variant_train.txt or remove the class"
             )
+
+
+LAYOUT = Layout(
+    name="fgvc-aircraft",
+    title="FGVC-Aircraft (variants)",
+    page="https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/",
+    classes=100,
+    sizes={"train": 3334, "val": 3333, "test": 3333},
+    list=list_fgvc,
+)
