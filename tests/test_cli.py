@@ -25,6 +25,7 @@ from higfa_cli.cli.guard import Guarded
 from higfa_cli.cli.options import Choice
 from higfa_cli.cli.output import TerminalProgress, print_mapping
 from higfa_cli.recipe.keys import recipe_keys
+from tests.support.signals import heed_signals
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = [
@@ -362,6 +363,7 @@ def test_interrupt_exits_130() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", SCRIPT, "wait"],
         cwd=ROOT,
+        preexec_fn=heed_signals,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as child:
