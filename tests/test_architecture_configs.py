@@ -12,7 +12,9 @@ from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, UNet2DCon
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from higfa_cli.errors import UserError
-from higfa_cli.models.architecture import KNOWN, Architecture, architecture, family_of
+from higfa_cli.models.architecture import architecture
+from higfa_cli.models.families import KNOWN, family_of
+from higfa_cli.models.families.family import Architecture
 from higfa_cli.models.scheduler import CLASSES, SchedulerSolver
 from higfa_cli.recipe.drawing import Model
 from tests.support.tiny import make_model, make_tiny_autoencoder
@@ -50,7 +52,7 @@ def test_shipped_denoisers_have_the_published_sizes(
     keys: dict[str, str], unet: int, controlnet: int
 ) -> None:
     found = of(**keys)
-    assert parameters(UNet2DConditionModel, found.unet) == unet
+    assert parameters(UNet2DConditionModel, found.network) == unet
     assert parameters(ControlNetModel, found.controlnet) == controlnet
 
 
@@ -95,7 +97,7 @@ def test_a_local_folder_is_read_as_it_is(family: str, tmp_path: Path) -> None:
     make_tiny_autoencoder(tmp_path)
     found = of(tmp_path, base="sd", controlnet="controlnet", gradient_autoencoder="tiny-vae")
     assert found.family == ("sdxl" if family == "sdxl" else "sd")
-    assert found.unet["block_out_channels"] == [16, 32]
+    assert found.network["block_out_channels"] == [16, 32]
     assert len(found.text_encoders) == (2 if family == "sdxl" else 1)
     assert found.scheduler["_class_name"] == "DDIMScheduler"
     assert found.gradient_vae is not None
@@ -174,10 +176,12 @@ def test_a_broken_folder_is_one_line(tmp_path: Path) -> None:
     ],
 )
 def test_families_by_pipeline_class(name: str, family: str) -> None:
-    assert family_of(name) == family
+    assert family_of(name).name == family
 
 
-@pytest.mark.parametrize("name", ["FluxPipeline", "StableDiffusion3Pipeline", "None"])
+@pytest.mark.parametrize(
+    "name", ["FluxPipeline", "StableDiffusion", "StableDiffusion4Pipeline", "None"]
+)
 def test_other_families_are_refused_by_name(name: str) -> None:
     with pytest.raises(UserError, match=f"`{name}`, which is not supported; use a model of"):
         family_of(name)

@@ -138,14 +138,14 @@ def test_out_of_memory_halves_the_batch_and_is_recorded(recipe: Path) -> None:
         if len(arguments[0]) > most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    model.unet.register_forward_pre_hook(room_for_two)
+    model.network.register_forward_pre_hook(room_for_two)
     parts = draw_items(ctx, model, guide, guidance, items)
     assert [one.effective_batch for one in parts] == [2] * 4
     for a, b in zip(whole, parts, strict=True):
         assert a.pixels is not None and b.pixels is not None
         assert np.abs(a.pixels.astype(int) - b.pixels.astype(int)).mean() < 2
 
-    model.unet.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(
+    model.network.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
     ))  # fmt: skip
     failed = draw_items(ctx, model, guide, guidance, items[:2])
@@ -158,7 +158,7 @@ def test_the_dearest_step_is_one_guided_step(recipe: Path) -> None:
     model, guide = load(ctx, items)
     assert guide is not None
     seen: list[tuple[str, int]] = []
-    model.unet.register_forward_pre_hook(lambda _m, a: seen.append(("unet", len(a[0]))))
+    model.network.register_forward_pre_hook(lambda _m, a: seen.append(("unet", len(a[0]))))
     guide.network.register_forward_pre_hook(lambda _m, a: seen.append(("guide", len(a[0]))))
     dearest_step(ctx, model, guide, items[0])(3)
     assert ("guide", 3) in seen
@@ -170,7 +170,7 @@ def test_the_dearest_step_is_one_guided_step(recipe: Path) -> None:
 
 def test_sweep_over_a_model_key_and_over_prompts(recipe: Path) -> None:
     out = str(recipe.parent / "out")
-    flags = ("--recipe", str(recipe), "--workspace", out, "--json", "--quiet")
+    flags = (str(recipe), "--workspace", out, "--json", "--quiet")
     values = "prompts.negative=blur,ugly"
     result = json.loads(higfa("synthesize", *flags, "--sweep", values).stdout)
     assert [row["value"] for row in result["rows"]] == ["blur", "ugly"]

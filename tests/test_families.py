@@ -21,7 +21,7 @@ from tests.support.recipes import drawing_recipe, load_model
 from tests.support.strengths import strengths
 
 
-@pytest.fixture(scope="module", params=tiny.VARIANTS, ids="-".join)
+@pytest.fixture(scope="module", params=(*tiny.VARIANTS, *tiny.FLOWS), ids="-".join)
 def folders(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path]:
@@ -91,7 +91,7 @@ def test_equal_strengths_are_plain_guidance_from_the_empty_prompt(
     level = model_one.solver(1).levels[0]
     solver = model_one.solver(1)
     x = solver.start(seeded_noise([11, 12], model.latent_shape, CPU))
-    x_t = solver.to_vp(x, level)
+    x_t = solver.to_x_t(x, level)
     with torch.no_grad():
         conditions = model_one.conditions(PROMPTS, "blurry", CONTOURS)
         seen = model_one.denoiser(conditions).predict(

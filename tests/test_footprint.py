@@ -176,7 +176,7 @@ def test_a_real_run_takes_exactly_what_was_reckoned(
     # The same call without fake tensors: real memory, real kernels.
     model, guide = fake_model(arch, ours), fake_guide("resnet10t", 16)
     measured = measure_step(model, guide, ours.guidance, 2, ours.memory.cpu_offload)
-    assert type(next(model.unet.parameters()).data) is Tensor
+    assert type(next(model.network.parameters()).data) is Tensor
     assert reckoned == measured
 
 
@@ -222,7 +222,7 @@ def test_half_precision_halves_the_denoiser_alone(dtype: str, gradient: str, fol
     arch = architecture(ours.model, folder)
     half = replace(ours, model=ours.model.model_copy(update={"dtype": dtype}))
     model = fake_model(arch, ours)
-    movable = 4 * sum(p.numel() for m in (model.unet, model.controlnet) for p in m.parameters())
+    movable = 4 * sum(p.numel() for m in (model.network, model.controlnet) for p in m.parameters())
     whole, halved = (guided_step(arch, s, 2, 16, "resnet10t") for s in (ours, half))
     assert whole.weights - halved.weights == movable // 2
     assert halved.peak < whole.peak
@@ -316,11 +316,10 @@ def unet_flops(recipe: str) -> tuple[float, float]:
         model = fake_model(arch, ours)
         contours = torch.empty(1, 1, ours.size, ours.size)
         c = model.conditions(["prompt"], "negative", contours)
-        added = model.family.added(c.text, ours.size)
-        x = torch.empty(1, *model.latent_shape, dtype=model.unet.dtype)
+        x = torch.empty(1, *model.latent_shape, dtype=model.network.dtype)
         # Some processors' attention kernel is not in the counter's own table.
         with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
-            model.unet(x, 500, encoder_hidden_states=c.text.states, **added)
+            model.family.denoise(model.network, x, 500, c.text, ours.size)
     counts = counter.get_flop_counts()["Global"]
     attention = sum(n for operation, n in counts.items() if "attention" in str(operation))
     total = sum(counts.values())

@@ -138,7 +138,7 @@ def test_tiling_decodes_large_pictures_in_tiles(folders: tuple[Path, Path]) -> N
 
 def test_channels_last_is_a_layout_of_the_weights(folders: tuple[Path, Path]) -> None:
     model = load(folders, memory={"channels_last": True})
-    weight = model.unet.down_blocks[0].resnets[0].conv1.weight
+    weight = model.network.down_blocks[0].resnets[0].conv1.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -151,7 +151,7 @@ def test_offloading_cannot_go_with_the_exact_gradient() -> None:
 def test_compiled_denoiser_draws_the_same(folders: tuple[Path, Path]) -> None:
     plain = pixels(pictures(load(folders), GUIDED, make_guide()))
     compiled = load(folders, memory={"compile": True})
-    blocks = [m for m in compiled.unet.modules() if type(m).__name__ == "BasicTransformerBlock"]
+    blocks = [m for m in compiled.network.modules() if type(m).__name__ == "BasicTransformerBlock"]
     assert blocks and all(block._compiled_call_impl is not None for block in blocks)
     assert abs(pixels(pictures(compiled, GUIDED, make_guide())) - plain).max() <= 1
 

@@ -34,7 +34,7 @@ def test_half_precision_draws_nearly_the_same_picture(
     full = pixels(pictures(load(folders), GUIDED, make_guide()))
     model = load(folders, dtype=dtype)
     half = pixels(pictures(model, GUIDED, make_guide()))
-    assert model.unet.dtype == model.controlnet.dtype == getattr(torch, dtype)
+    assert model.network.dtype == model.controlnet.dtype == getattr(torch, dtype)
     assert np.abs(full - half).mean() < 3
     assert (full != half).any()
 
@@ -144,7 +144,7 @@ def test_what_is_not_finite_is_a_failed_item_and_no_picture(
         return draw(model, guide, guidance, PROMPTS, "", CONTOURS, [0, 1], [11, 12])
 
     right = run()
-    part = {"denoiser": model.unet, "autoencoder": model.autoencoder.vae.decoder}.get(
+    part = {"denoiser": model.network, "autoencoder": model.autoencoder.vae.decoder}.get(
         where, guide.network
     )
 

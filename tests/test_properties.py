@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from higfa_cli.artifacts.atomic import read_json, read_jsonl, write_jsonl
-from higfa_cli.artifacts.class_folders import class_dir, class_dirs, class_name, inert
+from higfa_cli.artifacts.class_folders import class_dir, class_dirs, class_name
 from higfa_cli.artifacts.journal import read_journal
 from higfa_cli.artifacts.safe_paths import checked_rows, why_outside
 from higfa_cli.artifacts.stage_state import read_record
@@ -29,6 +29,7 @@ from higfa_cli.recipe.keys import is_section, recipe_keys
 from higfa_cli.recipe.load import load_recipe, override_recipe
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.recipe.strict_yaml import dump_yaml, parse_yaml
+from higfa_cli.text import inert
 
 # The same examples on every machine and every day.
 settings.register_profile(

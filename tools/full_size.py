@@ -88,7 +88,7 @@ def build(family: str, folder: Path, dtype: torch.dtype) -> None:
         "vae": diffusers.AutoencoderKL.from_config(known.vae),
         "text_encoder": encoders[0],
         "tokenizer": tokenizer,
-        "unet": diffusers.UNet2DConditionModel.from_config(known.unet),
+        "unet": diffusers.UNet2DConditionModel.from_config(known.network),
         "scheduler": diffusers.DDIMScheduler.from_config(known.scheduler),
     }
     if family == "sdxl":
@@ -143,10 +143,10 @@ def largest_difference(
     )
     pipe = stock.from_pretrained(
         folder / "sd",
-        unet=model.unet,
+        unet=model.network,
         controlnet=model.controlnet,
         vae=model.autoencoder.vae,
-        dtype=model.unet.dtype,
+        dtype=model.network.dtype,
         **extra,
     )  # fmt: skip
     pipe.set_progress_bar_config(disable=True)
@@ -156,7 +156,7 @@ def largest_difference(
         [PROMPT],
         image=contour.expand(-1, 3, -1, -1),
         negative_prompt=[NEGATIVE],
-        latents=noise.to(model.unet.dtype),
+        latents=noise.to(model.network.dtype),
         num_inference_steps=model.sampling.steps,
         guidance_scale=7.5,
         output_type="np",

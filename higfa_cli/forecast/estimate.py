@@ -15,17 +15,18 @@ import torch
 from higfa_cli.artifacts.atomic import read_json
 from higfa_cli.artifacts.plan import PlanItem
 from higfa_cli.artifacts.run_record import RECORD
-from higfa_cli.data.official import official
+from higfa_cli.data.layouts import layout_of
 from higfa_cli.errors import UserError
 from higfa_cli.forecast.model_files import FOLDER, missing_files
-from higfa_cli.models.architecture import Architecture, architecture
+from higfa_cli.models.architecture import WrongSize, architecture, check_size
 from higfa_cli.models.backbones import check_name
 from higfa_cli.models.device import resolve_device
 from higfa_cli.models.draw import evaluations
+from higfa_cli.models.families import FAMILIES
+from higfa_cli.models.families.family import Architecture
 from higfa_cli.models.footprint import Footprint, Setup, flops_per_picture, guided_step
-from higfa_cli.models.scheduler import SchedulerSolver
+from higfa_cli.models.scheduler import FlowSolver, SchedulerSolver, make_solver
 from higfa_cli.recipe.refs import resolve_ref
-from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.drawing import plan
 from higfa_cli.stages.photos import load_photos
@@ -37,16 +38,10 @@ Source = Literal["contours", "photos", "published split sizes"]
 EFFICIENCY = 0.3
 # CUDA's context, cuDNN's workspaces and fragmentation, which no reckoning sees: docs/memory.md.
 ALLOWANCE = 3 * 2**29
-_GIB = 2**30
-_YEAR_S = 365.25 * 86400
 _TIMING_S = 0.5
 # What the seconds per picture depend on, in the inputs of stage `synthesize`.
 _PACE = {"size", "model", "guidance", "sampling", "run"}
 _NO_CONFIGURATION = "the model's configuration is not on this machine"
-
-
-class WrongSize(UserError):
-    """`size` is none that the model can draw."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +95,7 @@ def count_pictures(ctx: Context) -> Counted:
             items = plan(ctx)
             return Counted(len(items), len({i.cls for i in items}), "contours", items)
         note = f"the contours of this workspace were not counted: {stale}"
-    if found is None and official(ctx.recipe.data.layout) is not None:
+    if found is None and layout_of(ctx.recipe.data.layout) is not None:
         return _published(ctx, note)
     photos = load_photos(ctx)
     for split in ctx.recipe.contours.splits:
@@ -150,18 +145,19 @@ def picture_cost(ctx: Context) -> Cost:
     return Cost(known, denoiser, guide, flops)
 
 
-def model_and_solver(ctx: Context) -> tuple[Architecture, SchedulerSolver]:
+def model_and_solver(ctx: Context) -> tuple[Architecture, SchedulerSolver | FlowSolver]:
     """What the recipe's model is made of, and the recipe's solver for it; no weights.
 
     Raises:
         UserError: a configuration that is not on this machine, parts that do not go together, or
-            a size that the model cannot draw.
+            a size or solver that the model cannot draw with.
     """
     recipe = ctx.recipe
     known = architecture(recipe.model, ctx.base)
-    check_size(known, recipe)
+    check_size(known, recipe.size, recipe.model)
     sampling = recipe.sampling
-    return known, SchedulerSolver(sampling.scheduler, known.scheduler, sampling.steps)
+    FAMILIES[known.family].check_scheduler(sampling.scheduler)
+    return known, make_solver(sampling.scheduler, known.scheduler, sampling.steps)
 
 
 def check_drawable(ctx: Context) -> None:
@@ -200,19 +196,6 @@ def _flops(key: str, setup: Setup, guide_size: int, backbone: str) -> float:
 @functools.cache
 def _memory(key: str, setup: Setup, batch: int, guide_size: int, backbone: str) -> Footprint:
     return guided_step(_of_key(key), setup, batch, guide_size, backbone)
-
-
-def check_size(known: Architecture, recipe: Recipe) -> None:
-    """Raise WrongSize unless the model can draw squares of `size`."""
-    blocks = known.vae.get("block_out_channels") or known.vae["decoder_block_out_channels"]
-    multiple = 2 ** (len(blocks) - 1) * 2 ** (len(known.unet["block_out_channels"]) - 1)
-    if recipe.size % multiple:
-        below = recipe.size // multiple * multiple
-        near = " or ".join(str(size) for size in (below, below + multiple) if size)
-        raise WrongSize(
-            f"size: {recipe.size} is not a multiple of {multiple}, which "
-            f"`{recipe.model.base}` needs; set size to {near}"
-        )
 
 
 def seconds_per_picture(
@@ -270,38 +253,6 @@ def device_name(device: torch.device) -> str:
     return f"{device} ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
 
 
-def gib(size: float) -> str:
-    """Bytes for people."""
-    if size < 2**20:
-        return "less than 1 MiB"
-    return f"{size / _GIB:.1f} GiB" if size >= 0.1 * _GIB else f"{size / 2**20:.0f} MiB"
-
-
-def roughly(size: float) -> str:
-    """`gib` of an estimate."""
-    return gib(size) if size < 2**20 else f"about {gib(size)}"
-
-
-def many(count: int, one: str, more: str | None = None) -> str:
-    """A number of things: 1 photo, 1,680 photos."""
-    return f"{count:,} {one if count == 1 else more or one + 's'}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: 1.3 s, 12 s, 35 min, 9.8 h, 27 days, 7.5 years."""
-    if seconds < 10:
-        return f"{seconds:.2g} s"
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 100 * 60:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 48 * 3600:
-        return f"{seconds / 3600:.1f} h"
-    if seconds < _YEAR_S:
-        return f"{seconds / 86400:.0f} days"
-    return f"{seconds / _YEAR_S:,.1f} years"
-
-
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done what it was asked to do."""
     if device.type == "cuda":
@@ -319,15 +270,15 @@ def _timed(work: Callable[[], Any], device: torch.device) -> float:
 
 
 def _published(ctx: Context, note: str | None) -> Counted:
-    about = official(ctx.recipe.data.layout)
+    about = layout_of(ctx.recipe.data.layout)
     assert about is not None
-    sizes = {"train": about.train, "val": about.val, "test": about.test}
+    sizes = dict(about.sizes)
     if ctx.recipe.data.shots is not None:
-        sizes["train"] = min(ctx.recipe.data.shots * about.classes, about.train)
+        sizes["train"] = min(ctx.recipe.data.shots * about.classes, sizes["train"])
     splits = ctx.recipe.contours.splits
     for split in splits:
-        if not sizes[split]:
-            raise _no_split(split, [name for name, size in sizes.items() if size])
+        if split not in sizes:
+            raise _no_split(split, list(sizes))
     images = sum(sizes[split] for split in splits) * _per_photo(ctx)
     return Counted(images, about.classes, "published split sizes", note=note)
 

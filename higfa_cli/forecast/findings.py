@@ -12,6 +12,7 @@ from higfa_cli.data.dataset import Dataset
 from higfa_cli.forecast import estimate
 from higfa_cli.forecast.estimate import Cost, Counted
 from higfa_cli.forecast.model_files import MissingFile
+from higfa_cli.models.architecture import WrongSize
 from higfa_cli.stages.context import Context
 
 Status = Literal["ok", "warning", "failed"]
@@ -62,7 +63,7 @@ class Findings:
         """Whether the model cannot draw pictures of `size`."""
         try:
             estimate.check_drawable(self.ctx)
-        except estimate.WrongSize:
+        except WrongSize:
             return True
         return False
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import platform
 import shutil
 import statistics
@@ -18,8 +20,8 @@ import torch
 from torch import Tensor
 
 from higfa_cli import __version__
-from higfa_cli.data.official import official
-from higfa_cli.forecast.estimate import gib, many, photos_folder, synchronize
+from higfa_cli.data.layouts import layout_of
+from higfa_cli.forecast.estimate import photos_folder, synchronize
 from higfa_cli.forecast.findings import Row, verdict
 from higfa_cli.method.guidance import Guidance, TextStrength
 from higfa_cli.method.sampler import Step, sample
@@ -29,11 +31,13 @@ from higfa_cli.models.device import resolve_device
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import DecodedGuide
 from higfa_cli.models.loading import load_pipeline
+from higfa_cli.models.modules import diffusers_class
 from higfa_cli.models.renoise import seeded_noise
 from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.drawing import class_prompts
 from higfa_cli.stages.photos import load_photos
+from higfa_cli.text import gib, plural
 
 STEPS = 4
 _GUIDED_FROM = 0.5
@@ -132,13 +136,13 @@ def _guide(ctx: Context, device: torch.device) -> tuple[Classifier, str]:
     )
     return guide.to(
         device
-    ), f"no guide yet: a random {about.backbone} of {many(count, 'class', 'classes')}"
+    ), f"no guide yet: a random {about.backbone} of {plural(count, 'class', 'classes')}"
 
 
 def _class_count(ctx: Context) -> int:
     if photos_folder(ctx) is not None:
         return len(load_photos(ctx).classes)
-    about = official(ctx.recipe.data.layout)
+    about = layout_of(ctx.recipe.data.layout)
     return _UNKNOWN_CLASSES if about is None else about.classes
 
 
@@ -231,7 +235,7 @@ def _like_stock(model: DiffusionModel, prompt: str, contour: Tensor) -> Row:
         pictures = [(model.decode(x.float()).clamp(-1, 1) + 1) * 127.5 for x in (ours, theirs)]
     difference = (pictures[0] - pictures[1]).abs()
     # In half precision the stock pipeline rounds its latents too, which ours keeps whole.
-    exact = model.unet.dtype == torch.float32
+    exact = model.network.dtype == torch.float32
     worst = float(difference.max() if exact else difference.mean())
     kind = "largest" if exact else "mean"
     bar = 2.0 if exact else 4.0
@@ -243,37 +247,33 @@ def _like_stock(model: DiffusionModel, prompt: str, contour: Tensor) -> Row:
 @torch.no_grad()
 def _stock_latents(model: DiffusionModel, prompt: str, contour: Tensor, noise: Tensor) -> Tensor:
     """x0 of the stock pipeline, drawn from the same noise with the model's own parts."""
-    pipeline, extra = model.family.pipeline()
-    text, negative = (model.prompts.batch([one], model.device) for one in (prompt, ""))
-    given: dict[str, Any] = {
-        "prompt_embeds": text.states,
-        "negative_prompt_embeds": negative.states,
-    }
-    parts: dict[str, Any] = {"text_encoder": None, "tokenizer": None}
-    if text.pooled is not None:
-        given["pooled_prompt_embeds"] = text.pooled
-        given["negative_pooled_prompt_embeds"] = negative.pooled
-        parts |= {"text_encoder_2": None, "tokenizer_2": None}
-    pipe = pipeline(
-        vae=model.autoencoder.vae,
-        unet=model.unet,
+    family, dtype = model.family, model.network.dtype
+    text, negative = (model.prompts.batch([prompt], model.device) for prompt in (prompt, ""))
+    vae = model.autoencoder.vae
+    stock = diffusers_class(family.pipeline)
+    # The prompts are encoded: no encoder is needed, and what is left out need not be known.
+    expected = inspect.signature(stock.__init__).parameters
+    nothing = {name: None for name in expected if name.startswith(("text_enc", "tokenizer"))}
+    pipe = stock(
+        **nothing,
+        **{family.network: model.network},
+        # Where the pipeline encodes the contours, it does so in the network's precision.
+        vae=vae if vae.dtype == dtype else copy.deepcopy(vae).to(dtype),
         controlnet=model.controlnet,
         scheduler=model.solver(_STOCK_STEPS).scheduler,
-        **parts,
-        **extra,
+        **{k: v for k, v in family.pipeline_options({}).items() if k not in nothing},
     )
     pipe.set_progress_bar_config(disable=True)
     start, end = model.sampling.conditioning_interval
     latents: Tensor = pipe(
-        image=contour.expand(-1, 3, -1, -1),
-        latents=noise.to(text.states.dtype),
+        latents=noise.to(dtype),
         num_inference_steps=_STOCK_STEPS,
         guidance_scale=_STOCK_SCALE,
         controlnet_conditioning_scale=model.sampling.conditioning_scale,
         control_guidance_start=start,
         control_guidance_end=end,
         output_type="latent",
-        **given,
+        **family.stock_call(text, negative, contour.expand(-1, 3, -1, -1)),
     ).images
     return latents
 
@@ -314,7 +314,7 @@ def _block(
         f"device {_device_line(model.device)}",
         f"family {type(model.family).__name__}, {recipe.model.dtype}, "
         f"{recipe.sampling.scheduler}, {recipe.size} px, "
-        f"{model.scheduler_config['prediction_type']}",
+        f"{model.prediction_type}",
         f"model {_public(recipe.model.base, ctx.base)}, "
         f"controlnet {_public(recipe.model.controlnet, ctx.base)}",
         f"memory keys {_memory_keys(ctx)}",

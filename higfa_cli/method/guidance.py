@@ -111,7 +111,7 @@ class Guidance:
 
     composition: Composition = field(
         default="three_term",
-        metadata={"description": "How the branches combine (README, the method)."},
+        metadata={"description": "How the branches combine (docs/method.md)."},
     )
     text: TextStrength = TextStrength()
     contour: ContourStrength = ContourStrength()
@@ -123,7 +123,12 @@ class Guidance:
         return self.classifier.switch_sigma is not None or self.classifier.switch < 1
 
     def guided(self, level: Level) -> bool:
-        """Whether the guide is on at this level: u >= tau, or sigma <= tau as a noise level."""
+        """Whether the guide is on at this level: u >= tau, or sigma <= tau as a noise level.
+
+        Never at pure noise, which says nothing of the picture that a guide could read.
+        """
+        if level.alpha == 0:
+            return False
         if self.classifier.switch_sigma is not None:
             return level.sigma <= self.classifier.switch_sigma
         return level.progress >= self.classifier.switch

@@ -42,11 +42,11 @@ class Autoencoder(nn.Module):
         if tiling:
             vae.enable_tiling()
 
-    def encode(self, images: Tensor) -> Tensor:
-        """Images [B, 3, S, S] in [-1, 1] -> x0 [B, C, S/f, S/f]."""
+    def encode(self, images: Tensor, shifted: bool = True) -> Tensor:
+        """Images [B, 3, S, S] in [-1, 1] -> x0 [B, C, S/f, S/f]; `shifted`: less the shift."""
         out = self.vae.encode(images.float())
         latents = out.latent_dist.mode() if hasattr(out, "latent_dist") else out.latents
-        return (latents - self.shift) / self.scale
+        return (latents - self.shift if shifted else latents) / self.scale
 
     def decode(self, x0: Tensor) -> Tensor:
         """x0 -> images [B, 3, S, S], about [-1, 1] but not clamped; differentiable."""

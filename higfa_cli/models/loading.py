@@ -12,9 +12,12 @@ from typing import Any, TypeVar
 import torch
 
 from higfa_cli.errors import UserError
+from higfa_cli.models.architecture import check_fit, check_size
 from higfa_cli.models.autoencoder import Autoencoder
 from higfa_cli.models.diffusion import DiffusionModel, Prompts
-from higfa_cli.models.families import Family, family
+from higfa_cli.models.families import family_of
+from higfa_cli.models.families.family import Architecture, Family
+from higfa_cli.models.modules import diffusers_class
 from higfa_cli.models.text import TextStates
 from higfa_cli.models.trusted import check_folder, check_index
 from higfa_cli.recipe.drawing import Memory, Model, Run, Sampling
@@ -46,20 +49,23 @@ def load_pipeline(
             that does not fit it, or a size that it cannot draw.
     """
     offline = run.local_files_only
-    kind, pipe = _load_pipe(settings, base, offline)
-    tokenizers = kind.tokenizers(pipe)
-    encoded = _encode(kind, pipe, device, prompts)
-    vae, unet, controlnet = pipe.vae, pipe.unet, pipe.controlnet
+    family, pipe = _load_pipe(settings, sampling, base, offline)
+    arch = _architecture(family, pipe)
+    check_fit(arch, settings)
+    check_size(arch, size, settings)
+    tokenizers = tuple(getattr(pipe, name) for name in family.tokenizers)
+    encoded = _encode(family, pipe, device, prompts)
+    vae, network, controlnet = pipe.vae, getattr(pipe, family.network), pipe.controlnet
     scheduler_config = pipe.scheduler.config
     # The pipeline holds the text encoders: without it they can go.
     del pipe
-    offloads = _place(unet, controlnet, run.memory, device)
+    offloads = _place(network, controlnet, run.memory, device)
     autoencoder = Autoencoder(vae, run.memory, settings.tiling).to(device)
     tiny = _gradient_autoencoder(settings, run, base, autoencoder)
-    model = DiffusionModel(
-        family=kind,
+    return DiffusionModel(
+        family=family,
         prompts=Prompts(tokenizers, encoded),
-        unet=unet,
+        network=network,
         controlnet=controlnet,
         autoencoder=autoencoder,
         gradient_autoencoder=tiny.to(device),
@@ -69,8 +75,6 @@ def load_pipeline(
         device=device,
         offloads=offloads,
     )
-    _check_fit(model, settings)
-    return model
 
 
 def hub_options(revision: str | None, offline: bool) -> dict[str, Any]:
@@ -78,8 +82,10 @@ def hub_options(revision: str | None, offline: bool) -> dict[str, Any]:
     return {"use_safetensors": True, "revision": revision, "local_files_only": offline}
 
 
-def _load_pipe(settings: Model, base: Path, offline: bool) -> tuple[Family, Any]:
-    from diffusers import ControlNetModel, DiffusionPipeline
+def _load_pipe(
+    settings: Model, sampling: Sampling, base: Path, offline: bool
+) -> tuple[Family, Any]:
+    from diffusers import DiffusionPipeline
 
     dtype = getattr(torch, settings.dtype)
     model, control = (resolve_ref(r, base) for r in (settings.base, settings.controlnet))
@@ -93,47 +99,54 @@ def _load_pipe(settings: Model, base: Path, offline: bool) -> tuple[Family, Any]
             model, revision=settings.revision, local_files_only=offline
         )
         check_index(index, f"model.base `{settings.base}`")
-        kind = family(str(index.get("_class_name")))
-        controlnet = ControlNetModel.from_pretrained(
+        family = family_of(str(index.get("_class_name")))
+        family.check_scheduler(sampling.scheduler)
+        controlnet = diffusers_class(family.controlnet_class).from_pretrained(
             control,
             dtype=dtype,
             variant=settings.variant,
             **hub_options(settings.controlnet_revision, offline),
         )
-        pipeline, extra = kind.pipeline()
         # The autoencoder works in float32, so its weights must not be rounded on the way.
         precisions = {"default": dtype, "vae": torch.float32}
-        pipe = pipeline.from_pretrained(
+        pipe = diffusers_class(family.pipeline).from_pretrained(
             model,
             controlnet=controlnet,
             dtype=precisions,
             variant=settings.variant,
-            **extra,
+            **family.pipeline_options(index),
             **options,
         )
-        return kind, pipe
+        return family, pipe
 
     both = f"model.base `{settings.base}` / model.controlnet `{settings.controlnet}`"
     return _or_one_line(read, both, offline)
 
 
+def _architecture(family: Family, pipe: Any) -> Architecture:
+    """The configurations of what was loaded; of the text encoders nothing is asked."""
+    parts = (getattr(pipe, family.network), pipe.controlnet, pipe.vae, pipe.scheduler)
+    configs = ({"_class_name": type(part).__name__, **part.config} for part in parts)
+    return Architecture(family.name, *configs, text_encoders=(), gradient_vae=None)
+
+
 def _encode(
-    kind: Family, pipe: Any, device: torch.device, prompts: Iterable[str]
+    family: Family, pipe: Any, device: torch.device, prompts: Iterable[str]
 ) -> dict[str, TextStates]:
     """Every distinct prompt once; the results wait in main memory."""
-    for name in ("text_encoder", "text_encoder_2"):
-        if getattr(pipe, name, None) is not None:
+    for name in family.text_encoders:
+        if getattr(pipe, name) is not None:
             getattr(pipe, name).to(device).eval()
     with torch.no_grad():
         return {
-            prompt: kind.encode(pipe, prompt, device).to(torch.device("cpu"))
+            prompt: family.encode(pipe, prompt, device).to(torch.device("cpu"))
             for prompt in sorted(set(prompts))
         }
 
 
-def _place(unet: Any, controlnet: Any, memory: Memory, device: torch.device) -> list[Any]:
+def _place(network: Any, controlnet: Any, memory: Memory, device: torch.device) -> list[Any]:
     """Put the denoiser where it works; returns the hooks that move it away, if any."""
-    for module in (unet, controlnet):
+    for module in (network, controlnet):
         module.eval().requires_grad_(False)
         if memory.channels_last:
             module.to(memory_format=torch.channels_last)
@@ -142,12 +155,12 @@ def _place(unet: Any, controlnet: Any, memory: Memory, device: torch.device) -> 
         if memory.compile:
             _compile(module)
     if not memory.cpu_offload:
-        unet.to(device)
+        network.to(device)
         controlnet.to(device)
         return []
     from accelerate import cpu_offload_with_hook
 
-    return [cpu_offload_with_hook(module, device)[1] for module in (controlnet, unet)]
+    return [cpu_offload_with_hook(module, device)[1] for module in (controlnet, network)]
 
 
 def _compile(module: Any) -> None:
@@ -204,24 +217,3 @@ def _or_one_line(read: Callable[[], T], name: str, offline: bool) -> T:
         raise UserError(
             f"{name}: cannot be loaded ({lines[0][:200]}); {where}; `higfa doctor` lists the files"
         ) from error
-
-
-def _check_fit(model: DiffusionModel, settings: Model) -> None:
-    reads, draws = model.unet.config.in_channels, model.autoencoder.channels
-    if reads != draws:
-        raise UserError(
-            f"model.base `{settings.base}`: its denoiser reads {reads} channels, its "
-            f"autoencoder has {draws}; use a text-to-image model (not inpainting or upscaling)"
-        )
-    ours, theirs = (m.config.cross_attention_dim for m in (model.unet, model.controlnet))
-    if ours != theirs:
-        raise UserError(
-            f"model.controlnet `{settings.controlnet}` reads text states of width {theirs}, "
-            f"but `{settings.base}` has {ours}; use a ControlNet made for this model"
-        )
-    downs = 2 ** (len(model.unet.config.block_out_channels) - 1)
-    multiple = model.autoencoder.factor * downs
-    if model.size % multiple:
-        raise UserError(
-            f"size: {model.size} is not a multiple of {multiple}, which `{settings.base}` needs"
-        )

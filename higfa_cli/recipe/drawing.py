@@ -39,7 +39,9 @@ class Model(Section):
 class Sampling(Section):
     """How a picture is sampled from the model."""
 
-    scheduler: Literal["ddim", "euler", "dpm++2m"] = Field("ddim", description="The solver.")
+    scheduler: Literal["ddim", "euler", "dpm++2m", "flow-euler"] = Field(
+        "ddim", description="The solver; `flow-euler`: of models that are trained by flow matching."
+    )
     steps: Annotated[int, Field(ge=1, le=10_000)] = Field(25, description="N: denoising steps.")
     conditioning_scale: NonNegative = Field(
         1.0, description="Multiplies the ControlNet residuals; not the guidance strength s_C."

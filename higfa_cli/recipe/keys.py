@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, get_type_hints
@@ -13,6 +12,7 @@ from pydantic.fields import FieldInfo
 
 from higfa_cli.recipe.moved import MOVED, new_key, new_sections
 from higfa_cli.recipe.schema import Recipe
+from higfa_cli.text import nearest
 
 
 def _fields(annotation: Any) -> dict[str, FieldInfo]:
@@ -55,7 +55,7 @@ def nearest_key(wrong: str) -> str | None:
     """The valid key that an unknown dotted key most likely meant, or None."""
     if spelt := _spelt(wrong):
         return spelt
-    old = _closest(wrong, list(_old_keys()), 0.9)
+    old = nearest(wrong, _old_keys(), 0.9)
     if old is not None:
         return _old_keys()[old]
     section, _, leaf = wrong.rpartition(".")
@@ -64,7 +64,7 @@ def nearest_key(wrong: str) -> str | None:
     if inside or same_leaf:
         return (inside or same_leaf)[0]
     # In a section that exists, the whole dotted name would only match that section.
-    return None if section_keys(section) else _closest(wrong, list(recipe_keys()), 0.6)
+    return None if section_keys(section) else nearest(wrong, recipe_keys(), 0.6)
 
 
 @cache
@@ -79,10 +79,10 @@ def _old_keys() -> dict[str, str]:
 
 
 def _spelt(wrong: str) -> str | None:
-    """The key that differs from `wrong` in slips of the pen alone, section by section."""
+    """The key that differs from `wrong` by a typo alone, section by section."""
     path = ""
     for part in wrong.split("."):
-        near = _closest(part, [key.rpartition(".")[2] for key in section_keys(path)], 0.7)
+        near = nearest(part, [key.rpartition(".")[2] for key in section_keys(path)], 0.7)
         if near is None:
             return None
         path = f"{path}.{near}" if path else near
@@ -103,8 +103,3 @@ def unknown_key(wrong: str) -> str:
     section = wrong.rpartition(".")[0]
     valid = ", ".join(f"`{key}`" for key in section_keys(section) or section_keys(""))
     return f"unknown key `{wrong}`; valid keys are {valid}"
-
-
-def _closest(word: str, choices: Sequence[str], cutoff: float) -> str | None:
-    found = difflib.get_close_matches(word, choices, n=1, cutoff=cutoff)
-    return found[0] if found else None

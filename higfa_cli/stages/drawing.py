@@ -24,7 +24,7 @@ from higfa_cli.models.device import resolve_device
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import Drawn, draw
 from higfa_cli.models.loading import load_pipeline
-from higfa_cli.models.text import cut_off_classes
+from higfa_cli.models.text import cut_off_classes, tokens_read
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.photos import load_photos
 
@@ -121,11 +121,12 @@ def warn_of_cut_prompts(
     ctx: Context, model: DiffusionModel, prompts: dict[str, list[str]]
 ) -> dict[str, str]:
     """Tell of the classes (with their prompts) that the text encoders do not read to the end."""
-    cut = cut_off_classes(model.prompts.tokenizers, prompts)
+    tokenizers = model.prompts.tokenizers
+    cut, limit = cut_off_classes(tokenizers, prompts), tokens_read(tokenizers)
     for cls, prompt in list(cut.items())[:WARNED]:
         shown = prompt if len(prompt) <= 2 * SHOWN else f"{prompt[:SHOWN]} ... {prompt[-SHOWN:]}"
         ctx.progress.note(
-            f"warning: class {cls}: the text encoder reads 77 tokens and cuts the end of this "
+            f"warning: class {cls}: the text encoder reads {limit} tokens and cuts the end of this "
             f"prompt off: {shown}"
         )
     if len(cut) > WARNED:

@@ -62,7 +62,7 @@ guidance:
     scale: 1.5
   classifier:
     # The right strength differs by model and guide: look at
-    # `higfa synthesize --recipe THIS --sweep guidance.classifier.scale=0,0.5,1,2,4`.
+    # `higfa synthesize THIS --sweep guidance.classifier.scale=0,0.5,1,2,4`.
     scale: 1.0
 
 sampling:
