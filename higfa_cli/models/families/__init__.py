@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from higfa_cli.errors import UserError
 from higfa_cli.models.families.family import Family
 from higfa_cli.models.families.sd import StableDiffusion
+from higfa_cli.models.families.sd3 import StableDiffusion3
 from higfa_cli.models.families.sdxl import StableDiffusionXL
 
 FAMILIES: Mapping[str, Family] = {
-    family.name: family for family in (StableDiffusion(), StableDiffusionXL())
+    family.name: family for family in (StableDiffusion(), StableDiffusionXL(), StableDiffusion3())
 }
 #: Hub id -> its configurations as shipped, `known/NAME.json`: file of the repository -> content.
 KNOWN: Mapping[str, str] = {
