@@ -211,7 +211,7 @@ def test_an_earlier_run_tells_the_time(nowhere: Path, model: tuple[Path, Path]) 
         "counts": {"seconds_per_image": 1.25},
         "inputs": {"parameters": parameters},
     }
-    path = ctx.stage_dir("synthesize") / "run.json"
+    path = ctx.ws.arm("higfa").synthesize.directory / "run.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(record))
     assert seconds_per_picture(ctx, 1e9) == (1.25, "an earlier run here")

@@ -19,7 +19,6 @@ from higfa_cli.recipe.load import load_recipe
 from higfa_cli.stages.batching import batch_size, dearest_step
 from higfa_cli.stages.context import Context, make_context
 from higfa_cli.stages.drawing import draw_items, load, plan
-from higfa_cli.stages.pipeline import STAGES
 from tests.support import tiny
 from tests.support.photo_project import CLASSES, draw_photo, higfa
 from tests.support.recipes import drawing_keys
@@ -76,6 +75,7 @@ def recipe(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         "data": {"root": "photos"},
         "guide": small,
         **drawing_keys(**drawing | own),
+        "arms": {"higfa": {}},
         "downstream": {**small, "seeds": [0]},
     }
     path = root / "recipe.yaml"
@@ -90,16 +90,16 @@ def context(recipe: Path) -> Context:
 
 def test_every_stage_is_done_and_every_picture_there(recipe: Path) -> None:
     out = recipe.parent / "out"
-    for stage in STAGES:
+    for stage in ("contours", "synthesize/higfa", "synthesize/gallery", "filter/higfa", "report"):
         assert json.loads((out / stage / "run.json").read_text())["status"] == "done"
-    rows = read_jsonl(out / "synthesize" / "images" / "metadata.jsonl")
+    rows = read_jsonl(out / "synthesize" / "higfa" / "images" / "metadata.jsonl")
     assert len(rows) == 9
     assert all(row["status"] == "ok" and 0 <= row["confidence"] <= 1 for row in rows)
     assert (out / "report" / "report.html").is_file()
 
 
 def test_plan_holds_the_settled_batch_size(recipe: Path) -> None:
-    out = recipe.parent / "out" / "synthesize"
+    out = recipe.parent / "out" / "synthesize" / "higfa"
     settled = json.loads((out / "plan.json").read_text())
     asked = context(recipe).recipe.run.batch_size
     assert settled["probed"] == (asked == "auto")
@@ -113,7 +113,7 @@ def test_plan_holds_the_settled_batch_size(recipe: Path) -> None:
 
 def test_prompts_come_from_the_bank(recipe: Path) -> None:
     settings = context(recipe).recipe
-    rows = read_jsonl(recipe.parent / "out" / "synthesize" / "plan.jsonl")
+    rows = read_jsonl(recipe.parent / "out" / "synthesize" / "higfa" / "plan.jsonl")
     prompts = {row["prompt"] for row in rows}
     if settings.prompts.bank == "mine.yaml":
         assert prompts <= {f"a {c} {p}" for c in CLASSES for p in ("on sand", "at night")}

@@ -339,9 +339,9 @@ def test_predictions_that_contradict_the_results_are_refused(tmp_path: Path) -> 
 
 def test_gallery_cannot_reach_outside(tmp_path: Path) -> None:
     ctx = workspace(tmp_path, BETTER)
-    draw_aircraft(tmp_path / "secret.png", "text", 0)
-    row = {"id": "id0", "class": "A320", **dict.fromkeys(WAYS, "../secret.png")}
-    dump_rows(tmp_path / "synthesize/gallery.jsonl", [row])
+    draw_aircraft(tmp_path / "secret.png", "source", 0)
+    row = {"id": "id0", "class": "A320", "file_name": "no 0.png", "contour": "../secret.png"}
+    dump_rows(tmp_path / "synthesize/gallery/images/metadata.jsonl", [row])
     with pytest.raises(UserError, match=r"secret\.png. leaves it"):
         report.run(ctx)
 

@@ -40,7 +40,7 @@ _BATCH = 16
 
 
 def inputs(ctx: ArmContext) -> StageInputs:
-    """What the selection of an arm depends on: its keys, the pictures, the guide where it is used, photos.
+    """What an arm's selection depends on: keys, pictures, the guide where it is used, photos.
 
     Raises:
         UserError: no pictures, or a key asks for a guide that is not there.
@@ -87,8 +87,8 @@ def _filter(ctx: ArmContext) -> dict[str, Any]:
         empty = [name for name, count in counts.kept_by_class.items() if not count]
         if empty:
             ctx.progress.note(
-                f"filter, {ctx.name}: no picture is left of {len(empty)} classes ({', '.join(empty)}); "
-                "their real photos train alone"
+                f"filter, {ctx.name}: no picture is left of {len(empty)} classes "
+                f"({', '.join(empty)}); their real photos train alone"
             )
     return {
         "selection": str(files.selection),
@@ -228,7 +228,8 @@ def _all_rejected(ctx: ArmContext, counts: FilterCounts) -> str:
         if count
     ]
     return (
-        f"the filter leaves none of the {counts.pictures} pictures of {ctx.name}: {', '.join(rejecting)}; loosen "
+        f"the filter leaves none of {counts.pictures} pictures of {ctx.name}: "
+        f"{', '.join(rejecting)}; loosen "
         f"{'these keys' if len(rejecting) > 1 else 'this key'}, with the measures in "
         f"{ctx.ws.filter.selection}"
     )

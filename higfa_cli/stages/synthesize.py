@@ -44,7 +44,7 @@ def inputs(ctx: ArmContext) -> StageInputs:
     Raises:
         UserError: contours or guide are missing, or do not fit the recipe.
     """
-    recipe, photos = ctx.recipe, load_photos(ctx)
+    photos = load_photos(ctx)
     read = [manifest_path(ctx), *([guide_path(ctx)] if is_guided(ctx) else [])]
     files = {ctx.ws.name(path): hash_file(path) for path in read}
     files |= model_inputs(ctx, photos.classes)

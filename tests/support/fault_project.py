@@ -48,6 +48,7 @@ def write_project(folder: Path, per_class: int = 10, models: bool = False, **key
         "data": {"root": "photos"},
         "contours": {"canny_low": 8.0, "canny_high": 20.0},
         **drawing_keys(**drawing),
+        "arms": {"higfa": {}},
         **keys,
     }
     recipe = folder / "recipe.yaml"

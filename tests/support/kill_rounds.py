@@ -35,6 +35,7 @@ def write_project(folder: Path) -> Path:
         "sampling": {"steps": 2},
         "run": {"device": "cpu", "batch_size": 2},
         "pictures": {"gallery": 1},
+        "arms": {"higfa": {}},
         "guidance": {"classifier": {"switch": 0.5}},
         "downstream": small | {"seeds": [0]},
     }

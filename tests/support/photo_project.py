@@ -55,6 +55,7 @@ def write_project(root: Path) -> Path:
         "guidance": {"classifier": {"switch": 0.5}},
         "sampling": {"steps": 4},
         "pictures": {"gallery": 2},
+        "arms": {"higfa": {}},
         "run": {"device": "cpu", "batch_size": 5},
         "downstream": {**small, "seeds": [0]},
     }
