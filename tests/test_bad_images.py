@@ -147,9 +147,10 @@ def test_the_scan_would_find_another_reader(line: str) -> None:
 
 def test_only_two_modules_list_photos_by_themselves() -> None:
     """All others get them from `load_photos`, and so leave out the same ones."""
-    modules = sorted((PACKAGE / "stages").glob("*.py"))
-    listing = [p.stem for p in modules if "load_dataset(" in p.read_text(encoding="utf-8")]
-    assert listing == ["contours", "photos"]
+    modules = sorted([*(PACKAGE / "stages").glob("*.py"), *(PACKAGE / "forecast").glob("*.py")])
+    calls = re.compile(r"\b(list_photos|choose_photos|load_dataset)\(")
+    listing = [p.stem for p in modules if calls.search(p.read_text(encoding="utf-8"))]
+    assert listing == ["context", "photos"]
 
 
 # --- stage `contours` over all of them

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def test_a_run_repeats_and_other_photos_do_not_matter(root: Path) -> None:
     assert {row["source"]: row for row in manifest(first)} == rows
     scene(root / "train/737-800/a0.png", seed=77)
     scene(root / "train/000/x.png", seed=78)
-    contours.run(first)
+    contours.run(replace(first))
     more = {row["source"]: row for row in manifest(first)}
     assert len(more) == 8
     for key, row in rows.items():
@@ -159,7 +160,7 @@ def test_a_bad_photo_is_listed_and_the_rest_goes_on(root: Path, kind: str, reaso
     assert len(list(ctx.stage_dir("contours").rglob("*.png"))) == 6
     assert stage_state(ctx.stage_dir("contours"), contours.inputs(ctx)).kind == "fresh"
     bad.unlink()
-    assert contours.run(ctx)["photos"] == {"found": 7, "accepted": 7, "rejected": 0}
+    assert contours.run(replace(ctx))["photos"] == {"found": 7, "accepted": 7, "rejected": 0}
     assert rejected(ctx) == []
 
 

@@ -33,6 +33,7 @@ from higfa_cli.forecast.model_files import (
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.recipe.schema import Synthesize, Training
 from higfa_cli.stages.context import make_context
+from higfa_cli.text import gib
 from tests.support import tiny
 from tests.support.shapes import write_class_folders
 
@@ -121,7 +122,7 @@ def test_the_pocket_is_well() -> None:
     assert [one["check"] for one in answer["checks"]] == CHECKS
     assert all(one["status"] == "ok" for one in answer["checks"]), answer["checks"]
     assert answer["missing_files"] == []
-    assert answer["next"] == "higfa contours --dataset pocket"
+    assert answer["next"] == "higfa contours pocket"
     assert "528" in row(answer, "disk")["detail"]
     assert "none longer than 77 tokens" in row(answer, "prompts")["detail"]
 
@@ -165,7 +166,7 @@ def test_missing_files_are_named_with_their_command(
     assert (8.5 < gib < 9.2) if settings.model == XL else (2 < gib < 3)
     assert row(answer, "time")["status"] == "warning" and "steps" in row(answer, "time")["remedy"]
     assert answer["next"] == (
-        f"put the data right (see `data` above), then run `higfa doctor --dataset {name}` again"
+        f"put the data right (see `data` above), then run `higfa doctor {name}` again"
     )
 
 
@@ -357,10 +358,10 @@ def test_a_missing_folder_is_said_once_and_stops_the_rest(tmp_path: Path) -> Non
     answer = examine(recipe, exit_code=1)
     assert "no folder models/sd" in row(answer, "model files")["detail"]
     assert row(answer, "model files")["remedy"].startswith("correct the path")
-    assert answer["next"].startswith("correct the paths above, then run `higfa doctor --recipe")
+    assert answer["next"].startswith("correct the paths above, then run `higfa doctor")
     shown = run(recipe).stdout
     assert "  no folder models/canny\n" in shown and "hf download" not in shown
-    dry = CliRunner().invoke(app, ["synthesize", "--recipe", str(recipe), "--dry-run"])
+    dry = CliRunner().invoke(app, ["synthesize", str(recipe), "--dry-run"])
     assert "no folder models/sd" in dry.stdout and "hf download" not in dry.stdout
 
 
@@ -418,7 +419,7 @@ def test_memory_is_held_against_what_the_run_may_take(
         found_row = capacity.memory(known.ctx, known)
         assert found_row.status == expected
         assert "for 1 picture, plus about 1.5 GiB for CUDA; " in found_row.detail
-    assert estimate.gib(ALLOWANCE) == "1.5 GiB"
+    assert gib(ALLOWANCE) == "1.5 GiB"
     assert re.search(r"Add about 1.5 GiB", (ROOT / "docs" / "memory.md").read_text())
 
 
@@ -483,7 +484,7 @@ def test_warnings_do_not_fail(models: dict[str, tuple[Path, Path]], tmp_path: Pa
     assert row(answer, "prompts")["status"] == "warning"
     assert "blue disc" in row(answer, "prompts")["detail"]
     assert row(answer, "prompts")["detail"].startswith("4 classes have prompts that")
-    assert answer["next"].startswith("higfa contours --recipe")
+    assert answer["next"].startswith("higfa contours")
 
 
 @pytest.mark.parametrize("family", ["sd", "sdxl"])

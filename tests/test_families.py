@@ -92,7 +92,7 @@ def test_equal_strengths_are_plain_guidance_from_the_empty_prompt(
     level = model_one.solver(1).levels[0]
     solver = model_one.solver(1)
     x = solver.start(seeded_noise([11, 12], model.latent_shape, CPU))
-    x_t = solver.to_vp(x, level)
+    x_t = solver.to_x_t(x, level)
     with torch.no_grad():
         conditions = model_one.conditions(PROMPTS, "blurry", CONTOURS)
         seen = model_one.denoiser(conditions).predict(x_t, level, schedule.branches(False))

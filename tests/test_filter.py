@@ -490,16 +490,16 @@ def test_from_the_command_line_to_the_report(ctx: Context) -> None:
         assert result.exit_code == 0, result.output
         return result.stdout
 
-    dry = json.loads(higfa("filter", "--recipe", recipe, *flags, "--dry-run", "--json"))
+    dry = json.loads(higfa("filter", recipe, *flags, "--dry-run", "--json"))
     assert dry["kind"] == "missing" and "selection.jsonl" in dry["writes"]
     assert not ctx.stage_dir("filter").exists()
-    out = higfa("filter", "--recipe", recipe, *flags)
+    out = higfa("filter", recipe, *flags)
     assert "kept: 20" in out
-    higfa("train-downstream", "--recipe", recipe, *flags)
+    higfa("train-downstream", recipe, *flags)
     results = read_json(ctx.workspace / "train-downstream/results.json")
     counts = {arm["name"]: arm["synthetic_images"] for arm in results["arms"]}
     assert counts == {"real": 0, "real+higfa": 20}
-    higfa("report", "--recipe", recipe, *flags)
+    higfa("report", recipe, *flags)
     sentence = (
         "The filter kept 20 of 32 drawn pictures and left 12 out of training: "
         "8 too close to the source photo, 4 nearly uniform."

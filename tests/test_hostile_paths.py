@@ -327,9 +327,7 @@ def test_hostile_records_are_replaced_or_refused(ctx: Context, case: str, stage:
     known = stage_state(ctx.stage_dir(stage), INPUTS)
     assert known.kind in ("partial", "stale")
     for command in ("status", "contours"):
-        code, printed = higfa(
-            command, "--recipe", ctx.base / "recipe.yaml", "--workspace", ctx.workspace
-        )
+        code, printed = higfa(command, ctx.base / "recipe.yaml", "--workspace", ctx.workspace)
         assert code == 0, printed
         assert_inert(printed)
     if case != "nested":
@@ -360,9 +358,9 @@ def test_hostile_results_are_one_line(ctx: Context, case: str) -> None:
     path = ctx.ws.downstream.results
     write_text(path, json.dumps(RESULTS[case]))
     for arguments in (["report"], ["predict", str(ctx.workspace / "secret.png")]):
-        code, printed = higfa(
-            *arguments, "--recipe", ctx.base / "recipe.yaml", "--workspace", ctx.workspace
-        )
+        command, *photos = arguments
+        recipe = ctx.base / "recipe.yaml"
+        code, printed = higfa(command, recipe, *photos, "--workspace", ctx.workspace)
         assert (code, printed.count(b"\n")) == (1, 1), printed
         assert_inert(printed)
     assert not (ctx.workspace / "report" / "report.html").exists()

@@ -113,7 +113,7 @@ def test_recipes_are_refused(tmp_path: Path, case: str) -> None:
     assert time.perf_counter() - started < 20
     assert any(one in str(caught.value) for one in said.split("|")), caught.value
     assert not canary.dead
-    code, printed = higfa("status", "--recipe", path, "--workspace", tmp_path / "out")
+    code, printed = higfa("status", path, "--workspace", tmp_path / "out")
     assert (code, printed.count(b"\n")) == (2, 1)
     assert len(printed) < 1000
     assert_inert(printed)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from higfa_cli.artifacts import artifact
 from higfa_cli.artifacts.atomic import read_json, read_jsonl, write_jsonl
-from higfa_cli.artifacts.class_folders import class_dir, class_dirs, class_name, inert
+from higfa_cli.artifacts.class_folders import class_dir, class_dirs, class_name
 from higfa_cli.artifacts.journal import read_journal
 from higfa_cli.artifacts.rows import ContourRow, TransformRecord
 from higfa_cli.artifacts.safe_paths import why_outside
@@ -30,6 +30,7 @@ from higfa_cli.recipe.keys import is_section, recipe_keys
 from higfa_cli.recipe.load import load_recipe, override_recipe
 from higfa_cli.recipe.schema import Recipe, Transforms
 from higfa_cli.recipe.strict_yaml import dump_yaml, parse_yaml
+from higfa_cli.text import inert
 from tests.support.shapes import transform
 
 # The same examples on every machine and every day.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import higfa_cli
-from higfa_cli.data.official import official
+from higfa_cli.data.layouts import layout_of
 from higfa_cli.recipe.builtin import ALIASES, builtin_names, builtin_text
 from higfa_cli.recipe.load import load_recipe, override_recipe
 from higfa_cli.recipe.overrides import check_key, parse_value
@@ -55,7 +55,7 @@ def test_sizes_agree(name: str) -> None:
 @pytest.mark.parametrize("name", FULL)
 def test_data_is_a_published_dataset(name: str) -> None:
     data = recipe(name).data
-    published = official(data.layout)
+    published = layout_of(data.layout)
     assert published is not None
     assert published.page in header(name)
     assert data.crop_bottom == (20 if data.layout == "fgvc-aircraft" else 0)
@@ -104,8 +104,8 @@ def test_a_resolved_recipe_can_be_read_back_and_swept(name: str) -> None:
 def test_the_header_says_untuned_and_how_to_tune(name: str) -> None:
     text = header(name)
     assert "UNTUNED" in text and "Open RAIL" in text
-    assert f"higfa synthesize --dataset {name} --preview 16" in text
-    sweep = re.search(rf"higfa synthesize --dataset {name} --sweep (\S+)=(\S+)", text)
+    assert f"higfa synthesize {name} --preview 16" in text
+    sweep = re.search(rf"higfa synthesize {name} --sweep (\S+)=(\S+)", text)
     assert sweep is not None
     check_key(sweep[1], "header")
     values = [parse_value(sweep[1], value, "header") for value in sweep[2].split(",")]

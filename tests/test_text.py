@@ -40,7 +40,7 @@ def test_batches_of_texts() -> None:
 
 
 def test_a_run_names_the_class_whose_prompt_is_cut(recipe: Path, workspace: Path) -> None:
-    flags = ("--recipe", str(recipe), "--workspace", str(workspace))
+    flags = (str(recipe), "--workspace", str(workspace))
     long = "a {words} " + "very " * 20 + "large"
     flags = (*flags, "--set", "synthesize.classifier.switch=1")
     changed = ("--set", f'synthesize.prompts.templates=["{long}"]')

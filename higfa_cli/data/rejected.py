@@ -15,9 +15,10 @@ from higfa_cli.artifacts.artifact import read_rows
 from higfa_cli.artifacts.atomic import write_text
 from higfa_cli.artifacts.fingerprint import hash_file, hash_json
 from higfa_cli.artifacts.rows import PhotoFault, RejectedRow
-from higfa_cli.data.images import ImageError, printable, read_image
+from higfa_cli.data.images import ImageError, read_image
 from higfa_cli.data.layouts.common import Listing, Row, plain_name
 from higfa_cli.errors import UserError
+from higfa_cli.text import printable
 
 _FIRST = 8
 

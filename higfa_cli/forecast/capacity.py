@@ -11,12 +11,13 @@ from huggingface_hub import constants
 
 from higfa_cli.errors import UserError
 from higfa_cli.forecast import estimate
-from higfa_cli.forecast.estimate import ALLOWANCE, duration, gib, many, roughly
+from higfa_cli.forecast.estimate import ALLOWANCE
 from higfa_cli.forecast.findings import Findings, Row
 from higfa_cli.forecast.weight_sizes import missing_bytes
 from higfa_cli.models.architecture import Architecture
 from higfa_cli.stages.batching import SHARE
 from higfa_cli.stages.context import Context
+from higfa_cli.text import duration, gib, plural, roughly
 
 # A PNG of a photo-like picture.
 _BYTES_PER_PIXEL = 2
@@ -31,7 +32,7 @@ def memory(ctx: Context, known: Findings) -> Row:
     asked = ctx.recipe.synthesize.batch_size
     batch = 1 if asked == "auto" else asked
     need = estimate.memory_of(ctx, arch, batch)
-    detail = f"{roughly(need.peak)} for {many(batch, 'picture')}"
+    detail = f"{roughly(need.peak)} for {plural(batch, 'picture')}"
     if known.device is None:
         return Row("memory", "ok", f"{detail} (estimated), plus {roughly(ALLOWANCE)} on a GPU")
     if known.device.type == "cuda":
@@ -94,7 +95,7 @@ def disk(ctx: Context, known: Findings) -> Row:
     pictures = counted.images * ctx.recipe.synthesize.size**2 * _BYTES_PER_PIXEL
     training = {"guide": ctx.recipe.guide, "downstream": ctx.recipe.downstream}
     weights = missing_bytes(known.missing, known.cost.architecture, training)
-    said = f"{roughly(pictures)} for {many(counted.images, 'picture')} ({counted.source})"
+    said = f"{roughly(pictures)} for {plural(counted.images, 'picture')} ({counted.source})"
     if weights is None:
         said += ", the weights to be downloaded not counted"
     elif weights:

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from higfa_cli.data.official import official
+from higfa_cli.data.layouts import layout_of
 from higfa_cli.errors import UserError
 from higfa_cli.forecast import capacity, estimate
-from higfa_cli.forecast.estimate import device_name, gib, many
+from higfa_cli.forecast.estimate import device_name
 from higfa_cli.forecast.findings import Findings, Row
 from higfa_cli.forecast.model_files import (
     FOLDER,
@@ -30,6 +30,7 @@ from higfa_cli.stages.context import Context
 from higfa_cli.stages.drawing import class_prompts
 from higfa_cli.stages.photos import load_photos
 from higfa_cli.stages.recipe_checks import check_sizes, check_texts
+from higfa_cli.text import gib, plural
 
 
 def doctor(ctx: Context, selection: str) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def _guarded(
 
 
 def _data(ctx: Context, known: Findings) -> Row:
-    about = official(ctx.recipe.data.layout)
+    about = layout_of(ctx.recipe.data.layout)
     if estimate.photos_folder(ctx) is None and about is not None:
         folder = ctx.base / ctx.recipe.data.root
         return Row(
@@ -106,8 +107,8 @@ def _data(ctx: Context, known: Findings) -> Row:
         )
     known.photos = load_photos(ctx)
     parts = ", ".join(f"{split} {len(known.photos.of(split)):,}" for split in known.photos.splits)
-    photos = many(len(known.photos.samples), "photo")
-    classes = many(len(known.photos.classes), "class", "classes")
+    photos = plural(len(known.photos.samples), "photo")
+    classes = plural(len(known.photos.classes), "class", "classes")
     return Row("data", "ok", f"{photos} of {classes} ({parts})")
 
 
@@ -127,17 +128,17 @@ def _prompts(ctx: Context, known: Findings) -> Row:
     count = sum(len(set(own)) for own in prompts.values())
     tokenizers = _tokenizers(ctx)
     if not tokenizers:
-        detail = f"{many(count, 'prompt')}; their length is checked once the tokenizer is here"
+        detail = f"{plural(count, 'prompt')}; their length is checked once the tokenizer is here"
         return Row("prompts", "ok", detail)
     cut = cut_off_classes(tokenizers, prompts)
     if not cut:
-        return Row("prompts", "ok", f"{many(count, 'prompt')}, none longer than 77 tokens")
+        return Row("prompts", "ok", f"{plural(count, 'prompt')}, none longer than 77 tokens")
     cls, prompt = next(iter(cut.items()))
     return Row(
         "prompts",
         "warning",
-        f"{many(len(cut), 'class has', 'classes have')} prompts that the text encoder cuts off at "
-        f"77 tokens; class {cls}: {prompt}",
+        f"{plural(len(cut), 'class has', 'classes have')} prompts that the text encoder cuts off "
+        f"at 77 tokens; class {cls}: {prompt}",
         "shorten data.class_words or synthesize.prompts",
     )
 
@@ -174,13 +175,13 @@ def _model_files(ctx: Context, known: Findings) -> Row:
     if lost:
         *others, first = lost.values()
         detail, remedy = _parted(first.remedy)
-        more = f" (and {many(len(others), 'more such key')})" if others else ""
+        more = f" (and {plural(len(others), 'more such key')})" if others else ""
         return Row("model files", "failed", f"{first.key}: {detail}{more}", remedy)
     places = len(by_repository(known.missing))
-    files = many(len(known.missing), "file")
+    files = plural(len(known.missing), "file")
     if any(one.file == WHOLE for one in known.missing):
         files = "files"
-    detail = f"{files} of {many(places, 'repository', 'repositories')} are missing"
+    detail = f"{files} of {plural(places, 'repository', 'repositories')} are missing"
     return Row("model files", "failed", detail, "fetch them with the commands below")
 
 
@@ -219,7 +220,7 @@ def _device(ctx: Context, known: Findings) -> Row:
             "device",
             "warning",
             f"{detail}; a model of this size is not practical without a GPU",
-            "use a machine with a GPU; `--dataset pocket` is made for a CPU",
+            "use a machine with a GPU; `higfa run pocket` is made for a CPU",
         )
     return Row("device", "ok", detail)
 

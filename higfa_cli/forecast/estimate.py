@@ -15,7 +15,7 @@ import torch
 from higfa_cli.artifacts.atomic import read_json
 from higfa_cli.artifacts.rows import PlanItem
 from higfa_cli.artifacts.run_record import RECORD
-from higfa_cli.data.official import official
+from higfa_cli.data.layouts import layout_of
 from higfa_cli.errors import UserError
 from higfa_cli.forecast.model_files import FOLDER, missing_files
 from higfa_cli.models.architecture import Architecture, architecture
@@ -37,8 +37,6 @@ Source = Literal["contours", "photos", "published split sizes"]
 EFFICIENCY = 0.3
 # CUDA's context, cuDNN's workspaces and fragmentation, which no reckoning sees: docs/memory.md.
 ALLOWANCE = 3 * 2**29
-_GIB = 2**30
-_YEAR_S = 365.25 * 86400
 _TIMING_S = 0.5
 # Keys of `synthesize` that change what is drawn, or how much, but not the seconds per picture.
 _SAME_PACE = {"prompts", "per_contour", "gallery", "local_files_only"}
@@ -100,7 +98,7 @@ def count_pictures(ctx: Context) -> Counted:
             items = plan(ctx)
             return Counted(len(items), len({i.cls for i in items}), "contours", items)
         note = f"the contours of this workspace were not counted: {stale}"
-    if found is None and official(ctx.recipe.data.layout) is not None:
+    if found is None and layout_of(ctx.recipe.data.layout) is not None:
         return _published(ctx, note)
     photos = load_photos(ctx)
     for split in ctx.recipe.contours.splits:
@@ -270,38 +268,6 @@ def device_name(device: torch.device) -> str:
     return f"{device} ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
 
 
-def gib(size: float) -> str:
-    """Bytes for people."""
-    if size < 2**20:
-        return "less than 1 MiB"
-    return f"{size / _GIB:.1f} GiB" if size >= 0.1 * _GIB else f"{size / 2**20:.0f} MiB"
-
-
-def roughly(size: float) -> str:
-    """`gib` of an estimate."""
-    return gib(size) if size < 2**20 else f"about {gib(size)}"
-
-
-def many(count: int, one: str, more: str | None = None) -> str:
-    """A number of things: 1 photo, 1,680 photos."""
-    return f"{count:,} {one if count == 1 else more or one + 's'}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: 1.3 s, 12 s, 35 min, 9.8 h, 27 days, 7.5 years."""
-    if seconds < 10:
-        return f"{seconds:.2g} s"
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 100 * 60:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 48 * 3600:
-        return f"{seconds / 3600:.1f} h"
-    if seconds < _YEAR_S:
-        return f"{seconds / 86400:.0f} days"
-    return f"{seconds / _YEAR_S:,.1f} years"
-
-
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done what it was asked to do."""
     if device.type == "cuda":
@@ -319,15 +285,15 @@ def _timed(work: Callable[[], Any], device: torch.device) -> float:
 
 
 def _published(ctx: Context, note: str | None) -> Counted:
-    about = official(ctx.recipe.data.layout)
+    about = layout_of(ctx.recipe.data.layout)
     assert about is not None
-    sizes = {"train": about.train, "val": about.val, "test": about.test}
+    sizes = dict(about.sizes)
     if ctx.recipe.data.shots is not None:
-        sizes["train"] = min(ctx.recipe.data.shots * about.classes, about.train)
+        sizes["train"] = min(ctx.recipe.data.shots * about.classes, sizes["train"])
     splits = ctx.recipe.contours.splits
     for split in splits:
-        if not sizes[split]:
-            raise _no_split(split, [name for name, size in sizes.items() if size])
+        if split not in sizes:
+            raise _no_split(split, list(sizes))
     images = sum(sizes[split] for split in splits) * _per_photo(ctx)
     return Counted(images, about.classes, "published split sizes", note=note)
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from higfa_cli import __version__
-from higfa_cli.data.official import official
-from higfa_cli.forecast.estimate import gib, many, photos_folder, synchronize
+from higfa_cli.data.layouts import layout_of
+from higfa_cli.forecast.estimate import photos_folder, synchronize
 from higfa_cli.forecast.findings import Row, verdict
 from higfa_cli.method.sampler import Step, sample
 from higfa_cli.method.schedule import StrengthSchedule
@@ -34,6 +34,7 @@ from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.drawing import class_prompts
 from higfa_cli.stages.photos import load_photos
+from higfa_cli.text import gib, plural
 
 STEPS = 4
 _GUIDED_FROM = 0.5
@@ -130,13 +131,13 @@ def _guide(ctx: Context, device: torch.device) -> tuple[Classifier, str]:
     )
     return guide.to(
         device
-    ), f"no guide yet: a random {about.backbone} of {many(count, 'class', 'classes')}"
+    ), f"no guide yet: a random {about.backbone} of {plural(count, 'class', 'classes')}"
 
 
 def _class_count(ctx: Context) -> int:
     if photos_folder(ctx) is not None:
         return len(load_photos(ctx).classes)
-    about = official(ctx.recipe.data.layout)
+    about = layout_of(ctx.recipe.data.layout)
     return _UNKNOWN_CLASSES if about is None else about.classes
 
 

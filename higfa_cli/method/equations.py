@@ -1,7 +1,8 @@
 """The equations of hierarchical guidance, one function each. Pure tensors in and out.
 
-Notation follows the README: alpha = sqrt(alpha_bar_t), sigma = sqrt(1 - alpha_bar_t),
-x_t = alpha x0 + sigma eps; strengths are [B] tensors, so that every image has its own.
+They hold on every path x_t = alpha x0 + sigma eps, but for the conversions that name theirs:
+`from_v` and `to_v` are variance preserving (alpha^2 + sigma^2 = 1), `from_flow` and `to_flow` are
+linear (alpha + sigma = 1). Strengths are [B] tensors, so that every image has its own.
 The idea is HiGFA's (arXiv 2511.12547); the formulas are this project's reading of it.
 """
 
@@ -43,6 +44,16 @@ def from_v(x_t: Tensor, v: Tensor, level: Level) -> Prediction:
 def to_v(prediction: Prediction, level: Level) -> Tensor:
     """v = alpha eps - sigma x0."""
     return level.alpha * prediction.eps - level.sigma * prediction.x0
+
+
+def from_flow(x_t: Tensor, u: Tensor, level: Level) -> Prediction:
+    """u = eps - x0 in both forms (rectified flow, Liu et al. 2023); defined at alpha = 0."""
+    return Prediction(x0=x_t - level.sigma * u, eps=x_t + level.alpha * u)
+
+
+def to_flow(prediction: Prediction) -> Tensor:
+    """u = eps - x0 = d x_t / d sigma, the velocity of the linear path."""
+    return prediction.eps - prediction.x0
 
 
 def branch_weights(

@@ -71,7 +71,7 @@ def sample(
         if guided and not was_guided:
             solver.restart()
         was_guided = guided
-        x_t = solver.to_vp(x, level)
+        x_t = solver.to_x_t(x, level)
 
         predictions, reading = _predict(x_t, targets, denoiser, level, schedule, guide, guided)
         if reading is None:

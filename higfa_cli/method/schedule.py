@@ -70,7 +70,12 @@ class StrengthSchedule:
     switch_sigma: float | None = None
 
     def guided(self, level: Level) -> bool:
-        """Whether the guide is on at this level: u >= tau, or sigma <= tau as a noise level."""
+        """Whether the guide is on at this level: u >= tau, or sigma <= tau as a noise level.
+
+        Never at pure noise, which says nothing of the picture that a guide could read.
+        """
+        if level.alpha == 0:
+            return False
         if self.switch_sigma is not None:
             return level.sigma <= self.switch_sigma
         return level.progress >= self.switch

@@ -311,7 +311,7 @@ class _OneStep:
     def start(self, noise: Tensor) -> Tensor:
         return noise
 
-    def to_vp(self, x: Tensor, level: Level) -> Tensor:
+    def to_x_t(self, x: Tensor, level: Level) -> Tensor:
         return x
 
     def step(self, prediction: Prediction, x: Tensor, level: Level) -> Tensor:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
 
 from higfa_cli.recipe.schema import Recipe
+from higfa_cli.text import nearest
 
 
 def _walk(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, Any]]:
@@ -49,14 +49,14 @@ def nearest_key(wrong: str) -> str | None:
     if inside or same_leaf:
         return (inside or same_leaf)[0]
     # In a section that exists, the whole dotted name would only match that section.
-    return None if section_keys(section) else _closest(wrong, list(recipe_keys()), 0.6)
+    return None if section_keys(section) else nearest(wrong, recipe_keys(), 0.6)
 
 
 def _spelt(wrong: str) -> str | None:
-    """The key that differs from `wrong` in slips of the pen alone, section by section."""
+    """The key that differs from `wrong` by a typo alone, section by section."""
     path = ""
     for part in wrong.split("."):
-        near = _closest(part, [key.rpartition(".")[2] for key in section_keys(path)], 0.7)
+        near = nearest(part, [key.rpartition(".")[2] for key in section_keys(path)], 0.7)
         if near is None:
             return None
         path = f"{path}.{near}" if path else near
@@ -71,8 +71,3 @@ def unknown_key(wrong: str) -> str:
     section = wrong.rpartition(".")[0]
     valid = ", ".join(f"`{key}`" for key in section_keys(section) or section_keys(""))
     return f"unknown key `{wrong}`; valid keys are {valid}"
-
-
-def _closest(word: str, choices: Sequence[str], cutoff: float) -> str | None:
-    found = difflib.get_close_matches(word, choices, n=1, cutoff=cutoff)
-    return found[0] if found else None

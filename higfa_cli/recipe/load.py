@@ -11,13 +11,13 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from higfa_cli.artifacts.class_folders import inert
 from higfa_cli.errors import RecipeError
 from higfa_cli.recipe.builtin import builtin_text, is_builtin
 from higfa_cli.recipe.keys import recipe_keys, unknown_key
 from higfa_cli.recipe.overrides import apply_overrides, set_value
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.recipe.strict_yaml import LONGEST, parse_yaml
+from higfa_cli.text import inert
 
 # A character has at most four bytes.
 _MOST_BYTES = 4 * LONGEST

@@ -11,7 +11,6 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from higfa_cli.artifacts.class_folders import inert
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.schema import Classifier
@@ -31,6 +30,7 @@ from higfa_cli.report.tables import (
     number,
     significant,
 )
+from higfa_cli.text import inert
 
 Predictions = Mapping[str, Mapping[int, Sequence[Prediction]]]
 

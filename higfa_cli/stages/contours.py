@@ -21,7 +21,7 @@ from higfa_cli.artifacts.run_record import StageInputs, StageRun, stage_run
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.contour.extract import edge_fraction, extract
 from higfa_cli.contour.transform import apply_transform, draw_transform
-from higfa_cli.data.dataset import Dataset, Sample, class_words, list_photos, load_dataset
+from higfa_cli.data.dataset import Dataset, Sample, class_words
 from higfa_cli.data.images import encode_png
 from higfa_cli.data.layouts.common import SPLITS, Listing, Row, check_rows, plain_name
 from higfa_cli.data.rejected import (
@@ -40,6 +40,7 @@ from higfa_cli.data.rejected import (
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.schema import Contours
 from higfa_cli.stages.context import Context
+from higfa_cli.stages.photos import usable_photos
 
 NAME = "contours"
 # Raised whenever the same inputs would give other files.
@@ -79,7 +80,7 @@ def run(ctx: Context) -> dict[str, Any]:
         rejected = scan(listing, ctx.recipe.data.crop_bottom, partial(_track, ctx))
         _list(ctx, stage, rejected)
         known = Rejected(files.rejected, tuple(rejected))
-        dataset = load_dataset(ctx.recipe.data, ctx.base, ctx.recipe.seed, known)
+        dataset = usable_photos(ctx, known)
         samples = [sample for split in recipe.splits for sample in dataset.of(split)]
         rows, edgeless = _extract(ctx, samples, stage)
         rejected += edgeless
@@ -111,7 +112,7 @@ def _found(ctx: Context) -> Listing:
     splits = recipe.contours.splits
     if not splits or len(set(splits)) < len(splits):
         raise UserError("contours.splits must name each wanted split once, for example [train]")
-    listing = list_photos(recipe.data, ctx.base)
+    listing = ctx.listing
     plain = [row for row in listing.rows if plain_name(row.key)]
     check_rows(plain, str(listing.root))
     class_words(recipe.data, ctx.base, sorted({row.cls for row in plain}))

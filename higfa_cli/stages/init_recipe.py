@@ -62,7 +62,7 @@ synthesize:               # `higfa doctor THIS` says what is missing here, and w
     scale: 1.5
   classifier:
     # The right strength differs by model and guide: look at
-    # `higfa synthesize --recipe THIS --sweep synthesize.classifier.scale=0,0.5,1,2,4`.
+    # `higfa synthesize THIS --sweep synthesize.classifier.scale=0,0.5,1,2,4`.
     scale: 1.0
   prompts:
     templates: ["a photo of a {words}"]
