@@ -111,7 +111,7 @@ def closing_run(
 ) -> Iterator[StageRun]:
     """`stage_run` for who already holds the folder's lock."""
     record, entries = _open(directory, inputs, recipe, resume)
-    run = StageRun(directory, recipe.device, entries)
+    run = StageRun(directory, recipe.run.device, entries)
     try:
         yield run
     except BaseException as error:
@@ -155,7 +155,7 @@ def part_run(
                 )
             own = journal(directory, part)
             write_journal(own, whole(directory, read_journal(own)))
-            run = StageRun(directory, recipe.device, entries, part)
+            run = StageRun(directory, recipe.run.device, entries, part)
             open_plan(run)
         yield run
 
@@ -166,7 +166,7 @@ def worker_run(directory: Path, recipe: Recipe, part: str) -> Iterator[StageRun]
     with part_lock(directory, part):
         own = journal(directory, part)
         write_journal(own, whole(directory, read_journal(own)))
-        yield StageRun(directory, recipe.device, {}, part)
+        yield StageRun(directory, recipe.run.device, {}, part)
 
 
 def tidy(directory: Path) -> None:
@@ -304,7 +304,7 @@ def _opening_record(inputs: StageInputs, recipe: Recipe) -> RunRecord:
         libraries=_library_versions(),
         python=platform.python_version(),
         platform=platform.platform(),
-        device=recipe.device,
+        device=recipe.run.device,
         argv=tuple(sys.argv),
         pid=os.getpid(),
         seed=recipe.seed,

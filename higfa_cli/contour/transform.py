@@ -18,7 +18,7 @@ from higfa_cli.contour.geometry import (
     project,
     similarity,
 )
-from higfa_cli.recipe.schema import Transforms
+from higfa_cli.recipe.contours import Transforms
 
 # Steeper thin-plate warps come close to folding the picture over itself.
 _STEEPEST = 0.6

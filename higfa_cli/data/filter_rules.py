@@ -11,7 +11,7 @@ from PIL import Image
 
 from higfa_cli.artifacts.rows import PICTURE_FAULTS, PictureFault
 from higfa_cli.data.images import fit_square
-from higfa_cli.recipe.schema import Filter
+from higfa_cli.recipe.classifiers import Filter
 
 THUMBNAIL = 32
 # Recorded and compared with so many decimals: the record alone then repeats every decision.

@@ -86,18 +86,18 @@ def settle(
 
     Raises UserError: the plan was settled on another kind of device.
     """
-    files, device = ctx.ws.synthesize, resolve_device(ctx.recipe.device).type
+    files, device = ctx.ws.synthesize, resolve_device(ctx.recipe.run.device).type
     if files.name(files.plan) in record.kept:
         record.keep(files.name(files.plan))
     else:
-        asked = ctx.recipe.synthesize.batch_size
+        asked = ctx.recipe.run.batch_size
         written = PlanFile(
             batch_size=asked if asked != "auto" else _probed(ctx, models, items),
             probed=asked == "auto",
             pictures=len(items),
             device=device,
             threads=max(1, torch.get_num_threads() // workers),
-            dtype=ctx.recipe.synthesize.dtype,
+            dtype=ctx.recipe.model.dtype,
         )
         write_model(files.plan, written)
         record.output(files.plan)
@@ -184,7 +184,7 @@ def count_workers(ctx: Context, asked: int | Literal["auto"]) -> int:
     """`auto`: one per GPU; on a CPU one per two cores."""
     if asked != "auto":
         return asked
-    if resolve_device(ctx.recipe.device).type == "cuda":
+    if resolve_device(ctx.recipe.run.device).type == "cuda":
         return torch.cuda.device_count()
     return max(1, (os.cpu_count() or 1) // 2)
 
@@ -258,10 +258,11 @@ def _finished(jobs: Sequence[BaseProcess], traces: Sequence[Path]) -> Iterator[P
 
 def _for_worker(ctx: Context, index: int) -> Context:
     """The same run, silent, on a GPU of its own where there are several."""
-    device = ctx.recipe.device
+    device = ctx.recipe.run.device
     if device in ("auto", "cuda") and resolve_device(device).type == "cuda":
         device = f"cuda:{index % torch.cuda.device_count()}"
-    recipe = ctx.recipe.model_copy(update={"device": device})
+    run = ctx.recipe.run.model_copy(update={"device": device})
+    recipe = ctx.recipe.model_copy(update={"run": run})
     return replace(ctx, recipe=recipe, progress=Silent())
 
 

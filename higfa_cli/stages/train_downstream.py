@@ -86,7 +86,7 @@ def run(
     recipe, files = ctx.recipe, ctx.ws.downstream
     dataset = load_photos(ctx)
     chosen = choose_arms(ctx, synthetic, arms)
-    device = resolve_device(recipe.device)
+    device = resolve_device(recipe.run.device)
     selection = select(dataset, recipe.seed)
     held = {sample.key for sample in selection.chooses}
     listings = {
@@ -166,7 +166,7 @@ def _inputs(ctx: Context, dataset: Dataset, chosen: Sequence[Arm]) -> StageInput
         parameters={
             "version": VERSION,
             "seed": recipe.seed,
-            "data": recipe.data.model_dump(mode="json", include={"layout", "shots", "crop_bottom"}),
+            "data": recipe.data.choices(),
             "downstream": recipe.downstream.model_dump(mode="json"),
             "arms": {arm.name: arm.source(ctx.ws) for arm in chosen},
         },
@@ -234,7 +234,7 @@ def _train(
             record.keep(name)
         return read_model(files.result, TrainingRow)
     config, classes = ctx.recipe.downstream, len(dataset.classes)
-    device = resolve_device(ctx.recipe.device)
+    device = resolve_device(ctx.recipe.run.device)
     # Seeds do not depend on the arm: arms of one seed start from the same weights.
     head, order = (seed_for(ctx.recipe.seed, NAME, seed, what) for what in ("head", "order"))
     backbone = create_backbone(config, classes, ctx.base, head, "downstream")
@@ -321,8 +321,8 @@ def _test(
     if pictures is None:
         return ArmRun(**row.plain(), test_accuracy=None, test_macro_f1=None)
     files = ctx.ws.downstream.training(arm, row.seed)
-    guide = load_classifier(files.model, resolve_device(ctx.recipe.device))
-    confidence, predicted = guide.probabilities(pictures.images).max(1)
+    classifier = load_classifier(files.model, resolve_device(ctx.recipe.run.device))
+    confidence, predicted = classifier.probabilities(pictures.images).max(1)
     names = [dataset.classes[index] for index in predicted.tolist()]
     write_text(files.predictions, _csv(dataset.of("test"), names, confidence.tolist()))
     record.output(files.predictions)
