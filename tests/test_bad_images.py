@@ -26,8 +26,8 @@ from higfa_cli.data import images
 from higfa_cli.data.dataset import load_dataset
 from higfa_cli.data.images import ImageError, read_image
 from higfa_cli.data.rejected import REASONS, allowed, file_state, read_rejected
+from higfa_cli.recipe.data import Data
 from higfa_cli.recipe.load import load_recipe
-from higfa_cli.recipe.schema import Data
 from higfa_cli.stages import drawing, filter, finetune_guide, train_downstream
 from higfa_cli.stages.context import make_context
 from higfa_cli.stages.photos import load_photos
@@ -167,10 +167,11 @@ def project(base: Path, photos: Path, **data: Any) -> Path:
     tree = {
         "name": "tiny",
         "workspace": str(base / "out"),
-        "device": "cpu",
         "data": {"root": str(photos), **data},
-        "contours": {"size": 32, "transforms": {"translation": 0, "perspective": 0}},
-        "synthesize": {"model": "none", "controlnet": "none", "size": 32},
+        "contours": {"transforms": {"translation": 0, "perspective": 0}},
+        "size": 32,
+        "model": {"base": "none", "controlnet": "none"},
+        "run": {"device": "cpu"},
         "guide": small,
         "downstream": {**small, "seeds": [0]},
     }

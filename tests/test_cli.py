@@ -70,8 +70,8 @@ def recipe(tmp_path: Path) -> Path:
         "name: small\n"
         "workspace: " + str(tmp_path / "runs") + "\n"
         "data: {root: photos}\n"
-        "contours: {size: 32}\n"
-        "synthesize: {model: some/model, controlnet: some/controlnet}\n"
+        "size: 32\n"
+        "model: {base: some/model, controlnet: some/controlnet}\n"
     )
     return path
 
@@ -150,7 +150,7 @@ def test_recipes_list_show_check_schema() -> None:
     code, out, _ = call("recipes", "show", "pocket")
     assert code == 0 and out == (ROOT / "recipes" / "pocket-aircraft.yaml").read_text()
     assert call("recipes", "check", "aircraft")[:2] == (0, "built-in aircraft-sdxl: valid\n")
-    out = call("recipes", "check", "aircraft", "--set", "synthesize.steps=7", "--json")[1]
+    out = call("recipes", "check", "aircraft", "--set", "sampling.steps=7", "--json")[1]
     assert json.loads(out)["synthesize"]["steps"] == 7
     assert "properties" in json.loads(call("recipes", "schema")[1])
 
@@ -184,8 +184,8 @@ def test_recipes_check_refuses(recipe: Path) -> None:
         (["export", "--out", "x", "--format", "onnx"], "no model: give a recipe or --model"),
         (["predict", "a.jpg", "--model", "m", "--dataset", "pocket"], "not both"),
         (["synthesize", "--preview", "2", "--sweep", "seed=1"], "one of --preview, --sweep"),
-        (["synthesize", "--sweep", "steps=1"], "did you mean `synthesize.steps`?"),
-        (["synthesize", "--sweep", "synthesize.steps"], "write KEY=VALUE,VALUE"),
+        (["synthesize", "--sweep", "steps=1"], "did you mean `sampling.steps`?"),
+        (["synthesize", "--sweep", "sampling.steps"], "write KEY=VALUE,VALUE"),
         (["export", "--out", "x", "--format", "gguf"], "gguf"),
         (["init"], "--root"),
     ],
@@ -198,11 +198,11 @@ def test_mistakes_in_flags_exit_2(arguments: list[str], part: str) -> None:
 
 
 def test_bad_set_is_one_line_and_writes_nothing(recipe: Path) -> None:
-    code, out, err = call("contours", recipe, "--set", "contours.sise=32")
+    code, out, err = call("contours", recipe, "--set", "contours.blurr=1")
     assert (code, out) == (2, "")
     assert err == (
-        "error: --set contours.sise=32: unknown key `contours.sise`; "
-        "did you mean `contours.size`?\n"
+        "error: --set contours.blurr=1: unknown key `contours.blurr`; "
+        "did you mean `contours.blur`?\n"
     )
     assert not (recipe.parent / "runs").exists()
 
@@ -290,7 +290,7 @@ def test_words_repeat_the_choice() -> None:
 
 
 def test_status_says_a_missing_folder_once(recipe: Path) -> None:
-    flags = ("--set", "data.root=gone", "--set", "synthesize.size=32")
+    flags = ("--set", "data.root=gone", "--set", "size=32")
     _, out, _ = call("status", recipe, *flags)
     assert out.count("gone does not exist") == 1
     assert next(line for line in out.splitlines() if "guide" in line).endswith("  as above")

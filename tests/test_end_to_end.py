@@ -92,14 +92,14 @@ def test_second_run_skips_everything(recipe: Path, workspace: Path) -> None:
 
 
 def test_status_names_the_changed_key(recipe: Path, workspace: Path) -> None:
-    change = ("--set", "synthesize.steps=5")
+    change = ("--set", "sampling.steps=5")
     status = json.loads(
         higfa("status", str(recipe), "--workspace", str(workspace), *change, "--json").stdout
     )
     by_stage = {row["stage"]: row for row in status["stages"]}
     assert by_stage["contours"]["state"] == "fresh"
     assert by_stage["synthesize"]["state"] == "stale"
-    assert any("synthesize.steps: 4 -> 5" in reason for reason in by_stage["synthesize"]["reasons"])
+    assert any("sampling.steps: 4 -> 5" in reason for reason in by_stage["synthesize"]["reasons"])
     assert by_stage["report"]["state"] == "stale"
 
 
@@ -119,7 +119,7 @@ def test_a_lost_picture_is_drawn_again_and_nothing_else(
 
 def test_seeds_do_not_depend_on_the_rest_of_the_plan(recipe: Path, workspace: Path) -> None:
     flags = (str(recipe), "--workspace", str(workspace), "--json")
-    more = ("--set", "synthesize.per_contour=2")
+    more = ("--set", "pictures.per_contour=2")
     plan = json.loads(higfa("synthesize", *flags, *more, "--dry-run").stdout)
     assert plan["images"] == 24
     assert plan["denoiser_evaluations"] == 24 * 4 * 3
@@ -132,8 +132,8 @@ def test_preview_and_sweep_draw_sheets(recipe: Path, workspace: Path) -> None:
     flags = (str(recipe), "--workspace", str(workspace), "--json", "--quiet")
     sheet = json.loads(higfa("synthesize", *flags, "--preview", "3").stdout)["sheet"]
     assert Image.open(sheet).size == (3 * 128, 128 + 14)
-    strong = ("--set", "synthesize.classifier.grad_norm=rms")
-    values = "synthesize.classifier.scale=0,0,2"
+    strong = ("--set", "guidance.classifier.grad_norm=rms")
+    values = "guidance.classifier.scale=0,0,2"
     result = json.loads(higfa("synthesize", *flags, *strong, "--sweep", values).stdout)
     assert [row["value"] for row in result["rows"]] == [0, 0, 2]
     strip = np.asarray(Image.open(result["sheet"]))
@@ -170,9 +170,8 @@ def test_report_is_self_contained(workspace: Path) -> None:
     ("stage", "change", "message"),
     [
         ("contours", "data.root=nowhere", "nowhere does not exist"),
-        ("finetune-guide", "contours.size=64", "contours.size is 64 but synthesize.size is 32"),
-        ("synthesize", "synthesize.model=./gone", "./gone does not exist"),
-        ("finetune-guide", "synthesize.prompts.templates=[a photo]", "has no {words}"),
+        ("synthesize", "model.base=./gone", "./gone does not exist"),
+        ("finetune-guide", "prompts.templates=[a photo]", "has no {words}"),
         ("train-downstream", "downstream.backbone=resnet17", "resnet17"),
     ],
 )

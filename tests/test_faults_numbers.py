@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from higfa_cli.artifacts.atomic import read_jsonl
-from higfa_cli.method.schedule import StrengthSchedule
 from tests.support import tiny
 from tests.support.drawing import load, make_guide, pictures, pixels
 from tests.support.fault_project import ROOT, one_line, tree, write_project
 from tests.support.forks import Forks
+from tests.support.strengths import strengths
 
 GUIDE = {"backbone": "test_resnet.r160_in1k", "pretrained": False, "image_size": 32, "epochs": 1}
 
@@ -42,11 +42,11 @@ def test_confidence_of_exactly_one_and_zero(
     folders: tuple[Path, Path], grad_norm: str, read: str
 ) -> None:
     model = load(folders)
-    schedule = StrengthSchedule(
+    guidance = strengths(
         text=1.0, contour=1.0, classifier=2.0, switch=0.5, grad_norm=grad_norm, read=read
     )
     sure, unsure = make_guide(bias=1e4), make_guide()
-    one, zero = pictures(model, schedule, sure, targets=(0, 1))
+    one, zero = pictures(model, guidance, sure, targets=(0, 1))
     assert (one.trace["p"][-1], zero.trace["p"][-1]) == (1.0, 0.0)
     for drawn in (one, zero):
         assert drawn.error is None
@@ -54,11 +54,11 @@ def test_confidence_of_exactly_one_and_zero(
             np.isfinite(v) for values in drawn.trace.values() for v in values if v is not None
         )
     # The neighbour of a picture with p = 0 is drawn as beside any other.
-    beside = pictures(model, schedule, sure, targets=(0, 0))[0]
+    beside = pictures(model, guidance, sure, targets=(0, 0))[0]
     assert np.array_equal(beside.pixels, one.pixels)
     # Nothing is left to say for a guide that is sure: its gradient is zero.
     assert one.trace["grad_norm"][-1] == 0.0
-    assert not np.array_equal(pixels(pictures(model, schedule, unsure)), pixels([one, zero]))
+    assert not np.array_equal(pixels(pictures(model, guidance, unsure)), pixels([one, zero]))
 
 
 def test_a_guide_that_is_blind_has_no_gradient_and_spoils_nothing(
@@ -66,8 +66,8 @@ def test_a_guide_that_is_blind_has_no_gradient_and_spoils_nothing(
 ) -> None:
     model = load(folders)
     for grad_norm in ("none", "rms"):
-        schedule = StrengthSchedule(classifier=2.0, switch=0.5, grad_norm=grad_norm)
-        for drawn in pictures(model, schedule, make_guide(weight=0.0)):
+        guidance = strengths(classifier=2.0, switch=0.5, grad_norm=grad_norm)
+        for drawn in pictures(model, guidance, make_guide(weight=0.0)):
             assert drawn.trace["grad_norm"][-1] == 0.0
             assert drawn.error is None
 

@@ -14,7 +14,7 @@ import pytest
 from higfa_cli.data.dataset import Dataset, load_dataset
 from higfa_cli.data.layouts import CLASS_FOLDERS, layout_of
 from higfa_cli.errors import UserError
-from higfa_cli.recipe.schema import Data, Layout
+from higfa_cli.recipe.data import Data, Layout
 from tests.support.layouts import car_annotations, cells, dog_list, lines, mat, put
 
 # --- the trees

@@ -11,11 +11,11 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from higfa_cli.method import equations
 from higfa_cli.method.protocols import Level, Prediction
 from higfa_cli.method.sampler import sample
-from higfa_cli.method.schedule import StrengthSchedule
 from higfa_cli.models.scheduler import FLOW, make_solver
 from tests.support import gmm
+from tests.support.strengths import strengths
 
-EXACT = StrengthSchedule(
+EXACT = strengths(
     text=1.0,
     text_floor=1.0,
     contour=1.0,

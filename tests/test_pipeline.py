@@ -29,8 +29,9 @@ def ctx(tmp_path: Path) -> Context:
     (tmp_path / "recipe.yaml").write_text(
         "name: small/one\n"
         "data: {root: photos}\n"
-        "contours: {size: 32}\n"
-        "synthesize: {model: a/b, controlnet: a/c, size: 32, classifier: {switch: 1.0}}\n"
+        "size: 32\n"
+        "model: {base: a/b, controlnet: a/c}\n"
+        "guidance: {classifier: {switch: 1.0}}\n"
     )
     return make_context(load_recipe(str(tmp_path / "recipe.yaml")), tmp_path / "runs")
 

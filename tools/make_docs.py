@@ -13,23 +13,12 @@ from typing import Any, Literal, get_args, get_origin
 
 import click
 import typer
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from higfa_cli.cli.app import app
-from higfa_cli.recipe.schema import Recipe
+from higfa_cli.recipe.keys import is_section, recipe_keys
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-
-
-def keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Leaf keys of the recipe in order, dotted."""
-    for name, field in model.model_fields.items():
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            yield from keys(annotation, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", field
 
 
 def default(field: FieldInfo) -> str:
@@ -64,7 +53,9 @@ def recipe_page() -> str:
         "JSON schema for editors; `--set KEY=VALUE` changes a key on the command line.",
     ]
     section = None
-    for key, field in keys(Recipe):
+    for key, field in recipe_keys().items():
+        if is_section(key):
+            continue
         here = key.rpartition(".")[0] or "recipe"
         if here != section:
             section = here

@@ -36,9 +36,7 @@ DatasetFlag = Annotated[
 ]
 SetFlag = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", help="Change a recipe key, e.g. synthesize.steps=20.", metavar="KEY=VALUE"
-    ),
+    typer.Option("--set", help="Change a recipe key, e.g. sampling.steps=20.", metavar="KEY=VALUE"),
 ]
 WorkspaceFlag = Annotated[
     Path | None,
@@ -85,7 +83,7 @@ class Choice:
         from higfa_cli.stages.context import make_context
 
         silence_libraries()
-        overrides = [*self.overrides, *([f"device={self.device}"] if self.device else [])]
+        overrides = [*self.overrides, *([f"run.device={self.device}"] if self.device else [])]
         loaded = load_recipe(self.ref, overrides)
         return make_context(loaded, self.workspace, TerminalProgress(quiet), force)
 

@@ -68,4 +68,4 @@ def find_model(model: Path | None, flags: RecipeFlags) -> tuple[Path, str]:
     ctx = flags.choice.context()
     from higfa_cli.stages.predict import best_model
 
-    return best_model(ctx), ctx.recipe.device
+    return best_model(ctx), ctx.recipe.run.device

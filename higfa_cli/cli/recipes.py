@@ -27,7 +27,7 @@ def list_recipes(as_json: JsonFlag = False) -> None:
         recipe = load_recipe(name).recipe
         also = [alias for alias, full in ALIASES.items() if full == name]
         rows.append(
-            {"name": name, "also": also, "data": recipe.data.root, "model": recipe.synthesize.model}
+            {"name": name, "also": also, "data": recipe.data.root, "model": recipe.model.base}
         )
     if as_json:
         print_json({"recipes": rows})

@@ -30,7 +30,7 @@ def command(
         ),
     ] = None,
     compile_: Annotated[
-        bool, typer.Option("--compile", help="Same as --set synthesize.memory.compile=true.")
+        bool, typer.Option("--compile", help="Same as --set run.memory.compile=true.")
     ] = False,
     shard: Annotated[
         str | None,
@@ -55,7 +55,7 @@ def command(
     """
     how = _how(shard, workers, retry_failed, flags)
     if compile_:
-        flags = replace(flags, set_=[*(flags.set_ or []), "synthesize.memory.compile=true"])
+        flags = replace(flags, set_=[*(flags.set_ or []), "run.memory.compile=true"])
     variants = sum((preview is not None, sweep is not None, flags.dry_run))
     if variants > 1:
         raise UserError("give one of --preview, --sweep and --dry-run", exit_code=2)

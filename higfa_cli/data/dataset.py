@@ -18,8 +18,8 @@ from higfa_cli.data.layouts.imagefolder import list_csv, list_folders
 from higfa_cli.data.prompts import words_for
 from higfa_cli.data.rejected import Rejected, file_state, leave_out
 from higfa_cli.errors import UserError
+from higfa_cli.recipe.data import Data
 from higfa_cli.recipe.refs import resolve_ref
-from higfa_cli.recipe.schema import Data
 
 
 @dataclass(frozen=True)

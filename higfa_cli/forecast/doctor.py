@@ -22,14 +22,15 @@ from higfa_cli.forecast.model_files import (
     missing_files,
     missing_weights,
 )
-from higfa_cli.models.architecture import KNOWN
+from higfa_cli.models.architecture import WrongSize, family_at
 from higfa_cli.models.device import resolve_device
-from higfa_cli.models.text import cut_off_classes
+from higfa_cli.models.families import FAMILIES, KNOWN
+from higfa_cli.models.text import cut_off_classes, tokens_read
 from higfa_cli.stages import pipeline
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.drawing import class_prompts
 from higfa_cli.stages.photos import load_photos
-from higfa_cli.stages.recipe_checks import check_sizes, check_texts
+from higfa_cli.stages.recipe_checks import check_texts
 from higfa_cli.text import gib, plural
 
 
@@ -48,7 +49,6 @@ def doctor(ctx: Context, selection: str) -> dict[str, Any]:
     rows = [Row("recipe", "ok", f"{ctx.recipe.name} is valid")]
     checks: dict[str, Callable[[Context, Findings], Row]] = {
         "data": _data,
-        "contours": _contours,
         "prompts": _prompts,
         "model files": _model_files,
         "model": _model,
@@ -112,14 +112,6 @@ def _data(ctx: Context, known: Findings) -> Row:
     return Row("data", "ok", f"{photos} of {classes} ({parts})")
 
 
-def _contours(ctx: Context, known: Findings) -> Row:
-    size = ctx.recipe.contours.size
-    if known.has_wrong_size:
-        return Row("contours", "warning", f"{size} px; must equal synthesize.size (see model)")
-    check_sizes(ctx.recipe)
-    return Row("contours", "ok", f"{size} px, as the pictures")
-
-
 def _prompts(ctx: Context, known: Findings) -> Row:
     if known.photos is None:
         check_texts(ctx.recipe, ctx.base)
@@ -130,16 +122,16 @@ def _prompts(ctx: Context, known: Findings) -> Row:
     if not tokenizers:
         detail = f"{plural(count, 'prompt')}; their length is checked once the tokenizer is here"
         return Row("prompts", "ok", detail)
-    cut = cut_off_classes(tokenizers, prompts)
+    cut, limit = cut_off_classes(tokenizers, prompts), tokens_read(tokenizers)
     if not cut:
-        return Row("prompts", "ok", f"{plural(count, 'prompt')}, none longer than 77 tokens")
+        return Row("prompts", "ok", f"{plural(count, 'prompt')}, none longer than {limit} tokens")
     cls, prompt = next(iter(cut.items()))
     return Row(
         "prompts",
         "warning",
         f"{plural(len(cut), 'class has', 'classes have')} prompts that the text encoder cuts off "
-        f"at 77 tokens; class {cls}: {prompt}",
-        "shorten data.class_words or synthesize.prompts",
+        f"at {limit} tokens; class {cls}: {prompt}",
+        "shorten data.class_words or prompts.templates",
     )
 
 
@@ -147,12 +139,16 @@ def _tokenizers(ctx: Context) -> list[Any]:
     """The model's tokenizers, of those that are on this machine."""
     from transformers import CLIPTokenizer
 
-    settings = ctx.recipe.synthesize
+    model = ctx.recipe.model
+    try:
+        family = family_at(model, ctx.base)
+    except UserError:
+        return []
     found = []
-    for name in ("tokenizer", "tokenizer_2"):
+    for name in family.tokenizers:
         vocabularies = (f"{name}/tokenizer.json", f"{name}/vocab.json")
         config, *others = (
-            find_folder(settings.model, settings.revision, ctx.base, file)
+            find_folder(model.base, model.revision, ctx.base, file)
             for file in (f"{name}/tokenizer_config.json", *vocabularies)
         )
         if config is not None and any(others):
@@ -162,7 +158,7 @@ def _tokenizers(ctx: Context) -> list[Any]:
 
 def _model_files(ctx: Context, known: Findings) -> Row:
     recipe = ctx.recipe
-    known.missing = missing_files(recipe.synthesize, ctx.base)
+    known.missing = missing_files(recipe.model, ctx.base, recipe.run.local_files_only)
     if not (ctx.stage_dir("finetune-guide") / "guide.safetensors").is_file():
         known.missing += missing_weights(recipe.guide, ctx.base, "guide")
     known.missing += missing_weights(recipe.downstream, ctx.base, "downstream")
@@ -188,7 +184,7 @@ def _model_files(ctx: Context, known: Findings) -> Row:
 def _lacks_configuration(missing: list[MissingFile]) -> bool:
     """Whether nothing can be said of the model before more files are here."""
     return any(
-        one.key.startswith("synthesize.")
+        one.key.startswith("model.")
         and (one.file in (WHOLE, FOLDER) or one.file.endswith(".json"))
         and one.repo not in KNOWN
         for one in missing
@@ -196,22 +192,22 @@ def _lacks_configuration(missing: list[MissingFile]) -> bool:
 
 
 def _model(ctx: Context, known: Findings) -> Row:
-    settings = ctx.recipe.synthesize
+    recipe = ctx.recipe
     try:
         parts, solver = estimate.model_and_solver(ctx)
-    except estimate.WrongSize:
+    except WrongSize:
         raise
     except UserError:
         if _lacks_configuration(known.missing):
             return Row("model", "warning", "not known before its files are here")
         raise
-    kind = {"sd": "Stable Diffusion", "sdxl": "Stable Diffusion XL"}[parts.family]
-    detail = f"{kind}, {solver.prediction_type}; {settings.scheduler}, {settings.size} px"
+    title = FAMILIES[parts.family].title
+    detail = f"{title}, {solver.prediction_type}; {recipe.sampling.scheduler}, {recipe.size} px"
     return Row("model", "ok", detail)
 
 
 def _device(ctx: Context, known: Findings) -> Row:
-    known.device = resolve_device(ctx.recipe.device)
+    known.device = resolve_device(ctx.recipe.run.device)
     detail = device_name(known.device)
     if known.device.type == "cuda":
         detail += f", {gib(torch.cuda.mem_get_info(known.device)[1])}"
@@ -226,7 +222,7 @@ def _device(ctx: Context, known: Findings) -> Row:
 
 
 def _dtype(ctx: Context, known: Findings) -> Row:
-    dtype = ctx.recipe.synthesize.dtype
+    dtype = ctx.recipe.model.dtype
     if known.device is None:
         return Row("dtype", "warning", f"{dtype}: not checked without the device")
     kind = known.device.type
@@ -238,21 +234,21 @@ def _dtype(ctx: Context, known: Findings) -> Row:
                 "dtype",
                 "warning",
                 "this GPU has no bfloat16 of its own and emulates it slowly",
-                "set synthesize.dtype: float16",
+                "set model.dtype: float16",
             )
     if dtype == "float16" and kind == "cpu":
         return Row(
             "dtype",
             "warning",
             "float16 is slow on a CPU",
-            "set synthesize.dtype: float32, or bfloat16",
+            "set model.dtype: float32, or bfloat16",
         )
     if dtype == "float32" and kind == "cuda" and known.is_large:
         return Row(
             "dtype",
             "warning",
             "float32 needs twice the memory of bfloat16 and several times its time",
-            "set synthesize.dtype: bfloat16",
+            "set model.dtype: bfloat16",
         )
     return Row("dtype", "ok", f"{dtype}; autoencoder and guide in float32")
 

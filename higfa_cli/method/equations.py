@@ -9,14 +9,15 @@ The idea is HiGFA's (arXiv 2511.12547); the formulas are this project's reading 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from higfa_cli.method.guidance import Composition
 from higfa_cli.method.protocols import Branch, Level, Prediction
 
-Composition = Literal["three_term", "joint"]
+Weight = TypeVar("Weight", float, Tensor)
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:
@@ -57,9 +58,9 @@ def to_flow(prediction: Prediction) -> Tensor:
 
 
 def branch_weights(
-    composition: Composition, s_text: Tensor, s_contour: Tensor
-) -> dict[Branch, Tensor]:
-    """Weights [B] of the branches; they add up to 1 for every image.
+    composition: Composition, s_text: Weight, s_contour: Weight
+) -> dict[Branch, Weight]:
+    """Weights of the branches, numbers or [B]; they add up to 1 for every image.
 
     three_term: e(x) + s_T [e(c_T) - e(x)] + s_C [e(c_T,c_C) - e(c_T)]
     joint:      e(c_C) + s_T [e(c_T,c_C) - e(c_C)]; s_C plays no part.

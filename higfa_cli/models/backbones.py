@@ -18,8 +18,8 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from higfa_cli.errors import UserError
+from higfa_cli.recipe.classifiers import Training
 from higfa_cli.recipe.refs import resolve_ref
-from higfa_cli.recipe.schema import Training
 from higfa_cli.text import first_line
 
 # The one metadata key that higfa's checkpoints use: safetensors writes several keys in an order

@@ -39,6 +39,16 @@ CONVERSIONS: Mapping[str, Callable[[Tensor, Tensor, Level], Prediction]] = {
 _OTHER_FLOWS = ("use_dynamic_shifting", "invert_sigmas", "stochastic_sampling")
 
 
+def conversion(prediction_type: str) -> Callable[[Tensor, Tensor, Level], Prediction]:
+    """(x_t, output, level) -> prediction. Raises UserError for other kinds of prediction."""
+    if prediction_type not in CONVERSIONS:
+        raise UserError(
+            f"scheduler: prediction_type `{prediction_type}` is not supported; "
+            "use a model that predicts epsilon, v or a flow's velocity"
+        )
+    return CONVERSIONS[prediction_type]
+
+
 def make_solver(name: str, config: Any, steps: int) -> SchedulerSolver | FlowSolver:
     """The recipe's solver `name` with N = `steps` >= 1, for a model with this scheduler config.
 
@@ -65,16 +75,12 @@ class SchedulerSolver:
     def __init__(self, name: str, config: Any, steps: int) -> None:
         if name not in CLASSES:
             raise RecipeError(
-                f"synthesize.scheduler: `{name}` is not supported; use one of {', '.join(CLASSES)}"
+                f"sampling.scheduler: `{name}` is not supported; use one of {', '.join(CLASSES)}"
             )
         self.name = name
         self.scheduler = CLASSES[name].from_config(config, **_options(name, config))
         self.prediction_type: str = self.scheduler.config.prediction_type
-        if self.prediction_type not in ("epsilon", "v_prediction"):
-            raise UserError(
-                f"scheduler: prediction_type `{self.prediction_type}` is not supported; "
-                "use a model that predicts epsilon or v"
-            )
+        conversion(self.prediction_type)
         self.scheduler.set_timesteps(steps)
         self.levels: Sequence[Level] = tuple(self._level(i, steps) for i in range(steps))
 

@@ -3,34 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from functools import cache
-from typing import Any
+from typing import Any, get_type_hints
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
+from higfa_cli.recipe.moved import MOVED, new_key, new_sections
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.text import nearest
 
 
-def _walk(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, Any]]:
-    for name, field in model.model_fields.items():
-        key = f"{prefix}{name}"
-        annotation = field.annotation
-        yield key, annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            yield from _walk(annotation, f"{key}.")
+def _fields(annotation: Any) -> dict[str, FieldInfo]:
+    """Keys of a section, a pydantic model or a plain dataclass; of another type, none."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation.model_fields
+    if not is_dataclass(annotation):
+        return {}
+    types = get_type_hints(annotation)
+    return {
+        field.name: FieldInfo.from_annotated_attribute(types[field.name], field)
+        for field in fields(annotation)
+    }
+
+
+def _walk(section: Any, prefix: str) -> Iterator[tuple[str, FieldInfo]]:
+    for name, field in _fields(section).items():
+        yield f"{prefix}{name}", field
+        yield from _walk(field.annotation, f"{prefix}{name}.")
 
 
 @cache
-def recipe_keys() -> dict[str, Any]:
-    """Every dotted key of the schema, sections included, with its type annotation."""
+def recipe_keys() -> dict[str, FieldInfo]:
+    """Every dotted key of the schema, sections included, with its type and description."""
     return dict(_walk(Recipe, ""))
 
 
 def is_section(key: str) -> bool:
     """Whether a valid key holds further keys."""
-    annotation = recipe_keys()[key]
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return bool(_fields(recipe_keys()[key].annotation))
 
 
 def section_keys(section: str) -> list[str]:
@@ -43,6 +55,9 @@ def nearest_key(wrong: str) -> str | None:
     """The valid key that an unknown dotted key most likely meant, or None."""
     if spelt := _spelt(wrong):
         return spelt
+    old = nearest(wrong, _old_keys(), 0.9)
+    if old is not None:
+        return _old_keys()[old]
     section, _, leaf = wrong.rpartition(".")
     same_leaf = [key for key in recipe_keys() if key.rpartition(".")[2] == leaf]
     inside = [key for key in same_leaf if section and key.startswith(f"{section}.")]
@@ -50,6 +65,17 @@ def nearest_key(wrong: str) -> str | None:
         return (inside or same_leaf)[0]
     # In a section that exists, the whole dotted name would only match that section.
     return None if section_keys(section) else nearest(wrong, recipe_keys(), 0.6)
+
+
+@cache
+def _old_keys() -> dict[str, str]:
+    """Leaf keys of earlier recipes that have moved -> their keys now."""
+    return {
+        old + key.removeprefix(new): key
+        for old, new in MOVED.items()
+        for key in recipe_keys()
+        if not is_section(key) and (key == new or key.startswith(f"{new}."))
+    }
 
 
 def _spelt(wrong: str) -> str | None:
@@ -64,8 +90,14 @@ def _spelt(wrong: str) -> str | None:
 
 
 def unknown_key(wrong: str) -> str:
-    """The sentence about an unknown key: the nearest valid one, or those of its section."""
-    near = nearest_key(wrong)
+    """The sentence about an unknown key: its new name, the nearest, or those of its section."""
+    moved = new_key(wrong)
+    if moved in recipe_keys():
+        return f"`{wrong}` is now `{moved}`; rename it"
+    if sections := new_sections(wrong):
+        now = ", ".join(f"`{section}`" for section in sections)
+        return f"`{wrong}` is no section any more; its keys are in {now}"
+    near = nearest_key(moved or wrong)
     if near:
         return f"unknown key `{wrong}`; did you mean `{near}`?"
     section = wrong.rpartition(".")[0]
