@@ -44,7 +44,7 @@ from higfa_cli.stages.batch_files import (
     keep_batch,
     trace_name,
 )
-from higfa_cli.stages.batching import batch_size, dearest_step
+from higfa_cli.stages.batching import batch_size, costliest_step
 from higfa_cli.stages.context import Context, Silent
 
 PLAN = "plan.json"
@@ -307,4 +307,4 @@ def _work(
 
 def _probed(ctx: Context, models: Models, items: Sequence[PlanItem]) -> int:
     model, guide = models.loaded
-    return batch_size(ctx, model, dearest_step(ctx, model, guide, items[0]))
+    return batch_size(ctx, model, costliest_step(ctx, model, guide, items[0]))
