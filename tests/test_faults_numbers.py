@@ -20,6 +20,7 @@ from tests.support import tiny
 from tests.support.drawing import load, make_guide, pictures, pixels
 from tests.support.fault_project import ROOT, one_line, tree, write_project
 from tests.support.forks import Forks
+from tests.support.signals import heed_signals
 from tests.support.strengths import strengths
 
 GUIDE = {"backbone": "test_resnet.r160_in1k", "pretrained": False, "image_size": 32, "epochs": 1}
@@ -140,7 +141,10 @@ app()
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 def test_second_signal_ends_the_program_at_once(second: int) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, "work"], cwd=ROOT, stdout=subprocess.PIPE
+        [sys.executable, "-c", SCRIPT, "work"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        preexec_fn=heed_signals,
     ) as child:
         assert child.stdout and child.stdout.readline() == b"working\n"
         child.send_signal(signal.SIGINT)
@@ -149,16 +153,17 @@ def test_second_signal_ends_the_program_at_once(second: int) -> None:
         assert child.wait(timeout=10) == -second
 
 
-def test_hangup_that_is_ignored_stays_ignored() -> None:
-    """As under `nohup`."""
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+def test_signal_that_is_ignored_stays_ignored(number: int) -> None:
+    """As under `nohup`, or in the background of a shell's script."""
     script = SCRIPT.replace("time.sleep(60)", "time.sleep(0.5)")
     with subprocess.Popen(
         [sys.executable, "-c", script, "work"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN) and None,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_IGN) and None,
     ) as child:
         assert child.stdout and child.stdout.readline() == b"working\n"
-        child.send_signal(signal.SIGHUP)
+        child.send_signal(number)
         assert child.stdout.read() == b"tidying\n"
     assert child.returncode == 0

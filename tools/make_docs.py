@@ -67,8 +67,8 @@ def recipe_page() -> str:
 
 
 def commands_page() -> str:
-    """The help text of every command."""
-    lines = ["# Commands", "", "Made by `python tools/make_docs.py` from the commands' own help."]
+    """What all commands share (`commands_head.md`), then the help text of each."""
+    lines = [(Path(__file__).parent / "commands_head.md").read_text(encoding="utf-8").rstrip()]
     root: Any = typer.main.get_command(app)
     for name, command in walk(root, "higfa"):
         with click.Context(command, info_name=name, terminal_width=96) as context:

@@ -111,7 +111,7 @@ class Guidance:
 
     composition: Composition = field(
         default="three_term",
-        metadata={"description": "How the branches combine (README, the method)."},
+        metadata={"description": "How the branches combine (docs/method.md)."},
     )
     text: TextStrength = TextStrength()
     contour: ContourStrength = ContourStrength()
