@@ -31,10 +31,12 @@ from higfa_cli.models.classifier import (
     to_bytes,
 )
 from higfa_cli.recipe.classifiers import Training
+from higfa_cli.recipe.load import override_recipe
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages import finetune_guide
 from higfa_cli.stages.context import Context, Silent
 from higfa_cli.stages.guide_pool import pool_jobs, read_photos, render
+from higfa_cli.stages.inputs import guide_inputs
 from higfa_cli.training.calibration import HeldOut, calibrate
 from higfa_cli.training.trainer import predict_logits
 from tests.support.recipes import load_model
@@ -321,7 +323,7 @@ def test_finetune_guide_with_validation(tmp_path: Path, model_folders: tuple[Pat
     assert [row["epoch"] for row in history] == [1, 2]
     assert all(row["replaced"] == 0.5 for row in history)
     assert summary["noised"] == 24 * 3  # 2 noised and 1 reconstructed per photo
-    assert stage_state(folder, finetune_guide.inputs(ctx)).kind == "fresh"
+    assert stage_state(folder, guide_inputs(ctx)).kind == "fresh"
 
 
 def test_finetune_guide_without_validation_cross_validates(
@@ -345,12 +347,38 @@ def test_finetune_guide_inputs_name_what_changed(
     tmp_path: Path, model_folders: tuple[Path, Path]
 ) -> None:
     ctx = context(tmp_path, model_folders, with_val=True)
-    before = finetune_guide.inputs(ctx)
+    before = guide_inputs(ctx)
     assert {"data/train", "data/val", "model.base"} <= before.files.keys()
     write_class_folders(tmp_path / "data/train", 6, seed=5)
-    after = finetune_guide.inputs(ctx)
+    after = guide_inputs(ctx)
     changed = {name for name in before.files if before.files[name] != after.files[name]}
     assert changed == {"data/train"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "stale"),
+    [
+        ("model.tiling", True, True),
+        ("model.dtype", "bfloat16", True),
+        ("sampling.conditioning_scale", 0.5, True),
+        ("size", 64, True),
+        ("contours.blur", 2.0, True),
+        ("prompts.templates", ["the {words}"], True),
+        ("guidance.classifier.switch", 0.7, True),
+        ("guidance.classifier.scale", 3.0, False),
+        ("prompts.negative", "blur", False),
+        ("contours.per_image", 3, False),
+        ("pictures.per_contour", 3, False),
+        ("run.batch_size", 3, False),
+        ("run.memory.slicing", True, False),
+    ],
+)
+def test_the_guide_depends_on_what_its_pictures_show(
+    tmp_path: Path, model_folders: tuple[Path, Path], key: str, value: object, stale: bool
+) -> None:
+    ctx = context(tmp_path, model_folders, with_val=True)
+    other = replace(ctx, recipe=override_recipe(ctx.recipe, {key: value}))
+    assert (finetune_guide.inputs(other).key != finetune_guide.inputs(ctx).key) == stale
 
 
 def test_guide_that_never_guides_is_calibrated_on_reconstructions(
