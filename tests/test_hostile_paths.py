@@ -29,6 +29,7 @@ from higfa_cli.recipe.data import Data
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.stages import drawing, pipeline, preview, report
 from higfa_cli.stages.context import Context, make_context
+from higfa_cli.stages.table import stage_of
 from higfa_cli.training.checkpoint import load_checkpoint
 from tests.support.hostile import PATHS, Canary, assert_inert, higfa, hostile_root, path_of, photo
 from tests.support.layouts import car_annotations, cells, dog_list, lines, mat
@@ -179,7 +180,7 @@ def test_pictures_are_read_from_their_stage(ctx: Context, name: str) -> None:
     row = picture_row(file_name=path_of(name, images.parent), cls="A320", source="train/A320/0.png")
     write_rows(images / "metadata.jsonl", [row])
     with pytest.raises(UserError, match=r"names a file in|cannot read image"):
-        pipeline.stage_module("filter").run(ctx, ["higfa"])
+        stage_of("filter").run(ctx, ["higfa"])
 
 
 @pytest.mark.parametrize("name", PATHS)

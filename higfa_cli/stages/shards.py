@@ -43,7 +43,7 @@ from higfa_cli.stages.batch_files import (
     is_whole,
     keep_batch,
 )
-from higfa_cli.stages.batching import batch_size, dearest_step
+from higfa_cli.stages.batching import batch_size, costliest_step
 from higfa_cli.stages.context import ArmContext, Context, Silent
 
 _POLL_SECONDS = 0.1
@@ -292,4 +292,4 @@ def _work(
 
 def _probed(ctx: ArmContext, models: Models, items: Sequence[PlanItem]) -> int:
     model, guide = models.of(ctx)
-    return batch_size(ctx, model, dearest_step(ctx, model, guide, items[0]))
+    return batch_size(ctx, model, costliest_step(ctx, model, guide, items[0]))
