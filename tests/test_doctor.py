@@ -166,7 +166,7 @@ def test_missing_files_are_named_with_their_command(
 
 
 def test_people_see_one_line_per_check_and_each_command_once() -> None:
-    # The unknown model keeps this quick: nothing is reckoned.
+    # The unknown model keeps this quick: nothing is computed.
     shown = run("aircraft", "--set", "model.base=some/model")
     assert shown.exit_code == 1 and "Traceback" not in shown.output
     lines = shown.stdout.splitlines()
@@ -393,7 +393,7 @@ def test_memory_is_held_against_what_the_run_may_take(
     assert status(enough, 2 * enough) == "ok"
     assert status(enough - 2, enough) == "warning"
     assert status(enough // 2, enough // 2) == "failed"
-    # A GPU is asked for all of it, and for what no reckoning sees.
+    # A GPU is asked for all of it, and for what no estimate sees.
     known.device = torch.device("cuda")
     total = need.peak + ALLOWANCE
     for free, of, expected in (
@@ -453,7 +453,7 @@ def test_failures_are_rows(models: dict[str, tuple[Path, Path]], tmp_path: Path)
 def test_notes_are_for_people(models: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, *models["sd"])
     said = run(recipe).stderr
-    for line in ("loading torch", "reckoning memory and arithmetic", "measuring this device"):
+    for line in ("loading torch", "computing memory and arithmetic", "measuring this device"):
         assert said.count(line) == 1
     assert run(recipe, "--json").stderr == ""
 

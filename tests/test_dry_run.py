@@ -280,7 +280,7 @@ def test_a_size_that_the_model_cannot_draw_is_refused() -> None:
         assert near in result.stderr
 
 
-def test_the_same_model_is_reckoned_once(nowhere: Path, model: tuple[Path, Path]) -> None:
+def test_the_same_model_is_computed_once(nowhere: Path, model: tuple[Path, Path]) -> None:
     recipe = str(tiny_recipe(nowhere, model, steps=5))
     estimate._flops.cache_clear()
     for change in ("pictures.per_contour=1", "name=other", "sampling.steps=6"):

@@ -16,7 +16,7 @@ from higfa_cli.artifacts.atomic import read_jsonl
 from higfa_cli.artifacts.plan import in_batches
 from higfa_cli.method import schedule
 from higfa_cli.recipe.load import load_recipe
-from higfa_cli.stages.batching import batch_size, dearest_step
+from higfa_cli.stages.batching import batch_size, costliest_step
 from higfa_cli.stages.context import Context, make_context
 from higfa_cli.stages.drawing import draw_items, load, plan
 from higfa_cli.stages.pipeline import STAGES
@@ -160,11 +160,11 @@ def test_the_dearest_step_is_one_guided_step(recipe: Path) -> None:
     seen: list[tuple[str, int]] = []
     model.network.register_forward_pre_hook(lambda _m, a: seen.append(("unet", len(a[0]))))
     guide.network.register_forward_pre_hook(lambda _m, a: seen.append(("guide", len(a[0]))))
-    dearest_step(ctx, model, guide, items[0])(3)
+    costliest_step(ctx, model, guide, items[0])(3)
     assert ("guide", 3) in seen
     assert sum(size for name, size in seen if name == "unet") == 3 * 3
     asked = ctx.recipe.run.batch_size
-    size = batch_size(ctx, model, dearest_step(ctx, model, guide, items[0]))
+    size = batch_size(ctx, model, costliest_step(ctx, model, guide, items[0]))
     assert size == (32 if asked == "auto" else asked)
 
 

@@ -119,7 +119,7 @@ def _check_folders(arms: Sequence[Arm]) -> None:
         if arm.folder is not None and not arm.folder.is_dir():
             raise UserError(
                 f"arm {arm.name} of the last run: {arm.folder} is gone; restore it, give "
-                "--synthetic anew, or name the arms to train with --arm"
+                "--synthetic again, or name the arms to train with --arm"
             )
 
 
@@ -141,7 +141,7 @@ def _remembered(ctx: Context) -> list[Arm]:
     try:
         recorded = read_json(path).get("inputs", {}).get("parameters", {}).get("arms", {})
     except (UserError, AttributeError):
-        # A broken record remembers nothing; the stage's own state reports it and runs anew.
+        # A broken record remembers nothing; the stage's own state reports it and runs again.
         return []
     named = recorded.items() if isinstance(recorded, dict) else ()
     return [

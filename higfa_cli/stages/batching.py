@@ -62,7 +62,7 @@ def largest_that_runs(attempt: Callable[[int], None], start: int = LARGEST) -> i
         raise _too_large() from error
 
 
-def dearest_step(
+def costliest_step(
     ctx: Context, model: DiffusionModel, guide: Classifier | None, item: PlanItem
 ) -> Callable[[int], None]:
     """Draw so many copies of `item` in one step that is guided if any is, and decode them."""

@@ -40,7 +40,7 @@ _CONTOUR: dict[str, type] = {
 }
 
 
-# Classes whose cut prompts are told of one by one, and how much of each end of a prompt is shown.
+# Classes whose cut prompts are named one by one, and how much of each end of a prompt is shown.
 WARNED = 5
 SHOWN = 60
 
@@ -97,7 +97,7 @@ def prompts_of(items: Iterable[PlanItem]) -> set[str]:
 def load(ctx: Context, items: Sequence[PlanItem]) -> tuple[DiffusionModel, Classifier | None]:
     """The diffusion model, ready for the items' prompts, and the guide where it is consulted.
 
-    A prompt that the text encoders cut off is told of, by class.
+    A prompt that the text encoders cut off is warned about, by class.
     """
     guide = load_steering(ctx) if is_guided(ctx) else None
     return load_model(ctx, items), guide

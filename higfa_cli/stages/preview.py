@@ -17,7 +17,7 @@ from higfa_cli.data.images import encode_png, read_image
 from higfa_cli.errors import UserError
 from higfa_cli.models.draw import Drawn
 from higfa_cli.recipe.load import override_recipe
-from higfa_cli.stages.batching import batch_size, dearest_step
+from higfa_cli.stages.batching import batch_size, costliest_step
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.drawing import (
     draw_items,
@@ -44,7 +44,7 @@ def preview(ctx: Context, count: int) -> dict[str, Any]:
     """
     chosen = choose(plan(ctx), count, ctx.recipe.seed)
     model, guide = load(ctx, chosen)
-    size = batch_size(ctx, model, dearest_step(ctx, model, guide, chosen[0]))
+    size = batch_size(ctx, model, costliest_step(ctx, model, guide, chosen[0]))
     groups = [chosen[i : i + size] for i in range(0, len(chosen), size)]
     drawn = [
         picture

@@ -44,7 +44,7 @@ from higfa_cli.stages.batch_files import (
     keep_batch,
     trace_name,
 )
-from higfa_cli.stages.batching import batch_size, dearest_step
+from higfa_cli.stages.batching import batch_size, costliest_step
 from higfa_cli.stages.context import Context, Silent
 
 PLAN = "plan.json"
@@ -104,12 +104,12 @@ def settle(
     about = read_json(record.directory / PLAN)
     if not _is_settled(about):
         raise UserError(
-            f"{record.directory / PLAN} is not what higfa wrote there; start anew with --force"
+            f"{record.directory / PLAN} is not what higfa wrote there; start over with --force"
         )
     if about["device"].split(":")[0] != device:
         raise UserError(
             f"{record.directory / PLAN} was begun on {about['device']}, and {device} draws "
-            f"slightly other pictures; go on with --device {about['device']}, or start anew with "
+            f"slightly other pictures; go on with --device {about['device']}, or start over with "
             "--force"
         )
     size = int(about["batch_size"])
@@ -307,4 +307,4 @@ def _work(
 
 def _probed(ctx: Context, models: Models, items: Sequence[PlanItem]) -> int:
     model, guide = models.loaded
-    return batch_size(ctx, model, dearest_step(ctx, model, guide, items[0]))
+    return batch_size(ctx, model, costliest_step(ctx, model, guide, items[0]))

@@ -64,7 +64,7 @@ class FitResult:
 
 @dataclass
 class _Progress:
-    """How far a training is: what chooses the epoch, and what is told of it."""
+    """How far a training is: what chooses the epoch, and what is reported of it."""
 
     history: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0

@@ -64,7 +64,7 @@ def higfa(
     limit: int | None = None,
     before: Callable[[], None] | None = None,
 ) -> Ended:
-    """Run the program anew.
+    """Run the program as a process of its own.
 
     Args:
         env: changes to the environment; None takes a variable away.
