@@ -214,7 +214,7 @@ def test_other_families_are_refused_by_name(tmp_path: Path) -> None:
 def test_controlnet_of_the_other_family_is_refused(tmp_path: Path) -> None:
     model, _ = tiny.make_model(tmp_path / "a")
     _, controlnet = tiny.make_model(tmp_path / "b", family="sdxl")
-    with pytest.raises(UserError, match=r"synthesize\.controlnet .* width 32, .* has 16"):
+    with pytest.raises(UserError, match=r"model\.controlnet .* width 32, .* has 16"):
         load((model, controlnet))
 
 
