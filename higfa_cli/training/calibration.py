@@ -25,7 +25,7 @@ class Calibration:
     ece_after: float
 
     def row(self) -> dict[str, Any]:
-        """As JSON."""
+        """A row of calibration.json."""
         return dict(vars(self))
 
 

@@ -84,7 +84,7 @@ class _Loop:
     device: torch.device
 
     def state(self, so_far: _Progress) -> dict[str, Any]:
-        """As a checkpoint holds it."""
+        """Everything that going on from here needs, on whatever device it lies."""
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
