@@ -29,6 +29,7 @@ from higfa_cli.recipe.data import Data
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.stages import drawing, filter, finetune_guide, train_downstream
 from higfa_cli.stages.context import make_context
+from higfa_cli.stages.inputs import downstream_inputs
 from higfa_cli.stages.photos import load_photos
 from tests.support.bad_images import Case, cases, encoded, large_palette_png, one_bit_png, scene
 from tests.support.fault_project import obey_permissions
@@ -431,7 +432,7 @@ def test_every_stage_leaves_out_the_same_photos(recipe: Path) -> None:
     assert len(want.samples) == 18 and not BAD.keys() & {one.key for one in want.samples}
     assert want == drawing.load_photos(ctx) == finetune_guide._dataset(ctx)
     assert filter.load_photos is train_downstream.load_photos is load_photos
-    files = train_downstream.inputs(ctx, arms=["real"]).files
+    files = downstream_inputs(ctx, arms=["real"]).files
     assert files["data/train"] == want.fingerprint("train")
     everything = load_dataset(ctx.recipe.data, ctx.base, 0)
     assert everything.fingerprint("train") != want.fingerprint("train")

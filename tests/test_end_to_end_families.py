@@ -19,7 +19,7 @@ from higfa_cli.recipe.load import load_recipe
 from higfa_cli.stages.batching import batch_size, costliest_step
 from higfa_cli.stages.context import Context, make_context
 from higfa_cli.stages.drawing import draw_items, load, plan
-from higfa_cli.stages.pipeline import STAGES
+from higfa_cli.stages.pipeline import NAMES
 from tests.support import tiny
 from tests.support.photo_project import CLASSES, higfa, write_photos
 from tests.support.recipes import drawing_keys, write_recipe
@@ -76,7 +76,7 @@ def context(recipe: Path) -> Context:
 
 def test_every_stage_is_done_and_every_picture_there(recipe: Path) -> None:
     out = recipe.parent / "out"
-    for stage in STAGES:
+    for stage in NAMES:
         assert json.loads((out / stage / "run.json").read_text())["status"] == "done"
     rows = read_jsonl(out / "synthesize" / "images" / "metadata.jsonl")
     assert len(rows) == 9
@@ -139,7 +139,7 @@ def test_out_of_memory_halves_the_batch_and_is_recorded(recipe: Path) -> None:
     assert [(one.pixels, one.error) for one in failed] == [(None, "out of memory")] * 2
 
 
-def test_the_dearest_step_is_one_guided_step(recipe: Path) -> None:
+def test_the_costliest_step_is_one_guided_step(recipe: Path) -> None:
     ctx = context(recipe)
     items = plan(ctx)
     model, guide = load(ctx, items)

@@ -38,9 +38,10 @@ from higfa_cli.recipe.classifiers import Filter, Guide
 from higfa_cli.recipe.load import load_recipe, override_recipe
 from higfa_cli.report import wording
 from higfa_cli.stages import filter as stage
-from higfa_cli.stages import pipeline, train_downstream
+from higfa_cli.stages import pipeline
 from higfa_cli.stages.arms import choose_arms
 from higfa_cli.stages.context import Context, make_context
+from higfa_cli.stages.inputs import downstream_inputs, filter_inputs, synthesize_inputs
 from higfa_cli.training.synthetic import list_synthetic
 from tests.support.shapes import CLASSES, SIZE, shape, write_class_folders
 
@@ -181,7 +182,7 @@ def drawn(photo: np.ndarray, replica: int, label: int, rng: np.random.Generator)
 
 def write_drawn(ctx: Context) -> None:
     """A finished `synthesize` with real contours before it: its pictures are made here."""
-    inputs = pipeline.stage_module("synthesize").inputs(ctx)
+    inputs = synthesize_inputs(ctx)
     rng = np.random.default_rng(5)
     rows = []
     with stage_run(ctx.stage_dir("synthesize"), inputs, ctx.recipe) as run:
@@ -354,10 +355,10 @@ def test_guide_is_an_input_where_it_is_used(ctx: Context) -> None:
     """Neither the sampler nor a key: then an old guide on disk cannot make the filter stale."""
     guide = "finetune-guide/guide.safetensors"
     write_guide(ctx)
-    assert guide not in stage.inputs(ctx).files
+    assert guide not in filter_inputs(ctx).files
     stage.run(ctx)
     assert {row["confidence"] for row in rows_of(ctx).values()} == {None}
-    files = stage.inputs(changed(ctx, best_of=2)).files
+    files = filter_inputs(changed(ctx, best_of=2)).files
     assert {guide, "data/train"} < files.keys()
     assert "data/test" not in files
 
@@ -399,7 +400,7 @@ def test_no_pictures_yet_or_none_drawn(ctx: Context) -> None:
         stage.run(ctx)
     metadata.unlink()
     with pytest.raises(UserError, match="run `higfa synthesize` first"):
-        stage.inputs(ctx)
+        filter_inputs(ctx)
 
 
 def test_class_without_pictures_is_named(ctx: Context) -> None:
@@ -424,7 +425,7 @@ def test_class_without_pictures_is_named(ctx: Context) -> None:
 def test_training_sees_only_what_is_kept(ctx: Context) -> None:
     strict = changed(ctx, duplicate=0.99)
     with pytest.raises(UserError, match="run `higfa filter` first"):
-        train_downstream.inputs(strict)
+        downstream_inputs(strict)
     assert [arm.name for arm in choose_arms(strict, arms=["real"])] == ["real"]
     stale = pipeline.state(strict, "train-downstream")
     assert stale.kind == "missing" and "higfa filter" in stale.reasons[0]
@@ -435,7 +436,7 @@ def test_training_sees_only_what_is_kept(ctx: Context) -> None:
     kept = [row["file_name"] for row in rows_of(ctx).values() if row["kept"]]
     assert len(kept) == 20
     assert sorted(p.relative_to(own.folder).as_posix() for p in listing.paths) == sorted(kept)
-    files = train_downstream.inputs(strict).files
+    files = downstream_inputs(strict).files
     assert {"filter/selection.jsonl", "synthesize/images/metadata.jsonl"} < files.keys()
     # The stage reads the filter: stale selection, stale training.
     with pytest.raises(UserError, match="train-downstream reads filter, which is stale"):
@@ -444,11 +445,11 @@ def test_training_sees_only_what_is_kept(ctx: Context) -> None:
 
 def test_training_depends_on_the_choice_and_not_on_its_measures(ctx: Context) -> None:
     stage.run(changed(ctx, duplicate=0.99))
-    before = train_downstream.inputs(ctx).files
+    before = downstream_inputs(ctx).files
     stage.run(changed(ctx, duplicate=0.995))
-    assert train_downstream.inputs(ctx).files == before
+    assert downstream_inputs(ctx).files == before
     stage.run(ctx)
-    assert train_downstream.inputs(ctx).files != before
+    assert downstream_inputs(ctx).files != before
 
 
 def test_outside_pictures_are_not_filtered(ctx: Context, tmp_path: Path) -> None:

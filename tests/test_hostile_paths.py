@@ -28,6 +28,7 @@ from higfa_cli.recipe.data import Data
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.stages import drawing, pipeline, preview, report
 from higfa_cli.stages.context import Context, make_context
+from higfa_cli.stages.table import stage_of
 from higfa_cli.training.checkpoint import load_checkpoint
 from tests.support.hostile import PATHS, Canary, assert_inert, higfa, hostile_root, path_of, photo
 from tests.support.layouts import car_annotations, cells, dog_list, lines, mat
@@ -177,7 +178,7 @@ def test_pictures_are_read_from_their_stage(ctx: Context, name: str) -> None:
     row = {"file_name": path_of(name, images.parent), "id": "1", "class": "A320", "class_id": 0}
     write_jsonl(images / "metadata.jsonl", [row | {"source": "train/A320/0.png", "replica": 0}])
     with pytest.raises(UserError):
-        pipeline.stage_module("filter").run(ctx)
+        stage_of("filter").run(ctx)
 
 
 @pytest.mark.parametrize("name", PATHS)

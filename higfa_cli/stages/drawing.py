@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from higfa_cli.models.draw import Drawn, draw
 from higfa_cli.models.loading import load_pipeline
 from higfa_cli.models.text import cut_off_classes, tokens_read
 from higfa_cli.stages.context import Context
+from higfa_cli.stages.inputs import guide_path, manifest_path
 from higfa_cli.stages.photos import load_photos
 
 _CONTOUR: dict[str, type] = {
@@ -43,11 +43,6 @@ _CONTOUR: dict[str, type] = {
 # Classes whose cut prompts are named one by one, and how much of each end of a prompt is shown.
 WARNED = 5
 SHOWN = 60
-
-
-def is_guided(ctx: Context) -> bool:
-    """Whether any step of the recipe consults the guide (`switch: 1` keeps it off)."""
-    return ctx.recipe.guidance.consulted
 
 
 def plan(ctx: Context) -> tuple[PlanItem, ...]:
@@ -99,7 +94,7 @@ def load(ctx: Context, items: Sequence[PlanItem]) -> tuple[DiffusionModel, Class
 
     A prompt that the text encoders cut off is warned about, by class.
     """
-    guide = load_steering(ctx) if is_guided(ctx) else None
+    guide = load_steering(ctx) if ctx.recipe.guidance.consulted else None
     return load_model(ctx, items), guide
 
 
@@ -193,22 +188,3 @@ def read_contour(ctx: Context, item: PlanItem) -> Tensor:
         raise UserError(f"{path} is missing or was changed; run `higfa contours` again")
     grey = fit_square(read_image(path), ctx.recipe.size, pad="zero")[..., 0]
     return torch.from_numpy(np.ascontiguousarray(grey))[None].float() / 255
-
-
-def manifest_path(ctx: Context) -> Path:
-    """The contours' manifest. Raises UserError when it is missing."""
-    path = ctx.stage_dir("contours") / "manifest.jsonl"
-    if not path.is_file():
-        raise UserError(f"{path} is missing; run `higfa contours` first")
-    return path
-
-
-def guide_path(ctx: Context) -> Path:
-    """The guide's checkpoint. Raises UserError when it is missing."""
-    path = ctx.stage_dir("finetune-guide") / "guide.safetensors"
-    if not path.is_file():
-        raise UserError(
-            f"{path} is missing; run `higfa finetune-guide` first, or switch the guide off with "
-            "--set guidance.classifier.switch=1"
-        )
-    return path

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 
 from higfa_cli.artifacts.atomic import write_jsonl
-from higfa_cli.artifacts.fingerprint import hash_file
-from higfa_cli.artifacts.run_record import StageInputs, stage_run
+from higfa_cli.artifacts.run_record import stage_run
 from higfa_cli.artifacts.safe_paths import checked_rows, contained
 from higfa_cli.data.dataset import Dataset
 from higfa_cli.data.filter_rules import (
@@ -19,7 +18,6 @@ from higfa_cli.data.filter_rules import (
     Measured,
     Reason,
     decide,
-    guide_keys,
     rank_of,
     source_correlation,
     source_thumbnail,
@@ -31,10 +29,10 @@ from higfa_cli.errors import UserError
 from higfa_cli.models.classifier import Classifier, check_classes, load_classifier
 from higfa_cli.models.device import resolve_device
 from higfa_cli.stages.context import Context
+from higfa_cli.stages.inputs import filter_inputs, filter_reads_guide
 from higfa_cli.stages.photos import load_photos
 
 NAME = "filter"
-VERSION = 1
 SELECTION = "selection.jsonl"
 METADATA = "synthesize/images/metadata.jsonl"
 GUIDE = "finetune-guide/guide.safetensors"
@@ -50,15 +48,6 @@ _DRAWN: dict[str, type] = {
 }
 
 
-def inputs(ctx: Context) -> StageInputs:
-    """What the selection depends on: its keys, the pictures, the guide where it is used, photos.
-
-    Raises:
-        UserError: no pictures, or a key asks for a guide that is not there.
-    """
-    return _inputs(ctx, load_photos(ctx))
-
-
 def run(ctx: Context) -> dict[str, Any]:
     """Write `selection.jsonl`, one row per drawn picture; no picture is deleted or moved.
 
@@ -69,7 +58,7 @@ def run(ctx: Context) -> dict[str, Any]:
         UserError: as `inputs`; nothing drawn; every picture rejected (the rows are written).
     """
     dataset = load_photos(ctx)
-    known = _inputs(ctx, dataset)
+    inputs = filter_inputs(ctx)
     drawn = checked_rows(ctx.workspace / METADATA, _DRAWN)
     if not drawn:
         raise UserError(
@@ -79,7 +68,7 @@ def run(ctx: Context) -> dict[str, Any]:
         )
     guide = _guide(ctx, dataset)
     directory = ctx.stage_dir(NAME)
-    with stage_run(directory, known, ctx.recipe) as record:
+    with stage_run(directory, inputs, ctx.recipe) as record:
         record.device = "cpu" if guide is None else str(next(guide.parameters()).device)
         measured = list(_measure(ctx, dataset, drawn, guide))
         decisions = decide(measured, ctx.recipe.filter)
@@ -99,38 +88,9 @@ def run(ctx: Context) -> dict[str, Any]:
     return {"selection": str(directory / SELECTION), **summary, "classes_without": empty}
 
 
-def _inputs(ctx: Context, dataset: Dataset) -> StageInputs:
-    recipe = ctx.recipe
-    path = ctx.workspace / METADATA
-    if not path.is_file():
-        raise UserError(f"{path} is missing; run `higfa synthesize` first")
-    files = {METADATA: hash_file(path)}
-    keys, guide = guide_keys(recipe.filter), ctx.workspace / GUIDE
-    if _reads_guide(ctx) and guide.is_file():
-        files[GUIDE] = hash_file(guide)
-    elif keys:
-        raise UserError(
-            f"{', '.join(keys)}: {guide} is missing; run `higfa finetune-guide` first, or leave "
-            f"{'these keys' if len(keys) > 1 else 'this key'} out of the recipe"
-        )
-    files |= {f"data/{split}": dataset.fingerprint(split) for split in recipe.contours.splits}
-    parameters = {
-        "version": VERSION,
-        "filter": recipe.filter.model_dump(mode="json"),
-        "data": recipe.data.model_dump(mode="json", include={"crop_bottom"}),
-        "classes": list(dataset.classes),
-    }
-    return StageInputs(parameters, files)
-
-
-def _reads_guide(ctx: Context) -> bool:
-    """Whether a key needs the guide, or the sampler had it, so that its measures are of use."""
-    return ctx.recipe.guidance.consulted or bool(guide_keys(ctx.recipe.filter))
-
-
 def _guide(ctx: Context, dataset: Dataset) -> Classifier | None:
     path = ctx.workspace / GUIDE
-    if not _reads_guide(ctx) or not path.is_file():
+    if not filter_reads_guide(ctx.recipe) or not path.is_file():
         return None
     guide = load_classifier(path, resolve_device(ctx.recipe.run.device))
     check_classes(guide, dataset.classes)

@@ -21,13 +21,13 @@ from higfa_cli.stages.batching import batch_size, costliest_step
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.drawing import (
     draw_items,
-    is_guided,
     load,
     load_model,
     load_steering,
     plan,
 )
 from higfa_cli.stages.gallery import choose
+from higfa_cli.stages.pipeline import check_upstream
 
 FOLDER = "previews"
 # Sections of which a value changes the pictures, but not which they are.
@@ -42,6 +42,7 @@ def preview(ctx: Context, count: int) -> dict[str, Any]:
 
     They are the very pictures that the full run would draw, up to rounding from other batches.
     """
+    check_upstream(ctx, "synthesize")
     chosen = choose(plan(ctx), count, ctx.recipe.seed)
     model, guide = load(ctx, chosen)
     size = batch_size(ctx, model, costliest_step(ctx, model, guide, chosen[0]))
@@ -71,6 +72,7 @@ def sweep(ctx: Context, key: str, values: Sequence[Any]) -> dict[str, Any]:
             "try guidance.classifier.scale=0,1,2",
             exit_code=2,
         )
+    check_upstream(ctx, "synthesize")
     chosen = choose(plan(ctx), STRIP, ctx.recipe.seed)
     contours = [_plain(read_image(ctx.stage_dir("contours") / i.contour), i.cls) for i in chosen]
     rows, table = [[_caption("contour"), *contours]], []
@@ -90,7 +92,11 @@ def _swept(
     """The chosen pictures under every value; the model is loaded once where the value allows."""
     variants = [replace(ctx, recipe=override_recipe(ctx.recipe, {key: value})) for value in values]
     items = [_same_pictures(plan(variant), chosen) for variant in variants]
-    guide = load_steering(ctx) if any(is_guided(variant) for variant in variants) else None
+    guide = (
+        load_steering(ctx)
+        if any(variant.recipe.guidance.consulted for variant in variants)
+        else None
+    )
     everything = [item for own in items for item in own]
     shared = None if key.startswith("model.") else load_model(ctx, everything)
     jobs = list(zip(values, variants, items, strict=True))

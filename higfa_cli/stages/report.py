@@ -74,7 +74,7 @@ def _inputs(ctx: Context) -> StageInputs:
     files["train-downstream/arms"] = hash_json(
         [(p.relative_to(ctx.workspace).as_posix(), hash_tree(p)) for p in predictions]
     )
-    for name in (*OPTIONAL, *([CALIBRATION] if _guided(ctx) else [])):
+    for name in (*OPTIONAL, *([CALIBRATION] if ctx.recipe.guidance.consulted else [])):
         if (ctx.workspace / name).exists():
             files[name] = hash_tree(ctx.workspace / name)
     recipe = ctx.recipe.model_dump(mode="json", exclude={"workspace": True, "run": {"device"}})
@@ -126,7 +126,9 @@ def read_material(ctx: Context) -> Material:
         results=results,
         predictions=_predictions(ctx, results) if has_test(results) else {},
         contours=_rows(ctx, "contours/manifest.jsonl"),
-        calibration=read_json(calibration) if _guided(ctx) and calibration.is_file() else None,
+        calibration=read_json(calibration)
+        if ctx.recipe.guidance.consulted and calibration.is_file()
+        else None,
         metadata=metadata,
         gallery=_gallery(ctx, {row["id"]: row.get("confidence") for row in metadata}),
         traces=[row for path in sorted(traces.glob("*.jsonl")) for row in read_jsonl(path)],
@@ -135,10 +137,6 @@ def read_material(ctx: Context) -> Material:
         commands=_commands(ctx) or ("higfa run RECIPE",),
         versions=_versions(ctx),
     )
-
-
-def _guided(ctx: Context) -> bool:
-    return ctx.recipe.guidance.consulted
 
 
 def _rows(ctx: Context, name: str) -> list[dict[str, Any]]:

@@ -7,19 +7,15 @@ from typing import Any, Literal
 
 import torch
 
-from higfa_cli.artifacts.fingerprint import hash_file
 from higfa_cli.artifacts.plan import PlanItem
-from higfa_cli.artifacts.run_record import StageInputs, StageRun, stage_run
+from higfa_cli.artifacts.run_record import StageRun, stage_run
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import evaluations
-from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages.batch_files import Models, failures, rows_of, write_metadata
 from higfa_cli.stages.context import Context
-from higfa_cli.stages.drawing import guide_path, is_guided, manifest_path, plan
+from higfa_cli.stages.drawing import plan
 from higfa_cli.stages.gallery import write_gallery
-from higfa_cli.stages.model_inputs import model_inputs
-from higfa_cli.stages.photos import load_photos
-from higfa_cli.stages.preview import preview, sweep
+from higfa_cli.stages.inputs import synthesize_inputs
 from higfa_cli.stages.shards import (
     Shard,
     count_workers,
@@ -30,31 +26,7 @@ from higfa_cli.stages.shards import (
     torch_threads,
 )
 
-__all__ = ["NAME", "inputs", "preview", "run", "sweep"]
-
 NAME = "synthesize"
-VERSION = 2
-_READS = {"seed", "size", "model", "guidance", "sampling", "pictures", "prompts"}
-
-
-def inputs(ctx: Context) -> StageInputs:
-    """What the pictures depend on.
-
-    Raises:
-        UserError: contours or guide are missing, or do not fit the recipe.
-    """
-    recipe, photos = ctx.recipe, load_photos(ctx)
-    files = {"contours/manifest.jsonl": hash_file(manifest_path(ctx))}
-    if is_guided(ctx):
-        files["finetune-guide/guide.safetensors"] = hash_file(guide_path(ctx))
-    files |= model_inputs(ctx, photos.classes)
-    words = {"words": dict(photos.words)}
-    return StageInputs({"version": VERSION, **parameters(recipe), **words}, files)
-
-
-def parameters(recipe: Recipe) -> dict[str, Any]:
-    """The sections that the pictures depend on."""
-    return recipe.model_dump(mode="json", include=_READS) | {"run": recipe.run.parting()}
 
 
 def run(
@@ -75,12 +47,12 @@ def run(
     Returns:
         Counts and cost, as in `run.json`; for a shard that is not the last, how far the plan is.
     """
-    known = inputs(ctx)
+    inputs = synthesize_inputs(ctx)
     items = plan(ctx)
     directory = ctx.stage_dir(NAME)
     if shard is not None:
-        return run_shard(ctx, known, items, Shard(*shard), lambda r, m: _finish(ctx, r, m, items))
-    with stage_run(directory, known, ctx.recipe, resume=not ctx.force) as record:
+        return run_shard(ctx, inputs, items, Shard(*shard), lambda r, m: _finish(ctx, r, m, items))
+    with stage_run(directory, inputs, ctx.recipe, resume=not ctx.force) as record:
         count = count_workers(ctx, workers)
         return _finish(ctx, record, Models(ctx, items), items, count, retry_failed)
 

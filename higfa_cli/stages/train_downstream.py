@@ -14,17 +14,17 @@ from torchmetrics.functional.classification import multiclass_f1_score
 
 from higfa_cli.artifacts.atomic import read_json, write_json, write_jsonl, write_text
 from higfa_cli.artifacts.class_folders import class_dir
-from higfa_cli.artifacts.fingerprint import hash_file
-from higfa_cli.artifacts.run_record import StageInputs, StageRun, stage_run
+from higfa_cli.artifacts.run_record import StageRun, stage_run
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.data.dataset import Dataset, Sample
 from higfa_cli.data.images import read_image
-from higfa_cli.models.backbones import create_backbone, weights_path
+from higfa_cli.models.backbones import create_backbone
 from higfa_cli.models.classifier import ClassifierSpec, load_classifier, save_classifier
 from higfa_cli.models.device import resolve_device
 from higfa_cli.report.tables import csv_cell
 from higfa_cli.stages.arms import STAGE, Arm, choose_arms
 from higfa_cli.stages.context import Context
+from higfa_cli.stages.inputs import downstream_inputs
 from higfa_cli.stages.photos import load_photos
 from higfa_cli.training.calibration import fit_temperature
 from higfa_cli.training.folds import stratified_folds
@@ -34,7 +34,6 @@ from higfa_cli.training.synthetic import SyntheticFolder, list_synthetic
 from higfa_cli.training.trainer import fit, predict_logits
 
 NAME = STAGE
-VERSION = 1
 _HELD_OUT_PARTS = 5
 HELD_OUT = "a stratified fifth of the training photos, held out because there is no val split"
 LAST = "last"
@@ -57,17 +56,6 @@ class Material:
     listing: SyntheticFolder | None
     train: TrainSet
     val: Pictures | None
-
-
-def inputs(
-    ctx: Context, synthetic: Sequence[str] = (), arms: Sequence[str] | None = None
-) -> StageInputs:
-    """What the results depend on: the `downstream` keys, all photos, every arm's pictures.
-
-    Raises UserError: data missing, or no new pictures (names the command that makes them).
-    """
-    dataset = load_photos(ctx)
-    return _inputs(ctx, dataset, choose_arms(ctx, synthetic, arms))
 
 
 def run(
@@ -94,10 +82,10 @@ def run(
         for arm in chosen
     }
     create_backbone(recipe.downstream, len(dataset.classes), ctx.base, 0, "downstream")
-    known = _inputs(ctx, dataset, chosen)
+    inputs = downstream_inputs(ctx, synthetic, arms)
     foreign = [listings[arm.name] for arm in chosen if arm.selection is None]
     _check_readable(ctx, dataset.of("test"), [one for one in foreign if one is not None])
-    with stage_run(directory, known, recipe, resume=not ctx.force) as record:
+    with stage_run(directory, inputs, recipe, resume=not ctx.force) as record:
         record.device = str(device)
         real, val = _real(ctx, selection)
         rows = []
@@ -151,26 +139,6 @@ def select(dataset: Dataset, seed: int) -> Selection:
 def run_dir(stage_dir: Path, arm: str, seed: int) -> Path:
     """Folder of one training."""
     return stage_dir / "arms" / class_dir(arm) / f"seed-{seed}"
-
-
-def _inputs(ctx: Context, dataset: Dataset, chosen: Sequence[Arm]) -> StageInputs:
-    recipe = ctx.recipe
-    files = {f"data/{split}": dataset.fingerprint(split) for split in dataset.splits}
-    for arm in chosen:
-        files |= arm.files()
-    if recipe.downstream.weights is not None:
-        weights = weights_path(recipe.downstream.weights, ctx.base)
-        files["downstream.weights"] = hash_file(weights)
-    return StageInputs(
-        parameters={
-            "version": VERSION,
-            "seed": recipe.seed,
-            "data": recipe.data.choices(),
-            "downstream": recipe.downstream.model_dump(mode="json"),
-            "arms": {arm.name: arm.source(ctx.workspace) for arm in chosen},
-        },
-        files=files,
-    )
 
 
 def _seeds(ctx: Context) -> tuple[int, ...]:
