@@ -1,12 +1,10 @@
-"""Names from files of others: paths that stay in their folder, rows that have their keys."""
+"""Names from files of others: paths that stay in their folder."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from higfa_cli.artifacts.atomic import read_jsonl
 from higfa_cli.errors import UserError
 
 _SHOWN = 80
@@ -67,21 +65,3 @@ def refuse_linked_folders(directory: Path) -> None:
                 f"{item} is a link to a folder, and higfa writes only below its workspace; "
                 "remove the link, or give the folder behind it with --workspace"
             )
-
-
-def checked_rows(path: Path, keys: Mapping[str, type]) -> list[dict[str, Any]]:
-    """Rows of a .jsonl file, every one of which has these keys of these types.
-
-    Raises UserError naming file, line and key.
-    """
-    rows = read_jsonl(path)
-    for number, row in enumerate(rows, start=1):
-        for key, kind in keys.items():
-            value = row.get(key)
-            # A bool is an int, but no index.
-            if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-                raise UserError(
-                    f"{path}, row {number}: `{key}` is missing or is no {kind.__name__}; "
-                    "run the stage that wrote it again with --force"
-                )
-    return rows

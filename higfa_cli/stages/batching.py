@@ -7,12 +7,13 @@ from collections.abc import Callable
 import psutil
 from accelerate.utils.memory import find_executable_batch_size
 
-from higfa_cli.artifacts.plan import PlanItem
+from higfa_cli.artifacts.rows import PlanItem
 from higfa_cli.errors import UserError
 from higfa_cli.models.architecture import architecture
 from higfa_cli.models.classifier import Classifier
 from higfa_cli.models.diffusion import DiffusionModel
-from higfa_cli.models.footprint import Setup, guided_step
+from higfa_cli.models.fake import Setup
+from higfa_cli.models.footprint import guided_step
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.drawing import draw_together
 

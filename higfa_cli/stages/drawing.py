@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from higfa_cli.artifacts.artifact import read_rows
 from higfa_cli.artifacts.fingerprint import hash_file
-from higfa_cli.artifacts.plan import PlanItem, make_plan
-from higfa_cli.artifacts.safe_paths import checked_rows, contained
+from higfa_cli.artifacts.plan import make_plan
+from higfa_cli.artifacts.rows import ContourRow, PlanItem
+from higfa_cli.artifacts.safe_paths import contained
 from higfa_cli.data.images import fit_square, read_image
 from higfa_cli.data.prompt_bank import negative_for, prompts_for
 from higfa_cli.errors import UserError
@@ -28,18 +30,6 @@ from higfa_cli.stages.context import Context
 from higfa_cli.stages.inputs import guide_path, manifest_path
 from higfa_cli.stages.photos import load_photos
 
-_CONTOUR: dict[str, type] = {
-    "file_name": str,
-    "class": str,
-    "class_id": int,
-    "source": str,
-    "source_sha256": str,
-    "index": int,
-    "transform": dict,
-    "sha256": str,
-}
-
-
 # Classes whose cut prompts are named one by one, and how much of each end of a prompt is shown.
 WARNED = 5
 SHOWN = 60
@@ -54,7 +44,7 @@ def plan(ctx: Context) -> tuple[PlanItem, ...]:
     rows = contour_rows(ctx)
     return make_plan(
         rows,
-        class_prompts(ctx, {row["class"] for row in rows}),
+        class_prompts(ctx, {row.cls for row in rows}),
         negative_for(ctx.recipe.prompts, ctx.base),
         ctx.recipe.pictures.per_contour,
         ctx.recipe.seed,
@@ -70,16 +60,16 @@ def class_prompts(ctx: Context, classes: Iterable[str]) -> dict[str, tuple[str, 
     return {name: prompts[name] for name in classes}
 
 
-def contour_rows(ctx: Context) -> list[dict[str, Any]]:
+def contour_rows(ctx: Context) -> list[ContourRow]:
     """Rows of the contours' manifest. Raises UserError: missing, broken, or of other classes."""
     path = manifest_path(ctx)
-    rows = checked_rows(path, _CONTOUR)
+    rows = read_rows(path, ContourRow)
     classes = load_photos(ctx).classes
     for row in rows:
-        if not 0 <= row["class_id"] < len(classes) or classes[row["class_id"]] != row["class"]:
+        if row.class_id >= len(classes) or classes[row.class_id] != row.cls:
             raise UserError(
-                f"{path}: class `{row['class'][:80]}` with id {row['class_id']} is not so in the "
-                "data; run `higfa contours --force`"
+                f"{path}: class `{row.cls[:80]}` with id {row.class_id} is not so in the data; "
+                "run `higfa contours --force`"
             )
     return rows
 
@@ -183,8 +173,18 @@ def draw_items(
 
 def read_contour(ctx: Context, item: PlanItem) -> Tensor:
     """[1, S, S] in [0, 1]; the file must be the one that the manifest recorded."""
-    path = contained(ctx.stage_dir("contours"), item.contour, "contours/manifest.jsonl")
+    picture = read_image(contour_path(ctx, item))
+    grey = fit_square(picture, ctx.recipe.size, pad="zero")[..., 0]
+    return torch.from_numpy(np.ascontiguousarray(grey))[None].float() / 255
+
+
+def contour_path(ctx: Context, item: PlanItem) -> Path:
+    """A plan item's contour; the file must be the one that the manifest recorded.
+
+    Raises UserError where it is gone, was changed, or lies outside its stage's folder.
+    """
+    files = ctx.ws.contours
+    path = contained(files.directory, item.contour, files.manifest)
     if not path.is_file() or hash_file(path) != item.contour_sha256:
         raise UserError(f"{path} is missing or was changed; run `higfa contours` again")
-    grey = fit_square(read_image(path), ctx.recipe.size, pad="zero")[..., 0]
-    return torch.from_numpy(np.ascontiguousarray(grey))[None].float() / 255
+    return path

@@ -55,9 +55,8 @@ def synthesize_inputs(ctx: Context) -> StageInputs:
     Raises UserError: contours or guide are missing, or do not fit the recipe.
     """
     photos = load_photos(ctx)
-    files = {"contours/manifest.jsonl": hash_file(manifest_path(ctx))}
-    if ctx.recipe.guidance.consulted:
-        files["finetune-guide/guide.safetensors"] = hash_file(guide_path(ctx))
+    read = [manifest_path(ctx), *([guide_path(ctx)] if ctx.recipe.guidance.consulted else [])]
+    files = {ctx.ws.name(path): hash_file(path) for path in read}
     files |= model_inputs(ctx, photos.classes)
     words = {"words": dict(photos.words)}
     return StageInputs({"version": 2, **drawing_parameters(ctx.recipe), **words}, files)
@@ -111,7 +110,7 @@ def downstream_inputs(
     chosen = choose_arms(ctx, synthetic, arms)
     files = {f"data/{split}": photos.fingerprint(split) for split in photos.splits}
     for arm in chosen:
-        files |= arm.files()
+        files |= arm.files(ctx.ws)
     if recipe.downstream.weights is not None:
         weights = weights_path(recipe.downstream.weights, ctx.base)
         files["downstream.weights"] = hash_file(weights)
@@ -120,7 +119,7 @@ def downstream_inputs(
         "seed": recipe.seed,
         "data": recipe.data.choices(),
         "downstream": recipe.downstream.model_dump(mode="json"),
-        "arms": {arm.name: arm.source(ctx.workspace) for arm in chosen},
+        "arms": {arm.name: arm.source(ctx.ws) for arm in chosen},
     }
     return StageInputs(parameters, files)
 

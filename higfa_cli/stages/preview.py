@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from higfa_cli.artifacts.atomic import write_bytes, write_json
-from higfa_cli.artifacts.plan import PlanItem
+from higfa_cli.artifacts.rows import PlanItem
 from higfa_cli.artifacts.safe_paths import contained
 from higfa_cli.data.images import encode_png, read_image
 from higfa_cli.errors import UserError
@@ -20,6 +20,7 @@ from higfa_cli.recipe.load import override_recipe
 from higfa_cli.stages.batching import batch_size, costliest_step
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.drawing import (
+    contour_path,
     draw_items,
     load,
     load_model,
@@ -29,7 +30,6 @@ from higfa_cli.stages.drawing import (
 from higfa_cli.stages.gallery import choose
 from higfa_cli.stages.pipeline import check_upstream
 
-FOLDER = "previews"
 # Sections of which a value changes the pictures, but not which they are.
 SWEPT = ("model", "guidance", "sampling", "prompts")
 STRIP = 8
@@ -74,7 +74,7 @@ def sweep(ctx: Context, key: str, values: Sequence[Any]) -> dict[str, Any]:
         )
     check_upstream(ctx, "synthesize")
     chosen = choose(plan(ctx), STRIP, ctx.recipe.seed)
-    contours = [_plain(read_image(ctx.stage_dir("contours") / i.contour), i.cls) for i in chosen]
+    contours = [_plain(read_image(contour_path(ctx, item)), item.cls) for item in chosen]
     rows, table = [[_caption("contour"), *contours]], []
     for value, drawn in _swept(ctx, key, values, chosen):
         tiles = [_plain(p.pixels, "failed" if p.pixels is None else "") for p in drawn]
@@ -108,7 +108,8 @@ def _swept(
 
 def _place(ctx: Context, name: str) -> Path:
     """Where a sheet goes; UserError where a link would lead it out of the workspace."""
-    return contained(ctx.workspace, f"{FOLDER}/{name}", ctx.workspace)
+    path = ctx.ws.previews / name
+    return contained(ctx.workspace, ctx.ws.name(path), ctx.workspace)
 
 
 def _same_pictures(items: Sequence[PlanItem], chosen: Sequence[PlanItem]) -> list[PlanItem]:

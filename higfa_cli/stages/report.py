@@ -12,6 +12,7 @@ from typing import Any
 from higfa_cli.artifacts.atomic import read_json, read_jsonl, write_text
 from higfa_cli.artifacts.class_folders import class_dir
 from higfa_cli.artifacts.fingerprint import hash_json, hash_tree
+from higfa_cli.artifacts.records import ReportCounts
 from higfa_cli.artifacts.run_record import StageInputs, stage_run
 from higfa_cli.artifacts.safe_paths import contained
 from higfa_cli.data.images import encode_png, fit_inside, read_image
@@ -105,7 +106,7 @@ def run(ctx: Context, **options: Any) -> dict[str, Any]:
         for name, text in texts.items():
             write_text(directory / name, text)
             record.output(directory / name)
-        record.counts.update(arms=len(context["arms"]), gallery=len(context["gallery"]))
+        record.counts = ReportCounts(arms=len(context["arms"]), gallery=len(context["gallery"]))
     headline = context["headline"]
     return {
         "verdict": headline.word,

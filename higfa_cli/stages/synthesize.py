@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import torch
 
-from higfa_cli.artifacts.plan import PlanItem
+from higfa_cli.artifacts.records import SynthesisCounts
+from higfa_cli.artifacts.rows import PlanItem
 from higfa_cli.artifacts.run_record import StageRun, stage_run
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import evaluations
@@ -49,7 +50,7 @@ def run(
     """
     inputs = synthesize_inputs(ctx)
     items = plan(ctx)
-    directory = ctx.stage_dir(NAME)
+    directory = ctx.ws.synthesize.directory
     if shard is not None:
         return run_shard(ctx, inputs, items, Shard(*shard), lambda r, m: _finish(ctx, r, m, items))
     with stage_run(directory, inputs, ctx.recipe, resume=not ctx.force) as record:
@@ -66,6 +67,7 @@ def _finish(
     retry_failed: bool = False,
 ) -> dict[str, Any]:
     """Draw what is missing of the plan, then everything that is made of the whole."""
+    files = ctx.ws.synthesize
     settled = settle(ctx, record, models, items, workers)
     drawn = 0
     if workers > 1:
@@ -75,23 +77,29 @@ def _finish(
         drawn += draw_batches(ctx, record, models, settled.groups, retry_failed)
         model, _ = models.loaded
         record.device = str(model.device)
-        rows = [row for group in settled.groups for row in rows_of(record, group)]
-        write_metadata(record, rows)
+        rows = [row for group in settled.groups for row in rows_of(record, files, group)]
+        write_metadata(record, files, rows)
         write_gallery(ctx, record, model, settled.items)
     levels = model.solver(ctx.recipe.sampling.steps).levels
     denoiser, passes = evaluations(ctx.recipe.guidance, levels)
     seconds = sum(record.seconds.values())
-    record.counts |= failures(rows) | {
-        "drawn_now": drawn,
-        "seconds": round(seconds, 3),
-        "seconds_per_image": round(seconds / len(rows), 4),
-        "denoiser_evaluations_per_image": denoiser,
-        "guide_evaluations_per_image": passes,
-        "batch_size": settled.batch_size,
-        "dtype": ctx.recipe.model.dtype,
-        "peak_device_memory": _peak_memory(model),
-    }
-    return {"output": str(record.directory / "images"), **record.counts}
+    failed = failures(rows)
+    counts = SynthesisCounts(
+        images=len(rows) - sum(failed.values()),
+        failed=sum(failed.values()),
+        failures=failed,
+        smallest_batch=min((row.effective_batch for row in rows), default=None),
+        drawn_now=drawn,
+        seconds=round(seconds, 3),
+        seconds_per_image=round(seconds / len(rows), 4),
+        denoiser_evaluations_per_image=denoiser,
+        guide_evaluations_per_image=passes,
+        batch_size=settled.batch_size,
+        dtype=ctx.recipe.model.dtype,
+        peak_device_memory=_peak_memory(model),
+    )
+    record.counts = counts
+    return {"output": str(files.images), **counts.plain()}
 
 
 def _peak_memory(model: DiffusionModel) -> int | None:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from higfa_cli.artifacts.fingerprint import hash_file, hash_json
-from higfa_cli.artifacts.plan import PlanItem
+from higfa_cli.artifacts.rows import PlanItem
 from higfa_cli.data.dataset import list_photos
 from higfa_cli.data.images import fit_square
 from higfa_cli.errors import UserError
