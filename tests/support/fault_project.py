@@ -37,7 +37,8 @@ def write_project(folder: Path, per_class: int = 10, models: bool = False, **key
     shapes.write_class_folders(folder / "photos" / "test", 1, seed=2)
     model = tiny.make_model(folder / "models") if models else ("some/model", "some/controlnet")
     drawing = drawing_keys(steps=3, batch_size=2, gallery=1, classifier={"switch": 1.0})
-    return write_recipe(folder / "recipe.yaml", model, contours=EDGES, **drawing | keys)
+    sections = {"name": "faults", "contours": EDGES, **drawing, **keys}
+    return write_recipe(folder / "recipe.yaml", model, **sections)
 
 
 def higfa(

@@ -25,6 +25,7 @@ def write_project(folder: Path) -> Path:
     return write_recipe(
         folder / "recipe.yaml",
         tiny.make_model(folder / "model"),
+        name="killed",
         contours=EDGES,
         guide=training | {"noised_per_image": 1},
         guidance={"classifier": {"switch": 0.5}},

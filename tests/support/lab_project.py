@@ -20,6 +20,7 @@ def write_lab(folder: Path, per_class: int = 3, epochs: int = 1) -> Path:
     return write_recipe(
         folder / "recipe.yaml",
         tiny.make_model(folder / "models", family="pocket-like"),
+        name="lab",
         contours=EDGES,
         guide={"backbone": "resnet10t", "batch_size": 4, "epochs": epochs, "noised_per_image": 1},
         guidance={"classifier": {"scale": 5.0, "switch": 0.5}},
