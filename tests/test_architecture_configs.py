@@ -17,7 +17,7 @@ from higfa_cli.errors import UserError
 from higfa_cli.models.architecture import KNOWN, Architecture, architecture, family_of
 from higfa_cli.models.scheduler import CLASSES, SchedulerSolver
 from higfa_cli.recipe.schema import Synthesize
-from tests.tiny import make_model, make_tiny_autoencoder
+from tests.support.tiny import make_model, make_tiny_autoencoder
 
 SDXL = {
     "model": "stabilityai/stable-diffusion-xl-base-1.0",

@@ -22,7 +22,7 @@ from higfa_cli.artifacts.names import class_dir, class_dirs, class_name, inert
 from higfa_cli.artifacts.plan import batches, in_batches, make_plan
 from higfa_cli.artifacts.stage_state import StageInputs
 from higfa_cli.errors import UserError, remedy_for
-from tests.fault_project import no_file_longer_than
+from tests.support.fault_project import no_file_longer_than
 from tests.test_artifacts import names
 
 # Writing

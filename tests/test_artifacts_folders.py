@@ -34,7 +34,7 @@ from higfa_cli.artifacts.run_record import (
     worker_run,
 )
 from higfa_cli.errors import UserError
-from tests.fault_project import ROOT, no_file_longer_than
+from tests.support.fault_project import ROOT, no_file_longer_than
 from tests.test_artifacts import INPUTS, RECIPE, finish, names, write_files
 
 # Locks

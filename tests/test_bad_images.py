@@ -31,8 +31,8 @@ from higfa_cli.recipe.schema import Data
 from higfa_cli.stages import drawing, filter, finetune_guide, train_downstream
 from higfa_cli.stages.context import make_context
 from higfa_cli.stages.photos import load_photos
-from tests.bad_images import Case, cases, encoded, large_palette_png, one_bit_png, scene
-from tests.fault_project import obey_permissions
+from tests.support.bad_images import Case, cases, encoded, large_palette_png, one_bit_png, scene
+from tests.support.fault_project import obey_permissions
 
 CASES = cases()
 ROOT = hasattr(os, "geteuid") and os.geteuid() == 0

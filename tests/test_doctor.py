@@ -35,8 +35,8 @@ from higfa_cli.stages import capacity, estimate
 from higfa_cli.stages.context import make_context
 from higfa_cli.stages.estimate import ALLOWANCE
 from higfa_cli.stages.findings import Findings
-from tests import tiny
-from tests.shapes import write_class_folders
+from tests.support import tiny
+from tests.support.shapes import write_class_folders
 
 CHECKS = [
     "recipe",

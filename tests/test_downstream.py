@@ -23,7 +23,7 @@ from higfa_cli.stages.arms import choose_arms
 from higfa_cli.stages.context import Context, Silent
 from higfa_cli.stages.export import export
 from higfa_cli.stages.predict import best_model, predict
-from tests.shapes import CLASSES, SIZE, write_class_folders
+from tests.support.shapes import CLASSES, SIZE, write_class_folders
 
 
 def context(base: Path, **downstream: Any) -> Context:

@@ -29,8 +29,8 @@ from higfa_cli.stages.estimate import (
     matmul_speed,
     seconds_per_picture,
 )
-from tests import tiny
-from tests.shapes import write_class_folders
+from tests.support import tiny
+from tests.support.shapes import write_class_folders
 
 KEYS = {
     "images",

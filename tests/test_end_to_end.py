@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 
 from higfa_cli.artifacts.atomic import read_jsonl
 from higfa_cli.cli.app import app
-from tests import tiny
+from tests.support import tiny
 
 CLASSES = ("disc", "ring", "box%odd")
 STAGES = ("contours", "finetune-guide", "synthesize", "filter", "train-downstream", "report")

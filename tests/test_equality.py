@@ -21,7 +21,7 @@ from higfa_cli.models.loading import load_pipeline
 from higfa_cli.models.renoise import seeded_noise
 from higfa_cli.models.scheduler import CLASSES
 from higfa_cli.recipe.schema import Synthesize
-from tests import tiny
+from tests.support import tiny
 
 PROMPTS = ["a photo of a red bird", "a photo of a blue car"]
 CONTOURS = (

@@ -16,8 +16,8 @@ from higfa_cli.artifacts.atomic import read_json, read_jsonl
 from higfa_cli.artifacts.plan import PlanItem
 from higfa_cli.cli.app import app
 from higfa_cli.stages import drawing
-from tests.fault_project import tree
-from tests.kill_rounds import write_project
+from tests.support.fault_project import tree
+from tests.support.kill_rounds import write_project
 
 Draw = Callable[..., Any]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from higfa_cli.artifacts.atomic import read_jsonl
-from tests.fault_project import ROOT, higfa, obey_permissions, one_line, tree, write_project
+from tests.support.fault_project import ROOT, higfa, obey_permissions, one_line, tree, write_project
 
 
 @pytest.fixture(scope="module")

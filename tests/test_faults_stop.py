@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fault_project import higfa, obey_permissions, one_line, tree, write_project
-from tests.forks import Child, Forks, wait_for
+from tests.support.fault_project import higfa, obey_permissions, one_line, tree, write_project
+from tests.support.forks import Child, Forks, wait_for
 
 FIRST, TRACES = (f"synthesize/traces/batch-0000{n}.jsonl" for n in (0, 1))
 

@@ -42,7 +42,7 @@ from higfa_cli.stages import pipeline, train_downstream
 from higfa_cli.stages.arms import choose_arms
 from higfa_cli.stages.context import Context, make_context
 from higfa_cli.training.synthetic import list_synthetic
-from tests.shapes import CLASSES, SIZE, shape, write_class_folders
+from tests.support.shapes import CLASSES, SIZE, shape, write_class_folders
 
 # --- rules ------------------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ from higfa_cli.models.footprint import (
 )
 from higfa_cli.models.live_memory import LiveMemory
 from higfa_cli.recipe.schema import Synthesize
-from tests.tiny import SIZE, make_model, make_tiny_autoencoder, make_vae
+from tests.support.tiny import SIZE, make_model, make_tiny_autoencoder, make_vae
 from tools import memory_table
 
 MIB = 2**20

@@ -35,8 +35,8 @@ from higfa_cli.stages import finetune_guide
 from higfa_cli.stages.context import Context, Silent
 from higfa_cli.stages.guide_pool import pool_jobs, read_photos, render
 from higfa_cli.training.trainer import predict_logits
-from tests.shapes import CLASSES, SIZE, pictures, write_class_folders
-from tests.tiny import make_model
+from tests.support.shapes import CLASSES, SIZE, pictures, write_class_folders
+from tests.support.tiny import make_model
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 CPU = torch.device("cpu")

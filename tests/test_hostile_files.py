@@ -19,8 +19,8 @@ from higfa_cli.models.backbones import METADATA_KEY, build_network, create_backb
 from higfa_cli.models.guide import GuideSpec, load_guide, save_guide
 from higfa_cli.models.loading import load_pipeline
 from higfa_cli.recipe.schema import Downstream, Guide, Synthesize
-from tests import tiny
-from tests.hostile import BACKBONE, SMALL, Canary, assert_inert, higfa, photo
+from tests.support import tiny
+from tests.support.hostile import BACKBONE, SMALL, Canary, assert_inert, higfa, photo
 
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".zip", "", ".safetensors", ".SAFETENSORS")
 

@@ -34,8 +34,8 @@ from higfa_cli.report.tables import csv_cell, csv_text, latex_escape, markdown_e
 from higfa_cli.stages import report
 from higfa_cli.training.synthetic import list_synthetic
 from tests import test_report
-from tests.hostile import BACKBONE, SMALL, assert_inert, higfa, photo
-from tests.tiny import make_model
+from tests.support.hostile import BACKBONE, SMALL, assert_inert, higfa, photo
+from tests.support.tiny import make_model
 
 NAMES = {
     "slash": "F/A-18",

@@ -28,7 +28,7 @@ from higfa_cli.recipe.schema import Data
 from higfa_cli.stages import drawing, estimate, pipeline, preview, report
 from higfa_cli.stages.context import Context, make_context
 from higfa_cli.training.checkpoint import load_checkpoint
-from tests.hostile import PATHS, Canary, assert_inert, higfa, hostile_root, path_of, photo
+from tests.support.hostile import PATHS, Canary, assert_inert, higfa, hostile_root, path_of, photo
 from tests.test_artifacts import RECIPE
 from tests.test_layouts import car_annotations, cells, dog_list, lines, mat
 

@@ -14,7 +14,7 @@ from higfa_cli.errors import RecipeError, UserError
 from higfa_cli.models.device import resolve_device
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.recipe.schema import Data, Prompts
-from tests.hostile import Canary, assert_inert, higfa, photo
+from tests.support.hostile import Canary, assert_inert, higfa, photo
 
 MINIMAL = "name: mine\ndata: {root: photos}\nsynthesize: {model: m, controlnet: c}\n"
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.forks import Forks
-from tests.kill_rounds import STAGES, Killer
+from tests.support.forks import Forks
+from tests.support.kill_rounds import STAGES, Killer
 
 
 @pytest.fixture(scope="module")

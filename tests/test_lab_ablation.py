@@ -18,7 +18,7 @@ from torch import Tensor
 from higfa_cli.artifacts.atomic import read_json, write_json
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.load import load_recipe, override_recipe
-from tests.lab_project import CLASSES, write_judges, write_lab
+from tests.support.lab_project import CLASSES, write_judges, write_lab
 from tools.pocket.lab import ablation, bars, checkpoints, guides, worst
 from tools.pocket.lab.ablation import ablate, axes_around, is_recipe
 from tools.pocket.lab.bars import compare, distance_at, matched

@@ -15,7 +15,7 @@ from higfa_cli.models.guide import load_guide
 from higfa_cli.recipe.load import override_recipe
 from higfa_cli.stages import synthesize
 from higfa_cli.stages.drawing import plan
-from tests.lab_project import CLASSES, write_lab
+from tests.support.lab_project import CLASSES, write_lab
 from tools.pocket.lab import draw
 from tools.pocket.lab.draw import Arm, Setting, draw_arm, prepare
 

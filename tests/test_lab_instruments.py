@@ -19,7 +19,7 @@ from PIL import Image
 from higfa_cli.contour.transform import TransformRecord, apply_transform
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.schema import Transforms
-from tests.tiny import make_model
+from tests.support.tiny import make_model
 from tools.pocket.lab import features, instruments, measure
 from tools.pocket.lab.figures import Interval
 from tools.pocket.lab.freeze import data_hash

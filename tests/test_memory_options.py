@@ -18,7 +18,7 @@ from higfa_cli.models.draw import DecodedGuide
 from higfa_cli.models.renoise import seeded_noise
 from higfa_cli.recipe.schema import Memory, Synthesize
 from higfa_cli.stages.batching import largest_that_runs
-from tests import tiny
+from tests.support import tiny
 from tests.test_families import CONTOURS, CPU, PROMPTS, load, make_guide, pictures, pixels
 
 GUIDED = StrengthSchedule(text=3.0, classifier=2.0, switch=0.5, grad_norm="rms")

@@ -11,7 +11,7 @@ from higfa_cli.method.protocols import Level, Prediction
 from higfa_cli.method.sampler import sample
 from higfa_cli.method.schedule import StrengthSchedule
 from higfa_cli.models.scheduler import SchedulerSolver
-from tests import gmm
+from tests.support import gmm
 
 EXACT = StrengthSchedule(
     text=1.0,

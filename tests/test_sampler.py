@@ -13,7 +13,7 @@ from higfa_cli.method.protocols import Branch, Level, Prediction
 from higfa_cli.method.sampler import Step, sample
 from higfa_cli.method.schedule import StrengthSchedule
 from higfa_cli.models.scheduler import SchedulerSolver
-from tests import gmm
+from tests.support import gmm
 
 CONFIG = DDIMScheduler(
     beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False

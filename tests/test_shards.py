@@ -15,9 +15,9 @@ import pytest
 
 from higfa_cli.artifacts.atomic import read_json, read_jsonl
 from higfa_cli.artifacts.fingerprint import hash_file
-from tests.fault_project import one_line, tree
-from tests.forks import Child, Forks, wait_for
-from tests.kill_rounds import write_project
+from tests.support.fault_project import one_line, tree
+from tests.support.forks import Child, Forks, wait_for
+from tests.support.kill_rounds import write_project
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from higfa_cli.models.text import TextStates, concat, cut_off_classes, stack, tokens_cut
-from tests import tiny
+from tests.support import tiny
 from tests.test_end_to_end import higfa, recipe, workspace
 
 __all__ = ["recipe", "workspace"]

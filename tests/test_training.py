@@ -27,7 +27,7 @@ from higfa_cli.training.mixing import TrainSet
 from higfa_cli.training.pictures import Pictures, check_memory
 from higfa_cli.training.synthetic import list_synthetic
 from higfa_cli.training.trainer import FitResult, fit, predict_logits
-from tests.shapes import CLASSES, SIZE, pictures, write_class_folders
+from tests.support.shapes import CLASSES, SIZE, pictures, write_class_folders
 
 CPU = torch.device("cpu")
 

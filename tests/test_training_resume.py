@@ -16,7 +16,7 @@ from higfa_cli.recipe.schema import Downstream
 from higfa_cli.training.checkpoint import load_checkpoint
 from higfa_cli.training.mixing import TrainSet
 from higfa_cli.training.trainer import FitResult, fit
-from tests import shapes
+from tests.support import shapes
 
 
 class Cut(Exception):

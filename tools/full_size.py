@@ -36,7 +36,7 @@ from higfa_cli.models.guide import Guide, GuideSpec
 from higfa_cli.models.loading import load_pipeline
 from higfa_cli.models.renoise import seeded_noise
 from higfa_cli.recipe.schema import Synthesize
-from tests import tiny
+from tests.support import tiny
 
 IDS = {
     "sd": (

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from higfa_cli.artifacts.names import class_dir
+from higfa_cli.artifacts.workspace import Workspace
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.load import LoadedRecipe
 from higfa_cli.recipe.schema import Recipe
@@ -47,6 +48,11 @@ class Context:
     workspace: Path
     progress: Progress = field(default_factory=Silent)
     force: bool = False
+
+    @property
+    def ws(self) -> Workspace:
+        """Where each artifact lies."""
+        return Workspace(self.workspace)
 
     def stage_dir(self, stage: str) -> Path:
         """Folder of a stage's artifacts."""

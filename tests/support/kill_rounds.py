@@ -10,9 +10,9 @@ from pathlib import Path
 
 import yaml
 
-from tests import shapes, tiny
-from tests.fault_project import tree
-from tests.forks import Forks
+from tests.support import shapes, tiny
+from tests.support.fault_project import tree
+from tests.support.forks import Forks
 
 STAGES = ("contours", "finetune-guide", "synthesize", "filter", "train-downstream", "report")
 CLASSES = (shapes.CLASSES[0], shapes.CLASSES[3])

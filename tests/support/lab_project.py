@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import yaml
 
-from tests import shapes, tiny
+from tests.support import shapes, tiny
 from tools.pocket.lab.judges import ARCHITECTURES, JudgeSpec, build, save_judge
 
 CLASSES = ("blue disc", "red, square")

@@ -17,9 +17,9 @@ from typing import Any
 
 import yaml
 
-from tests import shapes, tiny
+from tests.support import shapes, tiny
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, PR_CAPBSET_DROP = 1, 2, 24
 
 

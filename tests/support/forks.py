@@ -1,7 +1,8 @@
 """The program as a process of its own, without importing torch anew for each.
 
-`python -m tests.forks` imports everything once, then forks a child for each request on stdin; the
-child has its own environment, folder, limits and output files, and runs the program's `main`.
+`python -m tests.support.forks` imports everything once, then forks a child for each request on
+stdin; the child has its own environment, folder, limits and output files, and runs the program's
+`main`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Child:
@@ -54,7 +55,7 @@ class Forks:
     def __init__(self, folder: Path) -> None:
         self._folder, self._count = folder, 0
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.forks"],
+            [sys.executable, "-m", "tests.support.forks"],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -1,0 +1,145 @@
+"""How stages were run: the record of a run, what it counted, and notes of runs at work."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, JsonValue, model_validator
+
+from higfa_cli.artifacts.artifact import Artifact, Several
+from higfa_cli.artifacts.rows import PictureFault
+
+
+class DownstreamOptions(Artifact):
+    """The flags of the last `higfa train-downstream`."""
+
+    remedy: ClassVar[str] = "delete it"
+
+    synthetic: Several[str] | None = None
+    arms: Several[str] | None = None
+
+
+class PhotoCounts(Artifact):
+    """accepted + rejected = found."""
+
+    found: int
+    accepted: int
+    rejected: int
+
+
+class ContourCounts(Artifact):
+    """Of stage contours; `sources`: photos that gave contours."""
+
+    images: int
+    sources: int
+    photos: PhotoCounts
+
+
+class GuideCounts(Artifact):
+    """Of stage finetune-guide."""
+
+    photos: int
+    noised: int
+    steps: int
+    best_epoch: int
+    seconds: float
+
+
+class SynthesisCounts(Artifact):
+    """Of stage synthesize: pictures and their cost, without the gallery and loading models.
+
+    `failures`: reason -> pictures; `smallest_batch`: pictures that were drawn together at least;
+    `peak_device_memory`: bytes.
+    """
+
+    images: int
+    failed: int
+    failures: dict[str, int]
+    smallest_batch: int | None
+    drawn_now: int
+    seconds: float
+    seconds_per_image: float
+    denoiser_evaluations_per_image: int
+    guide_evaluations_per_image: int
+    batch_size: int
+    dtype: str
+    peak_device_memory: int | None
+
+
+class FilterCounts(Artifact):
+    """Of stage filter; a picture that is rejected for two reasons counts under both."""
+
+    pictures: int
+    kept: int
+    rejected: dict[PictureFault, int]
+    kept_by_class: dict[str, int]
+
+
+class DownstreamCounts(Artifact):
+    """Of stage train-downstream."""
+
+    arms: int
+    trainings: int
+
+
+class ReportCounts(Artifact):
+    """Of stage report."""
+
+    arms: int
+    gallery: int
+
+
+class RecordedInputs(Artifact):
+    """What a stage depended on when it ran; see `StageInputs`."""
+
+    key: str
+    parameters: dict[str, JsonValue]
+    files: dict[str, str]
+
+
+class RunRecord(Artifact):
+    """`run.json`: how a stage was run, from what, and what came out.
+
+    `outputs`: name below the folder -> sha256; `output_seconds`: the time that some of them took.
+    """
+
+    remedy: ClassVar[str] = "run the stage with --force"
+
+    status: Literal["running", "failed", "done"]
+    higfa: str
+    libraries: dict[str, str]
+    python: str
+    platform: str
+    device: str
+    argv: Several[str]
+    pid: int
+    seed: int
+    started: str
+    inputs: RecordedInputs
+    outputs: dict[str, str] | None = None
+    output_seconds: dict[str, float] = Field(default_factory=dict)
+    error: str | None = None
+    ended: str | None = None
+    counts: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _outputs_of_a_finished_run(self) -> RunRecord:
+        if self.status == "done" and self.outputs is None:
+            raise ValueError("lists no outputs")
+        return self
+
+
+class JournalRow(Artifact):
+    """A finished file of a run that has not ended, and the seconds that it took if counted."""
+
+    file_name: str
+    sha256: str
+    seconds: float | None = None
+
+
+class LockNote(Artifact):
+    """Who holds a folder; `boot` tells one start of a machine from all others."""
+
+    pid: int
+    host: str
+    boot: str = ""

@@ -1,0 +1,105 @@
+"""What trainings give: of the guide, and of the downstream comparison."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from higfa_cli.artifacts.artifact import Artifact, Several, Share
+
+
+class EpochRow(Artifact):
+    """One epoch of a training; `run` names it where a file holds several."""
+
+    run: str | None = None
+    epoch: int
+    loss: float
+    learning_rate: float
+    replaced: Share
+    val_accuracy: Share | None = None
+    val_loss: float | None = None
+
+
+class Assessment(Artifact):
+    """Accuracy, and expected calibration error before and after the temperature, of one set."""
+
+    count: int
+    accuracy: Share
+    ece_before: float
+    ece_after: float
+
+
+class LevelAssessment(Assessment):
+    """At one of the solver's levels."""
+
+    sigma: float
+    progress: float
+
+
+class Calibration(Artifact):
+    """The guide's temperature, and how far its confidence can be believed.
+
+    `overall`: at the levels where it steers; `reconstructed`: photos decoded without noise.
+    """
+
+    remedy: ClassVar[str] = "run `higfa finetune-guide --force`"
+
+    source: Literal["val", "cross-validation"]
+    temperature: float
+    levels: Several[LevelAssessment]
+    overall: Assessment
+    reconstructed: Assessment
+    clean: Assessment
+
+
+class TrainingRow(Artifact):
+    """One training; `replaced`: the mean share of real photos that new pictures stood in for."""
+
+    remedy: ClassVar[str] = "run `higfa train-downstream --force`"
+
+    seed: int
+    best_epoch: int
+    val_accuracy: Share | None
+    temperature: float
+    replaced: Share
+    steps: int
+    images_seen: int
+    seconds: float
+
+
+class TestedRow(TrainingRow):
+    """A training with what its checkpoint did on the test photos; None without a test split."""
+
+    test_accuracy: Share | None
+    test_macro_f1: Share | None
+
+
+class ArmResult(Artifact):
+    """The trainings of one arm; `synthetic`: where its new pictures are, None for photos alone."""
+
+    name: str
+    synthetic: str | None
+    synthetic_images: int
+    missing_classes: Several[str]
+    runs: Annotated[Several[TestedRow], Field(min_length=1)]
+
+
+class SplitCounts(Artifact):
+    """Photos by split."""
+
+    train: int
+    val: int
+    test: int
+
+
+class Results(Artifact):
+    """What the downstream trainings gave; `selection`: which photos chose the checkpoints."""
+
+    remedy: ClassVar[str] = "run `higfa train-downstream --force`"
+
+    arms: Annotated[Several[ArmResult], Field(min_length=1)]
+    classes: Several[str]
+    selection: str
+    test: str
+    counts: SplitCounts
