@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from higfa_cli.artifacts.atomic import write_text
 from tools.pocket.lab import text
-from tools.pocket.lab.thresholds import verdicts
+from tools.pocket.lab.thresholds import CONTENT, blame, met, verdicts
 
 TEMPLATES = Path(__file__).parent / "templates"
 PAGES = ("bars", "ablation", "instruments", "checkpoints", "laboratory", "measurements")
@@ -38,9 +38,11 @@ def render(name: str, data: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    for function in (text.percent, text.points, text.share, text.fixed, text.written, negated, valued):
-        env.filters[function.__name__] = function
-    env.globals.update(verdicts=verdicts, summary=summary, shown=SHOWN)
+    filters = (text.percent, text.points, text.share, text.fixed, text.written, negated, valued)
+    env.filters.update({function.__name__: function for function in filters})
+    env.globals.update(
+        verdicts=verdicts, met=met, blame=blame, content=CONTENT, summary=summary, shown=SHOWN
+    )
     return env.get_template(f"{name}.md.j2").render(data)
 
 

@@ -15,6 +15,8 @@ from tools.pocket.lab.text import percent
 
 Word = Literal["reached", "MISSED", "no evidence", "not comparable"]
 
+# From this confidence on, the guide counts as content with a picture.
+CONTENT = 0.5
 # What an interval over several trainings resamples; older ones resample pictures alone.
 BOTH = "trainings and pictures"
 GAIN, LOST_DIVERSITY, ECE = 0.05, 0.02, 0.05
@@ -140,3 +142,17 @@ def distance_at(curve: Sequence[tuple[float, float]], agreement: float) -> float
             share = 0.0 if a == b else (agreement - a) / (b - a)
             return d + share * (e - d)
     return None
+
+
+def blame(right_before: bool, guide_p: float) -> str:
+    """What a wrong picture's arms, and its guide, say in one line."""
+    before = "right" if right_before else "wrong already"
+    after = "is content" if guide_p >= CONTENT else "is not content either"
+    return f"{before} without the guide; the guide {after}"
+
+
+def met(row: Mapping[str, Any]) -> str:
+    """The verdict on a row of the instruments; "" where nothing was asked. NaN reaches nothing."""
+    if row["threshold"] is None:
+        return ""
+    return "reached" if row["value"] >= row["threshold"] else "**MISSED**"
