@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "higfa_cli"
+TESTS = Path(__file__).resolve().parent
 #: Floors from the ground up: a room may import its own floor's and lower rooms.
 FLOORS = {
     "errors": 0,
@@ -20,11 +21,13 @@ FLOORS = {
     "training": 4,
     "report": 4,
     "stages": 5,
-    "cli": 6,
+    "forecast": 6,
+    "cli": 7,
 }
 FORBIDDEN = {
     "method": {"diffusers", "transformers", "timm", "cv2", "PIL", "numpy"},
     "stages": {"typer", "rich", "click"},
+    "forecast": {"typer", "rich", "click"},
     "training": {"diffusers", "transformers"},
     "report": {"torch", "diffusers", "timm"},
     "recipe": {"torch"},
@@ -71,3 +74,9 @@ def test_command_modules_import_no_torch_at_the_top() -> None:
             )
             heavy = {name for name in names if name.startswith(("torch", "higfa_cli.stages"))}
             assert not heavy, f"{path.name}: {heavy}"
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda p: p.name)
+def test_what_tests_share_is_in_support(path: Path) -> None:
+    shared = {name for name in imports(path) if name.split(".")[0] == "tests"}
+    assert all(name.startswith("tests.support") for name in shared), shared

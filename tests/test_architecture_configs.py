@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, UNet2DConditionModel
-from huggingface_hub import constants
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from higfa_cli.errors import UserError
@@ -31,14 +29,7 @@ SD15 = {
 }
 
 
-@pytest.fixture(autouse=True)
-def empty_cache_and_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    def refuse(*_: Any, **__: Any) -> None:
-        raise AssertionError("the network was asked")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("offline")
 
 
 def of(base: Path = Path(), **keys: Any) -> Architecture:
@@ -121,10 +112,10 @@ def cached(cache: Path, repo: str, file: str, content: Any, revision: str = "mai
     path.write_text(json.dumps(content))
 
 
-def test_the_hub_cache_wins_over_the_shipped_copy(empty_cache_and_no_network: Path) -> None:
+def test_the_hub_cache_wins_over_the_shipped_copy(offline: Path) -> None:
     shipped = of(**SD15)
     cached(
-        empty_cache_and_no_network,
+        offline,
         SD15["model"],
         "vae/config.json",
         shipped.vae | {"scaling_factor": 0.5},

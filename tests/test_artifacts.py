@@ -21,23 +21,13 @@ from higfa_cli.artifacts.atomic import (
     write_jsonl,
     write_text,
 )
+from higfa_cli.artifacts.class_folders import class_dir, class_name
 from higfa_cli.artifacts.fingerprint import hash_bytes, hash_file, hash_json, hash_tree
-from higfa_cli.artifacts.names import class_dir, class_name
-from higfa_cli.artifacts.run_record import StageInputs, StageRun, stage_run, stage_state
+from higfa_cli.artifacts.run_record import StageInputs, stage_run, stage_state
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.load import load_recipe
-from higfa_cli.recipe.schema import Recipe
-
-RECIPE = Recipe.model_validate(
-    {"name": "t", "data": {"root": "d"}, "synthesize": {"model": "m", "controlnet": "c"}}
-)
-INPUTS = StageInputs({"version": 1, "synthesize": {"steps": 25}}, {"data/train": "aa"})
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-
+from tests.support.stage_folder import INPUTS, RECIPE, finish, names, write_files
 
 # Atomic files
 
@@ -161,18 +151,6 @@ def test_seeds_depend_on_parts_only() -> None:
 # A stage's record
 
 
-def finish(directory: Path, inputs: StageInputs = INPUTS, **files: str) -> None:
-    with stage_run(directory, inputs, RECIPE) as run:
-        write_files(run, files)
-
-
-def write_files(run: StageRun, files: dict[str, str]) -> None:
-    for name, text in files.items():
-        path = run.directory / "images" / name
-        write_text(path, text)
-        run.output(path)
-
-
 @contextmanager
 def failing() -> Iterator[None]:
     with pytest.raises(RuntimeError, match="boom"):
@@ -245,7 +223,7 @@ def test_killed_run_is_partial_and_resumable(tmp_path: Path) -> None:
     stage = tmp_path / "s"
     script = f"""
 import os
-from tests.test_artifacts import INPUTS, RECIPE, stage_run, write_files
+from tests.support.stage_folder import INPUTS, RECIPE, stage_run, write_files
 from pathlib import Path
 with stage_run(Path({str(stage)!r}), INPUTS, RECIPE) as run:
     write_files(run, {{"a": "1"}})

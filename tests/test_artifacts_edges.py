@@ -17,13 +17,13 @@ from higfa_cli.artifacts.atomic import (
     write_bytes,
     write_text,
 )
-from higfa_cli.artifacts.contained import checked_rows, contained
-from higfa_cli.artifacts.names import class_dir, class_dirs, class_name, inert
+from higfa_cli.artifacts.class_folders import class_dir, class_dirs, class_name, inert
 from higfa_cli.artifacts.plan import batches, in_batches, make_plan
+from higfa_cli.artifacts.safe_paths import checked_rows, contained
 from higfa_cli.artifacts.stage_state import StageInputs
 from higfa_cli.errors import UserError, remedy_for
 from tests.support.fault_project import no_file_longer_than
-from tests.test_artifacts import names
+from tests.support.stage_folder import names
 
 # Writing
 

@@ -20,8 +20,7 @@ from higfa_cli.artifacts.atomic import (
     write_text,
 )
 from higfa_cli.artifacts.journal import Entry, journal, read_journal
-from higfa_cli.artifacts.lock import folder_lock
-from higfa_cli.artifacts.parts import living_parts
+from higfa_cli.artifacts.lock import folder_lock, living_parts
 from higfa_cli.artifacts.run_record import (
     StageInputs,
     StageRun,
@@ -35,7 +34,7 @@ from higfa_cli.artifacts.run_record import (
 )
 from higfa_cli.errors import UserError
 from tests.support.fault_project import ROOT, no_file_longer_than
-from tests.test_artifacts import INPUTS, RECIPE, finish, names, write_files
+from tests.support.stage_folder import INPUTS, RECIPE, finish, names, write_files
 
 # Locks
 

@@ -25,7 +25,7 @@ from higfa_cli.cli.app import app
 from higfa_cli.data import images
 from higfa_cli.data.dataset import load_dataset
 from higfa_cli.data.images import ImageError, read_image
-from higfa_cli.data.quarantine import REASONS, allowed, file_state, read_rejected
+from higfa_cli.data.rejected import REASONS, allowed, file_state, read_rejected
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.recipe.schema import Data
 from higfa_cli.stages import drawing, filter, finetune_guide, train_downstream

@@ -6,9 +6,7 @@ import json
 import re
 import shlex
 import shutil
-import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +20,10 @@ from huggingface_hub import constants
 from typer.testing import CliRunner, Result
 
 from higfa_cli.cli.app import app
-from higfa_cli.models.model_files import (
+from higfa_cli.forecast import capacity, estimate
+from higfa_cli.forecast.estimate import ALLOWANCE
+from higfa_cli.forecast.findings import Findings
+from higfa_cli.forecast.model_files import (
     FOLDER,
     WHOLE,
     MissingFile,
@@ -31,10 +32,7 @@ from higfa_cli.models.model_files import (
 )
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.recipe.schema import Synthesize, Training
-from higfa_cli.stages import capacity, estimate
 from higfa_cli.stages.context import make_context
-from higfa_cli.stages.estimate import ALLOWANCE
-from higfa_cli.stages.findings import Findings
 from tests.support import tiny
 from tests.support.shapes import write_class_folders
 
@@ -56,22 +54,11 @@ XL = "stabilityai/stable-diffusion-xl-base-1.0"
 
 
 @pytest.fixture(autouse=True)
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty hub cache, and a network that says so when it is asked; returns the cache."""
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: Path) -> Path:
+    """An empty current folder and hub cache; returns the cache."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-
-    asked = []
-
-    def refuse(*_: Any, **__: Any) -> None:
-        asked.append("the network was asked")
-        raise OSError(asked[-1])
-
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    yield tmp_path / "hub"
-    assert not asked
+    return offline
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from higfa_cli.artifacts.atomic import read_json, write_json, write_jsonl
 from higfa_cli.artifacts.run_record import stage_state
 from higfa_cli.data.dataset import load_dataset
 from higfa_cli.errors import UserError
-from higfa_cli.models.guide import load_guide
+from higfa_cli.models.classifier import load_classifier
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages import train_downstream
 from higfa_cli.stages.arms import choose_arms
@@ -101,7 +101,9 @@ def test_predictions_agree_with_results_and_checkpoint(done: Context) -> None:
             hits = [row["true"] == row["predicted"] for row in rows]
             assert run["test_accuracy"] == pytest.approx(sum(hits) / len(hits))
             assert run["test_macro_f1"] == pytest.approx(_macro_f1(rows), abs=1e-6)
-            assert load_guide(folder / "model.safetensors").spec.temperature == run["temperature"]
+            assert (
+                load_classifier(folder / "model.safetensors").spec.temperature == run["temperature"]
+            )
 
 
 def _macro_f1(rows: list[dict[str, str]]) -> float:
@@ -187,7 +189,7 @@ def test_export_onnx_equals_torch(done: Context, tmp_path: Path) -> None:
     result = export(model, tmp_path, "onnx")
     assert result["largest_difference_from_torch"] <= 1e-4
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
-    guide = load_guide(model)
+    guide = load_classifier(model)
     for count in (1, 5):
         images = torch.rand(count, 3, SIZE, SIZE)
         (found,) = session.run(["probabilities"], {"images": images.numpy()})

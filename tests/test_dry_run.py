@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,8 @@ from typer.testing import CliRunner
 
 from higfa_cli.cli.app import app
 from higfa_cli.data.official import official
-from higfa_cli.recipe.builtin import builtin_names
-from higfa_cli.recipe.load import load_recipe
-from higfa_cli.stages import estimate
-from higfa_cli.stages.context import make_context
-from higfa_cli.stages.estimate import (
+from higfa_cli.forecast import estimate
+from higfa_cli.forecast.estimate import (
     EFFICIENCY,
     count_pictures,
     duration,
@@ -29,6 +24,9 @@ from higfa_cli.stages.estimate import (
     matmul_speed,
     seconds_per_picture,
 )
+from higfa_cli.recipe.builtin import builtin_names
+from higfa_cli.recipe.load import load_recipe
+from higfa_cli.stages.context import make_context
 from tests.support import tiny
 from tests.support.shapes import write_class_folders
 
@@ -60,21 +58,10 @@ PUBLIC = [
 
 
 @pytest.fixture(autouse=True)
-def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty current folder and hub cache, and a network that says so when it is asked."""
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: Path) -> Path:
+    """An empty current folder and hub cache; returns the folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-
-    asked = []
-
-    def refuse(*_: Any, **__: Any) -> None:
-        asked.append("the network was asked")
-        raise OSError(asked[-1])
-
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    yield tmp_path
-    assert not asked
+    return tmp_path
 
 
 @pytest.fixture(scope="module")

@@ -11,84 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
-from PIL import Image, ImageDraw
+from PIL import Image
 from torchvision.datasets import ImageFolder
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from higfa_cli.artifacts.atomic import read_jsonl
 from higfa_cli.cli.app import app
-from tests.support import tiny
+from tests.support.photo_project import CLASSES, higfa
 
-CLASSES = ("disc", "ring", "box%odd")
 STAGES = ("contours", "finetune-guide", "synthesize", "filter", "train-downstream", "report")
-
-
-def draw_photo(kind: str, rng: np.random.Generator) -> Image.Image:
-    image = Image.new("RGB", (40, 32), tuple(int(c) for c in rng.integers(0, 90, 3)))
-    x, y, r = (int(v) for v in rng.integers((14, 12, 7), (26, 20, 11)))
-    colour = tuple(int(c) for c in rng.integers(150, 255, 3))
-    pen = ImageDraw.Draw(image)
-    if kind == "box%odd":
-        pen.rectangle((x - r, y - r, x + r, y + r), fill=colour)
-    else:
-        pen.ellipse((x - r, y - r, x + r, y + r), fill=colour)
-        if kind == "ring":
-            pen.ellipse((x - r // 2, y - r // 2, x + r // 2, y + r // 2), fill=(0, 0, 0))
-    return image
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("project")
-    model, controlnet = tiny.make_model(root / "model")
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 4), ("val", 3), ("test", 4)):
-        for kind in CLASSES:
-            folder = root / "photos" / split / kind
-            folder.mkdir(parents=True)
-            for i in range(count):
-                draw_photo(kind, rng).save(folder / f"{i}.png")
-    small = {
-        "backbone": "test_resnet.r160_in1k",
-        "pretrained": False,
-        "image_size": 32,
-        "epochs": 2,
-        "batch_size": 8,
-    }
-    tree = {
-        "name": "tiny",
-        "device": "cpu",
-        "data": {"root": "photos"},
-        "contours": {"size": 32},
-        "guide": small,
-        "synthesize": {
-            "model": str(model),
-            "controlnet": str(controlnet),
-            "size": 32,
-            "steps": 4,
-            "batch_size": 5,
-            "gallery": 2,
-            "classifier": {"switch": 0.5},
-        },
-        "downstream": {**small, "seeds": [0]},
-    }
-    path = root / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
-    return path
-
-
-def higfa(*arguments: str, exit_code: int = 0) -> Result:
-    result = CliRunner().invoke(app, list(arguments))
-    assert result.exit_code == exit_code, result.output
-    return result
-
-
-@pytest.fixture(scope="module")
-def workspace(recipe: Path) -> Path:
-    folder = recipe.parent / "out"
-    higfa("run", str(recipe), "--workspace", str(folder), "--quiet")
-    return folder
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -21,7 +21,7 @@ from higfa_cli.stages.context import Context, make_context
 from higfa_cli.stages.drawing import draw_items, load, plan
 from higfa_cli.stages.pipeline import STAGES
 from tests.support import tiny
-from tests.test_end_to_end import CLASSES, draw_photo, higfa
+from tests.support.photo_project import CLASSES, draw_photo, higfa
 
 #: Family, prediction type, and recipe keys that only this one sets: each is driven once.
 RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {

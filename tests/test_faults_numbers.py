@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from higfa_cli.artifacts.atomic import read_jsonl
 from higfa_cli.method.schedule import StrengthSchedule
 from tests.support import tiny
+from tests.support.drawing import load, make_guide, pictures, pixels
 from tests.support.fault_project import ROOT, one_line, tree, write_project
 from tests.support.forks import Forks
-from tests.test_families import load, make_guide, pictures, pixels
 
 GUIDE = {"backbone": "test_resnet.r160_in1k", "pretrained": False, "image_size": 32, "epochs": 1}
 

@@ -16,11 +16,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from higfa_cli.artifacts.atomic import read_json, read_jsonl, write_bytes, write_jsonl
-from higfa_cli.artifacts.names import class_dir
+from higfa_cli.artifacts.class_folders import class_dir
 from higfa_cli.artifacts.run_record import stage_run
 from higfa_cli.cli.app import app
-from higfa_cli.data.images import encode_png, fit_square, read_image
-from higfa_cli.data.selection import (
+from higfa_cli.data.filter_rules import (
     REASONS,
     Measured,
     decide,
@@ -31,9 +30,10 @@ from higfa_cli.data.selection import (
     spread,
     thumbnail,
 )
+from higfa_cli.data.images import encode_png, fit_square, read_image
 from higfa_cli.errors import UserError
 from higfa_cli.models.backbones import create_backbone
-from higfa_cli.models.guide import GuideSpec, load_guide, save_guide
+from higfa_cli.models.classifier import ClassifierSpec, load_classifier, save_classifier
 from higfa_cli.recipe.load import load_recipe, override_recipe
 from higfa_cli.recipe.schema import Filter, Guide
 from higfa_cli.report import wording
@@ -219,9 +219,9 @@ def write_guide(ctx: Context, classes: tuple[str, ...] = CLASSES) -> None:
     settings = Guide(backbone="test_resnet", pretrained=False, image_size=SIZE)
     backbone = create_backbone(settings, len(classes), ctx.base, 0, "guide")
     # Spread out: an untrained head is too undecided to tell pictures apart.
-    spec = GuideSpec(backbone.name, classes, SIZE, backbone.mean, backbone.std, 0.02)
+    spec = ClassifierSpec(backbone.name, classes, SIZE, backbone.mean, backbone.std, 0.02)
     folder = ctx.stage_dir("finetune-guide")
-    save_guide(folder / "guide.safetensors", backbone.network, spec, {})
+    save_classifier(folder / "guide.safetensors", backbone.network, spec, {})
 
 
 @pytest.fixture(scope="module")
@@ -319,7 +319,7 @@ def test_the_guide_decides_on_finished_pictures(ctx: Context) -> None:
     write_guide(ctx)
     stage.run(changed(ctx, top_k=len(CLASSES)))
     rows = rows_of(ctx)
-    guide = load_guide(ctx.workspace / "finetune-guide/guide.safetensors")
+    guide = load_classifier(ctx.workspace / "finetune-guide/guide.safetensors")
     images = ctx.stage_dir("synthesize") / "images"
     for row in rows.values():
         image = torch.from_numpy(read_image(images / row["file_name"])).permute(2, 0, 1)[None]

@@ -19,14 +19,14 @@ from higfa_cli.data.dataset import load_dataset
 from higfa_cli.errors import UserError
 from higfa_cli.method.protocols import Level
 from higfa_cli.models.backbones import create_backbone
-from higfa_cli.models.guide import (
-    Guide,
-    GuideSpec,
+from higfa_cli.models.classifier import (
+    Classifier,
+    ClassifierSpec,
     check_classes,
     from_bytes,
-    load_guide,
+    load_classifier,
     network_input,
-    save_guide,
+    save_classifier,
     to_bytes,
 )
 from higfa_cli.models.loading import load_pipeline
@@ -42,7 +42,7 @@ MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 CPU = torch.device("cpu")
 
 
-def spec(**changes: Any) -> GuideSpec:
+def spec(**changes: Any) -> ClassifierSpec:
     values: dict[str, Any] = {
         "backbone": "test_resnet",
         "classes": CLASSES,
@@ -51,7 +51,7 @@ def spec(**changes: Any) -> GuideSpec:
         "std": STD,
         "temperature": 1.5,
     }
-    return GuideSpec(**(values | changes))
+    return ClassifierSpec(**(values | changes))
 
 
 def training(**changes: Any) -> Training:
@@ -64,7 +64,7 @@ def training(**changes: Any) -> Training:
 
 
 @pytest.fixture(scope="module")
-def guide() -> Guide:
+def guide() -> Classifier:
     backbone = create_backbone(training(), len(CLASSES), Path(), seed=0)
     generator = torch.Generator().manual_seed(0)
     # Not the initial 0 and 1: a forgotten statistic would otherwise not show.
@@ -72,14 +72,14 @@ def guide() -> Guide:
         if buffer.is_floating_point():
             shift = torch.rand(buffer.shape, generator=generator)
             buffer.copy_(shift + (0.5 if "var" in name else 0.0))
-    return Guide(backbone.network, spec())
+    return Classifier(backbone.network, spec())
 
 
 def images(count: int, size: int = SIZE, seed: int = 0) -> torch.Tensor:
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-def test_training_and_guiding_see_the_same_network_input(guide: Guide) -> None:
+def test_training_and_guiding_see_the_same_network_input(guide: Classifier) -> None:
     picture = pictures(1, 0).images[:1]
     seen: list[torch.Tensor] = []
     hook = guide.network.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
@@ -103,15 +103,15 @@ def test_bytes_round_trip() -> None:
     assert to_bytes(torch.tensor([-1.7, 2.0])).tolist() == [0, 255]
 
 
-def test_logits_are_divided_by_the_temperature(guide: Guide) -> None:
+def test_logits_are_divided_by_the_temperature(guide: Classifier) -> None:
     ready = network_input(images(2), SIZE, MEAN, STD)
     assert torch.allclose(guide.logits(images(2)), guide.network(ready) / 1.5)
 
 
 @pytest.mark.parametrize("size", [SIZE, 48, 20])
-def test_gradient_reaches_the_picture_and_is_right(guide: Guide, size: int) -> None:
+def test_gradient_reaches_the_picture_and_is_right(guide: Classifier, size: int) -> None:
     """Against a central difference, in float64 so that the difference is sharp."""
-    exact = Guide(load_copy(guide), guide.spec)
+    exact = Classifier(load_copy(guide), guide.spec)
     exact.network.double()
 
     def log_p(batch: torch.Tensor) -> torch.Tensor:
@@ -128,13 +128,13 @@ def test_gradient_reaches_the_picture_and_is_right(guide: Guide, size: int) -> N
     assert float((x.grad * direction).sum()) == pytest.approx(float(slope), rel=1e-4)
 
 
-def load_copy(guide: Guide) -> torch.nn.Module:
+def load_copy(guide: Classifier) -> torch.nn.Module:
     network = create_backbone(training(), len(CLASSES), Path(), seed=1).network
     network.load_state_dict(guide.network.state_dict())
     return network
 
 
-def test_pictures_of_a_batch_do_not_see_each_other_even_in_train_mode(guide: Guide) -> None:
+def test_pictures_of_a_batch_do_not_see_each_other_even_in_train_mode(guide: Classifier) -> None:
     guide.train()
     batch = images(4)
     alone = torch.cat([guide.logits(one[None]) for one in batch])
@@ -142,18 +142,18 @@ def test_pictures_of_a_batch_do_not_see_each_other_even_in_train_mode(guide: Gui
     assert not any(parameter.requires_grad for parameter in guide.parameters())
 
 
-def test_pictures_must_be_square(guide: Guide) -> None:
+def test_pictures_must_be_square(guide: Classifier) -> None:
     with pytest.raises(ValueError, match="square"):
         guide.logits(torch.zeros(1, 3, 32, 48))
 
 
-def test_checkpoint_round_trip_and_equal_bytes(guide: Guide, tmp_path: Path) -> None:
+def test_checkpoint_round_trip_and_equal_bytes(guide: Classifier, tmp_path: Path) -> None:
     first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     for path in (first, second):
-        save_guide(path, guide.network, guide.spec, {"stage": "test"})
+        save_classifier(path, guide.network, guide.spec, {"stage": "test"})
     assert first.read_bytes() == second.read_bytes()
     state = torch.get_rng_state()
-    again = load_guide(first)
+    again = load_classifier(first)
     assert torch.equal(torch.get_rng_state(), state)
     assert again.spec == guide.spec
     assert torch.equal(again.logits(images(3)), guide.logits(images(3)))
@@ -174,7 +174,7 @@ def test_pickles_are_refused_untouched(tmp_path: Path, name: str) -> None:
     bomb, touched = tmp_path / name, tmp_path / "touched"
     bomb.write_bytes(pickle.dumps(_Touch(touched)))
     with pytest.raises(UserError, match="safetensors"):
-        load_guide(bomb)
+        load_classifier(bomb)
     with pytest.raises(UserError, match="safetensors"):
         create_backbone(training(weights=name), 4, tmp_path, 0)
     assert not touched.exists()
@@ -182,26 +182,26 @@ def test_pickles_are_refused_untouched(tmp_path: Path, name: str) -> None:
     assert touched.exists()
 
 
-def test_broken_and_foreign_checkpoints(guide: Guide, tmp_path: Path) -> None:
+def test_broken_and_foreign_checkpoints(guide: Classifier, tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     with pytest.raises(UserError, match="does not exist"):
-        load_guide(path)
+        load_classifier(path)
     save_file({"x": torch.zeros(1)}, path)
     with pytest.raises(UserError, match="no higfa metadata"):
-        load_guide(path)
-    save_guide(path, guide.network, spec(classes=CLASSES[:3]))
+        load_classifier(path)
+    save_classifier(path, guide.network, spec(classes=CLASSES[:3]))
     with pytest.raises(UserError, match="does not fit the network"):
-        load_guide(path)
-    save_guide(path, guide.network, spec(temperature=0.0))
+        load_classifier(path)
+    save_classifier(path, guide.network, spec(temperature=0.0))
     with pytest.raises(UserError, match="impossible metadata"):
-        load_guide(path)
-    save_guide(path, guide.network, guide.spec)
+        load_classifier(path)
+    save_classifier(path, guide.network, guide.spec)
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(UserError, match="not a readable safetensors"):
-        load_guide(path)
+        load_classifier(path)
 
 
-def test_classes_must_agree(guide: Guide) -> None:
+def test_classes_must_agree(guide: Classifier) -> None:
     check_classes(guide, CLASSES)
     with pytest.raises(UserError, match=r"does not know green disc.*lack its red, square"):
         check_classes(guide, (*CLASSES[:3], "green disc"))
@@ -251,9 +251,9 @@ def test_weights_of_others_bring_the_normalisation_that_timm_knows(tmp_path: Pat
 
 
 def test_weights_of_an_own_checkpoint_bring_their_normalisation(
-    guide: Guide, tmp_path: Path
+    guide: Classifier, tmp_path: Path
 ) -> None:
-    save_guide(tmp_path / "g.safetensors", guide.network, guide.spec)
+    save_classifier(tmp_path / "g.safetensors", guide.network, guide.spec)
     made = create_backbone(training(weights="g.safetensors"), 9, tmp_path, 0)
     assert (made.mean, made.std) == (MEAN, STD)
 
@@ -307,7 +307,7 @@ def test_finetune_guide_with_validation(tmp_path: Path, model_folders: tuple[Pat
     ctx = context(tmp_path, model_folders, with_val=True)
     summary = finetune_guide.run(ctx)
     folder = ctx.stage_dir("finetune-guide")
-    guide = load_guide(folder / "guide.safetensors")
+    guide = load_classifier(folder / "guide.safetensors")
     calibration = read_json(folder / "calibration.json")
     assert guide.spec.classes == CLASSES and guide.spec.image_size == 24
     assert guide.spec.temperature == calibration["temperature"] == summary["temperature"]
@@ -418,11 +418,11 @@ def test_calibration_by_hand() -> None:
     assert json.loads(json.dumps(found)) == found
 
 
-def test_metadata_holds_what_a_reader_needs(guide: Guide, tmp_path: Path) -> None:
+def test_metadata_holds_what_a_reader_needs(guide: Classifier, tmp_path: Path) -> None:
     from safetensors import safe_open
 
     path = tmp_path / "g.safetensors"
-    save_guide(path, guide.network, guide.spec, {"stage": "finetune-guide"})
+    save_classifier(path, guide.network, guide.spec, {"stage": "finetune-guide"})
     with safe_open(path, framework="pt") as handle:
         about = json.loads(handle.metadata()["higfa"])
     assert about["classes"] == list(CLASSES) and about["temperature"] == 1.5

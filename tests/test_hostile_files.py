@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from higfa_cli.errors import UserError
 from higfa_cli.models.backbones import METADATA_KEY, build_network, create_backbone
-from higfa_cli.models.guide import GuideSpec, load_guide, save_guide
+from higfa_cli.models.classifier import ClassifierSpec, load_classifier, save_classifier
 from higfa_cli.models.loading import load_pipeline
 from higfa_cli.recipe.schema import Downstream, Guide, Synthesize
 from tests.support import tiny
@@ -85,8 +85,10 @@ def test_the_canary_is_alive(canary: Canary) -> None:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "guide.safetensors"
     network = build_network(BACKBONE, 3, 32)
-    save_guide(path, network, GuideSpec(BACKBONE, ("a", "b", "c"), 32, (0.5,) * 3, (0.5,) * 3))
-    assert load_guide(path).spec.classes == ("a", "b", "c")
+    save_classifier(
+        path, network, ClassifierSpec(BACKBONE, ("a", "b", "c"), 32, (0.5,) * 3, (0.5,) * 3)
+    )
+    assert load_classifier(path).spec.classes == ("a", "b", "c")
     return path
 
 
@@ -206,7 +208,7 @@ def test_broken_checkpoints_are_one_line(tmp_path: Path, checkpoint: Path, case:
     path = Path(shutil.copy(checkpoint, tmp_path / "x.safetensors"))
     BROKEN[case](path)
     with pytest.raises(UserError) as caught:
-        load_guide(path)
+        load_classifier(path)
     message = one_line(caught)
     assert str(path) in message or "timm has no model" in message
     code, printed = higfa("predict", "--model", path, photo(tmp_path / "a.png"))

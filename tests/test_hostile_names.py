@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from higfa_cli.artifacts.atomic import read_jsonl
-from higfa_cli.artifacts.names import class_dir, class_dirs, class_name, inert
+from higfa_cli.artifacts.class_folders import class_dir, class_dirs, class_name, inert
 from higfa_cli.cli.output import (
     TerminalProgress,
     print_json,
@@ -28,12 +28,12 @@ from higfa_cli.data.dataset import load_dataset
 from higfa_cli.data.prompt_bank import prompts_for
 from higfa_cli.errors import UserError
 from higfa_cli.models.backbones import build_network
-from higfa_cli.models.guide import GuideSpec, save_guide
+from higfa_cli.models.classifier import ClassifierSpec, save_classifier
 from higfa_cli.recipe.schema import Data, Prompts
 from higfa_cli.report.tables import csv_cell, csv_text, latex_escape, markdown_escape
 from higfa_cli.stages import report
 from higfa_cli.training.synthetic import list_synthetic
-from tests import test_report
+from tests.support import report_project
 from tests.support.hostile import BACKBONE, SMALL, assert_inert, higfa, photo
 from tests.support.tiny import make_model
 
@@ -231,12 +231,12 @@ class Tags(HTMLParser):
 
 
 def page(root: Path, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    monkeypatch.setattr(test_report, "CLASSES", names)
-    ctx = test_report.workspace(root, test_report.BETTER)
+    monkeypatch.setattr(report_project, "CLASSES", names)
+    ctx = report_project.workspace(root, report_project.BETTER)
     record = json.loads((root / "train-downstream/run.json").read_text())
     record["argv"] = ["higfa", "run", *names[:10]]
     record["libraries"] = {"torch": names[-1]}
-    test_report.dump(root / "train-downstream/run.json", record)
+    report_project.dump(root / "train-downstream/run.json", record)
     report.run(ctx)
     made = (root / "report").iterdir()
     return {path.name: path.read_text("utf-8") for path in made if path.suffix != ".json"}
@@ -265,8 +265,8 @@ MODEL_NAMES = tuple(sorted(set(ALL) - {NAMES["decomposed"]}))
 
 
 def test_predictions_are_printed_inert(tmp_path: Path) -> None:
-    spec = GuideSpec(BACKBONE, MODEL_NAMES, 32, (0.5,) * 3, (0.5,) * 3)
-    save_guide(tmp_path / "m.safetensors", build_network(BACKBONE, len(MODEL_NAMES), 32), spec)
+    spec = ClassifierSpec(BACKBONE, MODEL_NAMES, 32, (0.5,) * 3, (0.5,) * 3)
+    save_classifier(tmp_path / "m.safetensors", build_network(BACKBONE, len(MODEL_NAMES), 32), spec)
     picture = photo(tmp_path / "\x1b[31mred.png")
     for flags in ([], ["--json"]):
         code, printed = higfa(

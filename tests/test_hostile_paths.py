@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from higfa_cli.artifacts.atomic import read_jsonl, write_json, write_jsonl, write_text
-from higfa_cli.artifacts.contained import why_outside
 from higfa_cli.artifacts.fingerprint import hash_file
 from higfa_cli.artifacts.lock import folder_lock
 from higfa_cli.artifacts.run_record import (
@@ -21,16 +20,18 @@ from higfa_cli.artifacts.run_record import (
     stage_run,
     stage_state,
 )
+from higfa_cli.artifacts.safe_paths import why_outside
 from higfa_cli.data.dataset import load_dataset
 from higfa_cli.errors import UserError
+from higfa_cli.forecast import estimate
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.recipe.schema import Data
-from higfa_cli.stages import drawing, estimate, pipeline, preview, report
+from higfa_cli.stages import drawing, pipeline, preview, report
 from higfa_cli.stages.context import Context, make_context
 from higfa_cli.training.checkpoint import load_checkpoint
 from tests.support.hostile import PATHS, Canary, assert_inert, higfa, hostile_root, path_of, photo
-from tests.test_artifacts import RECIPE
-from tests.test_layouts import car_annotations, cells, dog_list, lines, mat
+from tests.support.layouts import car_annotations, cells, dog_list, lines, mat
+from tests.support.stage_folder import RECIPE
 
 INPUTS = StageInputs({"version": 1}, {"data/train": "aa"})
 

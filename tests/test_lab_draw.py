@@ -11,7 +11,7 @@ import torch
 
 from higfa_cli.data.images import fit_square, read_image
 from higfa_cli.errors import UserError
-from higfa_cli.models.guide import load_guide
+from higfa_cli.models.classifier import load_classifier
 from higfa_cli.recipe.load import override_recipe
 from higfa_cli.stages import synthesize
 from higfa_cli.stages.drawing import plan
@@ -95,7 +95,7 @@ def test_fixed_strength_and_first_step_are_what_their_names_say(
 
 def test_the_guide_reads_the_finished_picture(setting: Setting, tmp_path: Path) -> None:
     drawings = draw_arm(setting, draw.TEXT_CONTOUR, tmp_path, workers=1)
-    guide = load_guide(setting.ctx.stage_dir("finetune-guide") / "guide.safetensors")
+    guide = load_classifier(setting.ctx.stage_dir("finetune-guide") / "guide.safetensors")
     p = guide.probabilities(drawings.pictures)
     wanted = [float(p[i, item.class_id]) for i, item in enumerate(setting.items)]
     assert drawings.guide_p.tolist() == pytest.approx(wanted)

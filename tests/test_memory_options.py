@@ -19,7 +19,7 @@ from higfa_cli.models.renoise import seeded_noise
 from higfa_cli.recipe.schema import Memory, Synthesize
 from higfa_cli.stages.batching import largest_that_runs
 from tests.support import tiny
-from tests.test_families import CONTOURS, CPU, PROMPTS, load, make_guide, pictures, pixels
+from tests.support.drawing import CONTOURS, CPU, PROMPTS, load, make_guide, pictures, pixels
 
 GUIDED = StrengthSchedule(text=3.0, classifier=2.0, switch=0.5, grad_norm="rms")
 OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 1.00 GiB"

@@ -15,7 +15,7 @@ from higfa_cli.method.schedule import StrengthSchedule
 from higfa_cli.models.draw import DecodedGuide
 from higfa_cli.models.renoise import seeded_noise
 from tests.support import tiny
-from tests.test_families import CONTOURS, CPU, PROMPTS, load, make_guide, pictures, pixels
+from tests.support.drawing import CONTOURS, CPU, PROMPTS, load, make_guide, pictures, pixels
 
 GUIDED = StrengthSchedule(text=3.0, classifier=2.0, switch=0.5, grad_norm="rms")
 

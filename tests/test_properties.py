@@ -15,13 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from higfa_cli.artifacts.atomic import read_json, read_jsonl, write_jsonl
-from higfa_cli.artifacts.contained import checked_rows, why_outside
+from higfa_cli.artifacts.class_folders import class_dir, class_dirs, class_name, inert
 from higfa_cli.artifacts.journal import read_journal
-from higfa_cli.artifacts.names import class_dir, class_dirs, class_name, inert
+from higfa_cli.artifacts.safe_paths import checked_rows, why_outside
 from higfa_cli.artifacts.stage_state import read_record
 from higfa_cli.contour.geometry import anisotropy
 from higfa_cli.contour.transform import TransformRecord, apply_transform, draw_transform
-from higfa_cli.data.imagefolder import list_csv
+from higfa_cli.data.layouts.imagefolder import list_csv
 from higfa_cli.data.prompts import load_words
 from higfa_cli.errors import RecipeError, UserError
 from higfa_cli.recipe.keys import is_section, recipe_keys

@@ -8,9 +8,7 @@ import torch
 
 from higfa_cli.models.text import TextStates, concat, cut_off_classes, stack, tokens_cut
 from tests.support import tiny
-from tests.test_end_to_end import higfa, recipe, workspace
-
-__all__ = ["recipe", "workspace"]
+from tests.support.photo_project import higfa
 
 
 def test_tokens_that_are_cut_by_hand(tmp_path: Path) -> None:

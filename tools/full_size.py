@@ -29,10 +29,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from higfa_cli.method.schedule import StrengthSchedule
 from higfa_cli.models.architecture import architecture
+from higfa_cli.models.classifier import Classifier, ClassifierSpec
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import draw, schedule_of
 from higfa_cli.models.footprint import guided_step
-from higfa_cli.models.guide import Guide, GuideSpec
 from higfa_cli.models.loading import load_pipeline
 from higfa_cli.models.renoise import seeded_noise
 from higfa_cli.recipe.schema import Synthesize
@@ -121,11 +121,11 @@ class PeakMemory:
         self.thread.join()
 
 
-def make_guide() -> Guide:
+def make_guide() -> Classifier:
     """A random ResNet-50."""
     half, names = (0.5, 0.5, 0.5), tuple(f"class {i}" for i in range(CLASSES))
     network = timm.create_model("resnet50", num_classes=CLASSES)
-    return Guide(network, GuideSpec("resnet50", names, GUIDE_SIZE, half, half))
+    return Classifier(network, ClassifierSpec("resnet50", names, GUIDE_SIZE, half, half))
 
 
 def largest_difference(model: DiffusionModel, family: str, contour: torch.Tensor) -> float:

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from higfa_cli.forecast import estimate
 from higfa_cli.models.architecture import architecture
 from higfa_cli.models.footprint import Footprint, guided_step
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.recipe.schema import Synthesize
-from higfa_cli.stages import estimate
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "memory.md"
 GIB = 2**30

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from higfa_cli.artifacts.atomic import read_json, read_jsonl, write_json, write_jsonl
-from higfa_cli.artifacts.names import inert
+from higfa_cli.artifacts.class_folders import inert
 from higfa_cli.errors import UserError
 
 T = TypeVar("T")

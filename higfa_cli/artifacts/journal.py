@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from higfa_cli.artifacts.atomic import append_line, write_text
-from higfa_cli.artifacts.contained import why_outside
+from higfa_cli.artifacts.safe_paths import why_outside
 
 JOURNAL = ".outputs.jsonl"
 

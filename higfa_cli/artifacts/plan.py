@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from higfa_cli.artifacts.names import class_dirs
+from higfa_cli.artifacts.class_folders import class_dirs
 from higfa_cli.artifacts.seeds import seed_for
 
 

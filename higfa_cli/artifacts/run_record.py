@@ -28,7 +28,6 @@ from higfa_cli.artifacts.atomic import (
     write_json,
     write_text,
 )
-from higfa_cli.artifacts.contained import refuse_linked_folders, why_outside
 from higfa_cli.artifacts.crash import crash_point
 from higfa_cli.artifacts.fingerprint import canonical_json
 from higfa_cli.artifacts.journal import (
@@ -38,8 +37,15 @@ from higfa_cli.artifacts.journal import (
     read_journal,
     write_journal,
 )
-from higfa_cli.artifacts.lock import BUSY, folder_lock
-from higfa_cli.artifacts.parts import gate, living_parts, part_lock, refuse_living_parts
+from higfa_cli.artifacts.lock import (
+    BUSY,
+    folder_lock,
+    gate,
+    living_parts,
+    part_lock,
+    refuse_living_parts,
+)
+from higfa_cli.artifacts.safe_paths import refuse_linked_folders, why_outside
 from higfa_cli.artifacts.stage_outputs import SCRATCH, StageRun, whole
 from higfa_cli.artifacts.stage_state import (
     RECORD,

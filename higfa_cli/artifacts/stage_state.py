@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from higfa_cli.artifacts.atomic import read_json
-from higfa_cli.artifacts.contained import why_outside
 from higfa_cli.artifacts.fingerprint import canonical_json, hash_file, hash_json
+from higfa_cli.artifacts.safe_paths import why_outside
 from higfa_cli.errors import UserError
 
 RECORD = "run.json"

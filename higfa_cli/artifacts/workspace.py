@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from higfa_cli.artifacts.names import class_dir
+from higfa_cli.artifacts.class_folders import class_dir
 
 # In every stage's folder.
 RECORD = "run.json"

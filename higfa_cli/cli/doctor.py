@@ -65,7 +65,7 @@ def _examine(choice: Choice, self_check: bool, quiet: bool) -> dict[str, Any]:
         row = {"check": "recipe", "status": "failed", "detail": str(error), "remedy": ""}
         return {"ok": False, "checks": [row], "missing_files": [], "next": None}
     ctx.progress.note("loading torch, diffusers and timm ...")
-    from higfa_cli.stages.doctor import doctor
+    from higfa_cli.forecast.doctor import doctor
 
     result = doctor(ctx, choice.flags)
     return _with_self_check(ctx, result) if self_check else result
@@ -74,9 +74,9 @@ def _examine(choice: Choice, self_check: bool, quiet: bool) -> dict[str, Any]:
 def _with_self_check(ctx: Context, result: dict[str, Any]) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from higfa_cli.stages.doctor import failed
-    from higfa_cli.stages.findings import Row
-    from higfa_cli.stages.self_check import self_check
+    from higfa_cli.forecast.doctor import failed
+    from higfa_cli.forecast.findings import Row
+    from higfa_cli.forecast.self_check import self_check
 
     if result["missing_files"]:
         row = Row("self-check", "failed", _FETCH_FIRST, "fetch them first")
@@ -119,7 +119,7 @@ def _show_rows(rows: list[dict[str, Any]]) -> None:
 def _show_missing(missing: list[dict[str, Any]]) -> None:
     """Counts per repository, then the commands, each of which can be pasted."""
     from higfa_cli.cli.output import print_line
-    from higfa_cli.models.model_files import FOLDER, WHOLE, MissingFile, by_repository
+    from higfa_cli.forecast.model_files import FOLDER, WHOLE, MissingFile, by_repository
 
     found = [MissingFile(**one) for one in missing]
     print_line("missing:")

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from higfa_cli.artifacts.names import inert
+from higfa_cli.artifacts.class_folders import inert
 from higfa_cli.cli import streams
 from higfa_cli.errors import UserError, remedy_for
 

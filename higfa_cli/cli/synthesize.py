@@ -69,7 +69,7 @@ def command(
         key, values = _parse_sweep(sweep)
         _variant("sweep", flags, key=key, values=values)
     elif flags.dry_run:
-        _variant("dry_run", flags)
+        _dry_run(flags)
     else:
         stage_command("synthesize", flags, how)
 
@@ -116,23 +116,31 @@ def _is_number(text: str) -> bool:
 def _variant(action: str, flags: StageFlags, **options: Any) -> None:
     from higfa_cli.cli.output import stdout_for_result
 
-    is_plan = action == "dry_run"
-    # A dry run's notes only bridge its silence.
-    ctx = flags.choice.context(flags.quiet or (is_plan and flags.as_json), flags.force)
-    if is_plan:
-        ctx.progress.note("loading torch, diffusers and timm ...")
+    ctx = flags.choice.context(flags.quiet, flags.force)
     with stdout_for_result(flags.as_json):
         from higfa_cli.stages import pipeline
 
         result = pipeline.run_stage(ctx, "synthesize", action, **options)
-        if is_plan and not flags.as_json:
-            result = _readable(result)
-    show_result(f"synthesize, {action.replace('_', ' ')}:", result, flags)
+    show_result(f"synthesize, {action}:", result, flags)
+
+
+def _dry_run(flags: StageFlags) -> None:
+    from higfa_cli.cli.output import stdout_for_result
+
+    # Notes only bridge the silence.
+    ctx = flags.choice.context(flags.quiet or flags.as_json, flags.force)
+    ctx.progress.note("loading torch, diffusers and timm ...")
+    with stdout_for_result(flags.as_json):
+        from higfa_cli.forecast.dry_run import dry_run
+
+        result = dry_run(ctx)
+    shown = result if flags.as_json else _readable(result)
+    show_result("synthesize, dry run:", shown, flags)
 
 
 def _readable(result: Mapping[str, Any]) -> dict[str, Any]:
     """A dry run's numbers in units for people."""
-    from higfa_cli.stages.estimate import duration
+    from higfa_cli.forecast.estimate import duration
 
     shown: dict[str, Any] = {}
     for key, value in result.items():
@@ -154,7 +162,7 @@ def _readable(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _memory(size: int | None, batch: int | str) -> str | None:
-    from higfa_cli.stages.estimate import ALLOWANCE, gib, many, roughly
+    from higfa_cli.forecast.estimate import ALLOWANCE, gib, many, roughly
 
     if size is None:
         return None

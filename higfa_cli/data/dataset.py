@@ -11,18 +11,18 @@ import numpy as np
 
 from higfa_cli.artifacts.fingerprint import hash_json
 from higfa_cli.artifacts.seeds import seed_for
-from higfa_cli.data.cars import list_cars
-from higfa_cli.data.cub import list_cub
-from higfa_cli.data.dogs import list_dogs
-from higfa_cli.data.dtd import list_dtd
-from higfa_cli.data.fgvc import list_fgvc
-from higfa_cli.data.flowers import list_flowers
-from higfa_cli.data.imagefolder import list_csv, list_folders
 from higfa_cli.data.images import ImageError, read_image
-from higfa_cli.data.listing import SPLITS, Listing, Row, Split, check_rows
-from higfa_cli.data.pets import list_pets
+from higfa_cli.data.layouts.cars import list_cars
+from higfa_cli.data.layouts.common import SPLITS, Listing, Row, Split, check_rows
+from higfa_cli.data.layouts.cub import list_cub
+from higfa_cli.data.layouts.dogs import list_dogs
+from higfa_cli.data.layouts.dtd import list_dtd
+from higfa_cli.data.layouts.fgvc import list_fgvc
+from higfa_cli.data.layouts.flowers import list_flowers
+from higfa_cli.data.layouts.imagefolder import list_csv, list_folders
+from higfa_cli.data.layouts.pets import list_pets
 from higfa_cli.data.prompts import words_for
-from higfa_cli.data.quarantine import Rejected, file_state, leave_out
+from higfa_cli.data.rejected import Rejected, file_state, leave_out
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.recipe.schema import Data

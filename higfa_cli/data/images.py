@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from higfa_cli.data.whole import jpeg_gap, png_gap
+from higfa_cli.data.truncated import jpeg_gap, png_gap
 from higfa_cli.errors import UserError
 
 Reason = Literal["missing", "empty", "not-an-image", "truncated", "too-large", "unsupported-mode"]

@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from higfa_cli.data.listing import class_label, nearest
+from higfa_cli.data.layouts.common import class_label, nearest
 from higfa_cli.data.prompts import PLACEHOLDER, prompt_for, read_strings
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.placeholders import slip

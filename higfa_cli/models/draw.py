@@ -13,8 +13,8 @@ from torch import Tensor
 from higfa_cli.method.protocols import Branch, Level
 from higfa_cli.method.sampler import Step, sample
 from higfa_cli.method.schedule import StrengthSchedule
+from higfa_cli.models.classifier import Classifier
 from higfa_cli.models.diffusion import DiffusionModel
-from higfa_cli.models.guide import Guide
 from higfa_cli.models.renoise import seeded_noise
 from higfa_cli.recipe.schema import Synthesize
 
@@ -22,7 +22,7 @@ from higfa_cli.recipe.schema import Synthesize
 class DecodedGuide:
     """The guide behind the decoder: p_phi(y | D(x0_hat))."""
 
-    def __init__(self, model: DiffusionModel, guide: Guide) -> None:
+    def __init__(self, model: DiffusionModel, guide: Classifier) -> None:
         self.model, self.guide = model, guide
 
     def logits(self, x0: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ def evaluations(schedule: StrengthSchedule, levels: Sequence[Level]) -> tuple[in
 
 def draw(
     model: DiffusionModel,
-    guide: Guide | None,
+    guide: Classifier | None,
     schedule: StrengthSchedule,
     prompts: Sequence[str],
     negative: str,

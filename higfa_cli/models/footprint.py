@@ -28,10 +28,10 @@ from higfa_cli.method.schedule import StrengthSchedule
 from higfa_cli.models.architecture import Architecture
 from higfa_cli.models.autoencoder import Autoencoder
 from higfa_cli.models.backbones import build_network
+from higfa_cli.models.classifier import Classifier, ClassifierSpec
 from higfa_cli.models.diffusion import DiffusionModel, Prompts
 from higfa_cli.models.draw import DecodedGuide, schedule_of
 from higfa_cli.models.families import FAMILIES
-from higfa_cli.models.guide import Guide, GuideSpec
 from higfa_cli.models.live_memory import LiveMemory
 from higfa_cli.models.scheduler import SchedulerSolver
 from higfa_cli.models.text import TextStates
@@ -86,7 +86,7 @@ def guided_step(
 
 
 def measure_step(
-    model: DiffusionModel, guide: Guide, schedule: StrengthSchedule, batch: int
+    model: DiffusionModel, guide: Classifier, schedule: StrengthSchedule, batch: int
 ) -> Footprint:
     """As `guided_step`, of a model and guide that exist, fake or real."""
     with LiveMemory() as memory:
@@ -94,7 +94,11 @@ def measure_step(
 
 
 def _measure(
-    model: DiffusionModel, guide: Guide, schedule: StrengthSchedule, batch: int, memory: LiveMemory
+    model: DiffusionModel,
+    guide: Classifier,
+    schedule: StrengthSchedule,
+    batch: int,
+    memory: LiveMemory,
 ) -> Footprint:
     movable = memory.hold(model.unet) + memory.hold(model.controlnet)
     memory.hold(model.autoencoder)
@@ -210,11 +214,11 @@ def _autoencoder(config: dict[str, Any], settings: Synthesize) -> Autoencoder:
     return Autoencoder(classes[name].from_config(config), memory)
 
 
-def fake_guide(backbone: str, size: int) -> Guide:
+def fake_guide(backbone: str, size: int) -> Classifier:
     """A guide without content for pictures of `size` pixels."""
     half = (0.5, 0.5, 0.5)
     classes = tuple(str(i) for i in range(_CLASSES))
-    guide = Guide(nn.Identity(), GuideSpec(backbone, classes, size, half, half))
+    guide = Classifier(nn.Identity(), ClassifierSpec(backbone, classes, size, half, half))
     # Not by the constructor, which casts to float32: fake parameters cannot be cast.
     # Built for real first: some constructors (timm's RegNet) look into tensors of theirs.
     with unset_fake_temporarily():

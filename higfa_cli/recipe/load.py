@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from higfa_cli.artifacts.names import inert
+from higfa_cli.artifacts.class_folders import inert
 from higfa_cli.errors import RecipeError
 from higfa_cli.recipe.builtin import builtin_text, is_builtin
 from higfa_cli.recipe.keys import recipe_keys, unknown_key

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from higfa_cli.artifacts.names import inert
+from higfa_cli.artifacts.class_folders import inert
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.schema import Classifier

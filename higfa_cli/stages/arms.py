@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from higfa_cli.artifacts.atomic import read_json
-from higfa_cli.artifacts.contained import checked_rows
 from higfa_cli.artifacts.fingerprint import hash_file, hash_json, hash_tree
 from higfa_cli.artifacts.run_record import RECORD
+from higfa_cli.artifacts.safe_paths import checked_rows
 from higfa_cli.errors import UserError
 from higfa_cli.stages.context import Context
 

@@ -13,9 +13,9 @@ from higfa_cli.artifacts.atomic import read_jsonl, write_bytes, write_jsonl
 from higfa_cli.artifacts.plan import PlanItem
 from higfa_cli.artifacts.run_record import StageRun
 from higfa_cli.data.images import encode_png
+from higfa_cli.models.classifier import Classifier
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import schedule_of
-from higfa_cli.models.guide import Guide
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.drawing import draw_items, load
 
@@ -29,7 +29,7 @@ class Models:
         self._ctx, self._items = ctx, items
 
     @cached_property
-    def loaded(self) -> tuple[DiffusionModel, Guide | None]:
+    def loaded(self) -> tuple[DiffusionModel, Classifier | None]:
         """Raises UserError as `drawing.load`."""
         return load(self._ctx, self._items)
 

@@ -11,10 +11,10 @@ from accelerate.utils.memory import find_executable_batch_size
 from higfa_cli.artifacts.plan import PlanItem
 from higfa_cli.errors import UserError
 from higfa_cli.models.architecture import architecture
+from higfa_cli.models.classifier import Classifier
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import schedule_of
 from higfa_cli.models.footprint import guided_step
-from higfa_cli.models.guide import Guide
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.drawing import draw_together
 
@@ -65,7 +65,7 @@ def largest_that_runs(attempt: Callable[[int], None], start: int = LARGEST) -> i
 
 
 def dearest_step(
-    ctx: Context, model: DiffusionModel, guide: Guide | None, item: PlanItem
+    ctx: Context, model: DiffusionModel, guide: Classifier | None, item: PlanItem
 ) -> Callable[[int], None]:
     """Draw so many copies of `item` in one step that is guided if any is, and decode them."""
     settings = model.settings.model_copy(update={"steps": 1, "conditioning_interval": (0.0, 1.0)})

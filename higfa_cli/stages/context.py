@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from higfa_cli.artifacts.names import class_dir
+from higfa_cli.artifacts.class_folders import class_dir
 from higfa_cli.artifacts.workspace import Workspace
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.load import LoadedRecipe

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 
 from higfa_cli.artifacts.atomic import write_bytes, write_jsonl
+from higfa_cli.artifacts.class_folders import class_dir, class_dirs
 from higfa_cli.artifacts.fingerprint import hash_bytes, hash_file, hash_json
-from higfa_cli.artifacts.names import class_dir, class_dirs
 from higfa_cli.artifacts.run_record import StageInputs, StageRun, stage_run
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.contour.extract import edge_fraction, extract
 from higfa_cli.contour.transform import TransformRecord, apply_transform, draw_transform
 from higfa_cli.data.dataset import Dataset, Sample, class_words, list_photos, load_dataset
 from higfa_cli.data.images import encode_png
-from higfa_cli.data.listing import SPLITS, Listing, Row, check_rows, plain_name
-from higfa_cli.data.quarantine import (
+from higfa_cli.data.layouts.common import SPLITS, Listing, Row, check_rows, plain_name
+from higfa_cli.data.rejected import (
     REASONS,
     REJECTED,
     Rejected,

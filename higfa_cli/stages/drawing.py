@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from higfa_cli.artifacts.contained import checked_rows, contained
 from higfa_cli.artifacts.fingerprint import hash_file
 from higfa_cli.artifacts.plan import PlanItem, make_plan
+from higfa_cli.artifacts.safe_paths import checked_rows, contained
 from higfa_cli.data.images import fit_square, read_image
 from higfa_cli.data.prompt_bank import negative_for, prompts_for
 from higfa_cli.errors import UserError
 from higfa_cli.method.schedule import StrengthSchedule
 from higfa_cli.models.backoff import in_parts_that_fit
+from higfa_cli.models.classifier import Classifier, check_classes, load_classifier
 from higfa_cli.models.device import resolve_device
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import Drawn, draw
-from higfa_cli.models.guide import Guide, check_classes, load_guide
 from higfa_cli.models.loading import load_pipeline
 from higfa_cli.models.text import cut_off_classes
 from higfa_cli.stages.context import Context
@@ -100,7 +100,7 @@ def prompts_of(items: Iterable[PlanItem]) -> set[str]:
     return {text for item in items for text in (item.prompt, item.negative)}
 
 
-def load(ctx: Context, items: Sequence[PlanItem]) -> tuple[DiffusionModel, Guide | None]:
+def load(ctx: Context, items: Sequence[PlanItem]) -> tuple[DiffusionModel, Classifier | None]:
     """The diffusion model, ready for the items' prompts, and the guide where it is consulted.
 
     A prompt that the text encoders cut off is told of, by class.
@@ -136,9 +136,9 @@ def warn_of_cut_prompts(
     return cut
 
 
-def load_steering(ctx: Context) -> Guide:
+def load_steering(ctx: Context) -> Classifier:
     """The guide, its classes checked. Raises UserError when it is missing or of other classes."""
-    guide = load_guide(guide_path(ctx), resolve_device(ctx.recipe.device))
+    guide = load_classifier(guide_path(ctx), resolve_device(ctx.recipe.device))
     check_classes(guide, load_photos(ctx).classes)
     return guide
 
@@ -146,7 +146,7 @@ def load_steering(ctx: Context) -> Guide:
 def draw_together(
     ctx: Context,
     model: DiffusionModel,
-    guide: Guide | None,
+    guide: Classifier | None,
     schedule: StrengthSchedule,
     items: Sequence[PlanItem],
 ) -> list[Drawn]:
@@ -166,7 +166,7 @@ def draw_together(
 def draw_items(
     ctx: Context,
     model: DiffusionModel,
-    guide: Guide | None,
+    guide: Classifier | None,
     schedule: StrengthSchedule,
     items: Sequence[PlanItem],
 ) -> list[Drawn]:

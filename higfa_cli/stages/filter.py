@@ -10,12 +10,11 @@ import numpy as np
 import torch
 
 from higfa_cli.artifacts.atomic import write_jsonl
-from higfa_cli.artifacts.contained import checked_rows, contained
 from higfa_cli.artifacts.fingerprint import hash_file
 from higfa_cli.artifacts.run_record import StageInputs, stage_run
+from higfa_cli.artifacts.safe_paths import checked_rows, contained
 from higfa_cli.data.dataset import Dataset
-from higfa_cli.data.images import read_image
-from higfa_cli.data.selection import (
+from higfa_cli.data.filter_rules import (
     REASONS,
     Measured,
     Reason,
@@ -27,9 +26,10 @@ from higfa_cli.data.selection import (
     spread,
     thumbnail,
 )
+from higfa_cli.data.images import read_image
 from higfa_cli.errors import UserError
+from higfa_cli.models.classifier import Classifier, check_classes, load_classifier
 from higfa_cli.models.device import resolve_device
-from higfa_cli.models.guide import Guide, check_classes, load_guide
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.photos import load_photos
 
@@ -128,17 +128,17 @@ def _reads_guide(ctx: Context) -> bool:
     return ctx.recipe.synthesize.classifier.consulted or bool(guide_keys(ctx.recipe.filter))
 
 
-def _guide(ctx: Context, dataset: Dataset) -> Guide | None:
+def _guide(ctx: Context, dataset: Dataset) -> Classifier | None:
     path = ctx.workspace / GUIDE
     if not _reads_guide(ctx) or not path.is_file():
         return None
-    guide = load_guide(path, resolve_device(ctx.recipe.device))
+    guide = load_classifier(path, resolve_device(ctx.recipe.device))
     check_classes(guide, dataset.classes)
     return guide
 
 
 def _measure(
-    ctx: Context, dataset: Dataset, drawn: Sequence[Mapping[str, Any]], guide: Guide | None
+    ctx: Context, dataset: Dataset, drawn: Sequence[Mapping[str, Any]], guide: Classifier | None
 ) -> Iterator[Measured]:
     """Every picture in numbers, in the order of `drawn`; photos are read once each."""
     photos = _Photos(dataset)
@@ -171,7 +171,7 @@ def _measure(
             )
 
 
-def _probabilities(guide: Guide, pictures: Sequence[np.ndarray]) -> np.ndarray:
+def _probabilities(guide: Classifier, pictures: Sequence[np.ndarray]) -> np.ndarray:
     stack = np.stack([picture.transpose(2, 0, 1) for picture in pictures])
     return guide.probabilities(torch.from_numpy(stack)).numpy()
 

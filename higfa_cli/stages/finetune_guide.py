@@ -17,10 +17,10 @@ from higfa_cli.data.dataset import Dataset
 from higfa_cli.errors import UserError
 from higfa_cli.method.protocols import Level
 from higfa_cli.models.backbones import Backbone, create_backbone, weights_path
+from higfa_cli.models.classifier import ClassifierSpec, save_classifier
 from higfa_cli.models.device import resolve_device
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import schedule_of
-from higfa_cli.models.guide import GuideSpec, save_guide
 from higfa_cli.models.loading import load_pipeline
 from higfa_cli.stages.batching import batch_size
 from higfa_cli.stages.context import Context
@@ -128,7 +128,7 @@ def run(ctx: Context) -> dict[str, Any]:
             source, history = "cross-validation", history + _named("guide", fitted)
         calibration = calibrate(held, levels, source)
         spec = _spec(recipe.guide.image_size, backbone, dataset, calibration["temperature"])
-        save_guide(directory / "guide.safetensors", backbone.network, spec, {"stage": NAME})
+        save_classifier(directory / "guide.safetensors", backbone.network, spec, {"stage": NAME})
         write_json(directory / "calibration.json", calibration)
         write_jsonl(directory / "history.jsonl", history)
         for name in ("guide.safetensors", "calibration.json", "history.jsonl"):
@@ -364,8 +364,8 @@ def _named(name: str, fitted: FitResult) -> list[dict[str, Any]]:
     return [{"run": name, **row} for row in fitted.history]
 
 
-def _spec(size: int, backbone: Backbone, dataset: Dataset, temperature: float) -> GuideSpec:
-    return GuideSpec(
+def _spec(size: int, backbone: Backbone, dataset: Dataset, temperature: float) -> ClassifierSpec:
+    return ClassifierSpec(
         backbone=backbone.name,
         classes=dataset.classes,
         image_size=size,

@@ -19,8 +19,8 @@ from higfa_cli.data.prompt_bank import prompts_for
 from higfa_cli.errors import UserError
 from higfa_cli.method.protocols import Level
 from higfa_cli.models.backoff import in_parts_that_fit
+from higfa_cli.models.classifier import from_bytes, resize, to_bytes
 from higfa_cli.models.diffusion import DiffusionModel
-from higfa_cli.models.guide import from_bytes, resize, to_bytes
 from higfa_cli.models.renoise import noise_and_denoise, reconstruct
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages.context import Progress

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from higfa_cli.data.dataset import Dataset, load_dataset
-from higfa_cli.data.quarantine import REJECTED, read_rejected
+from higfa_cli.data.rejected import REJECTED, read_rejected
 from higfa_cli.stages.context import Context
 
 

@@ -93,13 +93,11 @@ def run_stage(
     """Run one stage, or another function of its module ("preview"); returns its summary.
 
     `options` say what is made, `how` how it is done ({"workers": 2}): the result is the same.
-    Raises UserError when a stage that it reads is not fresh; a dry run reads none.
+    Raises UserError when a stage that it reads is not fresh.
     """
     module = stage_module(stage)
-    # A dry run says what would be done, also where nothing is there yet.
-    if action != "dry_run":
-        inputs = module.inputs(ctx, **options) if action == "run" else module.inputs(ctx)
-        _check_upstream(ctx, stage, inputs)
+    inputs = module.inputs(ctx, **options) if action == "run" else module.inputs(ctx)
+    _check_upstream(ctx, stage, inputs)
     if action == "run":
         _remember_options(ctx, stage, options)
     summary: dict[str, Any] = getattr(module, action)(ctx, **options, **(how or {}))

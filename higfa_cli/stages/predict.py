@@ -9,8 +9,8 @@ from typing import Any
 from higfa_cli.artifacts.atomic import read_json
 from higfa_cli.data.images import read_image
 from higfa_cli.errors import UserError
+from higfa_cli.models.classifier import load_classifier
 from higfa_cli.models.device import resolve_device
-from higfa_cli.models.guide import load_guide
 from higfa_cli.stages.arms import RESULTS
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.train_downstream import NAME, run_dir
@@ -29,11 +29,11 @@ def predict(
         raise UserError("no photo to classify; give at least one", exit_code=2)
     if top < 1:
         raise UserError("--top must be at least 1", exit_code=2)
-    guide = load_guide(Path(model_path), resolve_device(device))
+    classifier = load_classifier(Path(model_path), resolve_device(device))
     paths = [Path(image) for image in images]
-    pictures = load_pictures(map(read_image, paths), [0] * len(paths), guide.spec.image_size)
-    classes = guide.spec.classes
-    values, indices = guide.probabilities(pictures.images).topk(min(top, len(classes)))
+    pictures = load_pictures(map(read_image, paths), [0] * len(paths), classifier.spec.image_size)
+    classes = classifier.spec.classes
+    values, indices = classifier.probabilities(pictures.images).topk(min(top, len(classes)))
     return [
         {
             "image": str(path),

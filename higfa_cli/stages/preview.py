@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from higfa_cli.artifacts.atomic import write_bytes, write_json
-from higfa_cli.artifacts.contained import contained
 from higfa_cli.artifacts.plan import PlanItem
+from higfa_cli.artifacts.safe_paths import contained
 from higfa_cli.data.images import encode_png, read_image
 from higfa_cli.errors import UserError
 from higfa_cli.models.draw import Drawn, schedule_of

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from higfa_cli.artifacts.atomic import read_json, read_jsonl, write_text
-from higfa_cli.artifacts.contained import contained
+from higfa_cli.artifacts.class_folders import class_dir
 from higfa_cli.artifacts.fingerprint import hash_json, hash_tree
-from higfa_cli.artifacts.names import class_dir
 from higfa_cli.artifacts.run_record import StageInputs, stage_run
+from higfa_cli.artifacts.safe_paths import contained
 from higfa_cli.data.images import encode_png, fit_inside, read_image
 from higfa_cli.errors import UserError
 from higfa_cli.report.page import (

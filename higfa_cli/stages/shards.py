@@ -23,8 +23,7 @@ import torch
 from tqdm import tqdm
 
 from higfa_cli.artifacts.atomic import read_json, write_json, write_jsonl
-from higfa_cli.artifacts.lock import folder_lock
-from higfa_cli.artifacts.parts import gate, living_parts
+from higfa_cli.artifacts.lock import folder_lock, gate, living_parts
 from higfa_cli.artifacts.plan import PlanItem, batches, in_batches
 from higfa_cli.artifacts.run_record import (
     StageInputs,

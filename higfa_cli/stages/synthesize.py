@@ -15,7 +15,6 @@ from higfa_cli.models.draw import evaluations, schedule_of
 from higfa_cli.stages.batch_files import Models, failures, rows_of, write_metadata
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.drawing import guide_path, is_guided, manifest_path, plan
-from higfa_cli.stages.dry_run import dry_run
 from higfa_cli.stages.gallery import write_gallery
 from higfa_cli.stages.model_inputs import model_inputs
 from higfa_cli.stages.photos import load_photos
@@ -30,7 +29,7 @@ from higfa_cli.stages.shards import (
     torch_threads,
 )
 
-__all__ = ["NAME", "dry_run", "inputs", "preview", "run", "sweep"]
+__all__ = ["NAME", "inputs", "preview", "run", "sweep"]
 
 NAME = "synthesize"
 VERSION = 2

@@ -13,15 +13,15 @@ import torch
 from torchmetrics.functional.classification import multiclass_f1_score
 
 from higfa_cli.artifacts.atomic import read_json, write_json, write_jsonl, write_text
+from higfa_cli.artifacts.class_folders import class_dir
 from higfa_cli.artifacts.fingerprint import hash_file
-from higfa_cli.artifacts.names import class_dir
 from higfa_cli.artifacts.run_record import StageInputs, StageRun, stage_run
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.data.dataset import Dataset, Sample
 from higfa_cli.data.images import read_image
 from higfa_cli.models.backbones import create_backbone, weights_path
+from higfa_cli.models.classifier import ClassifierSpec, load_classifier, save_classifier
 from higfa_cli.models.device import resolve_device
-from higfa_cli.models.guide import GuideSpec, load_guide, save_guide
 from higfa_cli.report.tables import csv_cell
 from higfa_cli.stages.arms import STAGE, Arm, choose_arms
 from higfa_cli.stages.context import Context
@@ -254,7 +254,7 @@ def _train(
     if material.val is not None:
         logits = predict_logits(backbone, material.val, device)
         temperature = fit_temperature(logits, material.val.labels)
-    spec = GuideSpec(
+    spec = ClassifierSpec(
         backbone.name,
         dataset.classes,
         config.image_size,
@@ -273,7 +273,7 @@ def _train(
         "seconds": round(fitted.seconds, 3),
     }
     about = {"stage": NAME, "arm": material.arm.name, "seed": str(seed)}
-    save_guide(paths[0], backbone.network, spec, about)
+    save_classifier(paths[0], backbone.network, spec, about)
     write_jsonl(paths[1], fitted.history)
     write_json(paths[2], row)
     for path in paths:
@@ -304,8 +304,8 @@ def _test(ctx: Context, dataset: Dataset, rows: Sequence[dict[str, Any]], record
             if pictures is None:
                 continue
             folder = run_dir(record.directory, arm["name"], row["seed"])
-            guide = load_guide(folder / "model.safetensors", device)
-            confidence, predicted = guide.probabilities(pictures.images).max(1)
+            classifier = load_classifier(folder / "model.safetensors", device)
+            confidence, predicted = classifier.probabilities(pictures.images).max(1)
             hits = predicted == pictures.labels
             row["test_accuracy"] = float(hits.to(torch.float64).mean())
             row["test_macro_f1"] = float(

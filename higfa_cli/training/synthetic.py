@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from higfa_cli.artifacts.atomic import read_jsonl
-from higfa_cli.artifacts.names import class_dirs, class_name
+from higfa_cli.artifacts.class_folders import class_dirs, class_name
 from higfa_cli.data.images import IMAGE_SUFFIXES
 from higfa_cli.errors import UserError
 

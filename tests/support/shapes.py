@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from higfa_cli.artifacts.atomic import write_bytes
-from higfa_cli.artifacts.names import class_dir
+from higfa_cli.artifacts.class_folders import class_dir
 from higfa_cli.data.images import encode_png
 from higfa_cli.training.pictures import Pictures
 

@@ -28,9 +28,9 @@ from higfa_cli.artifacts.plan import PlanItem
 from higfa_cli.data.dataset import list_photos
 from higfa_cli.data.images import fit_square
 from higfa_cli.errors import UserError
+from higfa_cli.models.classifier import Classifier, check_classes, load_classifier
 from higfa_cli.models.device import resolve_device
 from higfa_cli.models.draw import Drawn, schedule_of
-from higfa_cli.models.guide import Guide, check_classes, load_guide
 from higfa_cli.recipe.load import LoadedRecipe, load_recipe, override_recipe
 from higfa_cli.stages.context import Context, make_context
 from higfa_cli.stages.drawing import draw_items, is_guided, load_model, plan, read_contour
@@ -330,8 +330,8 @@ def _draw_part(job: Job) -> None:
     partial_file.replace(job.path)
 
 
-def _load_guide(ctx: Context, path: Path) -> Guide:
-    guide = load_guide(path, resolve_device(ctx.recipe.device))
+def _load_guide(ctx: Context, path: Path) -> Classifier:
+    guide = load_classifier(path, resolve_device(ctx.recipe.device))
     check_classes(guide, load_photos(ctx).classes)
     return guide
 

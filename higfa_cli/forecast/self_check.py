@@ -19,20 +19,20 @@ from torch import Tensor
 
 from higfa_cli import __version__
 from higfa_cli.data.official import official
+from higfa_cli.forecast.estimate import gib, many, photos_folder, synchronize
+from higfa_cli.forecast.findings import Row, verdict
 from higfa_cli.method.sampler import Step, sample
 from higfa_cli.method.schedule import StrengthSchedule
 from higfa_cli.models.backbones import build_network, check_name
+from higfa_cli.models.classifier import Classifier, ClassifierSpec, load_classifier
 from higfa_cli.models.device import resolve_device
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import DecodedGuide, schedule_of
-from higfa_cli.models.guide import Guide, GuideSpec, load_guide
 from higfa_cli.models.loading import load_pipeline
 from higfa_cli.models.renoise import seeded_noise
 from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.drawing import class_prompts
-from higfa_cli.stages.estimate import gib, many, photos_folder, synchronize
-from higfa_cli.stages.findings import Row, verdict
 from higfa_cli.stages.photos import load_photos
 
 STEPS = 4
@@ -113,11 +113,11 @@ def _two_prompts(ctx: Context) -> tuple[str, str]:
     return prompts[classes[0]][0], other
 
 
-def _guide(ctx: Context, device: torch.device) -> tuple[Guide, str]:
+def _guide(ctx: Context, device: torch.device) -> tuple[Classifier, str]:
     """The workspace's guide, or a random one; and which of the two."""
     path = ctx.stage_dir("finetune-guide") / "guide.safetensors"
     if path.is_file():
-        return load_guide(path, device), "the workspace's guide"
+        return load_classifier(path, device), "the workspace's guide"
     about = ctx.recipe.guide
     check_name(about.backbone)
     count = _class_count(ctx)
@@ -125,7 +125,9 @@ def _guide(ctx: Context, device: torch.device) -> tuple[Guide, str]:
         torch.manual_seed(_SEED)
         network = build_network(about.backbone, count, about.image_size)
     names = tuple(f"class {index}" for index in range(count))
-    guide = Guide(network, GuideSpec(about.backbone, names, about.image_size, _HALF, _HALF))
+    guide = Classifier(
+        network, ClassifierSpec(about.backbone, names, about.image_size, _HALF, _HALF)
+    )
     return guide.to(
         device
     ), f"no guide yet: a random {about.backbone} of {many(count, 'class', 'classes')}"
@@ -154,7 +156,7 @@ def _contours(size: int) -> tuple[Tensor, Tensor]:
 
 
 def _draw(
-    model: DiffusionModel, guide: Guide, schedule: StrengthSchedule, text: str, contour: Tensor
+    model: DiffusionModel, guide: Classifier, schedule: StrengthSchedule, text: str, contour: Tensor
 ) -> _Drawn:
     denoiser = model.denoiser(model.conditions([text], "", contour))
     start = seeded_noise([_SEED], model.latent_shape, model.device)

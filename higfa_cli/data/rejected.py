@@ -16,7 +16,7 @@ from higfa_cli.artifacts.atomic import read_jsonl, write_text
 from higfa_cli.artifacts.fingerprint import hash_file, hash_json
 from higfa_cli.data import images
 from higfa_cli.data.images import ImageError, printable, read_image
-from higfa_cli.data.listing import Listing, Row, Split, plain_name
+from higfa_cli.data.layouts.common import Listing, Row, Split, plain_name
 from higfa_cli.errors import UserError
 
 # `odd-name`: not one line of UTF-8 text. `too-small`: data.crop_bottom leaves nothing of it.

@@ -6,7 +6,7 @@ import csv
 import io
 from pathlib import Path
 
-from higfa_cli.data.listing import (
+from higfa_cli.data.layouts.common import (
     SPLIT_NAMES,
     Listing,
     Row,

@@ -6,14 +6,14 @@ import math
 from typing import Any
 
 from higfa_cli.artifacts.plan import in_batches
-from higfa_cli.stages.context import Context
-from higfa_cli.stages.estimate import (
+from higfa_cli.forecast.estimate import (
     check_drawable,
     count_pictures,
     memory_of,
     picture_cost,
     seconds_per_picture,
 )
+from higfa_cli.stages.context import Context
 from higfa_cli.stages.recipe_checks import check_recipe
 
 NAME = "synthesize"

@@ -9,10 +9,10 @@ from typing import Literal
 import torch
 
 from higfa_cli.data.dataset import Dataset
-from higfa_cli.models.model_files import MissingFile
-from higfa_cli.stages import estimate
+from higfa_cli.forecast import estimate
+from higfa_cli.forecast.estimate import Cost, Counted
+from higfa_cli.forecast.model_files import MissingFile
 from higfa_cli.stages.context import Context
-from higfa_cli.stages.estimate import Cost, Counted
 
 Status = Literal["ok", "warning", "failed"]
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from higfa_cli.data.listing import Listing, Split
-from higfa_cli.data.mat import Mat
-from higfa_cli.data.packed import Rows, find_file, find_folder
+from higfa_cli.data.layouts.common import Listing, Rows, Split, find_file, find_folder
+from higfa_cli.data.layouts.mat import Mat
 from higfa_cli.errors import UserError
 
 SETS: tuple[tuple[Split, str], ...] = (("train", "trnid"), ("val", "valid"), ("test", "tstid"))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from higfa_cli.data.listing import SPLITS, Listing
-from higfa_cli.data.packed import Rows, find_folder, list_lines
+from higfa_cli.data.layouts.common import SPLITS, Listing, Rows, find_folder, list_lines
 from higfa_cli.errors import UserError
 
 FOLD = 1

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from higfa_cli.data.listing import Listing, Split
-from higfa_cli.data.packed import Rows, find_folder, list_lines
+from higfa_cli.data.layouts.common import Listing, Rows, Split, find_folder, list_lines
 from higfa_cli.errors import UserError
 
 LISTS: tuple[tuple[Split, str], ...] = (("train", "trainval.txt"), ("test", "test.txt"))

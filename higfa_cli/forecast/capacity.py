@@ -10,13 +10,13 @@ import torch
 from huggingface_hub import constants
 
 from higfa_cli.errors import UserError
+from higfa_cli.forecast import estimate
+from higfa_cli.forecast.estimate import ALLOWANCE, duration, gib, many, roughly
+from higfa_cli.forecast.findings import Findings, Row
+from higfa_cli.forecast.weight_sizes import missing_bytes
 from higfa_cli.models.architecture import Architecture
-from higfa_cli.models.weight_sizes import missing_bytes
-from higfa_cli.stages import estimate
 from higfa_cli.stages.batching import SHARE
 from higfa_cli.stages.context import Context
-from higfa_cli.stages.estimate import ALLOWANCE, duration, gib, many, roughly
-from higfa_cli.stages.findings import Findings, Row
 
 # A PNG of a photo-like picture.
 _BYTES_PER_PIXEL = 2

@@ -1,6 +1,6 @@
-"""The classifier as guide: pictures in the decoder's range -> calibrated logits, differentiable.
+"""The classifier and its file: pictures in the decoder's range -> calibrated logits.
 
-The same file format holds the downstream classifier, so both are read by the same code.
+One class for both uses: as the guide, whose gradient reaches the picture, and downstream.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LARGEST_SIDE = 8192
 
 
 @dataclass(frozen=True)
-class GuideSpec:
+class ClassifierSpec:
     """What a checkpoint says about itself.
 
     `mean`, `std`: per channel, on the scale where pictures are in [0, 1]. `temperature` > 0
@@ -85,16 +85,16 @@ def to_bytes(images: Tensor) -> Tensor:
     return ((images.clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)
 
 
-class Guide(nn.Module):
+class Classifier(nn.Module):
     """A frozen classifier in float32 and evaluation mode; gradients flow to its input only."""
 
-    def __init__(self, network: nn.Module, spec: GuideSpec) -> None:
+    def __init__(self, network: nn.Module, spec: ClassifierSpec) -> None:
         super().__init__()
         self.network = network.to(torch.float32).requires_grad_(False)
         self.spec = spec
         self.eval()
 
-    def train(self, mode: bool = True) -> Guide:
+    def train(self, mode: bool = True) -> Classifier:
         """Stay in evaluation mode: batch statistics would tie one picture to its neighbours."""
         return super().train(False)
 
@@ -119,8 +119,8 @@ class Guide(nn.Module):
         return self.logits(images)
 
 
-def save_guide(
-    path: Path, network: nn.Module, spec: GuideSpec, extra: Mapping[str, str] | None = None
+def save_classifier(
+    path: Path, network: nn.Module, spec: ClassifierSpec, extra: Mapping[str, str] | None = None
 ) -> None:
     """Write a checkpoint: safetensors, and JSON metadata from which it can be rebuilt.
 
@@ -134,7 +134,7 @@ def save_guide(
     write_bytes(path, save(tensors, metadata={METADATA_KEY: text}))
 
 
-def load_guide(path: Path, device: torch.device | str = "cpu") -> Guide:
+def load_classifier(path: Path, device: torch.device | str = "cpu") -> Classifier:
     """Read a checkpoint of `finetune-guide` or `train-downstream`.
 
     Raises UserError: absent or broken file, pickle, or a file without higfa's metadata.
@@ -145,10 +145,10 @@ def load_guide(path: Path, device: torch.device | str = "cpu") -> Guide:
     with torch.random.fork_rng():
         network = build_network(spec.backbone, len(spec.classes), spec.image_size)
     load_strictly(network, tensors, path)
-    return Guide(network, spec).to(device)
+    return Classifier(network, spec).to(device)
 
 
-def check_classes(guide: Guide, classes: Sequence[str]) -> None:
+def check_classes(guide: Classifier, classes: Sequence[str]) -> None:
     """Raise UserError unless the guide's classes are `classes`, in that order."""
     have, want = guide.spec.classes, tuple(classes)
     if have == want:
@@ -174,9 +174,9 @@ def _class_names(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _spec(about: Mapping[str, Any], path: Path) -> GuideSpec:
+def _spec(about: Mapping[str, Any], path: Path) -> ClassifierSpec:
     try:
-        spec = GuideSpec(
+        spec = ClassifierSpec(
             backbone=str(about["backbone"]),
             classes=_class_names(about["classes"]),
             image_size=int(about["image_size"]),

@@ -10,9 +10,10 @@ import torch
 
 from higfa_cli.data.official import official
 from higfa_cli.errors import UserError
-from higfa_cli.models.architecture import KNOWN
-from higfa_cli.models.device import resolve_device
-from higfa_cli.models.model_files import (
+from higfa_cli.forecast import capacity, estimate
+from higfa_cli.forecast.estimate import device_name, gib, many
+from higfa_cli.forecast.findings import Findings, Row
+from higfa_cli.forecast.model_files import (
     FOLDER,
     WHOLE,
     MissingFile,
@@ -21,12 +22,12 @@ from higfa_cli.models.model_files import (
     missing_files,
     missing_weights,
 )
+from higfa_cli.models.architecture import KNOWN
+from higfa_cli.models.device import resolve_device
 from higfa_cli.models.text import cut_off_classes
-from higfa_cli.stages import capacity, estimate, pipeline
+from higfa_cli.stages import pipeline
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.drawing import class_prompts
-from higfa_cli.stages.estimate import device_name, gib, many
-from higfa_cli.stages.findings import Findings, Row
 from higfa_cli.stages.photos import load_photos
 from higfa_cli.stages.recipe_checks import check_sizes, check_texts
 

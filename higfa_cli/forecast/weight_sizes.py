@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from higfa_cli.forecast.model_files import MissingFile
 from higfa_cli.models.architecture import Architecture
 from higfa_cli.models.backbones import build_network
-from higfa_cli.models.model_files import MissingFile
 from higfa_cli.recipe.schema import Training
 
 # timm's checkpoints are trained on ImageNet.

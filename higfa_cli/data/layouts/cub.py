@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from higfa_cli.data.listing import Listing
-from higfa_cli.data.packed import Rows, find_folder, list_lines
+from higfa_cli.data.layouts.common import Listing, Rows, find_folder, list_lines
 from higfa_cli.errors import UserError
 
 CLASSES = "classes.txt"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from higfa_cli.data.listing import (
+from higfa_cli.data.layouts.common import (
     SPLITS,
     Listing,
     Row,

@@ -17,12 +17,12 @@ from higfa_cli.artifacts.plan import PlanItem
 from higfa_cli.artifacts.run_record import RECORD
 from higfa_cli.data.official import official
 from higfa_cli.errors import UserError
+from higfa_cli.forecast.model_files import FOLDER, missing_files
 from higfa_cli.models.architecture import Architecture, architecture
 from higfa_cli.models.backbones import check_name
 from higfa_cli.models.device import resolve_device
 from higfa_cli.models.draw import evaluations, schedule_of
 from higfa_cli.models.footprint import Footprint, flops_per_picture, guided_step
-from higfa_cli.models.model_files import FOLDER, missing_files
 from higfa_cli.models.scheduler import SchedulerSolver
 from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.recipe.schema import Synthesize
