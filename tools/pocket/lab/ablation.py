@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from itertools import chain, product
 from typing import Any
 
-from higfa_cli.artifacts.atomic import write_json
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.load import load_recipe, override_recipe
 from higfa_cli.recipe.schema import Recipe, Synthesize
@@ -257,8 +256,7 @@ def ablate(request: Request, names: Sequence[str], features: Features) -> dict[s
             rows = _measure(request, bench, axis, own)
             parts = {**results["parts"], axis.name: {"title": axis.title, "rows": rows}}
             results["parts"] = {name: parts[name] for name in known if name in parts}
-            write_json(path, results)
-            pages.write(request.out, "ablation")
+            pages.publish(request.out, "ablation", results)
     return results
 
 

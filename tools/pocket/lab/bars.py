@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from higfa_cli.artifacts.atomic import read_json, write_json
+from higfa_cli.artifacts.atomic import read_json
 from higfa_cli.errors import UserError
 from tools.pocket.lab import figures, guides, pages, strips, worst
 from tools.pocket.lab.bench import (
@@ -147,8 +147,7 @@ def compare(request: Request, names: Sequence[str], features: Features) -> dict[
         results = start_results(path, request, bench, SPLIT)
         for name in names or PARTS:
             results["parts"][name] = PARTS[name](request, bench)
-            write_json(path, results)
-            pages.write(request.out, "bars")
+            pages.publish(request.out, "bars", results)
             for verdict in verdicts({name: results["parts"][name]}):
                 print(f"{verdict.figure}: {verdict.measured} - {verdict.word}", flush=True)
     return results

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from higfa_cli.artifacts.atomic import read_json, write_json
+from higfa_cli.artifacts.atomic import read_json
 from higfa_cli.errors import UserError
 from tools.pocket.lab import figures, pages, strips
 from tools.pocket.lab.bench import Features, Request, command, constants, made, open_bench
@@ -69,8 +69,7 @@ def compare(request: Request, names: Sequence[str], features: Features) -> dict[
             "split": SPLIT,
             "rows": [_row(step, pair, scores[0]) for step, pair in zip(steps, scores, strict=True)],
         }
-    write_json(request.data("checkpoints"), results)
-    pages.write(request.out, "checkpoints")
+    pages.publish(request.out, "checkpoints", results)
     return results
 
 

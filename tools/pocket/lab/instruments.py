@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from higfa_cli.artifacts.atomic import write_json
 from higfa_cli.artifacts.fingerprint import hash_file, hash_json, hash_tree
 from higfa_cli.data.images import read_image
 from higfa_cli.errors import UserError
@@ -291,8 +290,7 @@ def write_page(world: World, found: Mapping[str, list[Row]]) -> str:
         "features": FEATURE_SPACE,
         "parts": {name: [asdict(one) for one in rows] for name, rows in found.items()},
     }
-    write_json(world.out / "data" / "instruments.json", about)
-    return pages.write(world.out, "instruments")
+    return pages.publish(world.out, "instruments", about)
 
 
 def main() -> None:

@@ -46,8 +46,9 @@ def render(name: str, data: Mapping[str, Any]) -> str:
     return env.get_template(f"{name}.md.j2").render(data)
 
 
-def write(docs: Path, name: str) -> str:
-    """Render a page from the data beside it, write it, and return it."""
+def publish(docs: Path, name: str, numbers: Mapping[str, Any]) -> str:
+    """Write `data/NAME.json`, in the order of its keys, and the page made of it; returns that."""
+    write_text(docs / "data" / f"{name}.json", json.dumps(numbers, indent=1) + "\n")
     page = render(name, read(docs))
     write_text(docs / f"{name}.md", page)
     return page
