@@ -163,9 +163,9 @@ def test_states_missing_fresh_stale_partial(tmp_path: Path) -> None:
     finish(stage, a="1", b="2")
     assert stage_state(stage, INPUTS).kind == "fresh"
 
-    other = StageInputs({"version": 1, "synthesize": {"steps": 20}}, {"data/train": "aa"})
+    other = StageInputs({"version": 1, "sampling": {"steps": 20}}, {"data/train": "aa"})
     state = stage_state(stage, other)
-    assert (state.kind, state.reasons) == ("stale", ("synthesize.steps: 25 -> 20",))
+    assert (state.kind, state.reasons) == ("stale", ("sampling.steps: 25 -> 20",))
     state = stage_state(stage, StageInputs(INPUTS.parameters, {"data/train": "bb"}))
     assert (state.kind, state.reasons) == ("stale", ("data/train has other content",))
 

@@ -17,11 +17,12 @@ from higfa_cli.artifacts.atomic import (
     write_bytes,
     write_text,
 )
-from higfa_cli.artifacts.class_folders import class_dir, class_dirs, class_name, inert
+from higfa_cli.artifacts.class_folders import class_dir, class_dirs, class_name
 from higfa_cli.artifacts.plan import batches, in_batches, make_plan
 from higfa_cli.artifacts.safe_paths import checked_rows, contained
 from higfa_cli.artifacts.stage_state import StageInputs
 from higfa_cli.errors import UserError, remedy_for
+from higfa_cli.text import inert
 from tests.support.fault_project import no_file_longer_than
 from tests.support.stage_folder import names
 

@@ -26,8 +26,8 @@ from higfa_cli.data import images
 from higfa_cli.data.dataset import load_dataset
 from higfa_cli.data.images import ImageError, read_image
 from higfa_cli.data.rejected import REASONS, allowed, file_state, read_rejected
+from higfa_cli.recipe.data import Data
 from higfa_cli.recipe.load import load_recipe
-from higfa_cli.recipe.schema import Data
 from higfa_cli.stages import drawing, filter, finetune_guide, train_downstream
 from higfa_cli.stages.context import make_context
 from higfa_cli.stages.photos import load_photos
@@ -146,9 +146,10 @@ def test_the_scan_would_find_another_reader(line: str) -> None:
 
 def test_only_two_modules_list_photos_by_themselves() -> None:
     """All others get them from `load_photos`, and so leave out the same ones."""
-    modules = sorted((PACKAGE / "stages").glob("*.py"))
-    listing = [p.stem for p in modules if "load_dataset(" in p.read_text(encoding="utf-8")]
-    assert listing == ["contours", "photos"]
+    modules = sorted([*(PACKAGE / "stages").glob("*.py"), *(PACKAGE / "forecast").glob("*.py")])
+    calls = re.compile(r"\b(list_photos|choose_photos|load_dataset)\(")
+    listing = [p.stem for p in modules if calls.search(p.read_text(encoding="utf-8"))]
+    assert listing == ["context", "photos"]
 
 
 # --- stage `contours` over all of them
@@ -166,10 +167,11 @@ def project(base: Path, photos: Path, **data: Any) -> Path:
     tree = {
         "name": "tiny",
         "workspace": str(base / "out"),
-        "device": "cpu",
         "data": {"root": str(photos), **data},
-        "contours": {"size": 32, "transforms": {"translation": 0, "perspective": 0}},
-        "synthesize": {"model": "none", "controlnet": "none", "size": 32},
+        "contours": {"transforms": {"translation": 0, "perspective": 0}},
+        "size": 32,
+        "model": {"base": "none", "controlnet": "none"},
+        "run": {"device": "cpu"},
         "guide": small,
         "downstream": {**small, "seeds": [0]},
     }

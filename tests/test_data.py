@@ -16,7 +16,7 @@ from higfa_cli.data.dataset import load_dataset
 from higfa_cli.data.images import ImageError, encode_png, fit_square, read_image
 from higfa_cli.data.prompts import default_words, load_words, prompt_for
 from higfa_cli.errors import RecipeError, UserError
-from higfa_cli.recipe.schema import Data
+from higfa_cli.recipe.data import Data
 
 
 def photo(path: Path, seed: int = 0, size: tuple[int, int] = (20, 16)) -> Path:

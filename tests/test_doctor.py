@@ -30,16 +30,18 @@ from higfa_cli.forecast.model_files import (
     missing_files,
     missing_weights,
 )
+from higfa_cli.recipe.classifiers import Training
+from higfa_cli.recipe.drawing import Model
 from higfa_cli.recipe.load import load_recipe
-from higfa_cli.recipe.schema import Synthesize, Training
 from higfa_cli.stages.context import make_context
+from higfa_cli.text import gib
 from tests.support import tiny
+from tests.support.recipes import drawing_keys, drawing_recipe, load_model
 from tests.support.shapes import write_class_folders
 
 CHECKS = [
     "recipe",
     "data",
-    "contours",
     "prompts",
     "model files",
     "model",
@@ -67,22 +69,16 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Pa
     return {family: tiny.make_model(folder / family, family=family) for family in ("sd", "sdxl")}
 
 
-def write_recipe(folder: Path, model: Path, controlnet: Path, **synthesize: Any) -> Path:
+def write_recipe(folder: Path, model: Path, controlnet: Path, **drawing: Any) -> Path:
     write_class_folders(folder / "photos" / "train", 2, 0)
     classifier = {"backbone": "test_resnet.r160_in1k", "pretrained": False, "image_size": 32}
+    drawing_of_all = {"steps": 4, "device": "cpu"}
     tree = {
         "name": "tiny",
-        "device": "cpu",
         "data": {"root": "photos"},
-        "contours": {"size": 32},
         "guide": classifier,
-        "synthesize": {
-            "model": str(model),
-            "controlnet": str(controlnet),
-            "size": 32,
-            "steps": 4,
-            **synthesize,
-        },
+        "size": 32,
+        **drawing_keys(base=str(model), controlnet=str(controlnet), **drawing_of_all | drawing),
         "downstream": classifier,
     }
     path = folder / "tiny.yaml"
@@ -121,7 +117,7 @@ def test_the_pocket_is_well() -> None:
     assert [one["check"] for one in answer["checks"]] == CHECKS
     assert all(one["status"] == "ok" for one in answer["checks"]), answer["checks"]
     assert answer["missing_files"] == []
-    assert answer["next"] == "higfa contours --dataset pocket"
+    assert answer["next"] == "higfa contours pocket"
     assert "528" in row(answer, "disk")["detail"]
     assert "none longer than 77 tokens" in row(answer, "prompts")["detail"]
 
@@ -138,7 +134,7 @@ def test_missing_files_are_named_with_their_command(
     assert row(answer, "model files")["status"] == "failed"
     assert row(answer, "model")["status"] == "ok"
     assert "6,668 pictures (published split sizes)" in row(answer, "disk")["detail"]
-    settings = load_recipe(name).recipe.synthesize
+    settings = load_recipe(name).recipe.model
     wanted = {(one["repo"], one["revision"], one["file"]) for one in answer["missing_files"]}
     files = [
         "model_index.json",
@@ -147,9 +143,9 @@ def test_missing_files_are_named_with_their_command(
         "tokenizer/merges.txt",
         "vae/config.json",
     ]
-    if settings.model == XL:
+    if settings.base == XL:
         files += ["text_encoder_2/model.fp16.safetensors", "tokenizer_2/merges.txt"]
-    assert wanted >= {(settings.model, settings.revision, file) for file in files}
+    assert wanted >= {(settings.base, settings.revision, file) for file in files}
     control = (settings.controlnet, settings.controlnet_revision)
     assert (*control, "diffusion_pytorch_model.fp16.safetensors") in wanted
     assert ("timm/resnet50.a1_in1k", None, "model.safetensors") in wanted
@@ -162,16 +158,16 @@ def test_missing_files_are_named_with_their_command(
         )
     # The whole of both models and the classifier, in half precision: 9 GiB, or 3 GiB for SD 1.5.
     gib = float(re.search(r"about ([\d.]+) GiB of weights", row(answer, "disk")["detail"])[1])  # type: ignore[index]
-    assert (8.5 < gib < 9.2) if settings.model == XL else (2 < gib < 3)
+    assert (8.5 < gib < 9.2) if settings.base == XL else (2 < gib < 3)
     assert row(answer, "time")["status"] == "warning" and "steps" in row(answer, "time")["remedy"]
     assert answer["next"] == (
-        f"put the data right (see `data` above), then run `higfa doctor --dataset {name}` again"
+        f"put the data right (see `data` above), then run `higfa doctor {name}` again"
     )
 
 
 def test_people_see_one_line_per_check_and_each_command_once() -> None:
     # The unknown model keeps this quick: nothing is reckoned.
-    shown = run("aircraft", "--set", "synthesize.model=some/model")
+    shown = run("aircraft", "--set", "model.base=some/model")
     assert shown.exit_code == 1 and "Traceback" not in shown.output
     lines = shown.stdout.splitlines()
     checks = [line.split() for line in lines if line.startswith(("ok ", "FAILED ", "warning "))]
@@ -204,9 +200,9 @@ def test_cached_files_are_found_at_their_revision(
         shutil.copytree(source, folder / "snapshots" / revision)
         (folder / "refs").mkdir()
         (folder / "refs" / "main").write_text(revision)
-    both = {"model": "some/sd", "controlnet": "some/controlnet"}
-    pinned = Synthesize(**both, revision=revision, controlnet_revision=revision)
-    assert missing_files(Synthesize(**both), tmp_path) == []
+    both = {"base": "some/sd", "controlnet": "some/controlnet"}
+    pinned = Model(**both, revision=revision, controlnet_revision=revision)
+    assert missing_files(Model(**both), tmp_path) == []
     assert missing_files(pinned, tmp_path) == []
     other = missing_files(pinned.model_copy(update={"revision": "f" * 40}), tmp_path)
     assert [(one.repo, one.revision, one.file) for one in other] == [("some/sd", "f" * 40, WHOLE)]
@@ -223,7 +219,7 @@ def test_a_broken_folder_is_named_to_the_file(
     models: dict[str, tuple[Path, Path]], tmp_path: Path
 ) -> None:
     model, controlnet = copied(models, tmp_path)
-    settings = Synthesize(model=str(model), controlnet=str(controlnet))
+    settings = Model(base=str(model), controlnet=str(controlnet))
 
     def missing() -> list[str]:
         return [one.file for one in missing_files(settings, tmp_path)]
@@ -252,9 +248,9 @@ def test_pickles_alone_do_not_do(models: dict[str, tuple[Path, Path]], tmp_path:
     model, controlnet = copied(models, tmp_path)
     weights = controlnet / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_suffix(".bin"))
-    settings = Synthesize(model=str(model), controlnet=str(controlnet))
+    settings = Model(base=str(model), controlnet=str(controlnet))
     (lost,) = missing_files(settings, tmp_path)
-    assert lost.key == "synthesize.controlnet"
+    assert lost.key == "model.controlnet"
     assert "only pickles are here (diffusion_pytorch_model.bin)" in lost.remedy
     assert "safe_serialization=True" in lost.remedy
 
@@ -263,7 +259,7 @@ def test_shards_are_counted(models: dict[str, tuple[Path, Path]], tmp_path: Path
     model, controlnet = models["sd"]
     net = ControlNetModel.from_pretrained(controlnet)
     net.save_pretrained(tmp_path / "shards", max_shard_size="60KB")
-    settings = Synthesize(model=str(model), controlnet=str(tmp_path / "shards"))
+    settings = Model(base=str(model), controlnet=str(tmp_path / "shards"))
     assert missing_files(settings, tmp_path) == []
     shards = sorted((tmp_path / "shards").glob("*-of-*.safetensors"))
     assert len(shards) > 1
@@ -276,18 +272,16 @@ def test_a_folder_is_ready_exactly_when_it_loads(
 ) -> None:
     """A variant: diffusers takes plain parts beside one of the variant, but never only those."""
     from higfa_cli.errors import UserError
-    from higfa_cli.models.loading import load_pipeline
 
     model, controlnet = copied(models, tmp_path)
     control = controlnet / "diffusion_pytorch_model.safetensors"
     control.rename(controlnet / "diffusion_pytorch_model.fp16.safetensors")
-    settings = Synthesize(
-        model=str(model), controlnet=str(controlnet), variant="fp16", size=32, steps=2
-    )
+    recipe = drawing_recipe(model, controlnet, size=32, variant="fp16", steps=2)
+    settings = recipe.model
 
     def loads() -> bool:
         try:
-            load_pipeline(settings, tmp_path, torch.device("cpu"), ["", "a bird"])
+            load_model(recipe, ["", "a bird"], tmp_path)
         except UserError:
             return False
         return True
@@ -299,10 +293,10 @@ def test_a_folder_is_ready_exactly_when_it_loads(
 
 
 def test_paths_and_names_that_lead_nowhere(tmp_path: Path) -> None:
-    gone = Synthesize(model="./gone", controlnet="a/b/c", gradient_autoencoder="some/taesd")
+    gone = Model(base="./gone", controlnet="a/b/c", gradient_autoencoder="some/taesd")
     found = missing_files(gone, tmp_path)
-    assert [one.key.removeprefix("synthesize.") for one in found] == [
-        "model",
+    assert [one.key.removeprefix("model.") for one in found] == [
+        "base",
         "controlnet",
         "gradient_autoencoder",
         "gradient_autoencoder",
@@ -319,15 +313,15 @@ def test_paths_and_names_that_lead_nowhere(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_there_is_no_hub_id(hub: Path, tmp_path: Path) -> None:
     """`models/canny` beside a folder `models`: no download, and no revision of another model."""
-    settings = Synthesize(
-        model=XL, controlnet="models/canny", revision="1" * 40, controlnet_revision="2" * 40
+    settings = Model(
+        base=XL, controlnet="models/canny", revision="1" * 40, controlnet_revision="2" * 40
     )
 
-    def control(settings: Synthesize) -> list[MissingFile]:
+    def control(settings: Model, offline: bool = False) -> list[MissingFile]:
         return [
             one
-            for one in missing_files(settings, tmp_path / "here")
-            if one.key == "synthesize.controlnet"
+            for one in missing_files(settings, tmp_path / "here", offline)
+            if one.key == "model.controlnet"
         ]
 
     assert all(one.is_command and one.revision == "2" * 40 for one in control(settings))
@@ -342,10 +336,8 @@ def test_a_folder_that_is_not_there_is_no_hub_id(hub: Path, tmp_path: Path) -> N
     (tmp_path / "here" / "stabilityai").mkdir()
     found = missing_files(settings, tmp_path / "here")
     assert {one.revision for one in found if one.repo == XL} == {"1" * 40}
-    offline = settings.model_copy(
-        update={"local_files_only": True, "controlnet": "some/control", "controlnet_revision": None}
-    )
-    assert {one.remark for one in control(offline)} == {
+    other = settings.model_copy(update={"controlnet": "some/control", "controlnet_revision": None})
+    assert {one.remark for one in control(other, offline=True)} == {
         "no folder some/control (looked in the recipe's folder and the current one) and not in the "
         "hub cache; correct the path, or fetch the repository:"
     }
@@ -357,10 +349,10 @@ def test_a_missing_folder_is_said_once_and_stops_the_rest(tmp_path: Path) -> Non
     answer = examine(recipe, exit_code=1)
     assert "no folder models/sd" in row(answer, "model files")["detail"]
     assert row(answer, "model files")["remedy"].startswith("correct the path")
-    assert answer["next"].startswith("correct the paths above, then run `higfa doctor --recipe")
+    assert answer["next"].startswith("correct the paths above, then run `higfa doctor")
     shown = run(recipe).stdout
     assert "  no folder models/canny\n" in shown and "hf download" not in shown
-    dry = CliRunner().invoke(app, ["synthesize", "--recipe", str(recipe), "--dry-run"])
+    dry = CliRunner().invoke(app, ["synthesize", str(recipe), "--dry-run"])
     assert "no folder models/sd" in dry.stdout and "hf download" not in dry.stdout
 
 
@@ -371,18 +363,13 @@ def test_a_wrong_size_is_the_failed_row(
     models: dict[str, tuple[Path, Path]], tmp_path: Path, size: int, near: str | None
 ) -> None:
     recipe = write_recipe(tmp_path, *models["sd"])
-    answer = examine(recipe, "--set", f"synthesize.size={size}", exit_code=1)
+    answer = examine(recipe, "--set", f"size={size}", exit_code=1)
     failed = [one for one in answer["checks"] if one["status"] == "failed"]
-    if near is None:
-        # The tiny model can draw it, but the contours are smaller.
-        (mismatch,) = failed
-        assert mismatch["detail"] == "contours.size is 32 but synthesize.size is 1000"
-        return
     (wrong,) = failed
-    assert f"synthesize.size: {size} is not a multiple of 4" in wrong["detail"]
-    assert wrong["remedy"] == f"set synthesize.size and contours.size to {near}"
+    assert f"size: {size} is not a multiple of 4" in wrong["detail"]
+    assert wrong["remedy"] == f"set size to {near}"
     for check in ("memory", "time"):
-        assert "depends on synthesize.size" in row(answer, check)["detail"]
+        assert "depends on size" in row(answer, check)["detail"]
 
 
 def test_memory_is_held_against_what_the_run_may_take(
@@ -418,7 +405,7 @@ def test_memory_is_held_against_what_the_run_may_take(
         found_row = capacity.memory(known.ctx, known)
         assert found_row.status == expected
         assert "for 1 picture, plus about 1.5 GiB for CUDA; " in found_row.detail
-    assert estimate.gib(ALLOWANCE) == "1.5 GiB"
+    assert gib(ALLOWANCE) == "1.5 GiB"
     assert re.search(r"Add about 1.5 GiB", (ROOT / "docs" / "memory.md").read_text())
 
 
@@ -452,17 +439,14 @@ def test_failures_are_rows(models: dict[str, tuple[Path, Path]], tmp_path: Path)
     assert [one["check"] for one in answer["checks"] if one["status"] == "failed"] == ["device"]
     assert "cuda:77" in row(answer, "device")["detail"]
     assert answer["next"] is None
-    other = examine(recipe, "--set", "contours.size=64", exit_code=1)
-    assert "contours.size is 64" in row(other, "contours")["detail"]
-    both = ("--set", "synthesize.size=33", "--set", "contours.size=33")
-    odd = examine(recipe, *both, exit_code=1)
+    odd = examine(recipe, "--set", "size=33", exit_code=1)
     assert "33 is not a multiple of 4" in row(odd, "model")["detail"]
-    mixed = examine(recipe, "--set", f"synthesize.controlnet={models['sdxl'][1]}", exit_code=1)
+    mixed = examine(recipe, "--set", f"model.controlnet={models['sdxl'][1]}", exit_code=1)
     assert "use a ControlNet made for it" in row(mixed, "model")["remedy"]
     lost = examine(recipe, "--set", "data.root=nowhere", exit_code=1)
     assert row(lost, "data")["remedy"] == "correct data.root"
     assert row(lost, "disk")["status"] == "warning"
-    invalid = examine(recipe, "--set", "synthesize.steps=0", exit_code=1)
+    invalid = examine(recipe, "--set", "sampling.steps=0", exit_code=1)
     assert [one["check"] for one in invalid["checks"]] == ["recipe"]
 
 
@@ -476,14 +460,13 @@ def test_notes_are_for_people(models: dict[str, tuple[Path, Path]], tmp_path: Pa
 
 def test_warnings_do_not_fail(models: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
     long = "a very long description " * 10 + "of a {words}"
-    prompts = {"templates": [long]}
-    recipe = write_recipe(tmp_path, *models["sd"], dtype="float16", prompts=prompts)
-    answer = examine(recipe)
+    recipe = write_recipe(tmp_path, *models["sd"], dtype="float16")
+    answer = examine(recipe, "--set", f"prompts.templates=['{long}']")
     assert row(answer, "dtype")["status"] == "warning"
     assert row(answer, "prompts")["status"] == "warning"
     assert "blue disc" in row(answer, "prompts")["detail"]
     assert row(answer, "prompts")["detail"].startswith("4 classes have prompts that")
-    assert answer["next"].startswith("higfa contours --recipe")
+    assert answer["next"].startswith("higfa contours")
 
 
 @pytest.mark.parametrize("family", ["sd", "sdxl"])

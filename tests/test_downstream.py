@@ -40,9 +40,9 @@ def context(base: Path, **downstream: Any) -> Context:
     recipe = Recipe.model_validate(
         {
             "name": "tiny",
-            "device": "cpu",
             "data": {"root": "data"},
-            "synthesize": {"model": "none", "controlnet": "none"},
+            "model": {"base": "none", "controlnet": "none"},
+            "run": {"device": "cpu"},
             "downstream": values,
         }
     )

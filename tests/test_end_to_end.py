@@ -92,14 +92,14 @@ def test_second_run_skips_everything(recipe: Path, workspace: Path) -> None:
 
 
 def test_status_names_the_changed_key(recipe: Path, workspace: Path) -> None:
-    change = ("--set", "synthesize.steps=5")
+    change = ("--set", "sampling.steps=5")
     status = json.loads(
         higfa("status", str(recipe), "--workspace", str(workspace), *change, "--json").stdout
     )
     by_stage = {row["stage"]: row for row in status["stages"]}
     assert by_stage["contours"]["state"] == "fresh"
     assert by_stage["synthesize"]["state"] == "stale"
-    assert any("synthesize.steps: 4 -> 5" in reason for reason in by_stage["synthesize"]["reasons"])
+    assert any("sampling.steps: 4 -> 5" in reason for reason in by_stage["synthesize"]["reasons"])
     assert by_stage["report"]["state"] == "stale"
 
 
@@ -111,15 +111,15 @@ def test_a_lost_picture_is_drawn_again_and_nothing_else(
     whole = digests(copy / "synthesize")
     lost = next((copy / "synthesize" / "images").rglob("*.png"))
     lost.unlink()
-    flags = ("--recipe", str(recipe), "--workspace", str(copy), "--json", "--quiet")
+    flags = (str(recipe), "--workspace", str(copy), "--json", "--quiet")
     summary = json.loads(higfa("synthesize", *flags).stdout)["summary"]
     assert summary["drawn_now"] in (2, 5)  # the one batch that it belonged to
     assert digests(copy / "synthesize") == whole
 
 
 def test_seeds_do_not_depend_on_the_rest_of_the_plan(recipe: Path, workspace: Path) -> None:
-    flags = ("--recipe", str(recipe), "--workspace", str(workspace), "--json")
-    more = ("--set", "synthesize.per_contour=2")
+    flags = (str(recipe), "--workspace", str(workspace), "--json")
+    more = ("--set", "pictures.per_contour=2")
     plan = json.loads(higfa("synthesize", *flags, *more, "--dry-run").stdout)
     assert plan["images"] == 24
     assert plan["denoiser_evaluations"] == 24 * 4 * 3
@@ -129,11 +129,11 @@ def test_seeds_do_not_depend_on_the_rest_of_the_plan(recipe: Path, workspace: Pa
 
 
 def test_preview_and_sweep_draw_sheets(recipe: Path, workspace: Path) -> None:
-    flags = ("--recipe", str(recipe), "--workspace", str(workspace), "--json", "--quiet")
+    flags = (str(recipe), "--workspace", str(workspace), "--json", "--quiet")
     sheet = json.loads(higfa("synthesize", *flags, "--preview", "3").stdout)["sheet"]
     assert Image.open(sheet).size == (3 * 128, 128 + 14)
-    strong = ("--set", "synthesize.classifier.grad_norm=rms")
-    values = "synthesize.classifier.scale=0,0,2"
+    strong = ("--set", "guidance.classifier.grad_norm=rms")
+    values = "guidance.classifier.scale=0,0,2"
     result = json.loads(higfa("synthesize", *flags, *strong, "--sweep", values).stdout)
     assert [row["value"] for row in result["rows"]] == [0, 0, 2]
     strip = np.asarray(Image.open(result["sheet"]))
@@ -147,11 +147,13 @@ def test_predict_and_export_give_the_classifier(
     recipe: Path, workspace: Path, tmp_path: Path
 ) -> None:
     photo = next((recipe.parent / "photos" / "test" / "disc").iterdir())
-    flags = ("--recipe", str(recipe), "--workspace", str(workspace))
-    answer = json.loads(higfa("predict", str(photo), *flags, "--json").stdout)
+    flags = ("--workspace", str(workspace))
+    answer = json.loads(higfa("predict", str(recipe), str(photo), *flags, "--json").stdout)
     text = json.dumps(answer)
     assert all(json.dumps(name) in text for name in CLASSES)
-    higfa("export", *flags, "--format", "safetensors", "--out", str(tmp_path / "model"))
+    higfa(
+        "export", str(recipe), *flags, "--format", "safetensors", "--out", str(tmp_path / "model")
+    )
     assert list((tmp_path / "model").glob("*.safetensors"))
 
 
@@ -168,9 +170,8 @@ def test_report_is_self_contained(workspace: Path) -> None:
     ("stage", "change", "message"),
     [
         ("contours", "data.root=nowhere", "nowhere does not exist"),
-        ("finetune-guide", "contours.size=64", "contours.size is 64 but synthesize.size is 32"),
-        ("synthesize", "synthesize.model=./gone", "./gone does not exist"),
-        ("finetune-guide", "synthesize.prompts.templates=[a photo]", "has no {words}"),
+        ("synthesize", "model.base=./gone", "./gone does not exist"),
+        ("finetune-guide", "prompts.templates=[a photo]", "has no {words}"),
         ("train-downstream", "downstream.backbone=resnet17", "resnet17"),
     ],
 )
@@ -180,7 +181,7 @@ def test_bad_input_is_one_line_and_nothing_half_written(
     copy = tmp_path / "copy"
     shutil.copytree(workspace, copy)
     before = {name: digests(copy / name) for name in STAGES}
-    flags = ("--recipe", str(recipe), "--workspace", str(copy), "--quiet")
+    flags = (str(recipe), "--workspace", str(copy), "--quiet")
     result = CliRunner().invoke(app, [stage, *flags, "--set", change])
     assert result.exit_code in (1, 2)
     lines = result.stderr.strip().splitlines()
@@ -196,8 +197,8 @@ def test_guide_of_other_classes_is_refused(recipe: Path, workspace: Path, tmp_pa
     copy = tmp_path / "copy"
     shutil.copytree(workspace, copy)
     change = ("--set", f"data.root={tmp_path / 'photos'}", "--workspace", str(copy), "--quiet")
-    higfa("contours", "--recipe", str(recipe), *change)
-    result = higfa("synthesize", "--recipe", str(recipe), *change, exit_code=1)
+    higfa("contours", str(recipe), *change)
+    result = higfa("synthesize", str(recipe), *change, exit_code=1)
     assert "finetune-guide" in result.stderr
 
 
@@ -206,6 +207,6 @@ def test_same_plan_gives_the_same_bytes(recipe: Path, workspace: Path, tmp_path:
     copy = tmp_path / "copy"
     shutil.copytree(workspace, copy)
     whole = digests(copy / "synthesize")
-    flags = ("--recipe", str(recipe), "--workspace", str(copy), "--force", "--quiet")
+    flags = (str(recipe), "--workspace", str(copy), "--force", "--quiet")
     higfa("synthesize", *flags)
     assert digests(copy / "synthesize") == whole

@@ -14,7 +14,7 @@ from PIL import Image
 
 from higfa_cli.artifacts.atomic import read_jsonl
 from higfa_cli.artifacts.plan import in_batches
-from higfa_cli.models.draw import schedule_of
+from higfa_cli.method import schedule
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.stages.batching import batch_size, dearest_step
 from higfa_cli.stages.context import Context, make_context
@@ -22,6 +22,7 @@ from higfa_cli.stages.drawing import draw_items, load, plan
 from higfa_cli.stages.pipeline import STAGES
 from tests.support import tiny
 from tests.support.photo_project import CLASSES, draw_photo, higfa
+from tests.support.recipes import drawing_keys
 
 #: Family, prediction type, and recipe keys that only this one sets: each is driven once.
 RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -64,17 +65,16 @@ def recipe(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         "backbone": "test_resnet.r160_in1k", "pretrained": False, "image_size": 32, "epochs": 1,
         "batch_size": 8,
     }  # fmt: skip
-    synthesize = {
-        "model": "model/sd", "controlnet": "model/controlnet", "size": 32, "steps": 4,
+    drawing = {
+        "base": "model/sd", "controlnet": "model/controlnet", "steps": 4, "device": "cpu",
         "batch_size": 4, "gallery": 1, "classifier": {"switch": 0.5},
     }  # fmt: skip
     tree = {
         "name": request.param,
-        "device": "cpu",
+        "size": 32,
         "data": {"root": "photos"},
-        "contours": {"size": 32},
         "guide": small,
-        "synthesize": synthesize | own,
+        **drawing_keys(**drawing | own),
         "downstream": {**small, "seeds": [0]},
     }
     path = root / "recipe.yaml"
@@ -100,7 +100,7 @@ def test_every_stage_is_done_and_every_picture_there(recipe: Path) -> None:
 def test_plan_holds_the_settled_batch_size(recipe: Path) -> None:
     out = recipe.parent / "out" / "synthesize"
     settled = json.loads((out / "plan.json").read_text())
-    asked = context(recipe).recipe.synthesize.batch_size
+    asked = context(recipe).recipe.run.batch_size
     assert settled["probed"] == (asked == "auto")
     assert settled["batch_size"] == (32 if asked == "auto" else asked)
     rows = read_jsonl(out / "plan.jsonl")
@@ -111,7 +111,7 @@ def test_plan_holds_the_settled_batch_size(recipe: Path) -> None:
 
 
 def test_prompts_come_from_the_bank(recipe: Path) -> None:
-    settings = context(recipe).recipe.synthesize
+    settings = context(recipe).recipe
     rows = read_jsonl(recipe.parent / "out" / "synthesize" / "plan.jsonl")
     prompts = {row["prompt"] for row in rows}
     if settings.prompts.bank == "mine.yaml":
@@ -128,27 +128,27 @@ def test_out_of_memory_halves_the_batch_and_is_recorded(recipe: Path) -> None:
     ctx = context(recipe)
     items = in_batches(plan(ctx), 4)[:4]
     model, guide = load(ctx, items)
-    schedule = schedule_of(ctx.recipe.synthesize)
-    whole = draw_items(ctx, model, guide, schedule, items)
+    guidance = ctx.recipe.guidance
+    whole = draw_items(ctx, model, guide, guidance, items)
     assert [one.effective_batch for one in whole] == [4] * 4
 
-    most = 2 * len(schedule.branches(True))
+    most = 2 * len(schedule.branches(guidance, True))
 
     def room_for_two(_module: Any, arguments: Any) -> None:
         if len(arguments[0]) > most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    model.unet.register_forward_pre_hook(room_for_two)
-    parts = draw_items(ctx, model, guide, schedule, items)
+    model.network.register_forward_pre_hook(room_for_two)
+    parts = draw_items(ctx, model, guide, guidance, items)
     assert [one.effective_batch for one in parts] == [2] * 4
     for a, b in zip(whole, parts, strict=True):
         assert a.pixels is not None and b.pixels is not None
         assert np.abs(a.pixels.astype(int) - b.pixels.astype(int)).mean() < 2
 
-    model.unet.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(
+    model.network.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
     ))  # fmt: skip
-    failed = draw_items(ctx, model, guide, schedule, items[:2])
+    failed = draw_items(ctx, model, guide, guidance, items[:2])
     assert [(one.pixels, one.error) for one in failed] == [(None, "out of memory")] * 2
 
 
@@ -158,25 +158,25 @@ def test_the_dearest_step_is_one_guided_step(recipe: Path) -> None:
     model, guide = load(ctx, items)
     assert guide is not None
     seen: list[tuple[str, int]] = []
-    model.unet.register_forward_pre_hook(lambda _m, a: seen.append(("unet", len(a[0]))))
+    model.network.register_forward_pre_hook(lambda _m, a: seen.append(("unet", len(a[0]))))
     guide.network.register_forward_pre_hook(lambda _m, a: seen.append(("guide", len(a[0]))))
     dearest_step(ctx, model, guide, items[0])(3)
     assert ("guide", 3) in seen
     assert sum(size for name, size in seen if name == "unet") == 3 * 3
-    asked = ctx.recipe.synthesize.batch_size
+    asked = ctx.recipe.run.batch_size
     size = batch_size(ctx, model, dearest_step(ctx, model, guide, items[0]))
     assert size == (32 if asked == "auto" else asked)
 
 
 def test_sweep_over_a_model_key_and_over_prompts(recipe: Path) -> None:
     out = str(recipe.parent / "out")
-    flags = ("--recipe", str(recipe), "--workspace", out, "--json", "--quiet")
-    values = "synthesize.prompts.negative=blur,ugly"
+    flags = (str(recipe), "--workspace", out, "--json", "--quiet")
+    values = "prompts.negative=blur,ugly"
     result = json.loads(higfa("synthesize", *flags, "--sweep", values).stdout)
     assert [row["value"] for row in result["rows"]] == ["blur", "ugly"]
     strip = np.asarray(Image.open(result["sheet"]))
     blur, ugly = (strip[k * 142 : k * 142 + 128, 128:] for k in (1, 2))
     assert (blur != ugly).any()
-    values = "synthesize.dtype=float32,bfloat16"
+    values = "model.dtype=float32,bfloat16"
     rows = json.loads(higfa("synthesize", *flags, "--sweep", values).stdout)["rows"]
     assert [row["failed"] for row in rows] == [0, 0]

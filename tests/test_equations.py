@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from higfa_cli.method import equations
+from higfa_cli.method import equations, schedule
 from higfa_cli.method.protocols import Branch, Level, Prediction
-from higfa_cli.method.schedule import StrengthSchedule
+from tests.support.strengths import strengths
 
 LEVEL = Level(7, 0.75, 200.0, alpha=0.8, sigma=0.6)
 
@@ -57,8 +57,8 @@ BRANCHES = {
     ],
 )
 def test_composition(composition: str, s_text: float, s_contour: float, eps: float) -> None:
-    schedule = StrengthSchedule(composition=composition, text=s_text, contour=s_contour)  # type: ignore[arg-type]
-    needed = schedule.branches(guided=False)
+    guidance = strengths(composition=composition, text=s_text, contour=s_contour)  # type: ignore[arg-type]
+    needed = schedule.branches(guidance, guided=False)
     weights = equations.branch_weights(composition, t(s_text), t(s_contour))  # type: ignore[arg-type]
     assert sum(w.item() for w in weights.values()) == pytest.approx(1.0)
     got = equations.compose({b: BRANCHES[b] for b in needed}, weights)
@@ -90,41 +90,48 @@ def test_x0_is_composed_like_eps_by_hand() -> None:
 def test_branches_without_weight_are_not_evaluated(
     s_text: float, s_contour: float, branches: set[Branch]
 ) -> None:
-    assert set(StrengthSchedule(text=s_text, contour=s_contour).branches(False)) == branches
+    assert set(schedule.branches(strengths(text=s_text, contour=s_contour), False)) == branches
 
 
 def test_final_stage_branches_cover_every_confidence() -> None:
     """At p = 0 the default falls to the plain conditional, at p = 1 it is the full composition."""
-    schedule = StrengthSchedule(text=4.0, contour=1.5)
-    assert set(schedule.branches(True)) == {Branch.UNCOND, Branch.TEXT, Branch.TEXT_CONTOUR}
-    plain = StrengthSchedule(text=1.0, contour=1.0)
-    assert plain.branches(True) == (Branch.TEXT_CONTOUR,)
+    guidance = strengths(text=4.0, contour=1.5)
+    assert set(schedule.branches(guidance, True)) == {
+        Branch.UNCOND,
+        Branch.TEXT,
+        Branch.TEXT_CONTOUR,
+    }
+    plain = strengths(text=1.0, contour=1.0)
+    assert schedule.branches(plain, True) == (Branch.TEXT_CONTOUR,)
     # An affine weight that vanishes at p = 1 only is still needed elsewhere.
-    equal_top = StrengthSchedule(text=2.0, contour=2.0, text_floor=1.0, contour_floor=0.0)
-    assert Branch.TEXT in equal_top.branches(True)
-    assert Branch.TEXT not in equal_top.branches(False)
+    equal_top = strengths(text=2.0, contour=2.0, text_floor=1.0, contour_floor=0.0)
+    assert Branch.TEXT in schedule.branches(equal_top, True)
+    assert Branch.TEXT not in schedule.branches(equal_top, False)
 
 
 def test_strengths_by_hand() -> None:
-    schedule = StrengthSchedule(
+    guidance = strengths(
         text=5.0, text_floor=1.0, contour=2.0, contour_floor=1.0, classifier=3.0, gamma=2.0
     )
     p = t(0.0, 0.25, 1.0)
-    s = schedule.modulated(p)
+    s = schedule.modulated(guidance, p)
     assert s.text.tolist() == [1.0, 2.0, 5.0]
     assert s.contour.tolist() == [1.0, 1.25, 2.0]
     assert s.classifier.tolist() == pytest.approx([3.0, 3.0 * 0.75**2, 0.0])
-    falling = StrengthSchedule(text=5.0, contour=2.0, modulation="falling", power=2.0)
-    assert falling.modulated(p).text.tolist() == pytest.approx([5.0, 1 + 4 * 0.75**2, 1.0])
+    falling = strengths(text=5.0, contour=2.0, modulation="falling", power=2.0)
+    assert schedule.modulated(falling, p).text.tolist() == pytest.approx(
+        [5.0, 1 + 4 * 0.75**2, 1.0]
+    )
 
 
 def test_exact_limits_of_the_modulation() -> None:
     p = t(0.0, 0.3, 1.0)
-    fixed = StrengthSchedule(gamma=0.0, modulation="constant", classifier=2.0).modulated(p)
+    constant = strengths(gamma=0.0, modulation="constant", classifier=2.0)
+    fixed = schedule.modulated(constant, p)
     assert fixed.classifier.tolist() == [2.0] * 3
     assert fixed.text.tolist() == [4.0] * 3
-    sure = StrengthSchedule(gamma=1.0).modulated(t(1.0))
-    early = StrengthSchedule().fixed(t(0.0))
+    sure = schedule.modulated(strengths(gamma=1.0), t(1.0))
+    early = schedule.fixed(strengths(), t(0.0))
     assert [s.item() for s in sure] == [s.item() for s in early]
 
 
@@ -135,9 +142,9 @@ def test_confidence_and_margin_by_hand() -> None:
     assert equations.margin(logits, y).tolist() == pytest.approx([0.2, 0.0])
     single = equations.margin(t(3.0)[None], torch.tensor([0]))
     assert single.tolist() == [1.0]
-    by_name = StrengthSchedule(confidence="margin").confidence_of(logits, y)
+    by_name = schedule.CONFIDENCES["margin"](logits, y)
     assert by_name.tolist() == pytest.approx([0.2, 0.0])
-    assert StrengthSchedule().confidence_of(logits, y).tolist() == pytest.approx([0.5, 0.3])
+    assert schedule.CONFIDENCES["probability"](logits, y).tolist() == pytest.approx([0.5, 0.3])
 
 
 def test_classifier_term_by_hand() -> None:

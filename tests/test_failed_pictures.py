@@ -122,8 +122,8 @@ def test_all_pictures_fail(project: Path, out: Path, monkeypatch: pytest.MonkeyP
 
 def test_what_is_not_finite_fails_alike(project: Path, out: Path) -> None:
     """The classifier's push overflows: every picture fails, none is written."""
-    huge = ("--set", "synthesize.classifier.scale=3e38", "--set", "synthesize.classifier.gamma=0")
-    norm = ("--set", "synthesize.classifier.grad_norm=rms")
+    huge = ("--set", "guidance.classifier.scale=3e38", "--set", "guidance.classifier.gamma=0")
+    norm = ("--set", "guidance.classifier.grad_norm=rms")
     result = run("synthesize", project, out, "--json", *huge, *norm, code=3)
     summary = json.loads(result.stdout)["summary"]
     assert summary["failures"] == {"not finite": 6}

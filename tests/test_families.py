@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,17 @@ import pytest
 import torch
 
 from higfa_cli.errors import UserError
+from higfa_cli.method import schedule
 from higfa_cli.method.protocols import Branch
-from higfa_cli.method.schedule import StrengthSchedule
 from higfa_cli.models.draw import evaluations
-from higfa_cli.models.loading import load_pipeline
 from higfa_cli.models.renoise import noise_and_denoise, seeded_noise
-from higfa_cli.recipe.schema import Synthesize
 from tests.support import tiny
 from tests.support.drawing import CONTOURS, CPU, PROMPTS, load, make_guide, pictures, pixels
+from tests.support.recipes import drawing_recipe, load_model
+from tests.support.strengths import strengths
 
 
-@pytest.fixture(scope="module", params=tiny.VARIANTS, ids="-".join)
+@pytest.fixture(scope="module", params=(*tiny.VARIANTS, *tiny.FLOWS), ids="-".join)
 def folders(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path]:
@@ -75,8 +74,8 @@ def test_outside_the_interval_the_controlnet_is_not_asked(folders: tuple[Path, P
 
 def test_strengths_of_one_are_the_plain_conditional(folders: tuple[Path, Path]) -> None:
     model = load(folders)
-    three = pictures(model, StrengthSchedule(text=1.0, contour=1.0, switch=1.0))
-    joint = pictures(model, StrengthSchedule(composition="joint", text=1.0, switch=1.0))
+    three = pictures(model, strengths(text=1.0, contour=1.0, switch=1.0))
+    joint = pictures(model, strengths(composition="joint", text=1.0, switch=1.0))
     assert (pixels(three) == pixels(joint)).all()
 
 
@@ -85,17 +84,19 @@ def test_equal_strengths_are_plain_guidance_from_the_empty_prompt(
 ) -> None:
     """s_T = s_C = s: e(x) + s [e(c_T,c_C) - e(x)], checked on one step's eps."""
     model = load(folders)
-    schedule = StrengthSchedule(text=3.0, contour=3.0, switch=1.0)
-    assert schedule.branches(False) == (Branch.UNCOND, Branch.TEXT_CONTOUR)
+    guidance = strengths(text=3.0, contour=3.0, switch=1.0)
+    assert schedule.branches(guidance, False) == (Branch.UNCOND, Branch.TEXT_CONTOUR)
     model_one = load(folders, steps=1)
-    drawn = pixels(pictures(model_one, schedule))
+    drawn = pixels(pictures(model_one, guidance))
     level = model_one.solver(1).levels[0]
     solver = model_one.solver(1)
     x = solver.start(seeded_noise([11, 12], model.latent_shape, CPU))
-    x_t = solver.to_vp(x, level)
+    x_t = solver.to_x_t(x, level)
     with torch.no_grad():
         conditions = model_one.conditions(PROMPTS, "blurry", CONTOURS)
-        seen = model_one.denoiser(conditions).predict(x_t, level, schedule.branches(False))
+        seen = model_one.denoiser(conditions).predict(
+            x_t, level, schedule.branches(guidance, False)
+        )
         plain, full = seen[Branch.UNCOND], seen[Branch.TEXT_CONTOUR]
         mixed = type(plain)(*(a + 3.0 * (b - a) for a, b in zip(plain, full, strict=True)))
         by_hand = model_one.decode(solver.step(mixed, x, level))
@@ -105,38 +106,38 @@ def test_equal_strengths_are_plain_guidance_from_the_empty_prompt(
 
 def test_gamma_zero_constant_is_the_fixed_strength_classifier(folders: tuple[Path, Path]) -> None:
     model = load(folders)
-    schedule = StrengthSchedule(
+    guidance = strengths(
         classifier=5.0, gamma=0.0, modulation="constant", switch=0.5, grad_norm="rms"
     )
-    drawn = pictures(model, schedule, make_guide())
+    drawn = pictures(model, guidance, make_guide())
     for one in drawn:
         assert one.trace["s_classifier"] == [0.0, 0.0, 5.0, 5.0]
-        assert set(one.trace["s_text"]) == {schedule.text}
-        assert set(one.trace["s_contour"]) == {schedule.contour}
-    off = pictures(model, replace(schedule, switch=1.0))
+        assert set(one.trace["s_text"]) == {guidance.text.scale}
+        assert set(one.trace["s_contour"]) == {guidance.contour.scale}
+    off = pictures(model, strengths(guidance, switch=1.0))
     assert (pixels(drawn) != pixels(off)).any()
 
 
 def test_full_confidence_is_the_text_contour_sampler(folders: tuple[Path, Path]) -> None:
     """gamma > 0 and a(1) = 1: where p = 1 the guide changes nothing, bit for bit."""
     model = load(folders)
-    schedule = StrengthSchedule(classifier=50.0, gamma=1.0, modulation="rising", switch=0.5)
-    sure = pictures(model, schedule, make_guide(bias=1e4))
+    guidance = strengths(classifier=50.0, gamma=1.0, modulation="rising", switch=0.5)
+    sure = pictures(model, guidance, make_guide(bias=1e4))
     assert sure[0].trace["p"][2:] == [1.0, 1.0]
-    assert (pixels(sure) == pixels(pictures(model, replace(schedule, switch=1.0)))).all()
+    assert (pixels(sure) == pixels(pictures(model, strengths(guidance, switch=1.0)))).all()
 
 
 @pytest.mark.parametrize("gradient", ["x0", "x_t"])
 def test_the_guide_raises_its_own_confidence(folders: tuple[Path, Path], gradient: Any) -> None:
     model = load(folders, steps=8)
-    schedule = StrengthSchedule(
+    guidance = strengths(
         text=1.0, contour=1.0, classifier=0.0, gamma=0.0, modulation="constant", switch=0.25,
         gradient=gradient, grad_norm="rms",
     )  # fmt: skip
     guide = make_guide()
     targets = (1, 1)
-    before = [one.trace["p"][-1] for one in pictures(model, schedule, guide, targets)]
-    pushed = replace(schedule, classifier=2.0)
+    before = [one.trace["p"][-1] for one in pictures(model, guidance, guide, targets)]
+    pushed = strengths(guidance, classifier=2.0)
     after = [one.trace["p"][-1] for one in pictures(model, pushed, guide, targets)]
     assert all(
         b is not None and a is not None and a > b for b, a in zip(before, after, strict=True)
@@ -145,12 +146,12 @@ def test_the_guide_raises_its_own_confidence(folders: tuple[Path, Path], gradien
 
 def test_blind_guide_pushes_nothing(folders: tuple[Path, Path]) -> None:
     model = load(folders)
-    schedule = StrengthSchedule(
+    guidance = strengths(
         classifier=50.0, gamma=0.0, modulation="constant", switch=0.5, grad_norm="rms"
     )
-    blind = pictures(model, schedule, make_guide(weight=0.0))
+    blind = pictures(model, guidance, make_guide(weight=0.0))
     assert blind[0].trace["grad_norm"][2:] == [0.0, 0.0]
-    assert (pixels(blind) == pixels(pictures(model, replace(schedule, switch=1.0)))).all()
+    assert (pixels(blind) == pixels(pictures(model, strengths(guidance, switch=1.0)))).all()
 
 
 def test_noise_and_denoise_by_hand_and_alone(folders: tuple[Path, Path]) -> None:
@@ -175,9 +176,9 @@ def test_noise_and_denoise_by_hand_and_alone(folders: tuple[Path, Path]) -> None
 
 def test_evaluations_are_counted_by_hand(folders: tuple[Path, Path]) -> None:
     levels = load(folders).solver(10).levels
-    full = StrengthSchedule(switch=0.7)  # three branches each step; guide in the last three
+    full = strengths(switch=0.7)  # three branches each step; guide in the last three
     assert evaluations(full, levels) == (30, 3)
-    plain = StrengthSchedule(text=1.0, contour=1.0, switch=1.0)
+    plain = strengths(text=1.0, contour=1.0, switch=1.0)
     assert evaluations(plain, levels) == (10, 0)
 
 
@@ -191,15 +192,13 @@ def test_prompts_are_encoded_once_and_the_encoders_freed(folders: tuple[Path, Pa
 
 
 def test_missing_model_is_one_line(tmp_path: Path) -> None:
-    settings = Synthesize(
-        model="nobody/nothing", controlnet="nobody/nothing", size=32, local_files_only=True
-    )
-    with pytest.raises(UserError, match=r"synthesize\.model `nobody/nothing`.*local_files_only"):
-        load_pipeline(settings, tmp_path, CPU, [""])
+    recipe = drawing_recipe("nobody/nothing", "nobody/nothing", local_files_only=True)
+    with pytest.raises(UserError, match=r"model\.base `nobody/nothing`.*local_files_only"):
+        load_model(recipe, [""], tmp_path)
 
 
 def test_size_that_the_model_cannot_draw(folders: tuple[Path, Path]) -> None:
-    with pytest.raises(UserError, match=r"synthesize\.size: 34 is not a multiple of 4"):
+    with pytest.raises(UserError, match=r"size: 34 is not a multiple of 4"):
         load(folders, size=34)
 
 

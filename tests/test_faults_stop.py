@@ -99,7 +99,7 @@ def test_output_that_cannot_be_written_is_found_before_the_models_are_read(
     shutil.copytree(recipe.parent / "models", tmp_path / "models")
     weights = next((tmp_path / "models/sd/unet").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-64])
-    broken = ["--set", f"synthesize.model={tmp_path / 'models/sd'}"]
+    broken = ["--set", f"model.base={tmp_path / 'models/sd'}"]
     arguments = ["synthesize", recipe, *broken, "--workspace", contoured]
     (contoured / "synthesize").write_text("a file where the folder should be")
     code, _, err = forks.run(*arguments)

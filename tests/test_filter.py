@@ -34,8 +34,8 @@ from higfa_cli.data.images import encode_png, fit_square, read_image
 from higfa_cli.errors import UserError
 from higfa_cli.models.backbones import create_backbone
 from higfa_cli.models.classifier import ClassifierSpec, load_classifier, save_classifier
+from higfa_cli.recipe.classifiers import Filter, Guide
 from higfa_cli.recipe.load import load_recipe, override_recipe
-from higfa_cli.recipe.schema import Filter, Guide
 from higfa_cli.report import wording
 from higfa_cli.stages import filter as stage
 from higfa_cli.stages import pipeline, train_downstream
@@ -234,15 +234,12 @@ def synthesized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     classifier = {"backbone": "test_resnet", "pretrained": False, "image_size": SIZE}
     tree = {
         "name": "tiny",
-        "device": "cpu",
         "data": {"root": "photos"},
-        "contours": {"size": SIZE, "per_image": REPLICAS, "extractor": "soft"},
-        "synthesize": {
-            "model": "some/model",
-            "controlnet": "some/controlnet",
-            "size": SIZE,
-            "classifier": {"switch": 1.0},
-        },
+        "contours": {"per_image": REPLICAS, "extractor": "soft"},
+        "size": SIZE,
+        "model": {"base": "some/model", "controlnet": "some/controlnet"},
+        "guidance": {"classifier": {"switch": 1.0}},
+        "run": {"device": "cpu"},
         "downstream": {**classifier, "epochs": 1, "batch_size": 8, "seeds": [0]},
     }
     (base / "tiny.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
@@ -479,16 +476,16 @@ def test_from_the_command_line_to_the_report(ctx: Context) -> None:
         assert result.exit_code == 0, result.output
         return result.stdout
 
-    dry = json.loads(higfa("filter", "--recipe", recipe, *flags, "--dry-run", "--json"))
+    dry = json.loads(higfa("filter", recipe, *flags, "--dry-run", "--json"))
     assert dry["kind"] == "missing" and "selection.jsonl" in dry["writes"]
     assert not ctx.stage_dir("filter").exists()
-    out = higfa("filter", "--recipe", recipe, *flags)
+    out = higfa("filter", recipe, *flags)
     assert "kept: 20" in out
-    higfa("train-downstream", "--recipe", recipe, *flags)
+    higfa("train-downstream", recipe, *flags)
     results = read_json(ctx.workspace / "train-downstream/results.json")
     counts = {arm["name"]: arm["synthetic_images"] for arm in results["arms"]}
     assert counts == {"real": 0, "real+higfa": 20}
-    higfa("report", "--recipe", recipe, *flags)
+    higfa("report", recipe, *flags)
     sentence = (
         "The filter kept 20 of 32 drawn pictures and left 12 out of training: "
         "8 too close to the source photo, 4 nearly uniform."

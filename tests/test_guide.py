@@ -29,12 +29,13 @@ from higfa_cli.models.classifier import (
     save_classifier,
     to_bytes,
 )
-from higfa_cli.models.loading import load_pipeline
-from higfa_cli.recipe.schema import Recipe, Training
+from higfa_cli.recipe.classifiers import Training
+from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages import finetune_guide
 from higfa_cli.stages.context import Context, Silent
 from higfa_cli.stages.guide_pool import pool_jobs, read_photos, render
 from higfa_cli.training.trainer import predict_logits
+from tests.support.recipes import load_model
 from tests.support.shapes import CLASSES, SIZE, pictures, write_class_folders
 from tests.support.tiny import make_model
 
@@ -277,9 +278,7 @@ def context(tmp_path: Path, folders: tuple[Path, Path], with_val: bool, **guide:
     recipe = Recipe.model_validate(
         {
             "name": "tiny",
-            "device": "cpu",
             "data": {"root": "data"},
-            "contours": {"size": SIZE},
             "guide": {
                 "backbone": "test_resnet",
                 "pretrained": False,
@@ -290,14 +289,11 @@ def context(tmp_path: Path, folders: tuple[Path, Path], with_val: bool, **guide:
                 "folds": 2,
                 **guide,
             },
-            "synthesize": {
-                "model": str(folders[0]),
-                "controlnet": str(folders[1]),
-                "steps": 8,
-                "size": SIZE,
-                "batch_size": 5,
-                "classifier": {"switch": 0.5},
-            },
+            "size": SIZE,
+            "model": {"base": str(folders[0]), "controlnet": str(folders[1])},
+            "sampling": {"steps": 8},
+            "run": {"device": "cpu", "batch_size": 5},
+            "guidance": {"classifier": {"switch": 0.5}},
         }
     )
     return Context(recipe=recipe, base=tmp_path, workspace=tmp_path / "run", progress=Silent())
@@ -348,7 +344,7 @@ def test_finetune_guide_inputs_name_what_changed(
 ) -> None:
     ctx = context(tmp_path, model_folders, with_val=True)
     before = finetune_guide.inputs(ctx)
-    assert {"data/train", "data/val", "synthesize.model"} <= before.files.keys()
+    assert {"data/train", "data/val", "model.base"} <= before.files.keys()
     write_class_folders(tmp_path / "data/train", 6, seed=5)
     after = finetune_guide.inputs(ctx)
     changed = {name for name in before.files if before.files[name] != after.files[name]}
@@ -360,7 +356,7 @@ def test_guide_that_never_guides_is_calibrated_on_reconstructions(
 ) -> None:
     ctx = context(tmp_path, model_folders, with_val=True, epochs=1)
     values = ctx.recipe.model_dump(mode="json")
-    values["synthesize"]["classifier"]["switch"] = 1.0
+    values["guidance"]["classifier"]["switch"] = 1.0
     ctx = replace(ctx, recipe=Recipe.model_validate(values))
     finetune_guide.run(ctx)
     calibration = read_json(ctx.stage_dir("finetune-guide") / "calibration.json")
@@ -384,7 +380,7 @@ def test_noised_pictures_do_not_depend_on_their_batch(
     recipe = ctx.recipe
     dataset = load_dataset(recipe.data, tmp_path, 0)
     photos = read_photos(dataset.of("train"), dataset, recipe, tmp_path, Silent())
-    model = load_pipeline(recipe.synthesize, tmp_path, CPU, ["", *photos.prompts])
+    model = load_model(recipe, ["", *photos.prompts], tmp_path)
     levels = finetune_guide.guided_levels(ctx, model)
     jobs = pool_jobs(photos, levels, 2, recipe.seed)
     assert len(jobs) == 24 * 3 and {level for _, level in jobs} == {None, *levels}

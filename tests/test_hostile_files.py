@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from higfa_cli.errors import UserError
 from higfa_cli.models.backbones import METADATA_KEY, build_network, create_backbone
 from higfa_cli.models.classifier import ClassifierSpec, load_classifier, save_classifier
-from higfa_cli.models.loading import load_pipeline
-from higfa_cli.recipe.schema import Downstream, Guide, Synthesize
+from higfa_cli.recipe.classifiers import Downstream, Guide
 from tests.support import tiny
 from tests.support.hostile import BACKBONE, SMALL, Canary, assert_inert, higfa, photo
+from tests.support.recipes import drawing_recipe, load_model
 
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".zip", "", ".safetensors", ".SAFETENSORS")
 
@@ -229,13 +229,13 @@ def sound_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def load(folder: Path) -> None:
-    settings = Synthesize(
-        model=str(folder / "sd"),
-        controlnet=str(folder / "controlnet"),
-        gradient_autoencoder=str(folder / "tiny-vae"),
+    recipe = drawing_recipe(
+        folder / "sd",
+        folder / "controlnet",
         size=32,
+        gradient_autoencoder=str(folder / "tiny-vae"),
     )
-    load_pipeline(settings, folder, torch.device("cpu"), ["a photo"])
+    load_model(recipe, ["a photo"], folder)
 
 
 def index(**changes: Any) -> Callable[[Path, Canary], None]:
@@ -373,5 +373,5 @@ def test_model_folders_run_no_code(
     with pytest.raises(UserError) as caught:
         load(folder)
     assert not canary.dead
-    message = one_line(caught, "synthesize.")
+    message = one_line(caught, "model.")
     assert "safetensors" in message or case.endswith("nested")

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from higfa_cli.artifacts.atomic import read_jsonl
-from higfa_cli.artifacts.class_folders import class_dir, class_dirs, class_name, inert
+from higfa_cli.artifacts.class_folders import class_dir, class_dirs, class_name
 from higfa_cli.cli.output import (
     TerminalProgress,
     print_json,
@@ -29,9 +29,10 @@ from higfa_cli.data.prompt_bank import prompts_for
 from higfa_cli.errors import UserError
 from higfa_cli.models.backbones import build_network
 from higfa_cli.models.classifier import ClassifierSpec, save_classifier
-from higfa_cli.recipe.schema import Data, Prompts
+from higfa_cli.recipe.data import Data, Prompts
 from higfa_cli.report.tables import csv_cell, csv_text, latex_escape, markdown_escape
 from higfa_cli.stages import report
+from higfa_cli.text import inert
 from higfa_cli.training.synthetic import list_synthetic
 from tests.support import report_project
 from tests.support.hostile import BACKBONE, SMALL, assert_inert, higfa, photo
@@ -301,25 +302,20 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
                 writer.writerow([path.name, name, split])
     tree = {
         "name": "[red]<b>whole",
-        "device": "cpu",
         "data": {"root": "photos", "split_file": "split.csv"},
-        "contours": {"size": 32},
         "guide": SMALL | {"noised_per_image": 1},
-        "synthesize": {
-            "model": str(model),
-            "controlnet": str(controlnet),
-            "size": 32,
-            "steps": 2,
-            "batch_size": 14,
-            "gallery": 7,
-            "classifier": {"switch": 0.5},
-        },
+        "size": 32,
+        "model": {"base": str(model), "controlnet": str(controlnet)},
+        "sampling": {"steps": 2},
+        "run": {"device": "cpu", "batch_size": 14},
+        "pictures": {"gallery": 7},
+        "guidance": {"classifier": {"switch": 0.5}},
         "filter": {"constant": 0.0},
         "downstream": SMALL | {"seeds": [0]},
     }
     (root / "whole.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
     outside = {path for path in root.rglob("*") if path.is_file()}
-    flags = ["--recipe", root / "whole.yaml", "--workspace", root / "out"]
+    flags = [root / "whole.yaml", "--workspace", root / "out"]
     # As a program of its own: its libraries are then silent too.
     command = [sys.executable, "-m", "higfa_cli", "run", *flags]
     done = subprocess.run(command, capture_output=True, check=False)

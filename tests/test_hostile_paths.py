@@ -24,8 +24,8 @@ from higfa_cli.artifacts.safe_paths import why_outside
 from higfa_cli.data.dataset import load_dataset
 from higfa_cli.errors import UserError
 from higfa_cli.forecast import estimate
+from higfa_cli.recipe.data import Data
 from higfa_cli.recipe.load import load_recipe
-from higfa_cli.recipe.schema import Data
 from higfa_cli.stages import drawing, pipeline, preview, report
 from higfa_cli.stages.context import Context, make_context
 from higfa_cli.training.checkpoint import load_checkpoint
@@ -140,8 +140,9 @@ def ctx(tmp_path: Path) -> Context:
         for index in range(2):
             photo(tmp_path / "photos/train" / cls / f"{index}.png", index)
     (tmp_path / "recipe.yaml").write_text(
-        "name: small\ndata: {root: photos}\ncontours: {size: 32}\n"
-        "synthesize: {model: a/b, controlnet: a/c, size: 32, classifier: {switch: 1.0}}\n"
+        "name: small\ndata: {root: photos}\nsize: 32\n"
+        "model: {base: a/b, controlnet: a/c}\n"
+        "guidance: {classifier: {switch: 1.0}}\n"
     )
     made = make_context(load_recipe(str(tmp_path / "recipe.yaml")), tmp_path / "runs")
     pipeline.run_all(made, last="contours")
@@ -325,9 +326,7 @@ def test_hostile_records_are_replaced_or_refused(ctx: Context, case: str, stage:
     known = stage_state(ctx.stage_dir(stage), INPUTS)
     assert known.kind in ("partial", "stale")
     for command in ("status", "contours"):
-        code, printed = higfa(
-            command, "--recipe", ctx.base / "recipe.yaml", "--workspace", ctx.workspace
-        )
+        code, printed = higfa(command, ctx.base / "recipe.yaml", "--workspace", ctx.workspace)
         assert code == 0, printed
         assert_inert(printed)
     if case != "nested":
@@ -358,9 +357,9 @@ def test_hostile_results_are_one_line(ctx: Context, case: str) -> None:
     path = ctx.workspace / report.RESULTS
     write_text(path, json.dumps(RESULTS[case]))
     for arguments in (["report"], ["predict", str(ctx.workspace / "secret.png")]):
-        code, printed = higfa(
-            *arguments, "--recipe", ctx.base / "recipe.yaml", "--workspace", ctx.workspace
-        )
+        command, *photos = arguments
+        recipe = ctx.base / "recipe.yaml"
+        code, printed = higfa(command, recipe, *photos, "--workspace", ctx.workspace)
         assert (code, printed.count(b"\n")) == (1, 1), printed
         assert_inert(printed)
     assert not (ctx.workspace / "report" / "report.html").exists()

@@ -12,11 +12,11 @@ from higfa_cli.data.prompt_bank import templates_for
 from higfa_cli.data.prompts import load_words
 from higfa_cli.errors import RecipeError, UserError
 from higfa_cli.models.device import resolve_device
+from higfa_cli.recipe.data import Data, Prompts
 from higfa_cli.recipe.load import load_recipe
-from higfa_cli.recipe.schema import Data, Prompts
 from tests.support.hostile import Canary, assert_inert, higfa, photo
 
-MINIMAL = "name: mine\ndata: {root: photos}\nsynthesize: {model: m, controlnet: c}\n"
+MINIMAL = "name: mine\ndata: {root: photos}\nmodel: {base: m, controlnet: c}\n"
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join(['*' + before] * 9)}]\n"
     for before, name in zip("abcdefgh", "bcdefghi", strict=True)
@@ -83,20 +83,19 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     "two-documents": (MINIMAL + "---\n" + MINIMAL, "another document"),
     "unknown-key": (MINIMAL + "__class__: x", "unknown key"),
     "dunder-section": (MINIMAL + "guide: {__init__: {a: 1}}", "unknown key"),
-    "size-huge": (MINIMAL + "contours: {size: 1000000000}", "contours.size"),
-    "picture-huge": (MINIMAL.replace("c}", "c, size: 1000000000}"), "synthesize.size"),
-    "steps-huge": (MINIMAL.replace("c}", "c, steps: 1000000000}"), "synthesize.steps"),
+    "size-huge": (MINIMAL + "size: 1000000000", "`size`"),
+    "steps-huge": (MINIMAL + "sampling: {steps: 1000000000}", "sampling.steps"),
     "per-image-huge": (MINIMAL + "contours: {per_image: 1000000000}", "contours.per_image"),
-    "per-contour-huge": (MINIMAL.replace("c}", "c, per_contour: 1000000000}"), "per_contour"),
+    "per-contour-huge": (MINIMAL + "pictures: {per_contour: 1000000000}", "per_contour"),
     "image-size-huge": (MINIMAL + "guide: {image_size: 1000000000}", "guide.image_size"),
-    "negative-steps": (MINIMAL.replace("c}", "c, steps: -1}"), "synthesize.steps"),
+    "negative-steps": (MINIMAL + "sampling: {steps: -1}", "sampling.steps"),
     "negative-seed": (MINIMAL + "seed: -1", "`seed`"),
-    "true-for-a-number": (MINIMAL.replace("c}", "c, steps: true}"), "synthesize.steps"),
-    "text-for-a-number": (MINIMAL.replace("c}", 'c, steps: "20"}'), "synthesize.steps"),
+    "true-for-a-number": (MINIMAL + "sampling: {steps: true}", "sampling.steps"),
+    "text-for-a-number": (MINIMAL + 'sampling: {steps: "20"}', "sampling.steps"),
     "list-for-a-text": (MINIMAL.replace("mine", "[a]"), "`name`"),
     "mapping-for-a-text": (MINIMAL.replace("mine", "{a: b}"), "`name`"),
     "text-for-a-section": (MINIMAL + "guide: x", "`guide`"),
-    "format-string": (MINIMAL.replace("c}", "c, prompts: {templates: ['{0.x}']}}"), "{words}"),
+    "format-string": (MINIMAL + "prompts: {templates: ['{0.x}']}", "{words}"),
 }
 
 
@@ -113,7 +112,7 @@ def test_recipes_are_refused(tmp_path: Path, case: str) -> None:
     assert time.perf_counter() - started < 20
     assert any(one in str(caught.value) for one in said.split("|")), caught.value
     assert not canary.dead
-    code, printed = higfa("status", "--recipe", path, "--workspace", tmp_path / "out")
+    code, printed = higfa("status", path, "--workspace", tmp_path / "out")
     assert (code, printed.count(b"\n")) == (2, 1)
     assert len(printed) < 1000
     assert_inert(printed)

@@ -143,7 +143,7 @@ def test_every_axis_holds_the_recipe_once() -> None:
 
 
 def test_the_recipes_own_value_is_added_to_an_axis() -> None:
-    recipe = override_recipe(load_recipe(str(RECIPE)).recipe, {"synthesize.text.scale": 3.5})
+    recipe = override_recipe(load_recipe(str(RECIPE)).recipe, {"guidance.text.scale": 3.5})
     axes = {axis.name: axis for axis in axes_around(recipe)}
     labels = [value.label for value in axes["text-scale"].values]
     assert labels == ["3", "3.5", "6", "10", "14"]
@@ -154,10 +154,10 @@ def test_one_strength_alone_follows_the_confidence() -> None:
     axes = {axis.name: axis for axis in axes_around(recipe)}
     alone = {value.label: value for value in axes["modulation-text"].values}
     for label in ("rising", "falling"):
-        own = override_recipe(recipe, alone[label].settings).synthesize
+        own = override_recipe(recipe, alone[label].settings).guidance
         assert own.classifier.modulation == label
         assert own.contour.floor == own.contour.scale
-        assert own.text.floor == recipe.synthesize.text.floor
+        assert own.text.floor == recipe.guidance.text.floor
 
 
 def test_an_ablation_writes_its_table_and_resumes(request_: Request) -> None:
@@ -317,7 +317,7 @@ def test_the_method_is_held_against_its_bars(
 
 
 def test_checkpoints_are_compared_on_the_same_noise(request_: Request, tmp_path: Path) -> None:
-    model = Path(load_recipe(request_.recipe).recipe.synthesize.model)
+    model = Path(load_recipe(request_.recipe).recipe.model.base)
     packages = []
     for name, step in (("old", 10), ("new", 2000)):
         package = tmp_path / name / "weights"

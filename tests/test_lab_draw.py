@@ -56,7 +56,7 @@ def test_more_pictures_than_photos_are_of_the_same_photos_warped_otherwise(
 def test_pictures_are_those_that_higfa_synthesize_draws(setting: Setting, tmp_path: Path) -> None:
     drawings = draw_arm(setting, draw.HIGFA, tmp_path, workers=1)
     # One batch, as the laboratory's.
-    values = {"synthesize.batch_size": 20, "synthesize.gallery": 0}
+    values = {"run.batch_size": 20, "pictures.gallery": 0}
     ctx = replace(setting.ctx, recipe=override_recipe(setting.ctx.recipe, values))
     synthesize.run(ctx)
     for item, picture in zip(setting.items, drawings.pictures, strict=True):
@@ -129,10 +129,10 @@ def test_a_second_call_draws_only_what_is_missing(
 
 def test_cached_by_what_matters(setting: Setting, tmp_path: Path) -> None:
     draw_arm(setting, draw.TEXT_CONTOUR, tmp_path, workers=1)
-    idle = {**draw.TEXT_CONTOUR.settings, "synthesize.classifier.scale": 7.0}
+    idle = {**draw.TEXT_CONTOUR.settings, "guidance.classifier.scale": 7.0}
     draw_arm(setting, Arm("the same by another name", idle), tmp_path, workers=1)
     assert len(list(tmp_path.rglob("*.npz"))) == 1
-    draw_arm(setting, Arm("other", {**idle, "synthesize.text.scale": 2.0}), tmp_path, workers=1)
+    draw_arm(setting, Arm("other", {**idle, "guidance.text.scale": 2.0}), tmp_path, workers=1)
     assert len(list(tmp_path.rglob("*.npz"))) == 2
     draw_arm(setting, draw.HIGFA, tmp_path, workers=1)
     assert len(list(tmp_path.rglob("*.npz"))) == 3
@@ -148,14 +148,15 @@ def test_workers_draw_what_one_process_draws(
 
 
 def test_the_size_of_a_batch_is_known(setting: Setting, tmp_path: Path) -> None:
-    arm = Arm("auto", {"synthesize.batch_size": "auto"})
+    recipe = override_recipe(setting.ctx.recipe, {"run.batch_size": "auto"})
+    auto = replace(setting, ctx=replace(setting.ctx, recipe=recipe))
     with pytest.raises(UserError, match="write a number"):
-        draw_arm(setting, arm, tmp_path)
+        draw_arm(auto, draw.HIGFA, tmp_path)
 
 
-def test_only_synthesize_is_an_arm(setting: Setting, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"contours\.size"):
-        draw_arm(setting, Arm("size", {"contours.size": 16}), tmp_path)
+def test_an_arm_is_another_way_to_draw(setting: Setting, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no key of drawing"):
+        draw_arm(setting, Arm("more", {"contours.per_image": 16}), tmp_path)
 
 
 def test_another_guide(setting: Setting, tmp_path: Path) -> None:

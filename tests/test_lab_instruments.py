@@ -19,7 +19,7 @@ from PIL import Image
 
 from higfa_cli.contour.transform import TransformRecord, apply_transform
 from higfa_cli.errors import UserError
-from higfa_cli.recipe.schema import Transforms
+from higfa_cli.recipe.contours import Transforms
 from tests.support.tiny import make_model
 from tools.pocket.lab import features, instruments, measure, pages
 from tools.pocket.lab.figures import Interval
@@ -185,16 +185,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model, controlnet = make_model(root / "model", family="pocket-like")
     recipe: dict[str, Any] = {
         "name": "lab",
-        "device": "cpu",
         "data": {"layout": "imagefolder", "root": str(root / "photos")},
-        "contours": {"size": SIZE, "canny_low": 10.0, "canny_high": 20.0},
-        "synthesize": {
-            "model": str(model),
-            "controlnet": str(controlnet),
-            "steps": 2,
-            "size": SIZE,
-            "prompts": {"templates": ["a {words}"]},
-        },
+        "contours": {"canny_low": 10.0, "canny_high": 20.0},
+        "size": SIZE,
+        "model": {"base": str(model), "controlnet": str(controlnet)},
+        "sampling": {"steps": 2},
+        "prompts": {"templates": ["a {words}"]},
+        "run": {"device": "cpu"},
     }
     (root / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     return root

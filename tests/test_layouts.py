@@ -11,10 +11,10 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from higfa_cli.data.dataset import READERS, Dataset, load_dataset
-from higfa_cli.data.official import official
+from higfa_cli.data.dataset import Dataset, load_dataset
+from higfa_cli.data.layouts import CLASS_FOLDERS, layout_of
 from higfa_cli.errors import UserError
-from higfa_cli.recipe.schema import Data, Layout
+from higfa_cli.recipe.data import Data, Layout
 from tests.support.layouts import car_annotations, cells, dog_list, lines, mat, put
 
 # --- the trees
@@ -134,11 +134,10 @@ def load(layout: str, root: Path) -> Dataset:
 
 
 def test_every_layout_has_a_reader_and_published_sizes() -> None:
-    assert {*READERS, "imagefolder"} == set(get_args(Layout))
-    assert official("imagefolder") is None
-    sizes = {layout: official(layout) for layout in READERS}
-    assert None not in sizes.values()
-    totals = {name: size.train + size.val + size.test for name, size in sizes.items() if size}
+    layouts = {name: layout_of(name) for name in get_args(Layout)}
+    assert layouts.pop(CLASS_FOLDERS) is None
+    totals = {name: sum(layout.sizes.values()) for name, layout in layouts.items() if layout}
+    assert all(layout is not None and layout.name == name for name, layout in layouts.items())
     assert totals == {
         "fgvc-aircraft": 10000,
         "cub": 11788,

@@ -12,16 +12,16 @@ from pydantic import ValidationError
 
 from higfa_cli.errors import UserError
 from higfa_cli.method.protocols import Branch
-from higfa_cli.method.schedule import StrengthSchedule
 from higfa_cli.models.backoff import in_parts_that_fit
 from higfa_cli.models.draw import DecodedGuide
 from higfa_cli.models.renoise import seeded_noise
-from higfa_cli.recipe.schema import Memory, Synthesize
 from higfa_cli.stages.batching import largest_that_runs
 from tests.support import tiny
 from tests.support.drawing import CONTOURS, CPU, PROMPTS, load, make_guide, pictures, pixels
+from tests.support.recipes import drawing_recipe
+from tests.support.strengths import strengths
 
-GUIDED = StrengthSchedule(text=3.0, classifier=2.0, switch=0.5, grad_norm="rms")
+GUIDED = strengths(text=3.0, classifier=2.0, switch=0.5, grad_norm="rms")
 OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 1.00 GiB"
 
 
@@ -103,12 +103,11 @@ def test_saving_memory_changes_no_picture(
 ) -> None:
     if memory.get("cpu_offload") and gradient == "x_t":
         pytest.skip("refused by the recipe")
-    from dataclasses import replace
 
-    schedule = replace(GUIDED, gradient=gradient)
-    plain = pixels(pictures(load(folders), schedule, make_guide()))
+    guidance = strengths(GUIDED, gradient=gradient)
+    plain = pixels(pictures(load(folders), guidance, make_guide()))
     model = load(folders, memory=memory)
-    assert abs(pixels(pictures(model, schedule, make_guide())) - plain).max() <= 1
+    assert abs(pixels(pictures(model, guidance, make_guide())) - plain).max() <= 1
 
 
 def test_checkpointing_really_recomputes(folders: tuple[Path, Path]) -> None:
@@ -139,25 +138,20 @@ def test_tiling_decodes_large_pictures_in_tiles(folders: tuple[Path, Path]) -> N
 
 def test_channels_last_is_a_layout_of_the_weights(folders: tuple[Path, Path]) -> None:
     model = load(folders, memory={"channels_last": True})
-    weight = model.unet.down_blocks[0].resnets[0].conv1.weight
+    weight = model.network.down_blocks[0].resnets[0].conv1.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_offloading_cannot_go_with_the_exact_gradient() -> None:
     with pytest.raises(ValidationError, match="cpu_offload cannot go with"):
-        Synthesize(
-            model="a",
-            controlnet="b",
-            memory=Memory(cpu_offload=True),
-            classifier={"gradient": "x_t"},  # type: ignore[arg-type]
-        )
+        drawing_recipe("a", "b", memory={"cpu_offload": True}, classifier={"gradient": "x_t"})
 
 
 @pytest.mark.slow
 def test_compiled_denoiser_draws_the_same(folders: tuple[Path, Path]) -> None:
     plain = pixels(pictures(load(folders), GUIDED, make_guide()))
     compiled = load(folders, memory={"compile": True})
-    blocks = [m for m in compiled.unet.modules() if type(m).__name__ == "BasicTransformerBlock"]
+    blocks = [m for m in compiled.network.modules() if type(m).__name__ == "BasicTransformerBlock"]
     assert blocks and all(block._compiled_call_impl is not None for block in blocks)
     assert abs(pixels(pictures(compiled, GUIDED, make_guide())) - plain).max() <= 1
 

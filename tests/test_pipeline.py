@@ -29,8 +29,9 @@ def ctx(tmp_path: Path) -> Context:
     (tmp_path / "recipe.yaml").write_text(
         "name: small/one\n"
         "data: {root: photos}\n"
-        "contours: {size: 32}\n"
-        "synthesize: {model: a/b, controlnet: a/c, size: 32, classifier: {switch: 1.0}}\n"
+        "size: 32\n"
+        "model: {base: a/b, controlnet: a/c}\n"
+        "guidance: {classifier: {switch: 1.0}}\n"
     )
     return make_context(load_recipe(str(tmp_path / "recipe.yaml")), tmp_path / "runs")
 
@@ -63,15 +64,15 @@ def test_status_of_nothing(ctx: Context) -> None:
     assert {row["state"] for row in rows} == {"missing"}
     assert rows[0]["reasons"] == ["not run yet"]
     assert "contours" in rows[2]["reasons"][0]
-    assert pipeline.next_command(rows, "--recipe r.yaml") == "higfa contours --recipe r.yaml"
+    assert pipeline.next_command(rows, "r.yaml") == "higfa contours r.yaml"
     assert not ctx.workspace.exists()
 
 
 def test_without_the_data_doctor_comes_next(ctx: Context) -> None:
     rows = pipeline.status(changed(ctx, data__root="gone"))
     assert all(row["blocked"] for row in rows)
-    assert pipeline.next_command(rows, "--recipe r.yaml") == "higfa doctor --recipe r.yaml"
-    assert pipeline.next_stage(rows, "--recipe r.yaml") == "higfa contours --recipe r.yaml"
+    assert pipeline.next_command(rows, "r.yaml") == "higfa doctor r.yaml"
+    assert pipeline.next_stage(rows, "r.yaml") == "higfa contours r.yaml"
 
 
 def test_what_a_run_would_do(ctx: Context) -> None:

@@ -13,8 +13,8 @@ from torchvision.datasets import Flowers102
 from higfa_cli.data.prompt_bank import BANKS, negative_for, prompts_for, templates_for
 from higfa_cli.data.prompts import default_words, load_words
 from higfa_cli.errors import UserError
+from higfa_cli.recipe.data import Prompts
 from higfa_cli.recipe.refs import WORDS, resolve_ref
-from higfa_cli.recipe.schema import Prompts
 
 DATA = Path(__file__).resolve().parent.parent / "higfa_cli" / "data"
 CLASSES = ("daisy", "747")
@@ -281,7 +281,7 @@ def test_a_broken_bank_names_file_place_and_remedy(tmp_path: Path, text: str, ma
 @pytest.mark.parametrize(
     ("name", "match"),
     [
-        ("bird", "`bird` is neither a shipped bank .nearest: birds.*correct synthesize.prompts"),
+        ("bird", "`bird` is neither a shipped bank .nearest: birds.*correct prompts"),
         ("xyz", "nearest: aircraft, birds, cars"),
         ("./nowhere.yaml", r"synthesize\.prompts\.bank: \./nowhere\.yaml does not exist"),
         ("folder", r"folder cannot be read; correct synthesize\.prompts\.bank"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from higfa_cli.recipe.strict_yaml import dump_yaml, parse_yaml
 MINIMAL = """\
 name: mine
 data: {root: photos}
-synthesize: {model: m, controlnet: c}
+model: {base: m, controlnet: c}
 """
 
 
@@ -44,7 +45,7 @@ def refused(folder: Path, text: str, *overrides: str) -> str:
 def test_loads_a_file_with_its_folder_as_base(tmp_path: Path) -> None:
     loaded = load_recipe(write(tmp_path, MINIMAL))
     assert loaded.recipe.name == "mine"
-    assert loaded.recipe.synthesize.steps == 25
+    assert loaded.recipe.sampling.steps == 25
     assert loaded.base == tmp_path.resolve()
     assert loaded.origin == str(tmp_path.resolve() / "recipe.yaml")
 
@@ -53,21 +54,22 @@ def test_recipe_is_frozen(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, MINIMAL)).recipe
     with pytest.raises(ValidationError, match="frozen"):
         recipe.seed = 3  # type: ignore[misc]
-    with pytest.raises(ValidationError, match="frozen"):
-        recipe.synthesize.classifier.gamma = 3.0  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        recipe.guidance.classifier.gamma = 3.0  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
     ("wrong", "meant"),
     [
         ("seeed", "seed"),
-        ("synthesize.stepz", "synthesize.steps"),
-        ("synthesize.classifier.gama", "synthesize.classifier.gamma"),
+        ("synthesize.stepz", "sampling.steps"),
+        ("guidance.classifier.gama", "guidance.classifier.gamma"),
+        ("synthesize.classifier.gama", "guidance.classifier.gamma"),
         ("contours.transforms.rotate", "contours.transforms.rotation"),
-        ("steps", "synthesize.steps"),
-        ("synthesize.gamma", "synthesize.classifier.gamma"),
-        ("sythesize.steps", "synthesize.steps"),
-        ("synthesize.clasifier.scale", "synthesize.classifier.scale"),
+        ("steps", "sampling.steps"),
+        ("synthesize.gamma", "guidance.classifier.gamma"),
+        ("sythesize.steps", "sampling.steps"),
+        ("synthesize.clasifier.scale", "guidance.classifier.scale"),
     ],
 )
 def test_nearest_key(wrong: str, meant: str) -> None:
@@ -92,7 +94,7 @@ def test_unknown_key_comes_before_the_missing_one_it_explains(tmp_path: Path) ->
 
 
 def test_missing_key(tmp_path: Path) -> None:
-    message = refused(tmp_path, "name: x\nsynthesize: {model: m, controlnet: c}\n")
+    message = refused(tmp_path, "name: x\nmodel: {base: m, controlnet: c}\n")
     assert message.endswith("the key `data` is missing; add it")
 
 
@@ -114,32 +116,32 @@ def test_bad_value_names_the_key(tmp_path: Path, text: str, part: str) -> None:
 
 def test_override(tmp_path: Path) -> None:
     overrides = [
-        "synthesize.steps=20",
+        "sampling.steps=20",
         "guide.learning_rate=1e-3",
         "contours.transforms.scale=[0.9, 1]",
         "name=737",
-        "synthesize.prompts.negative=blurry: yes",
+        "prompts.negative=blurry: yes",
         "data.shots=null",
-        "synthesize.steps=21",
+        "sampling.steps=21",
     ]
     recipe = load_recipe(write(tmp_path, MINIMAL), overrides).recipe
-    assert recipe.synthesize.steps == 21
+    assert recipe.sampling.steps == 21
     assert recipe.guide.learning_rate == 0.001
     assert recipe.contours.transforms.scale == (0.9, 1.0)
     assert recipe.name == "737"
-    assert recipe.synthesize.prompts.negative == "blurry: yes"
+    assert recipe.prompts.negative == "blurry: yes"
     assert recipe.data.shots is None
 
 
 @pytest.mark.parametrize(
     ("override", "part"),
     [
-        ("synthesize.stepz=20", "--set synthesize.stepz=20: unknown key `synthesize.stepz`; did"),
-        ("synthesize.classifier.gama=1", "did you mean `synthesize.classifier.gamma`?"),
-        ("synthesize.steps", "write KEY=VALUE"),
-        ("synthesize.steps=0", "--set synthesize.steps=0: `synthesize.steps`: input should be"),
-        ("synthesize.steps=[", "--set synthesize.steps=["),
-        ("synthesize.text=4", "`synthesize.text` is a section; set one of its keys: `synthesize.t"),
+        ("sampling.stepz=20", "--set sampling.stepz=20: unknown key `sampling.stepz`; did"),
+        ("guidance.classifier.gama=1", "did you mean `guidance.classifier.gamma`?"),
+        ("sampling.steps", "write KEY=VALUE"),
+        ("sampling.steps=0", "--set sampling.steps=0: `sampling.steps`: input should be"),
+        ("sampling.steps=[", "--set sampling.steps=["),
+        ("guidance.text=4", "`guidance.text` is a section; set one of its keys: `guidance.t"),
     ],
 )
 def test_bad_override_names_flag_and_remedy(tmp_path: Path, override: str, part: str) -> None:
@@ -148,13 +150,13 @@ def test_bad_override_names_flag_and_remedy(tmp_path: Path, override: str, part:
 
 def test_override_recipe_validates(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, MINIMAL)).recipe
-    assert override_recipe(recipe, {"synthesize.classifier.scale": 2}).synthesize.classifier == (
-        recipe.synthesize.classifier.model_copy(update={"scale": 2.0})
+    assert override_recipe(recipe, {"guidance.classifier.scale": 2}).guidance.classifier == (
+        replace(recipe.guidance.classifier, scale=2.0)
     )
-    with pytest.raises(RecipeError, match=r"did you mean `synthesize\.steps`"):
-        override_recipe(recipe, {"synthesize.stepz": 2})
+    with pytest.raises(RecipeError, match=r"did you mean `sampling\.steps`"):
+        override_recipe(recipe, {"sampling.stepz": 2})
     with pytest.raises(RecipeError, match="greater than or equal to 1"):
-        override_recipe(recipe, {"synthesize.steps": 0})
+        override_recipe(recipe, {"sampling.steps": 0})
 
 
 def test_yaml_numbers_and_words() -> None:
@@ -249,7 +251,7 @@ def test_every_leaf_key_has_a_description() -> None:
             refers = "$ref" in spec or "allOf" in spec
             assert refers or spec.get("description"), f"{section}.{key}"
     assert set(schema["properties"]) == set(Recipe.model_fields)
-    assert "synthesize.classifier.gamma" in recipe_keys()
+    assert "guidance.classifier.gamma" in recipe_keys()
 
 
 def test_resolve_ref(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,7 +171,7 @@ def test_one_process_finishes_what_shards_began(project: Project, tmp_path: Path
 def test_who_is_refused(project: Project, tmp_path: Path) -> None:
     """While a shard draws: the same shard, and a run of the whole, are told who is at work."""
     out = project.workspace(tmp_path)
-    slow = ("--set", "synthesize.per_contour=40")
+    slow = ("--set", "pictures.per_contour=40")
     shard = project.start(out, "--shard", "0/2", *slow)
     wait_for(out / ".synthesize.part-shard-0-of-2.lock.json")
     wait_for(out / "synthesize" / "plan.jsonl")
@@ -182,7 +182,7 @@ def test_who_is_refused(project: Project, tmp_path: Path) -> None:
     assert code == 75, err
     one_line(err, "shard-0-of-2")
     # Another recipe must not clear the folder under it either.
-    code, _, err = project.draw(out, "--shard", "1/2", "--set", "synthesize.per_contour=2")
+    code, _, err = project.draw(out, "--shard", "1/2", "--set", "pictures.per_contour=2")
     assert code == 75, err
     one_line(err, "another recipe")
     shard.send(signal.SIGKILL)

@@ -40,10 +40,10 @@ def test_batches_of_texts() -> None:
 
 
 def test_a_run_names_the_class_whose_prompt_is_cut(recipe: Path, workspace: Path) -> None:
-    flags = ("--recipe", str(recipe), "--workspace", str(workspace))
+    flags = (str(recipe), "--workspace", str(workspace))
     long = "a {words} " + "very " * 20 + "large"
-    flags = (*flags, "--set", "synthesize.classifier.switch=1")
-    changed = ("--set", f'synthesize.prompts.templates=["{long}"]')
+    flags = (*flags, "--set", "guidance.classifier.switch=1")
+    changed = ("--set", f'prompts.templates=["{long}"]')
     result = higfa("synthesize", *flags, *changed, "--preview", "3")
     assert (
         "warning: class ring: the text encoder reads 77 tokens and cuts the end of this prompt off"

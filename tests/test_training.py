@@ -12,7 +12,7 @@ import torch
 
 from higfa_cli.errors import UserError
 from higfa_cli.models.backbones import create_backbone
-from higfa_cli.recipe.schema import Training
+from higfa_cli.recipe.classifiers import Training
 from higfa_cli.stages.context import Silent
 from higfa_cli.training.augment import make_augment
 from higfa_cli.training.calibration import (

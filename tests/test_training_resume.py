@@ -12,7 +12,7 @@ import torch
 from higfa_cli.artifacts import crash
 from higfa_cli.errors import UserError
 from higfa_cli.models.backbones import Backbone, create_backbone
-from higfa_cli.recipe.schema import Downstream
+from higfa_cli.recipe.classifiers import Downstream
 from higfa_cli.training.checkpoint import load_checkpoint
 from higfa_cli.training.mixing import TrainSet
 from higfa_cli.training.trainer import FitResult, fit

@@ -17,11 +17,10 @@ from typing import Any, Literal, get_args, get_origin
 
 import click
 import typer
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from higfa_cli.cli.app import app
-from higfa_cli.recipe.schema import Recipe
+from higfa_cli.recipe.keys import is_section, recipe_keys
 
 ROOT = Path(__file__).resolve().parent.parent
 # Run as a file, this program finds its own folder and not the checkout.
@@ -30,16 +29,6 @@ sys.path.insert(0, str(ROOT))
 from tools.pocket.lab import pages  # noqa: E402
 
 DOCS = ROOT / "docs"
-
-
-def keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Leaf keys of the recipe in order, dotted."""
-    for name, field in model.model_fields.items():
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            yield from keys(annotation, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", field
 
 
 def default(field: FieldInfo) -> str:
@@ -74,7 +63,9 @@ def recipe_page() -> str:
         "JSON schema for editors; `--set KEY=VALUE` changes a key on the command line.",
     ]
     section = None
-    for key, field in keys(Recipe):
+    for key, field in recipe_keys().items():
+        if is_section(key):
+            continue
         here = key.rpartition(".")[0] or "recipe"
         if here != section:
             section = here
@@ -86,8 +77,8 @@ def recipe_page() -> str:
 
 
 def commands_page() -> str:
-    """The help text of every command."""
-    lines = ["# Commands", "", "Made by `python tools/make_docs.py` from the commands' own help."]
+    """What all commands share (`commands_head.md`), then the help text of each."""
+    lines = [(Path(__file__).parent / "commands_head.md").read_text(encoding="utf-8").rstrip()]
     root: Any = typer.main.get_command(app)
     for name, command in walk(root, "higfa"):
         with click.Context(command, info_name=name, terminal_width=96) as context:

@@ -9,8 +9,8 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from higfa_cli.artifacts.atomic import read_json, read_jsonl, write_json, write_jsonl
-from higfa_cli.artifacts.class_folders import inert
 from higfa_cli.errors import UserError
+from higfa_cli.text import inert
 
 T = TypeVar("T")
 # JSON has lists alone, so this one type is taken from another.

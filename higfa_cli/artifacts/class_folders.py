@@ -1,4 +1,4 @@
-"""Class names as folder names, reversible and safe on every common file system; as inert text."""
+"""Class names as folder names, reversible and safe on every common file system."""
 
 from __future__ import annotations
 
@@ -22,11 +22,6 @@ _LONGEST = 240
 _CUT = "%~"
 _HEAD = 160
 _DIGEST = 32
-# Control characters (C0, DEL, C1), invisible and direction-changing ones, line separators, halves
-# of surrogate pairs. Joiners stay: emoji and several scripts need them.
-HAZARD = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
-)
 
 
 def class_dir(name: str) -> str:
@@ -69,20 +64,6 @@ def class_name(directory: str) -> str:
         return unquote_to_bytes(directory).decode("utf-8", "surrogatepass")
     except UnicodeError:
         return directory
-
-
-def inert(text: str) -> str:
-    """Text that a terminal or a page only shows: control characters are written out.
-
-    ESC becomes the four characters `\\x1b`, a line break `\\x0a`, a right-to-left override
-    `\\u202e`; ordinary text of any script stays as it is.
-    """
-    return HAZARD.sub(_written_out, text)
-
-
-def _written_out(match: re.Match[str]) -> str:
-    code = ord(match.group())
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 def _folder(name: str, plain: frozenset[str]) -> str:

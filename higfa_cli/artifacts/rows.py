@@ -78,7 +78,7 @@ class RejectedRow(Artifact):
     Attributes:
         key: below the data folder, byte for byte; `path`: the same for people, escaped.
         detail: what exactly is wrong, one line.
-        state: what the file was (`quarantine.file_state`).
+        state: what the file was (`rejected.file_state`).
     """
 
     remedy: ClassVar[str] = "run `higfa contours --force`"

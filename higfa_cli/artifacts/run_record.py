@@ -114,7 +114,7 @@ def closing_run(
 ) -> Iterator[StageRun]:
     """`stage_run` for who already holds the folder's lock."""
     record, entries = _open(directory, inputs, recipe, resume)
-    run = StageRun(directory, recipe.device, entries)
+    run = StageRun(directory, recipe.run.device, entries)
     try:
         yield run
     except BaseException as error:
@@ -159,7 +159,7 @@ def part_run(
                 )
             own = journal(directory, part)
             write_journal(own, whole(directory, read_journal(own)))
-            run = StageRun(directory, recipe.device, entries, part)
+            run = StageRun(directory, recipe.run.device, entries, part)
             open_plan(run)
         yield run
 
@@ -170,7 +170,7 @@ def worker_run(directory: Path, recipe: Recipe, part: str) -> Iterator[StageRun]
     with part_lock(directory, part):
         own = journal(directory, part)
         write_journal(own, whole(directory, read_journal(own)))
-        yield StageRun(directory, recipe.device, {}, part)
+        yield StageRun(directory, recipe.run.device, {}, part)
 
 
 def tidy(directory: Path) -> None:
@@ -309,7 +309,7 @@ def _opening_record(inputs: StageInputs, recipe: Recipe) -> dict[str, Any]:
         "libraries": _library_versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": recipe.device,
+        "device": recipe.run.device,
         "argv": sys.argv,
         "pid": os.getpid(),
         "seed": recipe.seed,

@@ -6,16 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from higfa_cli.cli.options import (
-    Choice,
-    DatasetFlag,
-    DeviceFlag,
-    JsonFlag,
-    RecipeFlag,
-    SetFlag,
-    WorkspaceFlag,
-    choose,
-)
+from higfa_cli.cli.options import Choice, RecipeFlags
 from higfa_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,19 +17,11 @@ _FETCH_FIRST = "not done: model files are missing"
 
 
 def command(
-    positional: Annotated[
-        str | None, typer.Argument(help="Recipe file or built-in name.", metavar="[RECIPE]")
-    ] = None,
-    recipe: RecipeFlag = None,
-    dataset: DatasetFlag = None,
-    set_: SetFlag = None,
-    workspace: WorkspaceFlag = None,
-    device: DeviceFlag = None,
+    flags: RecipeFlags,
     self_check: Annotated[
         bool,
         typer.Option("--self-check", help="Also load the model and draw a little with it."),
     ] = False,
-    as_json: JsonFlag = False,
 ) -> None:
     """Say before any work what is missing.
 
@@ -47,10 +30,10 @@ def command(
     """
     from higfa_cli.cli.output import print_json, stdout_for_result
 
-    choice = choose(recipe, dataset, set_, workspace, device, positional=positional)
-    with stdout_for_result(as_json):
-        result = _examine(choice, self_check, quiet=as_json)
-    if as_json:
+    choice = flags.choice
+    with stdout_for_result(flags.as_json):
+        result = _examine(choice, self_check, quiet=flags.as_json)
+    if flags.as_json:
         print_json(result)
     else:
         _show(result)
@@ -67,7 +50,7 @@ def _examine(choice: Choice, self_check: bool, quiet: bool) -> dict[str, Any]:
     ctx.progress.note("loading torch, diffusers and timm ...")
     from higfa_cli.forecast.doctor import doctor
 
-    result = doctor(ctx, choice.flags)
+    result = doctor(ctx, choice.words)
     return _with_self_check(ctx, result) if self_check else result
 
 

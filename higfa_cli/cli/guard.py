@@ -15,9 +15,9 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from higfa_cli.artifacts.class_folders import inert
 from higfa_cli.cli import streams
 from higfa_cli.errors import UserError, remedy_for
+from higfa_cli.text import inert
 
 INTERRUPTED = 130
 DEBUG = "HIGFA_DEBUG"

@@ -15,8 +15,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from higfa_cli.artifacts.class_folders import HAZARD, inert
 from higfa_cli.cli.streams import Forgiving
+from higfa_cli.text import HAZARD, inert
 
 T = TypeVar("T")
 

@@ -11,6 +11,7 @@ import typer
 from higfa_cli.cli.options import StageFlags
 from higfa_cli.cli.stage import show_result, stage_command
 from higfa_cli.errors import UserError
+from higfa_cli.text import duration, gib, plural, roughly
 
 _PROMPT_SHOWN = 60
 
@@ -29,7 +30,7 @@ def command(
         ),
     ] = None,
     compile_: Annotated[
-        bool, typer.Option("--compile", help="Same as --set synthesize.memory.compile=true.")
+        bool, typer.Option("--compile", help="Same as --set run.memory.compile=true.")
     ] = False,
     shard: Annotated[
         str | None,
@@ -54,7 +55,7 @@ def command(
     """
     how = _how(shard, workers, retry_failed, flags)
     if compile_:
-        flags = replace(flags, set_=[*(flags.set_ or []), "synthesize.memory.compile=true"])
+        flags = replace(flags, set_=[*(flags.set_ or []), "run.memory.compile=true"])
     variants = sum((preview is not None, sweep is not None, flags.dry_run))
     if variants > 1:
         raise UserError("give one of --preview, --sweep and --dry-run", exit_code=2)
@@ -140,7 +141,6 @@ def _dry_run(flags: StageFlags) -> None:
 
 def _readable(result: Mapping[str, Any]) -> dict[str, Any]:
     """A dry run's numbers in units for people."""
-    from higfa_cli.forecast.estimate import duration
 
     shown: dict[str, Any] = {}
     for key, value in result.items():
@@ -162,11 +162,13 @@ def _readable(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _memory(size: int | None, batch: int | str) -> str | None:
-    from higfa_cli.forecast.estimate import ALLOWANCE, gib, many, roughly
+    from higfa_cli.forecast.estimate import ALLOWANCE
 
     if size is None:
         return None
-    pictures = f"1 picture (batch size {batch})" if batch == "auto" else many(int(batch), "picture")
+    pictures = (
+        f"1 picture (batch size {batch})" if batch == "auto" else plural(int(batch), "picture")
+    )
     return f"{gib(size)} for {pictures}, plus {roughly(ALLOWANCE)} on a GPU"
 
 

@@ -21,7 +21,7 @@ from higfa_cli.contour.geometry import (
     similarity,
 )
 from higfa_cli.errors import UserError
-from higfa_cli.recipe.schema import Transforms
+from higfa_cli.recipe.contours import Transforms
 
 _STILL = ((0.0, 0.0),) * len(CORNERS)
 # Steeper thin-plate warps come close to folding the picture over itself.

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from higfa_cli.data.images import fit_square
-from higfa_cli.recipe.schema import Filter
+from higfa_cli.recipe.classifiers import Filter
 
 Reason = Literal["confidence", "top_k", "best_of", "duplicate", "constant"]
 REASONS: tuple[Reason, ...] = ("confidence", "top_k", "best_of", "duplicate", "constant")

@@ -16,6 +16,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from higfa_cli.data.truncated import jpeg_gap, png_gap
 from higfa_cli.errors import UserError
+from higfa_cli.text import one_line, printable
 
 Reason = Literal["missing", "empty", "not-an-image", "truncated", "too-large", "unsupported-mode"]
 MAX_PIXELS = 89_000_000
@@ -81,15 +82,8 @@ def read_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         except MemoryError as error:
             raise ImageError(path, "too-large", "does not fit in memory") from error
         except Exception as error:
-            detail = f"mode {image.mode}: {_one_line(error)}"
+            detail = f"mode {image.mode}: {one_line(error)}"
             raise ImageError(path, "unsupported-mode", detail) from error
-
-
-def printable(text: str) -> str:
-    """A name as one line of plain text: what does not print is escaped."""
-    return "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text
-    )
 
 
 def _open(path: Path, max_pixels: int) -> Image.Image:
@@ -116,7 +110,7 @@ def _open(path: Path, max_pixels: int) -> Image.Image:
     except UnidentifiedImageError as error:
         raise ImageError(path, "not-an-image", "no known image format") from error
     except Exception as error:
-        raise ImageError(path, "truncated", _one_line(error)) from error
+        raise ImageError(path, "truncated", one_line(error)) from error
     if gap is not None:
         raise ImageError(path, "truncated", gap)
     return image
@@ -143,11 +137,7 @@ def _read_bytes(path: Path) -> bytes:
 
 def _strerror(error: Exception) -> str:
     # Not str(): it holds the path a second time.
-    return getattr(error, "strerror", None) or _one_line(error)
-
-
-def _one_line(error: BaseException) -> str:
-    return printable(" ".join(str(error).split())) or type(error).__name__
+    return getattr(error, "strerror", None) or one_line(error)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -10,15 +10,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from higfa_cli.data.layouts.common import class_label, nearest
+from higfa_cli.data.layouts.common import class_label
 from higfa_cli.data.prompts import PLACEHOLDER, prompt_for, read_strings
 from higfa_cli.errors import UserError
+from higfa_cli.recipe.data import Prompts
 from higfa_cli.recipe.placeholders import slip
 from higfa_cli.recipe.refs import resolve_ref
-from higfa_cli.recipe.schema import Prompts
+from higfa_cli.text import or_nearest
 
 BANKS = ("aircraft", "birds", "cars", "dogs", "flowers", "pets", "textures")
-KEY = "synthesize.prompts.bank"
+KEY = "prompts.bank"
 _EXAMPLE = f'write it as in "a photo of a {PLACEHOLDER}, at dusk"'
 _SHAPES = "write a list of templates, or `class:` with a list below it for every class"
 
@@ -53,7 +54,7 @@ def templates_for(
         if name not in classes:
             raise UserError(
                 f"prompt bank {bank.path}: unknown class `{name}`, which the data has not; "
-                f"correct or remove it{nearest(name, classes)}"
+                f"correct or remove it{or_nearest(name, classes)}"
             )
     for name in classes:
         if name not in bank.per_class:
@@ -98,7 +99,7 @@ def _load(name: str, base: Path) -> Bank:
             if key not in ("templates", "negative"):
                 raise UserError(
                     f"prompt bank {path}: `{key}` does not belong beside `templates`; keep "
-                    f"`templates` and `negative`, or {_SHAPES}{nearest(key, ['negative'])}"
+                    f"`templates` and `negative`, or {_SHAPES}{or_nearest(key, ['negative'])}"
                 )
         negative = raw.get("negative", "")
         if not isinstance(negative, str):
@@ -131,7 +132,7 @@ def _per_class(raw: Mapping[Any, Any], path: Path) -> dict[str, tuple[str, ...]]
         if key == "negative" and isinstance(value, str):
             raise UserError(
                 f"prompt bank {path}: `negative` is not read from a list per class; "
-                "move it to the recipe, synthesize.prompts.negative"
+                "move it to the recipe, prompts.negative"
             )
         name = class_label(key)
         if name in found:

@@ -26,7 +26,7 @@ def prompt_for(template: str, words: str) -> str:
     """
     if PLACEHOLDER not in template:
         raise RecipeError(
-            f"synthesize.prompts.templates: `{template}` has no {PLACEHOLDER}; "
+            f"prompts.templates: `{template}` has no {PLACEHOLDER}; "
             f'write it as in "a photo of a {PLACEHOLDER}"'
         )
     return template.replace(PLACEHOLDER, words)

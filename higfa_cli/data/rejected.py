@@ -15,9 +15,10 @@ from typing import Any, Literal, get_args
 from higfa_cli.artifacts.atomic import read_jsonl, write_text
 from higfa_cli.artifacts.fingerprint import hash_file, hash_json
 from higfa_cli.data import images
-from higfa_cli.data.images import ImageError, printable, read_image
+from higfa_cli.data.images import ImageError, read_image
 from higfa_cli.data.layouts.common import Listing, Row, Split, plain_name
 from higfa_cli.errors import UserError
+from higfa_cli.text import printable
 
 # `odd-name`: not one line of UTF-8 text. `too-small`: data.crop_bottom leaves nothing of it.
 # `no-edges`: gives no contour, but can still train.

@@ -11,12 +11,13 @@ from huggingface_hub import constants
 
 from higfa_cli.errors import UserError
 from higfa_cli.forecast import estimate
-from higfa_cli.forecast.estimate import ALLOWANCE, duration, gib, many, roughly
+from higfa_cli.forecast.estimate import ALLOWANCE
 from higfa_cli.forecast.findings import Findings, Row
 from higfa_cli.forecast.weight_sizes import missing_bytes
-from higfa_cli.models.architecture import Architecture
+from higfa_cli.models.families.family import Architecture
 from higfa_cli.stages.batching import SHARE
 from higfa_cli.stages.context import Context
+from higfa_cli.text import duration, gib, plural, roughly
 
 # A PNG of a photo-like picture.
 _BYTES_PER_PIXEL = 2
@@ -28,10 +29,10 @@ def memory(ctx: Context, known: Findings) -> Row:
     arch = known.cost.architecture
     if arch is None:
         return Row("memory", "warning", f"not known: {known.cost.reason}")
-    asked = ctx.recipe.synthesize.batch_size
+    asked = ctx.recipe.run.batch_size
     batch = 1 if asked == "auto" else asked
     need = estimate.memory_of(ctx, arch, batch)
-    detail = f"{roughly(need.peak)} for {many(batch, 'picture')}"
+    detail = f"{roughly(need.peak)} for {plural(batch, 'picture')}"
     if known.device is None:
         return Row("memory", "ok", f"{detail} (estimated), plus {roughly(ALLOWANCE)} on a GPU")
     if known.device.type == "cuda":
@@ -69,16 +70,14 @@ def _on_gpu(
 
 def _smaller(ctx: Context) -> str:
     """Keys that save memory and are not set yet."""
-    settings = ctx.recipe.synthesize
+    recipe, saved = ctx.recipe, ctx.recipe.run.memory
     keys = {
-        "synthesize.batch_size: auto": settings.batch_size not in (1, "auto"),
-        "synthesize.dtype: bfloat16": settings.dtype == "float32",
-        "synthesize.gradient_autoencoder (a tiny one)": settings.gradient_autoencoder is None,
-        "synthesize.memory.gradient_checkpointing: true": (
-            not settings.memory.gradient_checkpointing
-        ),
-        "synthesize.memory.cpu_offload: true": (
-            not settings.memory.cpu_offload and settings.classifier.gradient == "x0"
+        "run.batch_size: auto": recipe.run.batch_size not in (1, "auto"),
+        "model.dtype: bfloat16": recipe.model.dtype == "float32",
+        "model.gradient_autoencoder (a tiny one)": recipe.model.gradient_autoencoder is None,
+        "run.memory.gradient_checkpointing: true": not saved.gradient_checkpointing,
+        "run.memory.cpu_offload: true": (
+            not saved.cpu_offload and recipe.guidance.classifier.gradient == "x0"
         ),
     }
     open_ones = [key for key, useful in keys.items() if useful]
@@ -91,10 +90,10 @@ def disk(ctx: Context, known: Findings) -> Row:
         counted = known.counted
     except UserError:
         return Row("disk", "warning", known.uncounted)
-    pictures = counted.images * ctx.recipe.synthesize.size**2 * _BYTES_PER_PIXEL
+    pictures = counted.images * ctx.recipe.size**2 * _BYTES_PER_PIXEL
     training = {"guide": ctx.recipe.guide, "downstream": ctx.recipe.downstream}
     weights = missing_bytes(known.missing, known.cost.architecture, training)
-    said = f"{roughly(pictures)} for {many(counted.images, 'picture')} ({counted.source})"
+    said = f"{roughly(pictures)} for {plural(counted.images, 'picture')} ({counted.source})"
     if weights is None:
         said += ", the weights to be downloaded not counted"
     elif weights:
@@ -135,7 +134,7 @@ def time(ctx: Context, known: Findings) -> Row:
     detail = f"about {duration(seconds * images)}, {each}"
     if seconds * images <= _LONG_S:
         return Row("time", "ok", detail)
-    remedy = "lower contours.per_image, synthesize.per_contour or synthesize.steps"
+    remedy = "lower contours.per_image, pictures.per_contour or sampling.steps"
     on_gpu = known.device is not None and known.device.type == "cuda"
     remedy += ", or share the work among GPUs (--workers auto)" if on_gpu else ", or use a GPU"
     return Row("time", "warning", detail, remedy)

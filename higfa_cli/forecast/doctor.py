@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from higfa_cli.data.official import official
+from higfa_cli.data.layouts import layout_of
 from higfa_cli.errors import UserError
 from higfa_cli.forecast import capacity, estimate
-from higfa_cli.forecast.estimate import device_name, gib, many
+from higfa_cli.forecast.estimate import device_name
 from higfa_cli.forecast.findings import Findings, Row
 from higfa_cli.forecast.model_files import (
     FOLDER,
@@ -22,14 +22,16 @@ from higfa_cli.forecast.model_files import (
     missing_files,
     missing_weights,
 )
-from higfa_cli.models.architecture import KNOWN
+from higfa_cli.models.architecture import WrongSize, family_at
 from higfa_cli.models.device import resolve_device
-from higfa_cli.models.text import cut_off_classes
+from higfa_cli.models.families import FAMILIES, KNOWN
+from higfa_cli.models.text import cut_off_classes, tokens_read
 from higfa_cli.stages import pipeline
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.drawing import class_prompts
 from higfa_cli.stages.photos import load_photos
-from higfa_cli.stages.recipe_checks import check_sizes, check_texts
+from higfa_cli.stages.recipe_checks import check_texts
+from higfa_cli.text import gib, plural
 
 
 def doctor(ctx: Context, selection: str) -> dict[str, Any]:
@@ -47,7 +49,6 @@ def doctor(ctx: Context, selection: str) -> dict[str, Any]:
     rows = [Row("recipe", "ok", f"{ctx.recipe.name} is valid")]
     checks: dict[str, Callable[[Context, Findings], Row]] = {
         "data": _data,
-        "contours": _contours,
         "prompts": _prompts,
         "model files": _model_files,
         "model": _model,
@@ -95,7 +96,7 @@ def _guarded(
 
 
 def _data(ctx: Context, known: Findings) -> Row:
-    about = official(ctx.recipe.data.layout)
+    about = layout_of(ctx.recipe.data.layout)
     if estimate.photos_folder(ctx) is None and about is not None:
         folder = ctx.base / ctx.recipe.data.root
         return Row(
@@ -106,17 +107,9 @@ def _data(ctx: Context, known: Findings) -> Row:
         )
     known.photos = load_photos(ctx)
     parts = ", ".join(f"{split} {len(known.photos.of(split)):,}" for split in known.photos.splits)
-    photos = many(len(known.photos.samples), "photo")
-    classes = many(len(known.photos.classes), "class", "classes")
+    photos = plural(len(known.photos.samples), "photo")
+    classes = plural(len(known.photos.classes), "class", "classes")
     return Row("data", "ok", f"{photos} of {classes} ({parts})")
-
-
-def _contours(ctx: Context, known: Findings) -> Row:
-    size = ctx.recipe.contours.size
-    if known.has_wrong_size:
-        return Row("contours", "warning", f"{size} px; must equal synthesize.size (see model)")
-    check_sizes(ctx.recipe)
-    return Row("contours", "ok", f"{size} px, as the pictures")
 
 
 def _prompts(ctx: Context, known: Findings) -> Row:
@@ -127,18 +120,18 @@ def _prompts(ctx: Context, known: Findings) -> Row:
     count = sum(len(set(own)) for own in prompts.values())
     tokenizers = _tokenizers(ctx)
     if not tokenizers:
-        detail = f"{many(count, 'prompt')}; their length is checked once the tokenizer is here"
+        detail = f"{plural(count, 'prompt')}; their length is checked once the tokenizer is here"
         return Row("prompts", "ok", detail)
-    cut = cut_off_classes(tokenizers, prompts)
+    cut, limit = cut_off_classes(tokenizers, prompts), tokens_read(tokenizers)
     if not cut:
-        return Row("prompts", "ok", f"{many(count, 'prompt')}, none longer than 77 tokens")
+        return Row("prompts", "ok", f"{plural(count, 'prompt')}, none longer than {limit} tokens")
     cls, prompt = next(iter(cut.items()))
     return Row(
         "prompts",
         "warning",
-        f"{many(len(cut), 'class has', 'classes have')} prompts that the text encoder cuts off at "
-        f"77 tokens; class {cls}: {prompt}",
-        "shorten data.class_words or synthesize.prompts",
+        f"{plural(len(cut), 'class has', 'classes have')} prompts that the text encoder cuts off "
+        f"at {limit} tokens; class {cls}: {prompt}",
+        "shorten data.class_words or prompts.templates",
     )
 
 
@@ -146,12 +139,16 @@ def _tokenizers(ctx: Context) -> list[Any]:
     """The model's tokenizers, of those that are on this machine."""
     from transformers import CLIPTokenizer
 
-    settings = ctx.recipe.synthesize
+    model = ctx.recipe.model
+    try:
+        family = family_at(model, ctx.base)
+    except UserError:
+        return []
     found = []
-    for name in ("tokenizer", "tokenizer_2"):
+    for name in family.tokenizers:
         vocabularies = (f"{name}/tokenizer.json", f"{name}/vocab.json")
         config, *others = (
-            find_folder(settings.model, settings.revision, ctx.base, file)
+            find_folder(model.base, model.revision, ctx.base, file)
             for file in (f"{name}/tokenizer_config.json", *vocabularies)
         )
         if config is not None and any(others):
@@ -161,7 +158,7 @@ def _tokenizers(ctx: Context) -> list[Any]:
 
 def _model_files(ctx: Context, known: Findings) -> Row:
     recipe = ctx.recipe
-    known.missing = missing_files(recipe.synthesize, ctx.base)
+    known.missing = missing_files(recipe.model, ctx.base, recipe.run.local_files_only)
     if not (ctx.stage_dir("finetune-guide") / "guide.safetensors").is_file():
         known.missing += missing_weights(recipe.guide, ctx.base, "guide")
     known.missing += missing_weights(recipe.downstream, ctx.base, "downstream")
@@ -174,20 +171,20 @@ def _model_files(ctx: Context, known: Findings) -> Row:
     if lost:
         *others, first = lost.values()
         detail, remedy = _parted(first.remedy)
-        more = f" (and {many(len(others), 'more such key')})" if others else ""
+        more = f" (and {plural(len(others), 'more such key')})" if others else ""
         return Row("model files", "failed", f"{first.key}: {detail}{more}", remedy)
     places = len(by_repository(known.missing))
-    files = many(len(known.missing), "file")
+    files = plural(len(known.missing), "file")
     if any(one.file == WHOLE for one in known.missing):
         files = "files"
-    detail = f"{files} of {many(places, 'repository', 'repositories')} are missing"
+    detail = f"{files} of {plural(places, 'repository', 'repositories')} are missing"
     return Row("model files", "failed", detail, "fetch them with the commands below")
 
 
 def _lacks_configuration(missing: list[MissingFile]) -> bool:
     """Whether nothing can be said of the model before more files are here."""
     return any(
-        one.key.startswith("synthesize.")
+        one.key.startswith("model.")
         and (one.file in (WHOLE, FOLDER) or one.file.endswith(".json"))
         and one.repo not in KNOWN
         for one in missing
@@ -195,22 +192,22 @@ def _lacks_configuration(missing: list[MissingFile]) -> bool:
 
 
 def _model(ctx: Context, known: Findings) -> Row:
-    settings = ctx.recipe.synthesize
+    recipe = ctx.recipe
     try:
         parts, solver = estimate.model_and_solver(ctx)
-    except estimate.WrongSize:
+    except WrongSize:
         raise
     except UserError:
         if _lacks_configuration(known.missing):
             return Row("model", "warning", "not known before its files are here")
         raise
-    kind = {"sd": "Stable Diffusion", "sdxl": "Stable Diffusion XL"}[parts.family]
-    detail = f"{kind}, {solver.prediction_type}; {settings.scheduler}, {settings.size} px"
+    title = FAMILIES[parts.family].title
+    detail = f"{title}, {solver.prediction_type}; {recipe.sampling.scheduler}, {recipe.size} px"
     return Row("model", "ok", detail)
 
 
 def _device(ctx: Context, known: Findings) -> Row:
-    known.device = resolve_device(ctx.recipe.device)
+    known.device = resolve_device(ctx.recipe.run.device)
     detail = device_name(known.device)
     if known.device.type == "cuda":
         detail += f", {gib(torch.cuda.mem_get_info(known.device)[1])}"
@@ -219,13 +216,13 @@ def _device(ctx: Context, known: Findings) -> Row:
             "device",
             "warning",
             f"{detail}; a model of this size is not practical without a GPU",
-            "use a machine with a GPU; `--dataset pocket` is made for a CPU",
+            "use a machine with a GPU; `higfa run pocket` is made for a CPU",
         )
     return Row("device", "ok", detail)
 
 
 def _dtype(ctx: Context, known: Findings) -> Row:
-    dtype = ctx.recipe.synthesize.dtype
+    dtype = ctx.recipe.model.dtype
     if known.device is None:
         return Row("dtype", "warning", f"{dtype}: not checked without the device")
     kind = known.device.type
@@ -237,21 +234,21 @@ def _dtype(ctx: Context, known: Findings) -> Row:
                 "dtype",
                 "warning",
                 "this GPU has no bfloat16 of its own and emulates it slowly",
-                "set synthesize.dtype: float16",
+                "set model.dtype: float16",
             )
     if dtype == "float16" and kind == "cpu":
         return Row(
             "dtype",
             "warning",
             "float16 is slow on a CPU",
-            "set synthesize.dtype: float32, or bfloat16",
+            "set model.dtype: float32, or bfloat16",
         )
     if dtype == "float32" and kind == "cuda" and known.is_large:
         return Row(
             "dtype",
             "warning",
             "float32 needs twice the memory of bfloat16 and several times its time",
-            "set synthesize.dtype: bfloat16",
+            "set model.dtype: bfloat16",
         )
     return Row("dtype", "ok", f"{dtype}; autoencoder and guide in float32")
 

@@ -35,13 +35,11 @@ def dry_run(ctx: Context) -> dict[str, Any]:
         UserError: data that is neither here nor a public dataset; a prompt bank, class words or a
             size that cannot be right.
     """
-    settings = ctx.recipe.synthesize
-    # First: this one names the sizes that both keys may have.
     check_drawable(ctx)
     check_recipe(ctx.recipe, ctx.base)
     counted = count_pictures(ctx)
     cost = picture_cost(ctx)
-    size = settings.batch_size
+    size = ctx.recipe.run.batch_size
     seconds, source = seconds_per_picture(ctx, cost.flops, cost.reason)
     notes = [note for note in (counted.note, *cost.notes) if note is not None]
     if seconds is None and cost.flops is not None:
@@ -55,7 +53,7 @@ def dry_run(ctx: Context) -> dict[str, Any]:
         "counted_from": counted.source,
         "batches": None if size == "auto" else math.ceil(counted.images / size),
         "batch_size": size,
-        "steps": settings.steps,
+        "steps": ctx.recipe.sampling.steps,
         "guided_steps": cost.guide_evaluations,
         "denoiser_evaluations": _times(cost.denoiser_evaluations, counted.images),
         "denoiser_evaluations_per_image": cost.denoiser_evaluations,

@@ -15,17 +15,18 @@ import torch
 from higfa_cli.artifacts.atomic import read_json
 from higfa_cli.artifacts.plan import PlanItem
 from higfa_cli.artifacts.run_record import RECORD
-from higfa_cli.data.official import official
+from higfa_cli.data.layouts import layout_of
 from higfa_cli.errors import UserError
 from higfa_cli.forecast.model_files import FOLDER, missing_files
-from higfa_cli.models.architecture import Architecture, architecture
+from higfa_cli.models.architecture import WrongSize, architecture, check_size
 from higfa_cli.models.backbones import check_name
 from higfa_cli.models.device import resolve_device
-from higfa_cli.models.draw import evaluations, schedule_of
-from higfa_cli.models.footprint import Footprint, flops_per_picture, guided_step
-from higfa_cli.models.scheduler import SchedulerSolver
+from higfa_cli.models.draw import evaluations
+from higfa_cli.models.families import FAMILIES
+from higfa_cli.models.families.family import Architecture
+from higfa_cli.models.footprint import Footprint, Setup, flops_per_picture, guided_step
+from higfa_cli.models.scheduler import FlowSolver, SchedulerSolver, make_solver
 from higfa_cli.recipe.refs import resolve_ref
-from higfa_cli.recipe.schema import Synthesize
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.drawing import plan
 from higfa_cli.stages.photos import load_photos
@@ -37,16 +38,10 @@ Source = Literal["contours", "photos", "published split sizes"]
 EFFICIENCY = 0.3
 # CUDA's context, cuDNN's workspaces and fragmentation, which no reckoning sees: docs/memory.md.
 ALLOWANCE = 3 * 2**29
-_GIB = 2**30
-_YEAR_S = 365.25 * 86400
 _TIMING_S = 0.5
-# Keys of `synthesize` that change what is drawn, or how much, but not the seconds per picture.
-_SAME_PACE = {"prompts", "per_contour", "gallery", "local_files_only"}
+# What the seconds per picture depend on, in the inputs of stage `synthesize`.
+_PACE = {"size", "model", "guidance", "sampling", "run"}
 _NO_CONFIGURATION = "the model's configuration is not on this machine"
-
-
-class WrongSize(UserError):
-    """`synthesize.size` is none that the model can draw."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +95,7 @@ def count_pictures(ctx: Context) -> Counted:
             items = plan(ctx)
             return Counted(len(items), len({i.cls for i in items}), "contours", items)
         note = f"the contours of this workspace were not counted: {stale}"
-    if found is None and official(ctx.recipe.data.layout) is not None:
+    if found is None and layout_of(ctx.recipe.data.layout) is not None:
         return _published(ctx, note)
     photos = load_photos(ctx)
     for split in ctx.recipe.contours.splits:
@@ -128,39 +123,41 @@ def photos_folder(ctx: Context) -> Path | None:
 
 def picture_cost(ctx: Context) -> Cost:
     """What one picture costs, from the models' configurations alone."""
-    settings = ctx.recipe.synthesize
+    recipe = ctx.recipe
     try:
         known, solver = model_and_solver(ctx)
     except WrongSize as error:
-        return Cost(error=error, reason="depends on synthesize.size, which the model cannot draw")
+        return Cost(error=error, reason="depends on size, which the model cannot draw")
     except UserError as error:
-        lost = missing_files(settings, ctx.base)
+        lost = missing_files(recipe.model, ctx.base, recipe.run.local_files_only)
         if not lost:
             return Cost(error=error, reason="depends on model and ControlNet, which do not fit")
         wrong = next((one.remedy for one in lost if one.file == FOLDER), None)
         return Cost(error=error if wrong is None else UserError(wrong))
-    about = ctx.recipe.guide
+    about = recipe.guide
     try:
         check_name(about.backbone)
     except UserError as error:
         return Cost(error=error, reason="depends on guide.backbone, which timm does not know")
-    denoiser, guide = evaluations(schedule_of(settings), solver.levels)
+    denoiser, guide = evaluations(recipe.guidance, solver.levels)
     ctx.progress.note("reckoning memory and arithmetic of the model ...")
-    flops = _flops(_key(known, settings), about.image_size, about.backbone)
+    flops = _flops(_key(known), Setup.of(recipe), about.image_size, about.backbone)
     return Cost(known, denoiser, guide, flops)
 
 
-def model_and_solver(ctx: Context) -> tuple[Architecture, SchedulerSolver]:
+def model_and_solver(ctx: Context) -> tuple[Architecture, SchedulerSolver | FlowSolver]:
     """What the recipe's model is made of, and the recipe's solver for it; no weights.
 
     Raises:
         UserError: a configuration that is not on this machine, parts that do not go together, or
-            a size that the model cannot draw.
+            a size or solver that the model cannot draw with.
     """
-    settings = ctx.recipe.synthesize
-    known = architecture(settings, ctx.base)
-    check_size(known, settings)
-    return known, SchedulerSolver(settings.scheduler, known.scheduler, settings.steps)
+    recipe = ctx.recipe
+    known = architecture(recipe.model, ctx.base)
+    check_size(known, recipe.size, recipe.model)
+    sampling = recipe.sampling
+    FAMILIES[known.family].check_scheduler(sampling.scheduler)
+    return known, make_solver(sampling.scheduler, known.scheduler, sampling.steps)
 
 
 def check_drawable(ctx: Context) -> None:
@@ -176,43 +173,29 @@ def check_drawable(ctx: Context) -> None:
 def memory_of(ctx: Context, known: Architecture, batch: int) -> Footprint:
     """Bytes on the device of a guided step of `batch` pictures."""
     about = ctx.recipe.guide
-    return _memory(_key(known, ctx.recipe.synthesize), batch, about.image_size, about.backbone)
+    setup = Setup.of(ctx.recipe)
+    return _memory(_key(known), setup, batch, about.image_size, about.backbone)
 
 
-def _key(known: Architecture, settings: Synthesize) -> str:
-    """All that memory and arithmetic depend on."""
-    kept = settings.model_dump(mode="json", exclude=_SAME_PACE | {"batch_size"})
-    return json.dumps([asdict(known), kept], sort_keys=True)
+def _key(known: Architecture) -> str:
+    """An architecture as something that a cache can hold."""
+    return json.dumps(asdict(known), sort_keys=True)
 
 
-def _of_key(key: str) -> tuple[Architecture, Synthesize]:
-    known, settings = json.loads(key)
-    encoders = tuple(known.pop("text_encoders"))
-    return Architecture(**known, text_encoders=encoders), Synthesize.model_validate(settings)
+def _of_key(key: str) -> Architecture:
+    known = json.loads(key)
+    return Architecture(**known | {"text_encoders": tuple(known["text_encoders"])})
 
 
 # Half a minute for the largest model, and the same for every dataset that it draws.
 @functools.cache
-def _flops(key: str, guide_size: int, backbone: str) -> float:
-    return flops_per_picture(*_of_key(key), guide_size, backbone)
+def _flops(key: str, setup: Setup, guide_size: int, backbone: str) -> float:
+    return flops_per_picture(_of_key(key), setup, guide_size, backbone)
 
 
 @functools.cache
-def _memory(key: str, batch: int, guide_size: int, backbone: str) -> Footprint:
-    return guided_step(*_of_key(key), batch, guide_size, backbone)
-
-
-def check_size(known: Architecture, settings: Synthesize) -> None:
-    """Raise WrongSize unless the model can draw squares of `synthesize.size`."""
-    blocks = known.vae.get("block_out_channels") or known.vae["decoder_block_out_channels"]
-    multiple = 2 ** (len(blocks) - 1) * 2 ** (len(known.unet["block_out_channels"]) - 1)
-    if settings.size % multiple:
-        below = settings.size // multiple * multiple
-        near = " or ".join(str(size) for size in (below, below + multiple) if size)
-        raise WrongSize(
-            f"synthesize.size: {settings.size} is not a multiple of {multiple}, which "
-            f"`{settings.model}` needs; set synthesize.size and contours.size to {near}"
-        )
+def _memory(key: str, setup: Setup, batch: int, guide_size: int, backbone: str) -> Footprint:
+    return guided_step(_of_key(key), setup, batch, guide_size, backbone)
 
 
 def seconds_per_picture(
@@ -226,7 +209,7 @@ def seconds_per_picture(
     measured by a matrix product, which takes less than a second.
     """
     try:
-        device = resolve_device(ctx.recipe.device)
+        device = resolve_device(ctx.recipe.run.device)
     except UserError as error:
         return None, str(error)
     earlier = _earlier(ctx, device)
@@ -235,7 +218,7 @@ def seconds_per_picture(
     if flops is None:
         return None, unknown
     ctx.progress.note("measuring this device ...")
-    dtype = ctx.recipe.synthesize.dtype
+    dtype = ctx.recipe.model.dtype
     speed = matmul_speed(device, getattr(torch, dtype))
     return flops / (speed * EFFICIENCY), (
         f"arithmetic speed of {device_name(device)}: {speed / 1e12:.3g} TFLOP/s measured by a "
@@ -270,38 +253,6 @@ def device_name(device: torch.device) -> str:
     return f"{device} ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
 
 
-def gib(size: float) -> str:
-    """Bytes for people."""
-    if size < 2**20:
-        return "less than 1 MiB"
-    return f"{size / _GIB:.1f} GiB" if size >= 0.1 * _GIB else f"{size / 2**20:.0f} MiB"
-
-
-def roughly(size: float) -> str:
-    """`gib` of an estimate."""
-    return gib(size) if size < 2**20 else f"about {gib(size)}"
-
-
-def many(count: int, one: str, more: str | None = None) -> str:
-    """A number of things: 1 photo, 1,680 photos."""
-    return f"{count:,} {one if count == 1 else more or one + 's'}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: 1.3 s, 12 s, 35 min, 9.8 h, 27 days, 7.5 years."""
-    if seconds < 10:
-        return f"{seconds:.2g} s"
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 100 * 60:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 48 * 3600:
-        return f"{seconds / 3600:.1f} h"
-    if seconds < _YEAR_S:
-        return f"{seconds / 86400:.0f} days"
-    return f"{seconds / _YEAR_S:,.1f} years"
-
-
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done what it was asked to do."""
     if device.type == "cuda":
@@ -319,21 +270,21 @@ def _timed(work: Callable[[], Any], device: torch.device) -> float:
 
 
 def _published(ctx: Context, note: str | None) -> Counted:
-    about = official(ctx.recipe.data.layout)
+    about = layout_of(ctx.recipe.data.layout)
     assert about is not None
-    sizes = {"train": about.train, "val": about.val, "test": about.test}
+    sizes = dict(about.sizes)
     if ctx.recipe.data.shots is not None:
-        sizes["train"] = min(ctx.recipe.data.shots * about.classes, about.train)
+        sizes["train"] = min(ctx.recipe.data.shots * about.classes, sizes["train"])
     splits = ctx.recipe.contours.splits
     for split in splits:
-        if not sizes[split]:
-            raise _no_split(split, [name for name, size in sizes.items() if size])
+        if split not in sizes:
+            raise _no_split(split, list(sizes))
     images = sum(sizes[split] for split in splits) * _per_photo(ctx)
     return Counted(images, about.classes, "published split sizes", note=note)
 
 
 def _per_photo(ctx: Context) -> int:
-    return ctx.recipe.contours.per_image * ctx.recipe.synthesize.per_contour
+    return ctx.recipe.contours.per_image * ctx.recipe.pictures.per_contour
 
 
 def _no_split(split: str, present: Sequence[str]) -> UserError:
@@ -361,12 +312,13 @@ def _earlier(ctx: Context, device: torch.device) -> float | None:
         return None
     record = read_json(path)
     try:
-        before = record["inputs"]["parameters"]["synthesize"]
+        parameters = record["inputs"]["parameters"]
         seconds, where = record["counts"].get("seconds_per_image"), record["device"]
-        before = {key: value for key, value in before.items() if key not in _SAME_PACE}
+        before = {section: parameters[section] for section in _PACE}
     except (KeyError, TypeError, AttributeError):
         return None
-    now = ctx.recipe.synthesize.model_dump(mode="json", exclude=_SAME_PACE)
+    recipe = ctx.recipe
+    now = recipe.model_dump(mode="json", include=_PACE) | {"run": recipe.run.parting()}
     if not isinstance(seconds, int | float) or where != str(device) or before != now:
         return None
     return float(seconds)

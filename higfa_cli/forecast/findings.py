@@ -12,6 +12,7 @@ from higfa_cli.data.dataset import Dataset
 from higfa_cli.forecast import estimate
 from higfa_cli.forecast.estimate import Cost, Counted
 from higfa_cli.forecast.model_files import MissingFile
+from higfa_cli.models.architecture import WrongSize
 from higfa_cli.stages.context import Context
 
 Status = Literal["ok", "warning", "failed"]
@@ -59,10 +60,10 @@ class Findings:
 
     @cached_property
     def has_wrong_size(self) -> bool:
-        """Whether the model cannot draw pictures of `synthesize.size`."""
+        """Whether the model cannot draw pictures of `size`."""
         try:
             estimate.check_drawable(self.ctx)
-        except estimate.WrongSize:
+        except WrongSize:
             return True
         return False
 
@@ -71,7 +72,4 @@ class Findings:
         """Why `counted` cannot be known, in short."""
         if self.photos is None:
             return "not known without the data"
-        size, own = self.ctx.recipe.synthesize.size, self.ctx.recipe.contours.size
-        if size != own:
-            return "not known: depends on synthesize.size and contours.size, which must be equal"
         return "not known: depends on the data and the contours"

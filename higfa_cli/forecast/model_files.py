@@ -16,10 +16,13 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.file_download import repo_folder_name
 
 from higfa_cli.errors import UserError
-from higfa_cli.models.architecture import KNOWN
+from higfa_cli.models.architecture import shipped
 from higfa_cli.models.backbones import check_name, weights_path
+from higfa_cli.models.families import family_of
+from higfa_cli.models.trusted import UNUSED
+from higfa_cli.recipe.classifiers import Training
+from higfa_cli.recipe.drawing import Model
 from higfa_cli.recipe.refs import resolve_ref
-from higfa_cli.recipe.schema import Synthesize, Training
 
 INDEX = "model_index.json"
 CONFIG = "config.json"
@@ -32,16 +35,7 @@ _NO_FOLDER = (
 )
 _DIFFUSERS, _TRANSFORMERS = "diffusion_pytorch_model", "model"
 _TOKENIZER = "tokenizer_config.json"
-_VOCABULARY = ("vocab.json", "merges.txt")
-# Parts of a pipeline that higfa leaves out, so that their files are not needed.
-_UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 _PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
-_SD = ("scheduler", "tokenizer", "text_encoder", "unet", "vae")
-#: What the public models of `KNOWN` consist of, as their model_index.json says.
-_PARTS: Mapping[str, tuple[str, ...]] = {
-    "sd15": _SD,
-    "sdxl-base": (*_SD, "tokenizer_2", "text_encoder_2"),
-}
 
 
 @dataclass(frozen=True)
@@ -70,7 +64,7 @@ class MissingFile:
         return self.remedy.startswith(_COMMAND)
 
 
-def missing_files(settings: Synthesize, base: Path) -> list[MissingFile]:
+def missing_files(settings: Model, base: Path, offline: bool = False) -> list[MissingFile]:
     """Files of diffusion model, ControlNet and gradient autoencoder that are not here.
 
     Looks into the folder or the hub's cache and asks nobody. All files of one repository have the
@@ -79,16 +73,16 @@ def missing_files(settings: Synthesize, base: Path) -> list[MissingFile]:
     Args:
         settings: the recipe's section.
         base: the recipe's folder.
+        offline: whether the hub is never to be asked (`run.local_files_only`).
     """
-    model = _Place("synthesize.model", settings.model, settings.revision, settings.variant)
+    model = _Place("model.base", settings.base, settings.revision, settings.variant)
     control = _Place(
-        "synthesize.controlnet", settings.controlnet, settings.controlnet_revision, settings.variant
+        "model.controlnet", settings.controlnet, settings.controlnet_revision, settings.variant
     )
-    offline = settings.local_files_only
     found = _missing(model, base, offline, pipeline=True)
     found += _missing(control, base, offline, pipeline=False)
     if settings.gradient_autoencoder is not None:
-        key, revision = "synthesize.gradient_autoencoder", settings.gradient_autoencoder_revision
+        key, revision = "model.gradient_autoencoder", settings.gradient_autoencoder_revision
         tiny = _Place(key, settings.gradient_autoencoder, revision)
         found += _missing(tiny, base, offline, pipeline=False)
     return found
@@ -199,7 +193,7 @@ def _names_a_folder(ref: str, base: Path) -> bool:
 def _is_anywhere(ref: str, base: Path) -> bool:
     """Whether a reference leads to a folder, to something in the hub's cache, or to a known id."""
     try:
-        if ref in KNOWN or isinstance(resolve_ref(ref, base), Path):
+        if shipped(ref) or isinstance(resolve_ref(ref, base), Path):
             return True
         cached = repo_folder_name(repo_id=ref, repo_type="model")
     except (UserError, HFValidationError):
@@ -252,19 +246,34 @@ def _pickles(place: _Place, files: Iterable[str]) -> list[str]:
 
 
 def _of_pipeline(place: _Place) -> list[str]:
-    """Files of a whole pipeline that are not here."""
-    parts, missing = _parts(place)
-    if parts is None:
-        return missing
-    for part in parts:
+    """Files of a whole pipeline that are not here; none of one that could not be used anyway."""
+    file = place.find(INDEX)
+    index = shipped(str(place.at)).get(INDEX) if file is None else _json(file)
+    if index is None:
+        return [WHOLE if file is None and not place.local else INDEX]
+    try:
+        family = family_of(str(index.get("_class_name")))
+    except UserError:
+        return []
+    missing = [INDEX] if file is None else []
+    for part in _named_parts(index) or family.parts:
         if part == "scheduler":
             missing += [SCHEDULER] if place.find(SCHEDULER) is None else []
         elif part.startswith("tokenizer"):
-            missing += _of_tokenizer(place, f"{part}/")
+            missing += _of_tokenizer(place, f"{part}/", family.vocabulary(part))
         else:
             stem = _TRANSFORMERS if part.startswith("text_encoder") else _DIFFUSERS
             missing += _of_model(place, f"{part}/", stem, strict=not _mixes_variants(place))
     return missing
+
+
+def _named_parts(index: Mapping[str, Any]) -> tuple[str, ...]:
+    """The parts that a model_index.json names; the shipped ones name none."""
+    return tuple(
+        name
+        for name, value in index.items()
+        if isinstance(value, list) and any(value) and name not in UNUSED
+    )
 
 
 def _mixes_variants(place: _Place) -> bool:
@@ -274,29 +283,11 @@ def _mixes_variants(place: _Place) -> bool:
     return any(place.at.glob(f"*/*.{place.variant}*.safetensors"))
 
 
-def _parts(place: _Place) -> tuple[tuple[str, ...] | None, list[str]]:
-    """Names of the pipeline's parts (None: unknown), and what is missing already."""
-    index = place.find(INDEX)
-    if index is None:
-        if place.local:
-            return None, [INDEX]
-        known = _PARTS.get(KNOWN.get(str(place.at), ""))
-        return (None, [WHOLE]) if known is None else (known, [INDEX])
-    content = _json(index)
-    if content is None:
-        return None, [INDEX]
-    return tuple(
-        name
-        for name, value in content.items()
-        if isinstance(value, list) and any(value) and name not in _UNUSED
-    ), []
-
-
-def _of_tokenizer(place: _Place, prefix: str) -> list[str]:
-    """A tokenizer is one tokenizer.json, or vocabulary and merges; its config says 77 tokens."""
+def _of_tokenizer(place: _Place, prefix: str, vocabulary: Iterable[str]) -> list[str]:
+    """A tokenizer is one tokenizer.json, or its vocabulary; its config says how much it reads."""
     config = [prefix + _TOKENIZER]
     if place.find(f"{prefix}tokenizer.json") is None:
-        config += [prefix + name for name in _VOCABULARY]
+        config += [prefix + name for name in vocabulary]
     return [file for file in config if place.find(file) is None]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import platform
 import shutil
 import statistics
@@ -18,22 +20,24 @@ import torch
 from torch import Tensor
 
 from higfa_cli import __version__
-from higfa_cli.data.official import official
-from higfa_cli.forecast.estimate import gib, many, photos_folder, synchronize
+from higfa_cli.data.layouts import layout_of
+from higfa_cli.forecast.estimate import photos_folder, synchronize
 from higfa_cli.forecast.findings import Row, verdict
+from higfa_cli.method.guidance import Guidance, TextStrength
 from higfa_cli.method.sampler import Step, sample
-from higfa_cli.method.schedule import StrengthSchedule
 from higfa_cli.models.backbones import build_network, check_name
 from higfa_cli.models.classifier import Classifier, ClassifierSpec, load_classifier
 from higfa_cli.models.device import resolve_device
 from higfa_cli.models.diffusion import DiffusionModel
-from higfa_cli.models.draw import DecodedGuide, schedule_of
+from higfa_cli.models.draw import DecodedGuide
 from higfa_cli.models.loading import load_pipeline
+from higfa_cli.models.modules import diffusers_class
 from higfa_cli.models.renoise import seeded_noise
 from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.drawing import class_prompts
 from higfa_cli.stages.photos import load_photos
+from higfa_cli.text import gib, plural
 
 STEPS = 4
 _GUIDED_FROM = 0.5
@@ -71,18 +75,20 @@ def self_check(ctx: Context) -> dict[str, Any]:
         UserError: a model, guide or device that is not here. The hub is not asked.
     """
     recipe = ctx.recipe
-    device = resolve_device(recipe.device)
+    device = resolve_device(recipe.run.device)
     prompt, other = _two_prompts(ctx)
-    settings = recipe.synthesize.model_copy(update={"steps": STEPS, "local_files_only": True})
+    run = recipe.run.model_copy(update={"local_files_only": True})
+    sampling = recipe.sampling.model_copy(update={"steps": STEPS})
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    model = load_pipeline(settings, ctx.base, device, [prompt, other, ""])
+    prompts = [prompt, other, ""]
+    model = load_pipeline(recipe.model, run, sampling, recipe.size, ctx.base, device, prompts)
     guide, guide_said = _guide(ctx, device)
-    schedule = _schedule(schedule_of(settings))
-    circle, box = _contours(settings.size)
+    guidance = _guidance(recipe.guidance)
+    circle, box = _contours(recipe.size)
 
     def draw(text: str, contour: Tensor) -> _Drawn:
-        return _draw(model, guide, schedule, text, contour)
+        return _draw(model, guide, guidance, text, contour)
 
     first = draw(prompt, circle)
     again, by_text, by_contour = draw(prompt, circle), draw(other, circle), draw(prompt, box)
@@ -130,19 +136,20 @@ def _guide(ctx: Context, device: torch.device) -> tuple[Classifier, str]:
     )
     return guide.to(
         device
-    ), f"no guide yet: a random {about.backbone} of {many(count, 'class', 'classes')}"
+    ), f"no guide yet: a random {about.backbone} of {plural(count, 'class', 'classes')}"
 
 
 def _class_count(ctx: Context) -> int:
     if photos_folder(ctx) is not None:
         return len(load_photos(ctx).classes)
-    about = official(ctx.recipe.data.layout)
+    about = layout_of(ctx.recipe.data.layout)
     return _UNKNOWN_CLASSES if about is None else about.classes
 
 
-def _schedule(own: StrengthSchedule) -> StrengthSchedule:
-    """The recipe's strengths, half of the steps guided, the classifier's gradient never off."""
-    return replace(own, switch=_GUIDED_FROM, switch_sigma=None, classifier=own.classifier or 1.0)
+def _guidance(own: Guidance) -> Guidance:
+    """The recipe's, half of the steps guided, the classifier's gradient never off."""
+    scale = own.classifier.scale or 1.0
+    return replace(own, classifier=replace(own.classifier, scale=scale)).switched(_GUIDED_FROM)
 
 
 def _contours(size: int) -> tuple[Tensor, Tensor]:
@@ -156,7 +163,7 @@ def _contours(size: int) -> tuple[Tensor, Tensor]:
 
 
 def _draw(
-    model: DiffusionModel, guide: Classifier, schedule: StrengthSchedule, text: str, contour: Tensor
+    model: DiffusionModel, guide: Classifier, guidance: Guidance, text: str, contour: Tensor
 ) -> _Drawn:
     denoiser = model.denoiser(model.conditions([text], "", contour))
     start = seeded_noise([_SEED], model.latent_shape, model.device)
@@ -165,7 +172,7 @@ def _draw(
     synchronize(model.device)
     before = time.perf_counter()
     for step in sample(
-        start, target, denoiser, model.solver(STEPS), schedule, DecodedGuide(model, guide)
+        start, target, denoiser, model.solver(STEPS), guidance, DecodedGuide(model, guide)
     ):
         synchronize(model.device)
         now = time.perf_counter()
@@ -184,7 +191,7 @@ def _difference(one: _Drawn, other: _Drawn) -> float:
 
 def _finite(drawn: _Drawn) -> Row:
     whole = bool(drawn.picture.isfinite().all()) and all(bool(s.finite.all()) for s in drawn.steps)
-    remedy = "" if whole else "set synthesize.dtype: bfloat16 or float32"
+    remedy = "" if whole else "set model.dtype: bfloat16 or float32"
     return Row("finite", verdict(whole), "latents, guide and picture", remedy)
 
 
@@ -206,7 +213,7 @@ def _moved(check: str, difference: float, noise: float) -> Row:
 def _gradient(drawn: _Drawn, said: str) -> Row:
     norms = [float(s.grad_norm.max()) for s in drawn.steps if s.grad_norm is not None]
     fine = bool(norms) and all(0 < norm < float("inf") for norm in norms)
-    remedy = "" if fine else "set synthesize.dtype: bfloat16 or float32"
+    remedy = "" if fine else "set model.dtype: bfloat16 or float32"
     return Row(
         "guide's gradient", verdict(fine), f"norm {max(norms, default=0.0):.3g} ({said})", remedy
     )
@@ -217,18 +224,18 @@ def _like_stock(model: DiffusionModel, prompt: str, contour: Tensor) -> Row:
     check = "as the stock pipeline"
     if model.offloads:
         return Row(check, "warning", "not compared: memory.cpu_offload moves its parts")
-    schedule = StrengthSchedule(composition="joint", text=_STOCK_SCALE, switch=1.0)
+    guidance = Guidance(composition="joint", text=TextStrength(_STOCK_SCALE)).switched(1.0)
     start = seeded_noise([_SEED], model.latent_shape, model.device)
-    model = model.with_settings(model.settings.model_copy(update={"steps": _STOCK_STEPS}))
+    model = model.with_sampling(model.sampling.model_copy(update={"steps": _STOCK_STEPS}))
     denoiser = model.denoiser(model.conditions([prompt], "", contour))
     target = torch.zeros(1, dtype=torch.long, device=model.device)
-    ours = list(sample(start, target, denoiser, model.solver(_STOCK_STEPS), schedule))[-1].x
+    ours = list(sample(start, target, denoiser, model.solver(_STOCK_STEPS), guidance))[-1].x
     theirs = _stock_latents(model, prompt, contour, start)
     with torch.no_grad():
         pictures = [(model.decode(x.float()).clamp(-1, 1) + 1) * 127.5 for x in (ours, theirs)]
     difference = (pictures[0] - pictures[1]).abs()
     # In half precision the stock pipeline rounds its latents too, which ours keeps whole.
-    exact = model.unet.dtype == torch.float32
+    exact = model.network.dtype == torch.float32
     worst = float(difference.max() if exact else difference.mean())
     kind = "largest" if exact else "mean"
     bar = 2.0 if exact else 4.0
@@ -240,37 +247,33 @@ def _like_stock(model: DiffusionModel, prompt: str, contour: Tensor) -> Row:
 @torch.no_grad()
 def _stock_latents(model: DiffusionModel, prompt: str, contour: Tensor, noise: Tensor) -> Tensor:
     """x0 of the stock pipeline, drawn from the same noise with the model's own parts."""
-    pipeline, extra = model.family.pipeline()
-    text, negative = (model.prompts.batch([one], model.device) for one in (prompt, ""))
-    given: dict[str, Any] = {
-        "prompt_embeds": text.states,
-        "negative_prompt_embeds": negative.states,
-    }
-    parts: dict[str, Any] = {"text_encoder": None, "tokenizer": None}
-    if text.pooled is not None:
-        given["pooled_prompt_embeds"] = text.pooled
-        given["negative_pooled_prompt_embeds"] = negative.pooled
-        parts |= {"text_encoder_2": None, "tokenizer_2": None}
-    pipe = pipeline(
-        vae=model.autoencoder.vae,
-        unet=model.unet,
+    family, dtype = model.family, model.network.dtype
+    text, negative = (model.prompts.batch([prompt], model.device) for prompt in (prompt, ""))
+    vae = model.autoencoder.vae
+    stock = diffusers_class(family.pipeline)
+    # The prompts are encoded: no encoder is needed, and what is left out need not be known.
+    expected = inspect.signature(stock.__init__).parameters
+    nothing = {name: None for name in expected if name.startswith(("text_enc", "tokenizer"))}
+    pipe = stock(
+        **nothing,
+        **{family.network: model.network},
+        # Where the pipeline encodes the contours, it does so in the network's precision.
+        vae=vae if vae.dtype == dtype else copy.deepcopy(vae).to(dtype),
         controlnet=model.controlnet,
         scheduler=model.solver(_STOCK_STEPS).scheduler,
-        **parts,
-        **extra,
+        **{k: v for k, v in family.pipeline_options({}).items() if k not in nothing},
     )
     pipe.set_progress_bar_config(disable=True)
-    start, end = model.settings.conditioning_interval
+    start, end = model.sampling.conditioning_interval
     latents: Tensor = pipe(
-        image=contour.expand(-1, 3, -1, -1),
-        latents=noise.to(text.states.dtype),
+        latents=noise.to(dtype),
         num_inference_steps=_STOCK_STEPS,
         guidance_scale=_STOCK_SCALE,
-        controlnet_conditioning_scale=model.settings.conditioning_scale,
+        controlnet_conditioning_scale=model.sampling.conditioning_scale,
         control_guidance_start=start,
         control_guidance_end=end,
         output_type="latent",
-        **given,
+        **family.stock_call(text, negative, contour.expand(-1, 3, -1, -1)),
     ).images
     return latents
 
@@ -302,17 +305,18 @@ def _block(
     ctx: Context, model: DiffusionModel, measured: dict[str, Any], rows: Sequence[Row]
 ) -> str:
     """The block for reports: fenced, and nothing in it says whose machine this is."""
-    settings = ctx.recipe.synthesize
+    recipe = ctx.recipe
     marks = {"ok": "ok", "failed": "FAILED", "warning": "warning"}
     lines = [
         f"higfa {__version__} self-check",
         *(f"{name} {metadata.version(name)}" for name in _LIBRARIES),
         f"python {platform.python_version()}, {platform.system()} {platform.machine()}",
         f"device {_device_line(model.device)}",
-        f"family {type(model.family).__name__}, {settings.dtype}, {settings.scheduler}, "
-        f"{settings.size} px, {model.scheduler_config['prediction_type']}",
-        f"model {_public(settings.model, ctx.base)}, "
-        f"controlnet {_public(settings.controlnet, ctx.base)}",
+        f"family {type(model.family).__name__}, {recipe.model.dtype}, "
+        f"{recipe.sampling.scheduler}, {recipe.size} px, "
+        f"{model.prediction_type}",
+        f"model {_public(recipe.model.base, ctx.base)}, "
+        f"controlnet {_public(recipe.model.controlnet, ctx.base)}",
         f"memory keys {_memory_keys(ctx)}",
         f"{measured['seconds_per_unguided_step']:.4g} s per unguided step, "
         f"{measured['seconds_per_guided_step']:.4g} s per guided step, batch 1",
@@ -323,9 +327,10 @@ def _block(
 
 
 def _memory_keys(ctx: Context) -> str:
-    settings = ctx.recipe.synthesize
-    on = [name for name, value in settings.memory.model_dump().items() if value]
-    on += ["gradient_autoencoder"] if settings.gradient_autoencoder is not None else []
+    model = ctx.recipe.model
+    on = [name for name, value in ctx.recipe.run.memory.model_dump().items() if value]
+    on += ["tiling"] if model.tiling else []
+    on += ["gradient_autoencoder"] if model.gradient_autoencoder is not None else []
     return ", ".join(on) or "none"
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import nn
 
 from higfa_cli.forecast.model_files import MissingFile
-from higfa_cli.models.architecture import Architecture
 from higfa_cli.models.backbones import build_network
-from higfa_cli.recipe.schema import Training
+from higfa_cli.models.families import FAMILIES
+from higfa_cli.models.families.family import Architecture
+from higfa_cli.models.modules import autoencoder, denoising_pair, text_encoder
+from higfa_cli.recipe.classifiers import Training
 
 # timm's checkpoints are trained on ImageNet.
 _CLASSES = 1000
@@ -59,29 +60,12 @@ def _count(module: nn.Module) -> int:
 
 def _module(key: str, folder: str, known: Architecture) -> nn.Module | None:
     """The part that a file belongs to, without content; call it under the device "meta"."""
-    from diffusers import (
-        AutoencoderKL,
-        AutoencoderTiny,
-        ControlNetModel,
-        UNet2DConditionModel,
-    )
-
-    if key == "gradient_autoencoder":
-        return AutoencoderTiny.from_config(known.gradient_vae)
+    if key == "gradient_autoencoder" and known.gradient_vae is not None:
+        return autoencoder(known.gradient_vae, key)
     if key == "controlnet":
-        return ControlNetModel.from_config(known.controlnet)
-    if folder == "unet":
-        return UNet2DConditionModel.from_config(known.unet)
+        return denoising_pair(known)[1]
+    if folder == FAMILIES[known.family].network:
+        return denoising_pair(known)[0]
     if folder == "vae":
-        return AutoencoderKL.from_config(known.vae)
-    encoders = dict(zip(("text_encoder", "text_encoder_2"), known.text_encoders, strict=False))
-    return _encoder(encoders[folder]) if folder in encoders else None
-
-
-def _encoder(config: dict[str, Any]) -> nn.Module:
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    projects = "CLIPTextModelWithProjection" in (config.get("architectures") or ())
-    return (CLIPTextModelWithProjection if projects else CLIPTextModel)(
-        CLIPTextConfig.from_dict(config)
-    )
+        return autoencoder(known.vae, key)
+    return text_encoder(known, folder)

@@ -1,21 +1,23 @@
 """The equations of hierarchical guidance, one function each. Pure tensors in and out.
 
-Notation follows the README: alpha = sqrt(alpha_bar_t), sigma = sqrt(1 - alpha_bar_t),
-x_t = alpha x0 + sigma eps; strengths are [B] tensors, so that every image has its own.
+They hold on every path x_t = alpha x0 + sigma eps, but for the conversions that name theirs:
+`from_v` and `to_v` are variance preserving (alpha^2 + sigma^2 = 1), `from_flow` and `to_flow` are
+linear (alpha + sigma = 1). Strengths are [B] tensors, so that every image has its own.
 The idea is HiGFA's (arXiv 2511.12547); the formulas are this project's reading of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from higfa_cli.method.guidance import Composition
 from higfa_cli.method.protocols import Branch, Level, Prediction
 
-Composition = Literal["three_term", "joint"]
+Weight = TypeVar("Weight", float, Tensor)
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:
@@ -45,10 +47,20 @@ def to_v(prediction: Prediction, level: Level) -> Tensor:
     return level.alpha * prediction.eps - level.sigma * prediction.x0
 
 
+def from_flow(x_t: Tensor, u: Tensor, level: Level) -> Prediction:
+    """u = eps - x0 in both forms (rectified flow, Liu et al. 2023); defined at alpha = 0."""
+    return Prediction(x0=x_t - level.sigma * u, eps=x_t + level.alpha * u)
+
+
+def to_flow(prediction: Prediction) -> Tensor:
+    """u = eps - x0 = d x_t / d sigma, the velocity of the linear path."""
+    return prediction.eps - prediction.x0
+
+
 def branch_weights(
-    composition: Composition, s_text: Tensor, s_contour: Tensor
-) -> dict[Branch, Tensor]:
-    """Weights [B] of the branches; they add up to 1 for every image.
+    composition: Composition, s_text: Weight, s_contour: Weight
+) -> dict[Branch, Weight]:
+    """Weights of the branches, numbers or [B]; they add up to 1 for every image.
 
     three_term: e(x) + s_T [e(c_T) - e(x)] + s_C [e(c_T,c_C) - e(c_T)]
     joint:      e(c_C) + s_T [e(c_T,c_C) - e(c_C)]; s_C plays no part.

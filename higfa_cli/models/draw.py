@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from higfa_cli.method.protocols import Branch, Level
+from higfa_cli.method import schedule
+from higfa_cli.method.guidance import Guidance
+from higfa_cli.method.protocols import Level
 from higfa_cli.method.sampler import Step, sample
-from higfa_cli.method.schedule import StrengthSchedule
 from higfa_cli.models.classifier import Classifier
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.renoise import seeded_noise
-from higfa_cli.recipe.schema import Synthesize
 
 
 class DecodedGuide:
@@ -48,37 +48,14 @@ class Drawn:
     effective_batch: int
 
 
-def schedule_of(settings: Synthesize) -> StrengthSchedule:
-    """The recipe's strengths."""
-    c = settings.classifier
-    return StrengthSchedule(
-        composition=settings.composition,
-        text=settings.text.scale,
-        text_floor=settings.text.floor,
-        contour=settings.contour.scale,
-        contour_floor=settings.contour.floor,
-        classifier=c.scale,
-        gamma=c.gamma,
-        confidence=c.confidence,
-        modulation=c.modulation,
-        power=c.power,
-        gradient=c.gradient,
-        read=c.read,
-        grad_norm=c.grad_norm,
-        switch=c.switch,
-        switch_sigma=c.switch_sigma,
-    )
-
-
-def evaluations(schedule: StrengthSchedule, levels: Sequence[Level]) -> tuple[int, int]:
+def evaluations(guidance: Guidance, levels: Sequence[Level]) -> tuple[int, int]:
     """(denoiser branches, guide passes) per picture: known before the first step."""
     denoiser = guide = 0
     for level in levels:
-        guided = schedule.guided(level)
-        branches: set[Branch] = set(schedule.branches(guided))
+        guided = guidance.guided(level)
+        branches = set(schedule.branches(guidance, guided))
         if guided:
-            conditional = schedule.read == "conditional"
-            branches |= {schedule.read_branch()} if conditional else set(schedule.branches(False))
+            branches |= set(schedule.read_branches(guidance))
         denoiser += len(branches)
         guide += guided
     return denoiser, guide
@@ -87,7 +64,7 @@ def evaluations(schedule: StrengthSchedule, levels: Sequence[Level]) -> tuple[in
 def draw(
     model: DiffusionModel,
     guide: Classifier | None,
-    schedule: StrengthSchedule,
+    guidance: Guidance,
     prompts: Sequence[str],
     negative: str,
     contours: Tensor,
@@ -98,8 +75,8 @@ def draw(
 
     Args:
         model: the diffusion model.
-        guide: needed where the schedule has guided steps.
-        schedule: strengths.
+        guide: needed where the guidance has guided steps.
+        guidance: strengths and choices.
         prompts, targets, seeds: one per picture.
         negative: negative prompt of all.
         contours: [B, 1, S, S] in [0, 1].
@@ -110,8 +87,8 @@ def draw(
             seeded_noise(seeds, model.latent_shape, model.device),
             torch.tensor(targets, device=model.device),
             denoiser,
-            model.solver(model.settings.steps),
-            schedule,
+            model.solver(model.sampling.steps),
+            guidance,
             DecodedGuide(model, guide) if guide is not None else None,
         )
     )

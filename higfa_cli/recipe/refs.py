@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 from collections.abc import Collection
 from importlib import resources
 from pathlib import Path
 
 from higfa_cli.errors import UserError
+from higfa_cli.text import nearest
 
 POCKET = {
     "sd": "sd",
@@ -73,6 +73,6 @@ def _words(name: str) -> Path:
 
 def _check_known(scheme: str, name: str, known: Collection[str]) -> None:
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-        hint = f"did you mean `{scheme}:{near[0]}`?" if near else f"known are {', '.join(known)}"
+        near = nearest(name, known)
+        hint = f"did you mean `{scheme}:{near}`?" if near else f"known are {', '.join(known)}"
         raise UserError(f"unknown reference `{scheme}:{name}`; {hint}")

@@ -11,10 +11,9 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from higfa_cli.artifacts.class_folders import inert
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.errors import UserError
-from higfa_cli.recipe.schema import Classifier
+from higfa_cli.recipe.schema import Recipe
 from higfa_cli.report import figures, wording
 from higfa_cli.report.stats import Prediction, paired_difference
 from higfa_cli.report.tables import (
@@ -31,6 +30,7 @@ from higfa_cli.report.tables import (
     number,
     significant,
 )
+from higfa_cli.text import inert
 
 Predictions = Mapping[str, Mapping[int, Sequence[Prediction]]]
 
@@ -81,7 +81,7 @@ class Exhibit:
 class Material:
     """Everything the report is made from, as the stages wrote it; None or empty where absent."""
 
-    recipe: Mapping[str, Any]
+    recipe: Recipe
     results: Mapping[str, Any]
     predictions: Predictions
     contours: Sequence[Mapping[str, Any]]
@@ -97,11 +97,6 @@ class Material:
 
 def has_test(results: Mapping[str, Any]) -> bool:
     return bool(results.get("counts", {}).get("test"))
-
-
-def is_guided(recipe: Mapping[str, Any]) -> bool:
-    """Whether any step of the recipe may consult the guide."""
-    return Classifier.model_validate(recipe["synthesize"]["classifier"]).consulted
 
 
 def read_arms(results: Mapping[str, Any], predictions: Predictions, seed: int) -> tuple[Arm, ...]:
@@ -190,38 +185,41 @@ def cost_table(cost: Mapping[str, Any]) -> Table:
 
 def settings_table(material: Material) -> Table:
     """The recipe's choices that the results depend on most."""
-    recipe, s = material.recipe, material.recipe["synthesize"]
-    k, counts = s["classifier"], material.results.get("counts", {})
-    switch = f"u ≥ {k['switch']:g}"
-    if k["switch_sigma"] is not None:
-        switch = f"σ ≤ {k['switch_sigma']:g}"
+    recipe, counts = material.recipe, material.results.get("counts", {})
+    sampling, text, contour = recipe.sampling, recipe.guidance.text, recipe.guidance.contour
+    k = recipe.guidance.classifier
+    switch = f"u ≥ {k.switch:g}" if k.switch_sigma is None else f"σ ≤ {k.switch_sigma:g}"
     splits = ", ".join(f"{counts[x]:,} {x}" for x in ("train", "val", "test") if counts.get(x))
     sources = len({row["source"] for row in material.contours})
     rows = [
-        ("Recipe", recipe["name"]),
+        ("Recipe", recipe.name),
         (
             "Recipe seed; training seeds",
-            f"{recipe['seed']}; {_list(recipe['downstream']['seeds'])}",
+            f"{recipe.seed}; {_list(recipe.downstream.seeds)}",
         ),
         ("Classes", f"{len(material.results.get('classes', [])):,}"),
         ("Photos", splits or "not recorded"),
         ("Contours", f"{len(material.contours):,} of {sources:,} photos" if sources else "none"),
-        ("Contour extractor", recipe["contours"]["extractor"]),
-        ("Sampler", f"{s['scheduler']}, {s['steps']} steps, {s['size']} px, {s['composition']}"),
-        ("Models", f"{s['model']}; {s['controlnet']}"),
-        ("Text strength S_T, floor", f"{s['text']['scale']:g}, {s['text']['floor']:g}"),
-        ("Contour strength S_C, floor", f"{s['contour']['scale']:g}, {s['contour']['floor']:g}"),
+        ("Contour extractor", recipe.contours.extractor),
+        (
+            "Sampler",
+            f"{sampling.scheduler}, {sampling.steps} steps, {recipe.size} px, "
+            f"{recipe.guidance.composition}",
+        ),
+        ("Models", f"{recipe.model.base}; {recipe.model.controlnet}"),
+        ("Text strength S_T, floor", f"{text.scale:g}, {text.floor:g}"),
+        ("Contour strength S_C, floor", f"{contour.scale:g}, {contour.floor:g}"),
         (
             "Classifier strength S_K, exponent, switch",
-            f"{k['scale']:g}, {k['gamma']:g}, {switch}; gradient {k['gradient']}, "
-            f"norm {k['grad_norm']}, modulation {k['modulation']}",
+            f"{k.scale:g}, {k.gamma:g}, {switch}; gradient {k.gradient}, norm {k.grad_norm}, "
+            f"modulation {k.modulation}",
         ),
-        ("Guide backbone", recipe["guide"]["backbone"]),
-        ("Filter", wording.filter_rules(recipe["filter"])),
+        ("Guide backbone", recipe.guide.backbone),
+        ("Filter", wording.filter_rules(recipe.filter.model_dump())),
         (
             "Downstream classifier",
-            f"{recipe['downstream']['backbone']}, {recipe['downstream']['augment']} augmentation, "
-            f"replacement {recipe['downstream']['replacement']:g}",
+            f"{recipe.downstream.backbone}, {recipe.downstream.augment} augmentation, "
+            f"replacement {recipe.downstream.replacement:g}",
         ),
         *(((f"{name} version"), version) for name, version in sorted(material.versions.items())),
     ]
@@ -236,7 +234,7 @@ def page_context(material: Material) -> dict[str, Any]:
     """All that the templates show; sections without material carry None and a reason."""
     results, recipe = material.results, material.recipe
     test = has_test(results)
-    arms = read_arms(results, material.predictions, recipe["seed"])
+    arms = read_arms(results, material.predictions, recipe.seed)
     arm = wording.main_arm(arms)
     finished = [row for row in material.traces if not row.get("error")]
     curves = figures.read_curves(finished) if finished else None
@@ -248,7 +246,7 @@ def page_context(material: Material) -> dict[str, Any]:
         )
         by_class = class_table(reference, other, arm.name)
     return {
-        "name": recipe["name"],
+        "name": recipe.name,
         "test": test,
         "arms": arms,
         "headline": wording.headline(arms, test),
@@ -258,7 +256,7 @@ def page_context(material: Material) -> dict[str, Any]:
         "method": wording.verdict_method(arm, test, str(results.get("selection", "not recorded"))),
         "gallery": material.gallery,
         "picture_labels": tuple(PICTURES.values()),
-        "guide_off": not is_guided(recipe),
+        "guide_off": not recipe.guidance.consulted,
         "curves": curves,
         "charts": [figures.chart(c, curves) for c in curves.curves] if curves else [],
         "curves_table": figures.curves_table(curves) if curves else None,

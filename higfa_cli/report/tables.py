@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from higfa_cli.artifacts.class_folders import inert
 from higfa_cli.report.stats import Difference, Prediction, class_accuracy, mean_std
+from higfa_cli.text import inert
 
 REFERENCE = "real"
 NONE = "–"

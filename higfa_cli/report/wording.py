@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from higfa_cli.report.stats import RESAMPLES, Difference
 from higfa_cli.report.tables import REFERENCE, Arm, number
+from higfa_cli.text import plural
 
 HIGFA = "real+higfa"
 FEW_IMAGES = 100
@@ -37,10 +38,6 @@ class Headline:
     kind: Literal["helped", "hurt", "no-evidence", "none"]
     word: str
     sentence: str
-
-
-def plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def pictures_of(arm: Arm) -> str:

@@ -15,7 +15,6 @@ from higfa_cli.artifacts.run_record import StageRun
 from higfa_cli.data.images import encode_png
 from higfa_cli.models.classifier import Classifier
 from higfa_cli.models.diffusion import DiffusionModel
-from higfa_cli.models.draw import schedule_of
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.drawing import draw_items, load
 
@@ -54,7 +53,7 @@ def draw_batch(ctx: Context, record: StageRun, models: Models, group: Batch) -> 
     """Draw a batch and write its files."""
     started = time.perf_counter()
     model, guide = models.loaded
-    finished = draw_items(ctx, model, guide, schedule_of(ctx.recipe.synthesize), group)
+    finished = draw_items(ctx, model, guide, ctx.recipe.guidance, group)
     rows = []
     for item, drawn in zip(group, finished, strict=True):
         path = record.directory / "images" / item.file_name

@@ -18,7 +18,7 @@ from higfa_cli.artifacts.run_record import StageInputs, StageRun, stage_run
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.contour.extract import edge_fraction, extract
 from higfa_cli.contour.transform import TransformRecord, apply_transform, draw_transform
-from higfa_cli.data.dataset import Dataset, Sample, class_words, list_photos, load_dataset
+from higfa_cli.data.dataset import Dataset, Sample, class_words
 from higfa_cli.data.images import encode_png
 from higfa_cli.data.layouts.common import SPLITS, Listing, Row, check_rows, plain_name
 from higfa_cli.data.rejected import (
@@ -37,9 +37,9 @@ from higfa_cli.data.rejected import (
     write_rejected,
 )
 from higfa_cli.errors import UserError
-from higfa_cli.recipe.schema import Contours
+from higfa_cli.recipe.contours import Contours
 from higfa_cli.stages.context import Context
-from higfa_cli.stages.photos import rejected_path
+from higfa_cli.stages.photos import rejected_path, usable_photos
 
 NAME = "contours"
 MANIFEST = "manifest.jsonl"
@@ -80,7 +80,7 @@ def run(ctx: Context) -> dict[str, Any]:
         rejected = scan(listing, ctx.recipe.data.crop_bottom, partial(_track, ctx))
         _list(stage, rejected)
         known = Rejected(rejected_path(ctx), tuple(rejected))
-        dataset = load_dataset(ctx.recipe.data, ctx.base, ctx.recipe.seed, known)
+        dataset = usable_photos(ctx, known)
         samples = [sample for split in recipe.splits for sample in dataset.of(split)]
         rows, edgeless = _extract(ctx, samples, stage)
         rejected += edgeless
@@ -108,7 +108,7 @@ def _found(ctx: Context) -> Listing:
     splits = recipe.contours.splits
     if not splits or len(set(splits)) < len(splits):
         raise UserError("contours.splits must name each wanted split once, for example [train]")
-    listing = list_photos(recipe.data, ctx.base)
+    listing = ctx.listing
     plain = [row for row in listing.rows if plain_name(row.key)]
     check_rows(plain, str(listing.root))
     class_words(recipe.data, ctx.base, sorted({row.cls for row in plain}))
@@ -141,7 +141,9 @@ def _check_known(ctx: Context, listing: Listing) -> None:
 def _edge_state(ctx: Context, path: Path) -> str:
     """Whether a photo has edges depends on the file, and on how they are extracted and moved."""
     recipe = ctx.recipe
-    settings = hash_json([VERSION, recipe.seed, recipe.contours.model_dump(mode="json")])
+    settings = hash_json(
+        [VERSION, recipe.seed, recipe.size, recipe.contours.model_dump(mode="json")]
+    )
     return f"{file_state(path, recipe.data.crop_bottom)}, contours {settings[:16]}"
 
 
@@ -156,8 +158,9 @@ def _inputs(ctx: Context, listing: Listing) -> StageInputs:
         parameters={
             "version": VERSION,
             "seed": recipe.seed,
+            "size": recipe.size,
             "contours": recipe.contours.model_dump(mode="json"),
-            "data": recipe.data.model_dump(mode="json", include={"layout", "shots", "crop_bottom"}),
+            "data": recipe.data.choices(),
         },
         files={
             f"data/{split}": fingerprint(listing.root, rows) for split, rows in by_split.items()
@@ -184,7 +187,7 @@ def _extract(
     edgeless: list[Rejection] = []
     for sample in ctx.progress.track(samples, NAME, total=len(samples)):
         try:
-            drawn = _contours_of(sample, recipe.contours, recipe.seed)
+            drawn = _contours_of(sample, recipe.contours, recipe.size, recipe.seed)
         except _NoEdgesError as error:
             state = _edge_state(ctx, sample.path)
             edgeless.append(
@@ -219,10 +222,10 @@ class _NoEdgesError(Exception):
 
 
 def _contours_of(
-    sample: Sample, recipe: Contours, seed: int
+    sample: Sample, recipe: Contours, size: int, seed: int
 ) -> list[tuple[np.ndarray, TransformRecord]]:
     """The transformed contours of one photo."""
-    contour = extract(sample.read(), recipe)
+    contour = extract(sample.read(), recipe, size)
     if not contour.any():
         raise _NoEdgesError("its contour is empty")
     drawn = []

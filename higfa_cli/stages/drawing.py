@@ -17,14 +17,14 @@ from higfa_cli.artifacts.safe_paths import checked_rows, contained
 from higfa_cli.data.images import fit_square, read_image
 from higfa_cli.data.prompt_bank import negative_for, prompts_for
 from higfa_cli.errors import UserError
-from higfa_cli.method.schedule import StrengthSchedule
+from higfa_cli.method.guidance import Guidance
 from higfa_cli.models.backoff import in_parts_that_fit
 from higfa_cli.models.classifier import Classifier, check_classes, load_classifier
 from higfa_cli.models.device import resolve_device
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import Drawn, draw
 from higfa_cli.models.loading import load_pipeline
-from higfa_cli.models.text import cut_off_classes
+from higfa_cli.models.text import cut_off_classes, tokens_read
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.photos import load_photos
 
@@ -47,27 +47,21 @@ SHOWN = 60
 
 def is_guided(ctx: Context) -> bool:
     """Whether any step of the recipe consults the guide (`switch: 1` keeps it off)."""
-    return ctx.recipe.synthesize.classifier.consulted
+    return ctx.recipe.guidance.consulted
 
 
 def plan(ctx: Context) -> tuple[PlanItem, ...]:
     """All pictures of the recipe in drawing order, not yet in batches.
 
     Raises:
-        UserError: no contours, a class without words or prompts, or contours of another size.
+        UserError: no contours, or a class without words or prompts.
     """
-    settings = ctx.recipe.synthesize
     rows = contour_rows(ctx)
-    if ctx.recipe.contours.size != settings.size:
-        raise UserError(
-            f"contours.size is {ctx.recipe.contours.size} but synthesize.size is {settings.size}; "
-            "set both to the same value"
-        )
     return make_plan(
         rows,
         class_prompts(ctx, {row["class"] for row in rows}),
-        negative_for(settings.prompts, ctx.base),
-        settings.per_contour,
+        negative_for(ctx.recipe.prompts, ctx.base),
+        ctx.recipe.pictures.per_contour,
         ctx.recipe.seed,
     )
 
@@ -77,7 +71,7 @@ def class_prompts(ctx: Context, classes: Iterable[str]) -> dict[str, tuple[str, 
 
     Raises UserError for a class without words, or a prompt bank that is missing or broken.
     """
-    prompts = prompts_for(ctx.recipe.synthesize.prompts, load_photos(ctx).words, ctx.base)
+    prompts = prompts_for(ctx.recipe.prompts, load_photos(ctx).words, ctx.base)
     return {name: prompts[name] for name in classes}
 
 
@@ -111,8 +105,11 @@ def load(ctx: Context, items: Sequence[PlanItem]) -> tuple[DiffusionModel, Class
 
 def load_model(ctx: Context, items: Sequence[PlanItem]) -> DiffusionModel:
     """The diffusion model, ready for the items' prompts."""
-    device = resolve_device(ctx.recipe.device)
-    model = load_pipeline(ctx.recipe.synthesize, ctx.base, device, prompts_of(items))
+    recipe, device = ctx.recipe, resolve_device(ctx.recipe.run.device)
+    prompts = prompts_of(items)
+    model = load_pipeline(
+        recipe.model, recipe.run, recipe.sampling, recipe.size, ctx.base, device, prompts
+    )
     by_class: dict[str, set[str]] = defaultdict(set)
     for item in items:
         by_class[item.cls].add(item.prompt)
@@ -124,11 +121,12 @@ def warn_of_cut_prompts(
     ctx: Context, model: DiffusionModel, prompts: dict[str, list[str]]
 ) -> dict[str, str]:
     """Tell of the classes (with their prompts) that the text encoders do not read to the end."""
-    cut = cut_off_classes(model.prompts.tokenizers, prompts)
+    tokenizers = model.prompts.tokenizers
+    cut, limit = cut_off_classes(tokenizers, prompts), tokens_read(tokenizers)
     for cls, prompt in list(cut.items())[:WARNED]:
         shown = prompt if len(prompt) <= 2 * SHOWN else f"{prompt[:SHOWN]} ... {prompt[-SHOWN:]}"
         ctx.progress.note(
-            f"warning: class {cls}: the text encoder reads 77 tokens and cuts the end of this "
+            f"warning: class {cls}: the text encoder reads {limit} tokens and cuts the end of this "
             f"prompt off: {shown}"
         )
     if len(cut) > WARNED:
@@ -138,7 +136,7 @@ def warn_of_cut_prompts(
 
 def load_steering(ctx: Context) -> Classifier:
     """The guide, its classes checked. Raises UserError when it is missing or of other classes."""
-    guide = load_classifier(guide_path(ctx), resolve_device(ctx.recipe.device))
+    guide = load_classifier(guide_path(ctx), resolve_device(ctx.recipe.run.device))
     check_classes(guide, load_photos(ctx).classes)
     return guide
 
@@ -147,14 +145,14 @@ def draw_together(
     ctx: Context,
     model: DiffusionModel,
     guide: Classifier | None,
-    schedule: StrengthSchedule,
+    guidance: Guidance,
     items: Sequence[PlanItem],
 ) -> list[Drawn]:
     """Draw plan items as one batch."""
     return draw(
         model,
         guide,
-        schedule,
+        guidance,
         [item.prompt for item in items],
         items[0].negative,
         torch.stack([read_contour(ctx, item) for item in items]),
@@ -167,7 +165,7 @@ def draw_items(
     ctx: Context,
     model: DiffusionModel,
     guide: Classifier | None,
-    schedule: StrengthSchedule,
+    guidance: Guidance,
     items: Sequence[PlanItem],
 ) -> list[Drawn]:
     """Draw plan items as one batch, or in halves of it where the device has no room.
@@ -176,14 +174,14 @@ def draw_items(
     """
     drawn = in_parts_that_fit(
         items,
-        lambda part: draw_together(ctx, model, guide, schedule, part),
+        lambda part: draw_together(ctx, model, guide, guidance, part),
         lambda item: Drawn(None, {}, "out of memory", 1),
     )
     smallest = min(one.effective_batch for one in drawn)
     if smallest < len(items):
         ctx.progress.note(
             f"out of memory: {len(items)} pictures were drawn in parts, down to {smallest}; "
-            f"a smaller synthesize.batch_size saves the failed attempts"
+            f"a smaller run.batch_size saves the failed attempts"
         )
     return drawn
 
@@ -193,7 +191,7 @@ def read_contour(ctx: Context, item: PlanItem) -> Tensor:
     path = contained(ctx.stage_dir("contours"), item.contour, "contours/manifest.jsonl")
     if not path.is_file() or hash_file(path) != item.contour_sha256:
         raise UserError(f"{path} is missing or was changed; run `higfa contours` again")
-    grey = fit_square(read_image(path), ctx.recipe.synthesize.size, pad="zero")[..., 0]
+    grey = fit_square(read_image(path), ctx.recipe.size, pad="zero")[..., 0]
     return torch.from_numpy(np.ascontiguousarray(grey))[None].float() / 255
 
 
@@ -211,6 +209,6 @@ def guide_path(ctx: Context) -> Path:
     if not path.is_file():
         raise UserError(
             f"{path} is missing; run `higfa finetune-guide` first, or switch the guide off with "
-            "--set synthesize.classifier.switch=1"
+            "--set guidance.classifier.switch=1"
         )
     return path

@@ -125,14 +125,14 @@ def _inputs(ctx: Context, dataset: Dataset) -> StageInputs:
 
 def _reads_guide(ctx: Context) -> bool:
     """Whether a key needs the guide, or the sampler had it, so that its measures are of use."""
-    return ctx.recipe.synthesize.classifier.consulted or bool(guide_keys(ctx.recipe.filter))
+    return ctx.recipe.guidance.consulted or bool(guide_keys(ctx.recipe.filter))
 
 
 def _guide(ctx: Context, dataset: Dataset) -> Classifier | None:
     path = ctx.workspace / GUIDE
     if not _reads_guide(ctx) or not path.is_file():
         return None
-    guide = load_classifier(path, resolve_device(ctx.recipe.device))
+    guide = load_classifier(path, resolve_device(ctx.recipe.run.device))
     check_classes(guide, dataset.classes)
     return guide
 

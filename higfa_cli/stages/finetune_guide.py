@@ -20,8 +20,8 @@ from higfa_cli.models.backbones import Backbone, create_backbone, weights_path
 from higfa_cli.models.classifier import ClassifierSpec, save_classifier
 from higfa_cli.models.device import resolve_device
 from higfa_cli.models.diffusion import DiffusionModel
-from higfa_cli.models.draw import schedule_of
 from higfa_cli.models.loading import load_pipeline
+from higfa_cli.recipe.contours import Edges
 from higfa_cli.stages.batching import batch_size
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.guide_pool import (
@@ -43,24 +43,7 @@ from higfa_cli.training.trainer import FitResult, fit, predict_logits
 
 NAME = "finetune-guide"
 VERSION = 1
-_READS = {
-    "contours": {"extractor", "size", "blur", "canny_low", "canny_high"},
-    "synthesize": {
-        "model",
-        "controlnet",
-        "revision",
-        "controlnet_revision",
-        "dtype",
-        "scheduler",
-        "steps",
-        "size",
-        "conditioning_scale",
-        "conditioning_interval",
-        "variant",
-        "gradient_autoencoder",
-        "gradient_autoencoder_revision",
-    },
-}
+_READS = {"seed", "size", "guide", "model", "sampling"}
 
 
 @dataclass(frozen=True)
@@ -95,9 +78,9 @@ class HeldOut:
 def inputs(ctx: Context) -> StageInputs:
     """What the guide depends on: its keys, train and val photos, the diffusion model.
 
-    Raises UserError when data or weights are missing, or contour and picture sizes differ.
+    Raises UserError when data or weights are missing.
     """
-    return _inputs(ctx, _dataset(ctx))
+    return _inputs(ctx, load_photos(ctx))
 
 
 def run(ctx: Context) -> dict[str, Any]:
@@ -105,9 +88,9 @@ def run(ctx: Context) -> dict[str, Any]:
 
     Raises UserError for bad data, an unknown backbone, or weights that cannot be had.
     """
-    dataset = _dataset(ctx)
+    dataset = load_photos(ctx)
     recipe, directory = ctx.recipe, ctx.stage_dir(NAME)
-    device = resolve_device(recipe.device)
+    device = resolve_device(recipe.run.device)
     # Before the long work, so that a misspelt name or an absent file fails at once.
     _backbone(ctx, dataset, "guide")
     with stage_run(directory, _inputs(ctx, dataset), recipe, resume=not ctx.force) as record:
@@ -115,7 +98,9 @@ def run(ctx: Context) -> dict[str, Any]:
         # The plain conditional branch is all that is asked of the model: no negative prompt.
         photos = [sample for sample in dataset.samples if sample.split != "test"]
         prompts = {"", *photo_prompts(photos, dataset, recipe, ctx.base)}
-        model = load_pipeline(recipe.synthesize, ctx.base, device, prompts)
+        model = load_pipeline(
+            recipe.model, recipe.run, recipe.sampling, recipe.size, ctx.base, device, prompts
+        )
         levels = guided_levels(ctx, model)
         train = _pool(ctx, record, dataset, model, levels)
         if dataset.of("val"):
@@ -145,9 +130,8 @@ def run(ctx: Context) -> dict[str, Any]:
 
 def guided_levels(ctx: Context, model: DiffusionModel) -> tuple[Level, ...]:
     """The solver's levels at which the recipe consults the guide; may be none."""
-    settings = ctx.recipe.synthesize
-    schedule = schedule_of(settings)
-    return tuple(level for level in model.solver(settings.steps).levels if schedule.guided(level))
+    levels = model.solver(ctx.recipe.sampling.steps).levels
+    return tuple(level for level in levels if ctx.recipe.guidance.guided(level))
 
 
 def calibrate(held: HeldOut, levels: Sequence[Level], source: str) -> dict[str, Any]:
@@ -180,19 +164,9 @@ def calibrate(held: HeldOut, levels: Sequence[Level], source: str) -> dict[str, 
     }
 
 
-def _dataset(ctx: Context) -> Dataset:
-    recipe = ctx.recipe
-    if recipe.contours.size != recipe.synthesize.size:
-        raise UserError(
-            f"contours.size is {recipe.contours.size} but synthesize.size is "
-            f"{recipe.synthesize.size}; set both to the same value"
-        )
-    return load_photos(ctx)
-
-
 def _inputs(ctx: Context, dataset: Dataset) -> StageInputs:
     recipe = ctx.recipe
-    classifier = recipe.synthesize.classifier
+    classifier = recipe.guidance.classifier
     files = {
         f"data/{split}": dataset.fingerprint(split) for split in dataset.splits if split != "test"
     }
@@ -202,20 +176,14 @@ def _inputs(ctx: Context, dataset: Dataset) -> StageInputs:
     return StageInputs(
         parameters={
             "version": VERSION,
-            "seed": recipe.seed,
-            "data": recipe.data.model_dump(mode="json", include={"layout", "shots", "crop_bottom"}),
+            **recipe.model_dump(mode="json", include=_READS),
+            "data": recipe.data.choices(),
             "words": dict(dataset.words),
-            "guide": recipe.guide.model_dump(mode="json"),
-            "contours": recipe.contours.model_dump(mode="json", include=_READS["contours"]),
-            "synthesize": recipe.synthesize.model_dump(mode="json", include=_READS["synthesize"])
-            | {
-                "prompts": recipe.synthesize.prompts.model_dump(
-                    mode="json", include={"templates", "bank"}
-                ),
-                "classifier": classifier.model_dump(
-                    mode="json", include={"switch", "switch_sigma"}
-                ),
-            },
+            "contours": recipe.contours.model_dump(mode="json", include=set(Edges.model_fields)),
+            # The plain conditional branch is all that is asked of the model.
+            "prompts": recipe.prompts.model_dump(mode="json", exclude={"negative"}),
+            # Of the guidance nothing but the levels at which the guide is consulted.
+            "switch": [classifier.switch, classifier.switch_sigma],
         },
         files=files,
     )
@@ -277,7 +245,7 @@ def _with_validation(
     chosen_on = join([photos.clean, pictures.select(torch.tensor(once, dtype=torch.int64))])
     everything = list(range(len(train.photos)))
     backbone, fitted = _fit(ctx, record, dataset, train, everything, chosen_on, "guide")
-    device = resolve_device(recipe.device)
+    device = resolve_device(recipe.run.device)
     held = HeldOut(
         logits=predict_logits(backbone, pictures, device),
         labels=pictures.labels,
@@ -293,7 +261,7 @@ def _cross_validated(
 ) -> tuple[HeldOut, list[dict[str, Any]]]:
     """Logits of each photo's versions from a network trained on the other folds."""
     recipe, photos = ctx.recipe, train.photos
-    device = resolve_device(recipe.device)
+    device = resolve_device(recipe.run.device)
     folds = recipe.guide.folds
     keys = [sample.key for sample in photos.samples]
     fold_of = stratified_folds(keys, photos.clean.labels.tolist(), folds, recipe.seed)
@@ -349,7 +317,7 @@ def _fit(
         rule="share",
     )
     classes, begun = len(dataset.classes), record.scratch(f"{name}.pt")
-    seed, device = seed_for(ctx.recipe.seed, NAME, name), resolve_device(ctx.recipe.device)
+    seed, device = seed_for(ctx.recipe.seed, NAME, name), resolve_device(ctx.recipe.run.device)
     fitted = fit(backbone, mixed, val, config, classes, seed, device, ctx.progress, name, begun)
     backbone.network.load_state_dict(fitted.best_state)
     return backbone, fitted

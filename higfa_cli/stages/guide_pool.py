@@ -52,7 +52,7 @@ def photo_prompts(
     samples: Sequence[Sample], dataset: Dataset, recipe: Recipe, base: Path
 ) -> tuple[str, ...]:
     """A prompt per photo: one of those that the recipe has for its class."""
-    prompts = prompts_for(recipe.synthesize.prompts, dataset.words, base)
+    prompts = prompts_for(recipe.prompts, dataset.words, base)
     return tuple(
         own[seed_for(recipe.seed, "guide-prompt", sample.key) % len(own)]
         for sample in samples
@@ -67,7 +67,7 @@ def read_photos(
 
     Raises UserError for an unreadable photo, or more pictures than fit in memory.
     """
-    small, large = recipe.guide.image_size, recipe.synthesize.size
+    small, large = recipe.guide.image_size, recipe.size
     check_memory(len(samples), small)
     check_memory(len(samples), large)
     clean = np.empty((len(samples), 3, small, small), dtype=np.uint8)
@@ -77,7 +77,7 @@ def read_photos(
         picture = sample.read()
         clean[row] = fit_square(picture, small).transpose(2, 0, 1)
         images[row] = fit_square(picture, large).transpose(2, 0, 1)
-        contours[row, 0] = extract(picture, recipe.contours)
+        contours[row, 0] = extract(picture, recipe.contours, large)
     labels = torch.tensor([sample.class_id for sample in samples], dtype=torch.int64)
     return Photos(
         samples=tuple(samples),
@@ -173,7 +173,7 @@ def _noised(
 def _no_room(number: int) -> Tensor:
     raise UserError(
         "not even one photo can be noised and decoded in this device's memory; set "
-        "synthesize.memory.slicing, tiling or cpu_offload, or a smaller synthesize.size"
+        "run.memory.slicing or cpu_offload, model.tiling, or a smaller size"
     )
 
 

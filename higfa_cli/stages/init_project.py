@@ -214,7 +214,7 @@ def _check(text: str) -> None:
 
 def _words_text(classes: Sequence[str]) -> str:
     lines = [
-        "# What the prompts call each class: the {words} of synthesize.prompts.templates.",
+        "# What the prompts call each class: the {words} of prompts.templates.",
         "# Say what the thing is (`Boeing 737-800 airliner` rather than `738`).",
         *(f"{_quoted(name)}: {_quoted(default_words(name) or name)}" for name in classes),
     ]

@@ -17,16 +17,14 @@ def model_inputs(ctx: Context, classes: Sequence[str]) -> dict[str, str]:
     A hub id is named by the recipe itself, with its revision.
     Raises UserError for a path or prompt bank that is missing or broken.
     """
-    settings = ctx.recipe.synthesize
+    model, prompts = ctx.recipe.model, ctx.recipe.prompts
     files = {}
-    for key in ("model", "controlnet", "gradient_autoencoder"):
-        ref = getattr(settings, key)
+    for key in ("base", "controlnet", "gradient_autoencoder"):
+        ref = getattr(model, key)
         found = None if ref is None else resolve_ref(ref, ctx.base)
         if isinstance(found, Path):
-            files[f"synthesize.{key}"] = hash_tree(found)
-    if settings.prompts.bank is not None:
-        templates = templates_for(settings.prompts, classes, ctx.base)
-        files["synthesize.prompts.bank"] = hash_json(
-            {name: list(own) for name, own in templates.items()}
-        )
+            files[f"model.{key}"] = hash_tree(found)
+    if prompts.bank is not None:
+        templates = templates_for(prompts, classes, ctx.base)
+        files["prompts.bank"] = hash_json({name: list(own) for name, own in templates.items()})
     return files

@@ -178,21 +178,21 @@ def intended(ctx: Context, first: str = STAGES[0], last: str = STAGES[-1]) -> li
     return rows
 
 
-def next_command(rows: list[dict[str, Any]], selection: str) -> str | None:
+def next_command(rows: list[dict[str, Any]], recipe: str) -> str | None:
     """The command to type next, or None when all is fresh: `doctor` where a stage would fail.
 
-    `selection` is how the recipe was chosen on the command line ("--dataset pocket-aircraft").
+    `recipe` is what stood after the command: a file or a name, and its flags.
     """
     first = next((row for row in rows if row["state"] != "fresh"), None)
     if first is not None and first["blocked"]:
-        return f"higfa doctor {selection}".rstrip()
-    return next_stage(rows, selection)
+        return f"higfa doctor {recipe}".rstrip()
+    return next_stage(rows, recipe)
 
 
-def next_stage(rows: list[dict[str, Any]], selection: str) -> str | None:
+def next_stage(rows: list[dict[str, Any]], recipe: str) -> str | None:
     """The first stage that is not fresh, as a command; None when all is fresh."""
     first = next((row["stage"] for row in rows if row["state"] != "fresh"), None)
-    return None if first is None else f"higfa {first} {selection}".rstrip()
+    return None if first is None else f"higfa {first} {recipe}".rstrip()
 
 
 def describe(ctx: Context, stage: str, **options: Any) -> dict[str, Any]:

@@ -15,8 +15,7 @@ from higfa_cli.artifacts.plan import PlanItem
 from higfa_cli.artifacts.safe_paths import contained
 from higfa_cli.data.images import encode_png, read_image
 from higfa_cli.errors import UserError
-from higfa_cli.models.draw import Drawn, schedule_of
-from higfa_cli.models.loading import READ_AT_LOADING
+from higfa_cli.models.draw import Drawn
 from higfa_cli.recipe.load import override_recipe
 from higfa_cli.stages.batching import batch_size, dearest_step
 from higfa_cli.stages.context import Context
@@ -31,6 +30,8 @@ from higfa_cli.stages.drawing import (
 from higfa_cli.stages.gallery import choose
 
 FOLDER = "previews"
+# Sections of which a value changes the pictures, but not which they are.
+SWEPT = ("model", "guidance", "sampling", "prompts")
 STRIP = 8
 CAPTION = 14
 TILE = 128
@@ -43,13 +44,12 @@ def preview(ctx: Context, count: int) -> dict[str, Any]:
     """
     chosen = choose(plan(ctx), count, ctx.recipe.seed)
     model, guide = load(ctx, chosen)
-    schedule = schedule_of(ctx.recipe.synthesize)
     size = batch_size(ctx, model, dearest_step(ctx, model, guide, chosen[0]))
     groups = [chosen[i : i + size] for i in range(0, len(chosen), size)]
     drawn = [
         picture
         for group in ctx.progress.track(groups, "preview")
-        for picture in draw_items(ctx, model, guide, schedule, group)
+        for picture in draw_items(ctx, model, guide, ctx.recipe.guidance, group)
     ]
     tiles = [_tile(item.cls, picture) for item, picture in zip(chosen, drawn, strict=True)]
     columns = min(8, len(tiles))
@@ -60,15 +60,15 @@ def preview(ctx: Context, count: int) -> dict[str, Any]:
 
 
 def sweep(ctx: Context, key: str, values: Sequence[Any]) -> dict[str, Any]:
-    """Draw the same few seeds for every value of one `synthesize` key: one row per value.
+    """Draw the same few seeds for every value of one key: one row per value.
 
     Raises:
-        UserError: a key of another section, or a value that the recipe refuses.
+        UserError: a key that changes no picture, or a value that the recipe refuses.
     """
-    if not key.startswith("synthesize."):
+    if key.split(".")[0] not in SWEPT:
         raise UserError(
-            f"--sweep {key}: only keys of `synthesize` can be swept; "
-            "try synthesize.classifier.scale=0,1,2",
+            f"--sweep {key}: only keys of {', '.join(f'`{name}`' for name in SWEPT)} can be swept; "
+            "try guidance.classifier.scale=0,1,2",
             exit_code=2,
         )
     chosen = choose(plan(ctx), STRIP, ctx.recipe.seed)
@@ -92,12 +92,12 @@ def _swept(
     items = [_same_pictures(plan(variant), chosen) for variant in variants]
     guide = load_steering(ctx) if any(is_guided(variant) for variant in variants) else None
     everything = [item for own in items for item in own]
-    shared = None if key.split(".")[1] in READ_AT_LOADING else load_model(ctx, everything)
+    shared = None if key.startswith("model.") else load_model(ctx, everything)
     jobs = list(zip(values, variants, items, strict=True))
     for value, variant, own in ctx.progress.track(jobs, f"sweep {key}"):
-        settings = variant.recipe.synthesize
-        model = shared.with_settings(settings) if shared else load_model(variant, own)
-        yield value, draw_items(variant, model, guide, schedule_of(settings), own)
+        recipe = variant.recipe
+        model = shared.with_sampling(recipe.sampling) if shared else load_model(variant, own)
+        yield value, draw_items(variant, model, guide, recipe.guidance, own)
 
 
 def _place(ctx: Context, name: str) -> Path:

@@ -13,7 +13,7 @@ from higfa_cli.recipe.schema import Recipe
 
 
 def check_recipe(recipe: Recipe, base: Path) -> None:
-    """Raise UserError unless the texts and parts that the recipe names are there, and sizes agree.
+    """Raise UserError unless the texts and parts that the recipe names are there.
 
     Args:
         recipe: a valid recipe.
@@ -21,7 +21,6 @@ def check_recipe(recipe: Recipe, base: Path) -> None:
     """
     check_texts(recipe, base)
     _check_pocket(recipe, base)
-    check_sizes(recipe)
 
 
 def check_texts(recipe: Recipe, base: Path) -> None:
@@ -29,7 +28,7 @@ def check_texts(recipe: Recipe, base: Path) -> None:
 
     Which classes they must have only the data can say.
     """
-    negative_for(recipe.synthesize.prompts.model_copy(update={"negative": None}), base)
+    negative_for(recipe.prompts.model_copy(update={"negative": None}), base)
     words = recipe.data.class_words
     if words is None or _is_of_absent_pocket(words):
         return
@@ -41,21 +40,12 @@ def check_texts(recipe: Recipe, base: Path) -> None:
     load_words(found)
 
 
-def check_sizes(recipe: Recipe) -> None:
-    """Raise UserError unless contours are as large as pictures."""
-    size, own = recipe.synthesize.size, recipe.contours.size
-    if own != size:
-        raise UserError(
-            f"contours.size is {own} but synthesize.size is {size}; set both to the same value"
-        )
-
-
 def _check_pocket(recipe: Recipe, base: Path) -> None:
     refs = {
         "data.root": recipe.data.root,
-        "synthesize.model": recipe.synthesize.model,
-        "synthesize.controlnet": recipe.synthesize.controlnet,
-        "synthesize.gradient_autoencoder": recipe.synthesize.gradient_autoencoder,
+        "model.base": recipe.model.base,
+        "model.controlnet": recipe.model.controlnet,
+        "model.gradient_autoencoder": recipe.model.gradient_autoencoder,
     }
     for key, ref in refs.items():
         if ref is not None and ref.startswith("pocket:") and not _is_of_absent_pocket(ref):

@@ -77,7 +77,7 @@ def _inputs(ctx: Context) -> StageInputs:
     for name in (*OPTIONAL, *([CALIBRATION] if _guided(ctx) else [])):
         if (ctx.workspace / name).exists():
             files[name] = hash_tree(ctx.workspace / name)
-    recipe = ctx.recipe.model_dump(mode="json", exclude={"workspace", "device"})
+    recipe = ctx.recipe.model_dump(mode="json", exclude={"workspace": True, "run": {"device"}})
     parameters = {"version": VERSION, "recipe": recipe}
     parameters |= {"commands": list(_commands(ctx)), "versions": dict(_versions(ctx))}
     parameters["cost"] = _cost(ctx)
@@ -122,7 +122,7 @@ def read_material(ctx: Context) -> Material:
     traces = ctx.workspace / "synthesize/traces"
     calibration = ctx.workspace / CALIBRATION
     return Material(
-        recipe=ctx.recipe.model_dump(mode="json"),
+        recipe=ctx.recipe,
         results=results,
         predictions=_predictions(ctx, results) if has_test(results) else {},
         contours=_rows(ctx, "contours/manifest.jsonl"),
@@ -138,7 +138,7 @@ def read_material(ctx: Context) -> Material:
 
 
 def _guided(ctx: Context) -> bool:
-    return ctx.recipe.synthesize.classifier.consulted
+    return ctx.recipe.guidance.consulted
 
 
 def _rows(ctx: Context, name: str) -> list[dict[str, Any]]:

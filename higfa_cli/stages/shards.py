@@ -89,16 +89,16 @@ def settle(
 
     Raises UserError: the plan was settled on another kind of device.
     """
-    device = resolve_device(ctx.recipe.device).type
+    device = resolve_device(ctx.recipe.run.device).type
     if PLAN in record.kept:
         record.keep(PLAN)
     else:
-        asked = ctx.recipe.synthesize.batch_size
+        asked = ctx.recipe.run.batch_size
         size = asked if asked != "auto" else _probed(ctx, models, items)
         about: dict[str, Any] = {"batch_size": size, "probed": asked == "auto"}
         about |= {"pictures": len(items), "device": device}
         about |= {"threads": max(1, torch.get_num_threads() // workers)}
-        about |= {"dtype": ctx.recipe.synthesize.dtype}
+        about |= {"dtype": ctx.recipe.model.dtype}
         write_json(record.directory / PLAN, about)
         record.output(record.directory / PLAN)
     about = read_json(record.directory / PLAN)
@@ -200,7 +200,7 @@ def count_workers(ctx: Context, asked: int | Literal["auto"]) -> int:
     """`auto`: one per GPU; on a CPU one per two cores."""
     if asked != "auto":
         return asked
-    if resolve_device(ctx.recipe.device).type == "cuda":
+    if resolve_device(ctx.recipe.run.device).type == "cuda":
         return torch.cuda.device_count()
     return max(1, (os.cpu_count() or 1) // 2)
 
@@ -276,10 +276,11 @@ def _finished(jobs: Sequence[BaseProcess], traces: Sequence[Path]) -> Iterator[P
 
 def _for_worker(ctx: Context, index: int) -> Context:
     """The same run, silent, on a GPU of its own where there are several."""
-    device = ctx.recipe.device
+    device = ctx.recipe.run.device
     if device in ("auto", "cuda") and resolve_device(device).type == "cuda":
         device = f"cuda:{index % torch.cuda.device_count()}"
-    recipe = ctx.recipe.model_copy(update={"device": device})
+    run = ctx.recipe.run.model_copy(update={"device": device})
+    recipe = ctx.recipe.model_copy(update={"run": run})
     return replace(ctx, recipe=recipe, progress=Silent())
 
 

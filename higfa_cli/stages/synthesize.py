@@ -11,7 +11,8 @@ from higfa_cli.artifacts.fingerprint import hash_file
 from higfa_cli.artifacts.plan import PlanItem
 from higfa_cli.artifacts.run_record import StageInputs, StageRun, stage_run
 from higfa_cli.models.diffusion import DiffusionModel
-from higfa_cli.models.draw import evaluations, schedule_of
+from higfa_cli.models.draw import evaluations
+from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages.batch_files import Models, failures, rows_of, write_metadata
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.drawing import guide_path, is_guided, manifest_path, plan
@@ -33,6 +34,7 @@ __all__ = ["NAME", "inputs", "preview", "run", "sweep"]
 
 NAME = "synthesize"
 VERSION = 2
+_READS = {"seed", "size", "model", "guidance", "sampling", "pictures", "prompts"}
 
 
 def inputs(ctx: Context) -> StageInputs:
@@ -41,20 +43,18 @@ def inputs(ctx: Context) -> StageInputs:
     Raises:
         UserError: contours or guide are missing, or do not fit the recipe.
     """
-    settings = ctx.recipe.synthesize
-    photos = load_photos(ctx)
+    recipe, photos = ctx.recipe, load_photos(ctx)
     files = {"contours/manifest.jsonl": hash_file(manifest_path(ctx))}
     if is_guided(ctx):
         files["finetune-guide/guide.safetensors"] = hash_file(guide_path(ctx))
     files |= model_inputs(ctx, photos.classes)
-    parameters = {
-        "version": VERSION,
-        "seed": ctx.recipe.seed,
-        # Where the files are looked for does not change what is in them.
-        "synthesize": settings.model_dump(mode="json", exclude={"local_files_only"}),
-        "words": dict(photos.words),
-    }
-    return StageInputs(parameters, files)
+    words = {"words": dict(photos.words)}
+    return StageInputs({"version": VERSION, **parameters(recipe), **words}, files)
+
+
+def parameters(recipe: Recipe) -> dict[str, Any]:
+    """The sections that the pictures depend on."""
+    return recipe.model_dump(mode="json", include=_READS) | {"run": recipe.run.parting()}
 
 
 def run(
@@ -106,8 +106,8 @@ def _finish(
         rows = [row for group in settled.groups for row in rows_of(record, group)]
         write_metadata(record, rows)
         write_gallery(ctx, record, model, settled.items)
-    levels = model.solver(ctx.recipe.synthesize.steps).levels
-    denoiser, passes = evaluations(schedule_of(ctx.recipe.synthesize), levels)
+    levels = model.solver(ctx.recipe.sampling.steps).levels
+    denoiser, passes = evaluations(ctx.recipe.guidance, levels)
     seconds = sum(record.seconds.values())
     record.counts |= failures(rows) | {
         "drawn_now": drawn,
@@ -116,7 +116,7 @@ def _finish(
         "denoiser_evaluations_per_image": denoiser,
         "guide_evaluations_per_image": passes,
         "batch_size": settled.batch_size,
-        "dtype": ctx.recipe.synthesize.dtype,
+        "dtype": ctx.recipe.model.dtype,
         "peak_device_memory": _peak_memory(model),
     }
     return {"output": str(record.directory / "images"), **record.counts}

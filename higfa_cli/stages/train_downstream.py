@@ -84,7 +84,7 @@ def run(
     recipe, directory = ctx.recipe, ctx.stage_dir(NAME)
     dataset = load_photos(ctx)
     chosen = choose_arms(ctx, synthetic, arms)
-    device = resolve_device(recipe.device)
+    device = resolve_device(recipe.run.device)
     selection = select(dataset, recipe.seed)
     held = {sample.key for sample in selection.chooses}
     listings = {
@@ -165,7 +165,7 @@ def _inputs(ctx: Context, dataset: Dataset, chosen: Sequence[Arm]) -> StageInput
         parameters={
             "version": VERSION,
             "seed": recipe.seed,
-            "data": recipe.data.model_dump(mode="json", include={"layout", "shots", "crop_bottom"}),
+            "data": recipe.data.choices(),
             "downstream": recipe.downstream.model_dump(mode="json"),
             "arms": {arm.name: arm.source(ctx.workspace) for arm in chosen},
         },
@@ -233,7 +233,7 @@ def _train(
         kept: dict[str, Any] = read_json(paths[2])
         return kept
     config, classes = ctx.recipe.downstream, len(dataset.classes)
-    device = resolve_device(ctx.recipe.device)
+    device = resolve_device(ctx.recipe.run.device)
     # Seeds do not depend on the arm: arms of one seed start from the same weights.
     head, order = (seed_for(ctx.recipe.seed, NAME, seed, what) for what in ("head", "order"))
     backbone = create_backbone(config, classes, ctx.base, head, "downstream")
@@ -297,7 +297,7 @@ def _test(ctx: Context, dataset: Dataset, rows: Sequence[dict[str, Any]], record
     """Add test accuracy and macro F1 to every run's row, and write its predictions.csv."""
     samples = dataset.of("test")
     pictures = _load(ctx, samples) if samples else None
-    device = resolve_device(ctx.recipe.device)
+    device = resolve_device(ctx.recipe.run.device)
     for arm in rows:
         for row in arm["runs"]:
             row |= {"test_accuracy": None, "test_macro_f1": None}

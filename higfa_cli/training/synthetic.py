@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -11,6 +10,7 @@ from higfa_cli.artifacts.atomic import read_jsonl
 from higfa_cli.artifacts.class_folders import class_dirs, class_name
 from higfa_cli.data.images import IMAGE_SUFFIXES
 from higfa_cli.errors import UserError
+from higfa_cli.text import did_you_mean
 
 METADATA = "metadata.jsonl"
 
@@ -89,8 +89,7 @@ def _label(folder: str, ids: dict[str, int], folders: dict[str, int], root: Path
     for name in (folder, class_name(folder)):
         if name in ids:
             return ids[name]
-    near = difflib.get_close_matches(folder, ids, n=1, cutoff=0.6)
-    hint = f"did you mean `{near[0]}`?" if near else f"classes are {', '.join(list(ids)[:4])} ..."
+    hint = did_you_mean(folder, ids, otherwise=f"classes are {', '.join(list(ids)[:4])} ...")
     raise UserError(f"{root}: folder `{folder}` is no class of the data; {hint} Rename or move it")
 
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 from higfa_cli.errors import UserError
 from higfa_cli.models.backbones import Backbone
 from higfa_cli.models.classifier import from_bytes, network_input
-from higfa_cli.recipe.schema import Training
+from higfa_cli.recipe.classifiers import Training
 from higfa_cli.training.augment import Augment, make_augment
 from higfa_cli.training.checkpoint import load_checkpoint, save_checkpoint
 from higfa_cli.training.mixing import TrainSet

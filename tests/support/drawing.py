@@ -10,13 +10,12 @@ import numpy as np
 import timm
 import torch
 
-from higfa_cli.method.schedule import StrengthSchedule
+from higfa_cli.method.guidance import Guidance
 from higfa_cli.models.classifier import Classifier, ClassifierSpec
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import Drawn, draw
-from higfa_cli.models.loading import load_pipeline
-from higfa_cli.recipe.schema import Synthesize
 from tests.support import tiny
+from tests.support.recipes import drawing_recipe, load_model
 
 CPU = torch.device("cpu")
 PROMPTS = ["a photo of a red bird", "a photo of a blue car"]
@@ -28,12 +27,8 @@ CONTOURS = (
 
 
 def load(folders: tuple[Path, Path], **changes: Any) -> DiffusionModel:
-    settings = Synthesize(
-        model=str(folders[0]),
-        controlnet=str(folders[1]),
-        **{"steps": 4, "size": tiny.SIZE, **changes},
-    )
-    return load_pipeline(settings, Path(), CPU, [*PROMPTS, "", "blurry"])
+    recipe = drawing_recipe(*folders, **{"steps": 4, "size": tiny.SIZE, **changes})
+    return load_model(recipe, [*PROMPTS, "", "blurry"])
 
 
 def make_guide(classes: int = 3, bias: float = 0.0, weight: float = 1.0) -> Classifier:
@@ -51,11 +46,11 @@ def make_guide(classes: int = 3, bias: float = 0.0, weight: float = 1.0) -> Clas
 
 def pictures(
     model: DiffusionModel,
-    schedule: StrengthSchedule,
+    guidance: Guidance,
     guide: Classifier | None = None,
     targets: Sequence[int] = (0, 0),
 ) -> list[Drawn]:
-    drawn = draw(model, guide, schedule, PROMPTS, "blurry", CONTOURS, targets, [11, 12])
+    drawn = draw(model, guide, guidance, PROMPTS, "blurry", CONTOURS, targets, [11, 12])
     assert all(one.error is None for one in drawn)
     return drawn
 

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from tests.support import shapes, tiny
+from tests.support.recipes import drawing_keys
 
 ROOT = Path(__file__).resolve().parents[2]
 CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, PR_CAPBSET_DROP = 1, 2, 24
@@ -39,13 +40,14 @@ def write_project(folder: Path, per_class: int = 10, models: bool = False, **key
     model, controlnet = "some/model", "some/controlnet"
     if models:
         model, controlnet = map(str, tiny.make_model(folder / "models"))
-    drawing = {"model": model, "controlnet": controlnet, "size": 32, "steps": 3, "batch_size": 2}
+    drawing = {"base": model, "controlnet": controlnet, "steps": 3, "batch_size": 2}
+    drawing |= {"device": "cpu", "gallery": 1, "classifier": {"switch": 1.0}}
     tree = {
         "name": "faults",
-        "device": "cpu",
+        "size": 32,
         "data": {"root": "photos"},
-        "contours": {"size": 32, "canny_low": 8.0, "canny_high": 20.0},
-        "synthesize": drawing | {"gallery": 1, "classifier": {"switch": 1.0}},
+        "contours": {"canny_low": 8.0, "canny_high": 20.0},
+        **drawing_keys(**drawing),
         **keys,
     }
     recipe = folder / "recipe.yaml"

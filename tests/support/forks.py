@@ -12,7 +12,6 @@ import importlib
 import json
 import os
 import resource
-import signal
 import subprocess
 import sys
 import time
@@ -20,6 +19,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from tests.support.signals import heed_signals
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -164,7 +165,7 @@ def _serve() -> None:
         if pid == 0:
             code = 99
             try:
-                signal.signal(signal.SIGINT, signal.default_int_handler)
+                heed_signals()
                 _child(request)
             except SystemExit as ending:
                 code = ending.code if isinstance(ending.code, int) else 98

@@ -22,19 +22,29 @@ def log_joint(x_t: Tensor, level: Level) -> Tensor:
     return WEIGHTS.log() - squared / (2 * variance)
 
 
+def posterior(x_t: Tensor, level: Level, target: Tensor | None) -> Tensor:
+    """p(k | x_t), or 1 for the target, [B, K]."""
+    if target is None:
+        return log_joint(x_t, level).softmax(-1)
+    return torch.nn.functional.one_hot(target, len(MEANS)).double()
+
+
 def exact_eps(x_t: Tensor, level: Level, target: Tensor | None = None) -> Tensor:
     """-sigma grad log p(x_t), or -sigma grad log p(x_t | y), without autograd, [B, 2]."""
     variance = level.alpha**2 * STD**2 + level.sigma**2
-    if target is None:
-        posterior = log_joint(x_t, level).softmax(-1)
-    else:
-        posterior = torch.nn.functional.one_hot(target, len(MEANS)).double()
-    mean = posterior @ MEANS
+    mean = posterior(x_t, level, target) @ MEANS
     return level.sigma * (x_t - level.alpha * mean) / variance
 
 
+def exact_x0(x_t: Tensor, level: Level, target: Tensor | None = None) -> Tensor:
+    """E[x0 | x_t], or E[x0 | x_t, y], [B, 2]; defined at alpha = 0."""
+    variance = level.alpha**2 * STD**2 + level.sigma**2
+    mean = posterior(x_t, level, target) @ MEANS
+    return mean + level.alpha * STD**2 / variance * (x_t - level.alpha * mean)
+
+
 class MixtureDenoiser:
-    """e(.) of the whole mixture for every branch; through eps or through v."""
+    """e(.) of the whole mixture for every branch; through eps, v or the velocity of a flow."""
 
     def __init__(self, form: str) -> None:
         self.form = form
@@ -45,6 +55,8 @@ class MixtureDenoiser:
         eps = exact_eps(x_t, level)
         if self.form == "eps":
             prediction = equations.from_eps(x_t, eps, level)
+        elif self.form == "flow":
+            prediction = equations.from_flow(x_t, eps - exact_x0(x_t, level), level)
         else:
             x0 = (x_t - level.sigma * eps) / level.alpha
             v = level.alpha * eps - level.sigma * x0

@@ -27,19 +27,15 @@ def write_project(folder: Path) -> Path:
     small |= {"epochs": 2, "batch_size": 4}
     recipe = {
         "name": "killed",
-        "device": "cpu",
         "data": {"root": "photos"},
-        "contours": {"size": 32, "canny_low": 8.0, "canny_high": 20.0},
+        "contours": {"canny_low": 8.0, "canny_high": 20.0},
         "guide": small | {"noised_per_image": 1},
-        "synthesize": {
-            "model": str(model),
-            "controlnet": str(controlnet),
-            "size": 32,
-            "steps": 2,
-            "batch_size": 2,
-            "gallery": 1,
-            "classifier": {"switch": 0.5},
-        },
+        "size": 32,
+        "model": {"base": str(model), "controlnet": str(controlnet)},
+        "sampling": {"steps": 2},
+        "run": {"device": "cpu", "batch_size": 2},
+        "pictures": {"gallery": 1},
+        "guidance": {"classifier": {"switch": 0.5}},
         "downstream": small | {"seeds": [0]},
     }
     path = folder / "recipe.yaml"

@@ -22,18 +22,14 @@ def write_lab(folder: Path, per_class: int = 3, epochs: int = 1) -> Path:
     training = {"backbone": "resnet10t", "pretrained": False, "image_size": 32, "batch_size": 4}
     tree: dict[str, Any] = {
         "name": "lab",
-        "device": "cpu",
         "data": {"root": "photos"},
-        "contours": {"size": 32, "canny_low": 8.0, "canny_high": 20.0},
+        "contours": {"canny_low": 8.0, "canny_high": 20.0},
         "guide": training | {"epochs": epochs, "noised_per_image": 1},
-        "synthesize": {
-            "model": str(model),
-            "controlnet": str(controlnet),
-            "size": 32,
-            "steps": 3,
-            "batch_size": 2,
-            "classifier": {"scale": 5.0, "switch": 0.5},
-        },
+        "size": 32,
+        "model": {"base": str(model), "controlnet": str(controlnet)},
+        "sampling": {"steps": 3},
+        "run": {"device": "cpu", "batch_size": 2},
+        "guidance": {"classifier": {"scale": 5.0, "switch": 0.5}},
     }
     recipe = folder / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(tree), encoding="utf-8")

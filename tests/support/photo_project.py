@@ -48,19 +48,14 @@ def write_project(root: Path) -> Path:
     }
     tree = {
         "name": "tiny",
-        "device": "cpu",
+        "size": 32,
         "data": {"root": "photos"},
-        "contours": {"size": 32},
         "guide": small,
-        "synthesize": {
-            "model": str(model),
-            "controlnet": str(controlnet),
-            "size": 32,
-            "steps": 4,
-            "batch_size": 5,
-            "gallery": 2,
-            "classifier": {"switch": 0.5},
-        },
+        "model": {"base": str(model), "controlnet": str(controlnet)},
+        "guidance": {"classifier": {"switch": 0.5}},
+        "sampling": {"steps": 4},
+        "pictures": {"gallery": 2},
+        "run": {"device": "cpu", "batch_size": 5},
         "downstream": {**small, "seeds": [0]},
     }
     path = root / "tiny.yaml"

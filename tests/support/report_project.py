@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages.context import Context
+from tests.support.recipes import drawing_keys
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 CLASSES = ("A320", "A321", "BAE 146-200", HOSTILE)
@@ -147,10 +148,8 @@ def write_upstream(root: Path) -> None:
 
 
 def make_recipe(**classifier: float) -> Recipe:
-    synthesize = {"model": "pocket:sd", "controlnet": "pocket:controlnet", "classifier": classifier}
-    return Recipe.model_validate(
-        {"name": "hangar & co", "data": {"root": "photos"}, "synthesize": synthesize}
-    )
+    drawn = drawing_keys(base="pocket:sd", controlnet="pocket:controlnet", classifier=classifier)
+    return Recipe.model_validate({"name": "hangar & co", "data": {"root": "photos"}, **drawn})
 
 
 def context(root: Path, **classifier: float) -> Context:

@@ -9,9 +9,9 @@ from higfa_cli.artifacts.run_record import StageInputs, StageRun, stage_run
 from higfa_cli.recipe.schema import Recipe
 
 RECIPE = Recipe.model_validate(
-    {"name": "t", "data": {"root": "d"}, "synthesize": {"model": "m", "controlnet": "c"}}
+    {"name": "t", "data": {"root": "d"}, "model": {"base": "m", "controlnet": "c"}}
 )
-INPUTS = StageInputs({"version": 1, "synthesize": {"steps": 25}}, {"data/train": "aa"})
+INPUTS = StageInputs({"version": 1, "sampling": {"steps": 25}}, {"data/train": "aa"})
 
 
 def names(folder: Path) -> list[str]:

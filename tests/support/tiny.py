@@ -24,6 +24,8 @@ from transformers import (
     CLIPTokenizer,
 )
 
+from tests.support.tiny_sd3 import make_sd3
+
 SIZE = 32
 #: Every family with every prediction type that it is met with.
 VARIANTS = (
@@ -33,6 +35,8 @@ VARIANTS = (
     ("sdxl", "v_prediction"),
     ("pocket-like", "epsilon"),
 )
+#: Those of flow matching.
+FLOWS = (("sd3", "flow"), ("sd35", "flow"))
 _BLOCKS: dict[str, Any] = {
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
     "block_out_channels": (16, 32),
@@ -102,11 +106,13 @@ def make_model(
 ) -> tuple[Path, Path]:
     """Save a tiny model; returns its folder and the ControlNet's.
 
-    `family`: `sd`, `sdxl`, or `pocket-like` (Stable Diffusion with an AutoencoderTiny). `zeros`:
-    SDXL's `force_zeros_for_empty_prompt`.
+    `family`: `sd`, `sdxl`, `pocket-like` (Stable Diffusion with an AutoencoderTiny), or `sd3` and
+    `sd35` (see `tiny_sd3`). `zeros`: SDXL's `force_zeros_for_empty_prompt`.
     """
     torch.manual_seed(0)
     tokenizer = make_tokenizer(folder / "vocabulary")
+    if (family, "flow") in FLOWS:
+        return make_sd3(folder, tokenizer, _text_config(tokenizer), family)
     blocks = _XL_BLOCKS if family == "sdxl" else _BLOCKS
     parts: dict[str, Any] = {
         "vae": make_tiny_vae() if family == "pocket-like" else make_vae(),
@@ -138,6 +144,12 @@ def make_model(
     pipe.save_pretrained(folder / "sd")
     controlnet.save_pretrained(folder / "controlnet")
     return folder / "sd", folder / "controlnet"
+
+
+def solver_of(model: Path) -> str:
+    """The name of a solver that can draw from a model."""
+    index = (model / "model_index.json").read_text(encoding="utf-8")
+    return "flow-euler" if "StableDiffusion3" in index else "ddim"
 
 
 def _text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -13,6 +12,7 @@ from typing import Literal
 from higfa_cli.artifacts.safe_paths import why_outside
 from higfa_cli.data.images import IMAGE_SUFFIXES
 from higfa_cli.errors import UserError
+from higfa_cli.text import or_nearest
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -46,15 +46,28 @@ class Listing:
     rows: tuple[Row, ...]
 
 
+@dataclass(frozen=True)
+class Layout:
+    """A public dataset as its authors pack it.
+
+    Attributes:
+        name: as `data.layout` names it; the reader's module has the same name.
+        title, page: for people; the home page offers the archive.
+        classes, sizes: as published; a split without photos is left out.
+        list: the photos below a folder; raises UserError where it is not in this layout.
+    """
+
+    name: str
+    title: str
+    page: str
+    classes: int
+    sizes: Mapping[Split, int]
+    list: Callable[[Path], Listing]
+
+
 def class_label(text: str) -> str:
     """A class name in one Unicode form, so that folders and files written elsewhere agree."""
     return unicodedata.normalize("NFC", text)
-
-
-def nearest(name: str, options: Iterable[str]) -> str:
-    """`; did you mean ...?`, or nothing."""
-    close = difflib.get_close_matches(name, list(options), n=1)
-    return f"; did you mean `{close[0]}`?" if close else ""
 
 
 def inside(root: Path, key: str, origin: str) -> Path:
@@ -137,7 +150,7 @@ def check_rows(rows: Sequence[Row], origin: str) -> None:
         if row.cls not in trained:
             raise UserError(
                 f"{origin}: unknown class `{row.cls}` in split {row.split} ({row.key}): it has no "
-                f"training image; add some or remove it{nearest(row.cls, trained)}"
+                f"training image; add some or remove it{or_nearest(row.cls, trained)}"
             )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from higfa_cli.data.layouts.common import Listing, Rows, find_folder, list_lines
+from higfa_cli.data.layouts.common import Layout, Listing, Rows, find_folder, list_lines
 from higfa_cli.errors import UserError
 
 CLASSES = "classes.txt"
@@ -54,3 +54,13 @@ def _of(
     if number not in table:
         raise UserError(f"{origin}: unknown {kind} {number}, not in {path}; correct one of them")
     return table[number]
+
+
+LAYOUT = Layout(
+    name="cub",
+    title="CUB-200-2011",
+    page="https://www.vision.caltech.edu/datasets/cub_200_2011/",
+    classes=200,
+    sizes={"train": 5994, "test": 5794},
+    list=list_cub,
+)

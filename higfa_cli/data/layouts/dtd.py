@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from higfa_cli.data.layouts.common import SPLITS, Listing, Rows, find_folder, list_lines
+from higfa_cli.data.layouts.common import SPLITS, Layout, Listing, Rows, find_folder, list_lines
 from higfa_cli.errors import UserError
 
 FOLD = 1
@@ -25,3 +25,13 @@ def list_dtd(root: Path) -> Listing:
                 raise UserError(f"{origin}: {name!r} is not <class>/<file>; correct the line")
             rows.add(f"images/{name}", label, split, origin)
     return rows.listing()
+
+
+LAYOUT = Layout(
+    name="dtd",
+    title="Describable Textures (split 1)",
+    page="https://www.robots.ox.ac.uk/~vgg/data/dtd/",
+    classes=47,
+    sizes={"train": 1880, "val": 1880, "test": 1880},
+    list=list_dtd,
+)

@@ -15,12 +15,12 @@ from higfa_cli.data.layouts.common import (
     exists,
     image_files,
     inside,
-    nearest,
     plain_key,
     read_text,
     sub_folders,
 )
 from higfa_cli.errors import UserError
+from higfa_cli.text import or_nearest
 
 COLUMNS = ("path", "class", "split")
 
@@ -137,5 +137,5 @@ def _check_folder_names(rows: list[Row], folders: set[str], path: Path) -> None:
         if row.cls not in folders:
             raise UserError(
                 f"{path}: unknown class `{row.cls}` for {row.key}: the data folder has no such "
-                f"class folder; correct the column `class`{nearest(row.cls, folders)}"
+                f"class folder; correct the column `class`{or_nearest(row.cls, folders)}"
             )

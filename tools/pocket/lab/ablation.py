@@ -16,8 +16,9 @@ from itertools import chain, product
 from typing import Any
 
 from higfa_cli.errors import UserError
+from higfa_cli.method.guidance import Guidance
 from higfa_cli.recipe.load import load_recipe, override_recipe
-from higfa_cli.recipe.schema import Recipe, Synthesize
+from higfa_cli.recipe.schema import Recipe
 from tools.pocket.lab import figures, pages, strips
 from tools.pocket.lab.bench import (
     Bench,
@@ -33,7 +34,7 @@ from tools.pocket.lab.scores import Score
 PER_CLASS = 10
 SPLIT = "val"
 
-# Values of the axes that are one key of `synthesize`; the recipe's own is added to them.
+# Values of the axes that are one key of `guidance`; the recipe's own is added to them.
 SCALARS: dict[str, tuple[str, tuple[float, ...]]] = {
     "text-scale": ("text.scale", (3.0, 6.0, 10.0, 14.0)),
     "contour-scale": ("contour.scale", (1.0, 2.0, 3.0, 6.0)),
@@ -90,7 +91,7 @@ class Axis:
 
 def axes_around(recipe: Recipe) -> tuple[Axis, ...]:
     """All axes. Each holds the recipe itself as one of its values."""
-    own = recipe.synthesize
+    own = recipe.guidance
     found = [
         Axis(
             "conditions",
@@ -128,20 +129,20 @@ def _with_recipe(axis: Axis, recipe: Recipe) -> Axis:
     return Axis(axis.name, axis.title, (*axis.values, Value("recipe", {})))
 
 
-def _scalar(name: str, own: Synthesize) -> Axis:
+def _scalar(name: str, own: Guidance) -> Axis:
     key, listed = SCALARS[name]
     section, leaf = key.split(".")
     values = sorted({*listed, float(getattr(getattr(own, section), leaf))})
-    return Axis(name, f"`{key}`", tuple(Value(f"{v:g}", {f"synthesize.{key}": v}) for v in values))
+    return Axis(name, f"`{key}`", tuple(Value(f"{v:g}", {f"guidance.{key}": v}) for v in values))
 
 
 def _choice(name: str) -> Axis:
     key, listed = CHOICES[name]
-    return Axis(name, f"`{key}`", tuple(Value(v, {f"synthesize.{key}": v}) for v in listed))
+    return Axis(name, f"`{key}`", tuple(Value(v, {f"guidance.{key}": v}) for v in listed))
 
 
 def _words() -> Axis:
-    values = (Value(f"{v:g}", {**TEXT_ONLY.settings, "synthesize.text.scale": v}) for v in WORDS)
+    values = (Value(f"{v:g}", {**TEXT_ONLY.settings, "guidance.text.scale": v}) for v in WORDS)
     return Axis("words", "Text alone: `text.scale`", tuple(values))
 
 
@@ -151,8 +152,8 @@ def _plain() -> Axis:
             f"S_T {text:g}, S_C {contour:g}",
             {
                 **TEXT_CONTOUR.settings,
-                "synthesize.text.scale": text,
-                "synthesize.contour.scale": contour,
+                "guidance.text.scale": text,
+                "guidance.contour.scale": contour,
             },
         )
         for text, contour in PLAIN
@@ -161,7 +162,7 @@ def _plain() -> Axis:
 
 
 def _switched(
-    label: str, tau: float, own: Synthesize, settings: Mapping[str, Any] | None = None
+    label: str, tau: float, own: Guidance, settings: Mapping[str, Any] | None = None
 ) -> Value:
     """A value that switches on at `tau`, with a guide trained for the levels that this guides."""
     kept = own.classifier.switch_sigma is None and tau == own.classifier.switch
@@ -169,22 +170,22 @@ def _switched(
 
 
 def _switch(tau: float) -> dict[str, Any]:
-    return {"synthesize.classifier.switch_sigma": None, "synthesize.classifier.switch": tau}
+    return {"guidance.classifier.switch_sigma": None, "guidance.classifier.switch": tau}
 
 
-def _tau(own: Synthesize) -> Axis:
+def _tau(own: Guidance) -> Axis:
     listed = {*TAUS, own.classifier.switch} if own.classifier.switch_sigma is None else set(TAUS)
     title = "`classifier.switch` (tau); each value has a guide trained at the levels it guides"
     return Axis("tau", title, tuple(_switched(f"{v:g}", v, own) for v in sorted(listed)))
 
 
-def _together(own: Synthesize) -> Axis:
+def _together(own: Guidance) -> Axis:
     values = (
         _switched(
             f"tau {tau:g}, S_C {contour:g}, S_K {scale:g}",
             tau,
             own,
-            {"synthesize.contour.scale": contour, "synthesize.classifier.scale": scale},
+            {"guidance.contour.scale": contour, "guidance.classifier.scale": scale},
         )
         for tau, contour, scale in TOGETHER
     )
@@ -192,9 +193,9 @@ def _together(own: Synthesize) -> Axis:
     return Axis("together", title, tuple(values))
 
 
-def _classifier_scale(own: Synthesize) -> Axis:
+def _classifier_scale(own: Guidance) -> Axis:
     scales = [multiple * own.classifier.scale for multiple in MULTIPLES]
-    values = (Value(f"{v:g}", {"synthesize.classifier.scale": v}) for v in scales)
+    values = (Value(f"{v:g}", {"guidance.classifier.scale": v}) for v in scales)
     return Axis("classifier-scale", "`classifier.scale` (S_K)", tuple(values))
 
 
@@ -202,17 +203,17 @@ def _gamma() -> Axis:
     values = (
         Value(
             f"gamma {gamma:g}, S_K {scale:g}",
-            {"synthesize.classifier.gamma": gamma, "synthesize.classifier.scale": scale},
+            {"guidance.classifier.gamma": gamma, "guidance.classifier.scale": scale},
         )
         for gamma, scale in GAMMAS
     )
     return Axis("gamma", "`classifier.gamma`, with scales of its own", tuple(values))
 
 
-def _alone(moved: str, still: str, own: Synthesize) -> Axis:
+def _alone(moved: str, still: str, own: Guidance) -> Axis:
     """Only `moved` follows the confidence: the other's floor is its scale."""
-    key = "synthesize.classifier.modulation"
-    held = {f"synthesize.{still}.floor": getattr(own, still).scale}
+    key = "guidance.classifier.modulation"
+    held = {f"guidance.{still}.floor": getattr(own, still).scale}
     values = [
         # Floors play no part in a constant strength.
         Value("constant", {key: "constant"}),
@@ -222,11 +223,11 @@ def _alone(moved: str, still: str, own: Synthesize) -> Axis:
     return Axis(f"modulation-{moved}", title, tuple(values))
 
 
-def _grad_norm(own: Synthesize) -> Axis:
+def _grad_norm(own: Guidance) -> Axis:
     values = (
         Value(
             f"{norm}, S_K {scale:g}",
-            {"synthesize.classifier.grad_norm": norm, "synthesize.classifier.scale": scale},
+            {"guidance.classifier.grad_norm": norm, "guidance.classifier.scale": scale},
         )
         for norm, scales in SCALES_OF_NORM.items()
         if norm != own.classifier.grad_norm

@@ -39,7 +39,7 @@ FIXED_OF_NORM: dict[str, tuple[float, ...]] = {
     "none": (5.0, 10.0, 20.0, 60.0),
     "rms": (0.5, 1.0, 2.0, 4.0),
 }
-NORM = "synthesize.classifier.grad_norm"
+NORM = "guidance.classifier.grad_norm"
 
 
 def gain(request: Request, bench: Bench) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def gain(request: Request, bench: Bench) -> dict[str, Any]:
 
 def sweep(request: Request, bench: Bench) -> dict[str, Any]:
     """Diversity at matched agreement, along S_K, against the fixed-strength classifier."""
-    own = bench.setting.ctx.recipe.synthesize.classifier
+    own = bench.setting.ctx.recipe.guidance.classifier
     higfa = bench.measure(HIGFA)
     curves: dict[str, list[dict[str, Any]]] = {
         "HiGFA": [_point(bench, HIGFA, {SCALE: m * own.scale}, higfa) for m in HIGFA_MULTIPLES]

@@ -24,14 +24,15 @@ from higfa_cli.artifacts.lock import folder_lock
 from higfa_cli.cli.quiet import silence_libraries
 from higfa_cli.data.dataset import load_dataset
 from higfa_cli.errors import UserError
+from higfa_cli.method.guidance import Guidance
 from higfa_cli.models.device import resolve_device
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.recipe.refs import resolve_ref
-from higfa_cli.recipe.schema import Synthesize
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.model_inputs import model_inputs
 from tools.pocket.lab import figures
 from tools.pocket.lab.draw import (
+    DRAWN,
     HIGFA,
     Arm,
     Setting,
@@ -130,7 +131,7 @@ def check_pocket(recipe: str, checkout: Path = ROOT) -> None:
 
     Weights that were trained here and not installed would otherwise never be measured.
     """
-    model = load_recipe(recipe).recipe.synthesize.model
+    model = load_recipe(recipe).recipe.model.base
     if not model.startswith("pocket:"):
         return
     installed = Path(resolve_ref(model, checkout)).parent
@@ -222,7 +223,7 @@ def open_bench(
             yield Bench(setting, judges, features, cache, pool)
 
 
-def constants(own: Synthesize) -> str:
+def constants(own: Guidance) -> str:
     """The method's constants in one line."""
     c = own.classifier
     switch = f"tau {c.switch:g}" if c.switch_sigma is None else f"tau at sigma {c.switch_sigma:g}"
@@ -254,7 +255,7 @@ def _judges(request: Request) -> tuple[Judge, ...]:
     loaded = load_recipe(request.recipe)
     recipe = loaded.recipe
     classes = load_dataset(recipe.data, loaded.base, recipe.seed).classes
-    check_jury(judges, classes, recipe.synthesize.size)
+    check_jury(judges, classes, recipe.size)
     return judges
 
 
@@ -263,7 +264,7 @@ def made(ctx: Context, page: str, flags: str = "") -> dict[str, str]:
     head = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*"]
     found = subprocess.run(head, capture_output=True, text=True, check=False)
     recipe = ctx.recipe
-    weights = recipe.synthesize.model
+    weights = recipe.model.base
     if weights.startswith("pocket:"):
         weights = f"pocket, step {read_json(ROOT / 'pocket' / HISTORY)['denoiser']['step']:,}"
     return {
@@ -282,7 +283,7 @@ def start_results(path: Path, request: Request, bench: Bench, split: str) -> dic
     setting, recipe = bench.setting, bench.setting.ctx.recipe
     guide = guide_file(setting, HIGFA)
     base = {
-        "recipe": recipe.synthesize.model_dump(mode="json"),
+        "recipe": recipe.model_dump(mode="json", include=DRAWN),
         "models": model_inputs(setting.ctx, setting.classes),
         "guide": guide and hash_file(guide),
         "judges": [hash_file(file) for file in sorted(request.judges.glob("*.safetensors"))],
@@ -293,9 +294,9 @@ def start_results(path: Path, request: Request, bench: Bench, split: str) -> dic
         "base": hash_json(base),
         "recipe": recipe.name,
         "seed": recipe.seed,
-        "steps": recipe.synthesize.steps,
-        "device": device_name(recipe.device),
-        "constants": constants(recipe.synthesize),
+        "steps": recipe.sampling.steps,
+        "device": device_name(recipe.run.device),
+        "constants": constants(recipe.guidance),
         "features": FEATURES,
         "split": split,
         "classes": len(setting.classes),

@@ -32,8 +32,8 @@ def arm_of(package: Path, kind: Arm) -> Arm:
         if not (package / part).is_dir():
             raise UserError(f"--packages {package}: has no folder `{part}`; export.py writes both")
     places = {
-        "synthesize.model": str((package / "sd").resolve()),
-        "synthesize.controlnet": str((package / "controlnet").resolve()),
+        "model.base": str((package / "sd").resolve()),
+        "model.controlnet": str((package / "controlnet").resolve()),
     }
     return Arm(f"{kind.name}, {package.name}", {**kind.settings, **places})
 
@@ -64,7 +64,7 @@ def compare(request: Request, names: Sequence[str], features: Features) -> dict[
         results = {
             "made": made(bench.setting.ctx, "checkpoints", " --packages ...")
             | {"weights": "of each row"},
-            "constants": constants(bench.setting.ctx.recipe.synthesize),
+            "constants": constants(bench.setting.ctx.recipe.guidance),
             "pictures": len(bench.setting.items),
             "split": SPLIT,
             "rows": [_row(step, pair, scores[0]) for step, pair in zip(steps, scores, strict=True)],

@@ -1,8 +1,8 @@
 """Drawing for the laboratory: arms that share photos, contours and seeds, drawn as higfa does.
 
-An arm is the recipe with some `synthesize` keys changed. Its pictures are cached in parts under a
-hash of everything they depend on, so a run that was stopped loses a part per worker at most, and
-asking for more pictures draws only the new ones.
+An arm is the recipe with some keys changed that say how a picture is drawn. Its pictures are cached
+in parts under a hash of everything they depend on, so a run that was stopped loses a part per
+worker at most, and asking for more pictures draws only the new ones.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from higfa_cli.data.images import fit_square
 from higfa_cli.errors import UserError
 from higfa_cli.models.classifier import Classifier, check_classes, load_classifier
 from higfa_cli.models.device import resolve_device
-from higfa_cli.models.draw import Drawn, schedule_of
+from higfa_cli.models.draw import Drawn
 from higfa_cli.recipe.load import LoadedRecipe, load_recipe, override_recipe
 from higfa_cli.stages.context import Context, make_context
 from higfa_cli.stages.drawing import draw_items, is_guided, load_model, plan, read_contour
@@ -42,17 +42,17 @@ from higfa_cli.stages.shards import torch_threads
 
 # Batches per file of the cache.
 PART = 2
-# Keys of `synthesize` that change no picture of the laboratory.
-_IDLE = {"gallery", "per_contour", "local_files_only", "memory"}
+# Sections that say how a picture is drawn.
+DRAWN = {"size", "model", "guidance", "sampling", "prompts"}
 
-_UNGUIDED = {"synthesize.classifier.switch": 1.0, "synthesize.classifier.switch_sigma": None}
+_UNGUIDED = {"guidance.classifier.switch": 1.0, "guidance.classifier.switch_sigma": None}
 
 
 @dataclass(frozen=True)
 class Arm:
     """One way to draw.
 
-    `settings`: recipe key below `synthesize` -> value. `guide`: another guide's checkpoint than
+    `settings`: recipe key of a section in DRAWN -> value. `guide`: another guide's checkpoint than
     the workspace's.
     """
 
@@ -63,17 +63,17 @@ class Arm:
 
 TEXT_ONLY = Arm(
     "text only",
-    {**_UNGUIDED, "synthesize.contour.scale": 0.0, "synthesize.contour.floor": 0.0},
+    {**_UNGUIDED, "guidance.contour.scale": 0.0, "guidance.contour.floor": 0.0},
 )
 TEXT_CONTOUR = Arm("text + contour", _UNGUIDED)
 HIGFA = Arm("HiGFA")
 FIXED = Arm(
     "fixed strength",
-    {"synthesize.classifier.gamma": 0.0, "synthesize.classifier.modulation": "constant"},
+    {"guidance.classifier.gamma": 0.0, "guidance.classifier.modulation": "constant"},
 )
 FIRST_STEP = Arm(
     "from the first step",
-    {"synthesize.classifier.switch": 0.0, "synthesize.classifier.switch_sigma": None},
+    {"guidance.classifier.switch": 0.0, "guidance.classifier.switch_sigma": None},
 )
 
 
@@ -224,7 +224,7 @@ def draw_arm(
         pool: workers that are there already.
 
     Raises:
-        UserError: the arm changes something else than `synthesize`, or the guide is missing.
+        UserError: the arm changes more than how pictures are drawn, or the guide is missing.
     """
     jobs = jobs_of(setting, arm, cache)
     if pool is not None:
@@ -238,16 +238,17 @@ def draw_arm(
 def photos_of(setting: Setting) -> Tensor:
     """The photo behind every item, uint8 [N, 3, S, S], as the contours saw it before their warp."""
     samples = {sample.key: sample for sample in load_photos(setting.ctx).samples}
-    side = setting.ctx.recipe.synthesize.size
+    side = setting.ctx.recipe.size
     photos = [fit_square(samples[item.source].read(), side) for item in setting.items]
     return torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2).contiguous()
 
 
 def arm_context(setting: Setting, arm: Arm) -> Context:
-    """The workspace under the arm's recipe. Raises UserError for a key outside `synthesize`."""
+    """The workspace under the arm's recipe. Raises UserError for a key outside DRAWN."""
     for key in arm.settings:
-        if not key.startswith("synthesize."):
-            raise UserError(f"arm {arm.name}: `{key}` is not below synthesize; prepare with it")
+        section, _, leaf = key.partition(".")
+        if not leaf or section not in DRAWN:
+            raise UserError(f"arm {arm.name}: `{key}` is no key of drawing; prepare with it")
     return replace(setting.ctx, recipe=override_recipe(setting.ctx.recipe, arm.settings))
 
 
@@ -270,9 +271,10 @@ def jobs_of(setting: Setting, arm: Arm, cache: Path) -> list[Job]:
     ctx = arm_context(setting, arm)
     guide = guide_file(setting, arm) if is_guided(ctx) else None
     # Where no step is guided, the classifier's keys change nothing.
-    idle = _IDLE if guide else {*_IDLE, "classifier"}
+    idle = None if guide else {"guidance": {"classifier"}}
     about = {
-        "synthesize": ctx.recipe.synthesize.model_dump(mode="json", exclude=idle),
+        "recipe": ctx.recipe.model_dump(mode="json", include=DRAWN, exclude=idle),
+        "batch_size": _batch_size(ctx),
         "models": model_inputs(ctx, setting.classes),
         "guide": None if guide is None else hash_file(guide),
     }
@@ -287,10 +289,10 @@ def jobs_of(setting: Setting, arm: Arm, cache: Path) -> list[Job]:
 
 
 def _batch_size(ctx: Context) -> int:
-    size = ctx.recipe.synthesize.batch_size
+    size = ctx.recipe.run.batch_size
     if size == "auto":
         raise UserError(
-            f"{ctx.recipe.name}: synthesize.batch_size: auto: the laboratory draws in batches of a "
+            f"{ctx.recipe.name}: run.batch_size: auto: the laboratory draws in batches of a "
             "known size; write a number"
         )
     return size
@@ -306,12 +308,12 @@ def _draw_part(job: Job) -> None:
     """Draw and write one part; the file appears complete or not at all."""
     ctx, items = job.ctx, job.items
     guide = None if job.guide is None else _load_guide(ctx, job.guide)
-    model, schedule = load_model(ctx, items), schedule_of(ctx.recipe.synthesize)
+    model = load_model(ctx, items)
     began = time.perf_counter()
     drawn: list[Drawn] = []
     size = _batch_size(ctx)
     for start in range(0, len(items), size):
-        drawn += draw_items(ctx, model, guide, schedule, items[start : start + size])
+        drawn += draw_items(ctx, model, guide, ctx.recipe.guidance, items[start : start + size])
     seconds = time.perf_counter() - began
     grey = np.full((model.size, model.size, 3), 128, np.uint8)
     failed = np.array([one.pixels is None for one in drawn])
@@ -331,7 +333,7 @@ def _draw_part(job: Job) -> None:
 
 
 def _load_guide(ctx: Context, path: Path) -> Classifier:
-    guide = load_classifier(path, resolve_device(ctx.recipe.device))
+    guide = load_classifier(path, resolve_device(ctx.recipe.run.device))
     check_classes(guide, load_photos(ctx).classes)
     return guide
 

@@ -22,13 +22,13 @@ from tools.pocket.lab.scores import Score, rounded
 MULTIPLES = (0.25, 0.5, 1.0, 2.0)
 # Trainings of each guide, with the recipe's seed and those that follow it.
 TRAININGS = 3
-SCALE = "synthesize.classifier.scale"
+SCALE = "guidance.classifier.scale"
 
 
 def along_scales(request: Request, bench: Bench, split: str) -> dict[str, Any]:
     """Both guides, each trained once, at several S_K."""
     recipe = bench.setting.ctx.recipe
-    scales = [multiple * recipe.synthesize.classifier.scale for multiple in MULTIPLES]
+    scales = [multiple * recipe.guidance.classifier.scale for multiple in MULTIPLES]
     clean = _clean_guide(request, split, recipe.seed, recipe.seed)
     pairs = [
         (

@@ -26,16 +26,16 @@ from torch import Tensor
 from higfa_cli.artifacts.fingerprint import hash_file, hash_json, hash_tree
 from higfa_cli.data.images import read_image
 from higfa_cli.errors import UserError
-from higfa_cli.method.schedule import StrengthSchedule
+from higfa_cli.method.guidance import ContourStrength, Guidance, TextStrength
 from higfa_cli.models.draw import draw
+from higfa_cli.recipe.contours import Transforms
 from higfa_cli.recipe.refs import resolve_ref
-from higfa_cli.recipe.schema import Transforms
 from higfa_cli.stages.model_inputs import model_inputs
 from higfa_cli.stages.shards import torch_threads
 from higfa_cli.training.calibration import expected_calibration_error
 from tools.pocket.lab import figures, measure, pages
 from tools.pocket.lab.bench import JUDGES, check_pocket, constants, made, silence
-from tools.pocket.lab.draw import TEXT_CONTOUR, TEXT_ONLY, Arm, Drawings
+from tools.pocket.lab.draw import DRAWN, TEXT_CONTOUR, TEXT_ONLY, Arm, Drawings
 from tools.pocket.lab.features import NAME as FEATURE_SPACE
 from tools.pocket.lab.features import looks_like_aircraft
 from tools.pocket.lab.judges import jury_log_probabilities
@@ -153,7 +153,7 @@ def arm_part(world: World, arm: Arm, threshold: float) -> list[Row]:
         Row(
             "seconds per picture",
             drawings.seconds / len(drawings.labels),
-            about=f"{len(drawings.labels)} pictures, {world.ctx.recipe.synthesize.steps} steps, "
+            about=f"{len(drawings.labels)} pictures, {world.ctx.recipe.sampling.steps} steps, "
             "one thread",
         ),
     ]
@@ -189,20 +189,20 @@ def speed_part(world: World) -> list[Row]:
     """Pictures per second of the plain conditional, decoded, from two threads."""
     prompt = "a photo of an airliner"
     model = world.model(prompt)
-    settings = model.settings.model_copy(update={"steps": SPEED_STEPS})
     contours = torch.zeros(SPEED_BATCH, 1, model.size, model.size)
     rows = []
     for figure, contour, threshold in (
         ("text", 0.0, SPEED_BAR),
         ("text + contour, one branch", 1.0, None),
     ):
-        schedule = StrengthSchedule(text=1.0, contour=contour, contour_floor=contour, switch=1.0)
+        strengths = TextStrength(1.0), ContourStrength(contour, contour)
+        guidance = Guidance("three_term", *strengths).switched(1.0)
 
-        def once(steps: int, schedule: StrengthSchedule = schedule) -> float:
-            ready = model.with_settings(settings.model_copy(update={"steps": steps}))
+        def once(steps: int, guidance: Guidance = guidance) -> float:
+            ready = model.with_sampling(model.sampling.model_copy(update={"steps": steps}))
             prompts, numbers = [prompt] * SPEED_BATCH, range(SPEED_BATCH)
             began = time.perf_counter()
-            draw(ready, None, schedule, prompts, "", contours, [0] * SPEED_BATCH, numbers)
+            draw(ready, None, guidance, prompts, "", contours, [0] * SPEED_BATCH, numbers)
             return time.perf_counter() - began
 
         with torch_threads(SPEED_THREADS):
@@ -246,7 +246,7 @@ def input_hashes(world: World) -> dict[str, str]:
     recipe, base = world.ctx.recipe, world.ctx.base
     pools = [hash_file(world.rendered / name / "records.jsonl") for name in POOLS]
     generator = [
-        recipe.synthesize.model_dump(mode="json"),
+        recipe.model_dump(mode="json", include=DRAWN),
         model_inputs(world.ctx, tuple(load_classes())),
     ]
     contours = recipe.contours.model_dump(mode="json")
@@ -285,7 +285,7 @@ def write_page(world: World, found: Mapping[str, list[Row]]) -> str:
     about = {
         "made": made(world.ctx, "instruments", " --rendered WORLD"),
         "recipe": world.ctx.recipe.name,
-        "constants": constants(world.ctx.recipe.synthesize),
+        "constants": constants(world.ctx.recipe.guidance),
         "count": world.count,
         "features": FEATURE_SPACE,
         "parts": {name: [asdict(one) for one in rows] for name, rows in found.items()},

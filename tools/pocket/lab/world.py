@@ -39,7 +39,7 @@ class World:
     def judges(self) -> tuple[Judge, ...]:
         """The judges of the pocket's pictures."""
         found = checked_judges(self.judges_folder)
-        if (size := found[0].spec.size) != (own := self.ctx.recipe.synthesize.size):
+        if (size := found[0].spec.size) != (own := self.ctx.recipe.size):
             raise UserError(
                 f"{self.judges_folder}: judges of {size} px, but {self.recipe} draws {own} px; "
                 "give --judges of that size"
@@ -82,8 +82,9 @@ class World:
     def model(self, prompt: str | None = None) -> DiffusionModel:
         """The generator, ready for one prompt and the empty one, or for none."""
         prompts = () if prompt is None else (prompt, "")
+        recipe, cpu = self.ctx.recipe, torch.device("cpu")
         return load_pipeline(
-            self.ctx.recipe.synthesize, self.ctx.base, torch.device("cpu"), prompts
+            recipe.model, recipe.run, recipe.sampling, recipe.size, self.ctx.base, cpu, prompts
         )
 
 

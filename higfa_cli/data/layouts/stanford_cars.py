@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from higfa_cli.data.layouts.common import Listing, Rows, Split, find_file, find_folder
+from higfa_cli.data.layouts.common import Layout, Listing, Rows, Split, find_file, find_folder
 from higfa_cli.data.layouts.mat import Mat
 from higfa_cli.errors import UserError
 
@@ -39,3 +39,14 @@ def list_cars(root: Path) -> Listing:
                 )
             rows.add(f"{images}/{name}", names[label - 1], split, origin)
     return rows.listing()
+
+
+# The original page is gone; copies of the archive are offered elsewhere.
+LAYOUT = Layout(
+    name="stanford-cars",
+    title="Stanford Cars",
+    page="https://ai.stanford.edu/~jkrause/cars/car_dataset.html",
+    classes=196,
+    sizes={"train": 8144, "test": 8041},
+    list=list_cars,
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from higfa_cli.data.layouts.common import Listing, Rows, Split, find_file, find_folder
+from higfa_cli.data.layouts.common import Layout, Listing, Rows, Split, find_file, find_folder
 from higfa_cli.data.layouts.mat import Mat
 from higfa_cli.errors import UserError
 
@@ -47,3 +47,13 @@ def list_dogs(root: Path) -> Listing:
                 )
             rows.add(f"Images/{name}", breed, split, origin)
     return rows.listing()
+
+
+LAYOUT = Layout(
+    name="stanford-dogs",
+    title="Stanford Dogs",
+    page="http://vision.stanford.edu/aditya86/ImageNetDogs/main.html",
+    classes=120,
+    sizes={"train": 12000, "test": 8580},
+    list=list_dogs,
+)

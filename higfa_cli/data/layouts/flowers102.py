@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from higfa_cli.data.layouts.common import Listing, Rows, Split, find_file, find_folder
+from higfa_cli.data.layouts.common import Layout, Listing, Rows, Split, find_file, find_folder
 from higfa_cli.data.layouts.mat import Mat
 from higfa_cli.errors import UserError
 
@@ -42,3 +42,13 @@ def list_flowers(root: Path) -> Listing:
                 )
             rows.add(f"jpg/image_{number:05d}.jpg", str(label), split, origin)
     return rows.listing()
+
+
+LAYOUT = Layout(
+    name="flowers102",
+    title="Oxford 102 Flowers",
+    page="https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
+    classes=102,
+    sizes={"train": 1020, "val": 1020, "test": 6149},
+    list=list_flowers,
+)

@@ -6,14 +6,15 @@ from pathlib import Path
 
 from higfa_cli.data.layouts.common import (
     SPLITS,
+    Layout,
     Listing,
     Row,
     class_label,
     inside,
-    nearest,
     read_text,
 )
 from higfa_cli.errors import UserError
+from higfa_cli.text import or_nearest
 
 REMEDY = "point data.root at the folder that holds images/ and variants.txt"
 
@@ -42,7 +43,7 @@ def list_fgvc(root: Path) -> Listing:
             if label not in known:
                 raise UserError(
                     f"{origin}: unknown class `{label}`, not in variants.txt; "
-                    f"correct the line{nearest(label, known)}"
+                    f"correct the line{or_nearest(label, known)}"
                 )
             inside(folder, identity, origin)
             if identity not in names:
@@ -78,3 +79,13 @@ def _check_every_variant(known: list[str], rows: list[Row], folder: Path) -> Non
                 f"class `{name}` of {folder / 'variants.txt'} has no training image; "
                 "add some to images_variant_train.txt or remove the class"
             )
+
+
+LAYOUT = Layout(
+    name="fgvc-aircraft",
+    title="FGVC-Aircraft (variants)",
+    page="https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/",
+    classes=100,
+    sizes={"train": 3334, "val": 3333, "test": 3333},
+    list=list_fgvc,
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from higfa_cli.data.layouts.common import Listing, Rows, Split, find_folder, list_lines
+from higfa_cli.data.layouts.common import Layout, Listing, Rows, Split, find_folder, list_lines
 from higfa_cli.errors import UserError
 
 LISTS: tuple[tuple[Split, str], ...] = (("train", "trainval.txt"), ("test", "test.txt"))
@@ -33,3 +33,13 @@ def list_pets(root: Path) -> Listing:
                 )
             rows.add(f"images/{name}.jpg", breed, split, origin)
     return rows.listing()
+
+
+LAYOUT = Layout(
+    name="oxford-pets",
+    title="Oxford-IIIT Pet",
+    page="https://www.robots.ox.ac.uk/~vgg/data/pets/",
+    classes=37,
+    sizes={"train": 3680, "test": 3669},
+    list=list_pets,
+)
