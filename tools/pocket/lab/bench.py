@@ -271,7 +271,7 @@ def made(ctx: Context, page: str, flags: str = "") -> dict[str, str]:
         "command": f"python -m tools.pocket.lab.{page}{flags} --workspace DIR --out OUT",
         "commit": found.stdout.strip() or "no checkout",
         "weights": weights,
-        "machine": device_name(recipe.device),
+        "machine": device_name(recipe.run.device),
     }
 
 

@@ -17,6 +17,7 @@ from tools.pocket.lab import figures
 from tools.pocket.lab.bench import Bench, Request
 from tools.pocket.lab.draw import Arm, prepare
 from tools.pocket.lab.scores import Score, rounded
+from tools.pocket.lab.thresholds import BOTH
 
 # S_K at which the two guides are compared, as multiples of the recipe's.
 MULTIPLES = (0.25, 0.5, 1.0, 2.0)
@@ -55,11 +56,10 @@ def trained_again(request: Request, bench: Bench, split: str) -> dict[str, Any]:
     ]
     scores = _measured(bench, pairs)
     kinds = zip(*scores, strict=True)
-    noised, clean = (torch.stack([one.hits.double() for one in kind]).mean(dim=0) for kind in kinds)
-    mean = figures.paired(clean, noised)
+    noised, clean = (torch.stack([one.hits for one in kind]) for kind in kinds)
     return {
-        "difference": rounded(mean),
-        "resampled": "pictures",
+        "difference": rounded(figures.paired(clean, noised)),
+        "resampled": BOTH,
         "trainings": [
             {"seed": seed, **_against(*pair)} for seed, pair in zip(seeds, scores, strict=True)
         ],
