@@ -34,8 +34,8 @@ SD15 = {
 pytestmark = pytest.mark.usefixtures("offline")
 
 
-def of(base: Path = Path(), **keys: Any) -> Architecture:
-    return architecture(Model.model_validate(keys), base)
+def of(folder: Path = Path(), **keys: Any) -> Architecture:
+    return architecture(Model.model_validate(keys), folder)
 
 
 def parameters(cls: Any, config: dict[str, Any]) -> int:
@@ -95,7 +95,7 @@ def test_scaling_factors_differ_as_published() -> None:
 def test_a_local_folder_is_read_as_it_is(family: str, tmp_path: Path) -> None:
     make_model(tmp_path, family=family)
     make_tiny_autoencoder(tmp_path)
-    found = of(tmp_path, model="sd", controlnet="controlnet", gradient_autoencoder="tiny-vae")
+    found = of(tmp_path, base="sd", controlnet="controlnet", gradient_autoencoder="tiny-vae")
     assert found.family == ("sdxl" if family == "sdxl" else "sd")
     assert found.network["block_out_channels"] == [16, 32]
     assert len(found.text_encoders) == (2 if family == "sdxl" else 1)
@@ -118,7 +118,7 @@ def test_the_hub_cache_wins_over_the_shipped_copy(offline: Path) -> None:
     shipped = of(**SD15)
     cached(
         offline,
-        SD15["model"],
+        SD15["base"],
         "vae/config.json",
         shipped.vae | {"scaling_factor": 0.5},
     )
@@ -157,13 +157,13 @@ def test_a_broken_folder_is_one_line(tmp_path: Path) -> None:
     make_model(tmp_path)
     (tmp_path / "sd" / "vae" / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"model.base: .*vae/config.json is not readable"):
-        of(tmp_path, model="sd", controlnet="controlnet")
+        of(tmp_path, base="sd", controlnet="controlnet")
     (tmp_path / "sd" / "vae" / "config.json").write_text("[]")
     with pytest.raises(UserError, match=r"vae/config.json holds no JSON object"):
-        of(tmp_path, model="sd", controlnet="controlnet")
+        of(tmp_path, base="sd", controlnet="controlnet")
     (tmp_path / "sd" / "model_index.json").unlink()
     with pytest.raises(UserError, match=r"model_index.json does not exist; give a folder"):
-        of(tmp_path, model="sd", controlnet="controlnet")
+        of(tmp_path, base="sd", controlnet="controlnet")
 
 
 @pytest.mark.parametrize(

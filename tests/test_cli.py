@@ -152,16 +152,16 @@ def test_recipes_list_show_check_schema() -> None:
     assert code == 0 and out == (ROOT / "recipes" / "pocket-aircraft.yaml").read_text()
     assert call("recipes", "check", "aircraft")[:2] == (0, "built-in aircraft-sdxl: valid\n")
     out = call("recipes", "check", "aircraft", "--set", "sampling.steps=7", "--json")[1]
-    assert json.loads(out)["synthesize"]["steps"] == 7
+    assert json.loads(out)["sampling"]["steps"] == 7
     assert "properties" in json.loads(call("recipes", "schema")[1])
 
 
 def test_recipes_check_refuses(recipe: Path) -> None:
-    recipe.write_text(recipe.read_text() + "synthesise: {}\n")
+    recipe.write_text(recipe.read_text() + "samplling: {}\n")
     code, out, err = call("recipes", "check", recipe)
     assert (code, out) == (2, "")
     assert err.startswith("error: recipe ") and err.count("\n") == 1
-    assert "unknown key `synthesise`; did you mean `synthesize`?" in err
+    assert "unknown key `samplling`; did you mean `sampling`?" in err
 
 
 # Mistakes in flags
@@ -237,7 +237,7 @@ def test_dry_run_says_what_and_writes_nothing(recipe: Path) -> None:
     code, out, _ = call("contours", recipe, "--dry-run", "--json")
     result = json.loads(out)
     assert code == 0 and result["kind"] == "missing"
-    assert result["parameters"]["contours"]["size"] == 32
+    assert result["parameters"]["size"] == 32
     assert "manifest.jsonl" in result["writes"]
     assert not (recipe.parent / "runs").exists()
     assert "dry run, nothing written" in call("contours", recipe, "--dry-run")[1]
@@ -245,7 +245,7 @@ def test_dry_run_says_what_and_writes_nothing(recipe: Path) -> None:
 
 def test_a_dry_run_of_all_stages(recipe: Path) -> None:
     code, out, _ = call("run", str(recipe), "--dry-run")
-    assert code == 0 and "nothing written" in out and "after contours" in out
+    assert code == 0 and "nothing written" in out and "after finetune-guide" in out
     code, out, _ = call("run", str(recipe), "--dry-run", "--from", "synthesize", "--json")
     assert code == 1
     assert [row["action"] for row in json.loads(out)["stages"]][:2] == ["fail", "not reached"]

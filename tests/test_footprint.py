@@ -41,7 +41,7 @@ MIB = 2**20
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model of every family."""
     path = tmp_path_factory.mktemp("models")
-    for family in ("sd", "sdxl", "pocket-like"):
+    for family in ("sd", "sdxl", "pocket-like", "sd3", "sd35"):
         make_model(path / family, family=family)
     make_tiny_autoencoder(path)
     return path
@@ -155,7 +155,7 @@ def test_attention_never_holds_the_scores() -> None:
 # A guided step.
 
 
-@pytest.mark.parametrize("family", ["sd", "sdxl", "pocket-like"])
+@pytest.mark.parametrize("family", ["sd", "sdxl", "pocket-like", "sd3", "sd35"])
 @pytest.mark.parametrize(
     "changes",
     [
@@ -340,7 +340,7 @@ def test_sd15_takes_the_published_arithmetic() -> None:
     assert unet_flops("aircraft-sd15")[0] == pytest.approx(0.80, rel=0.02)
 
 
-@pytest.mark.parametrize("family", ["sd", "sdxl"])
+@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3"])
 @pytest.mark.parametrize(
     "changes",
     [

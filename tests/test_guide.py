@@ -30,6 +30,7 @@ from higfa_cli.models.classifier import (
     to_bytes,
 )
 from higfa_cli.recipe.classifiers import Training
+from higfa_cli.recipe.load import override_recipe
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages import finetune_guide
 from higfa_cli.stages.context import Context, Silent
@@ -349,6 +350,32 @@ def test_finetune_guide_inputs_name_what_changed(
     after = finetune_guide.inputs(ctx)
     changed = {name for name in before.files if before.files[name] != after.files[name]}
     assert changed == {"data/train"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "stale"),
+    [
+        ("model.tiling", True, True),
+        ("model.dtype", "bfloat16", True),
+        ("sampling.conditioning_scale", 0.5, True),
+        ("size", 64, True),
+        ("contours.blur", 2.0, True),
+        ("prompts.templates", ["the {words}"], True),
+        ("guidance.classifier.switch", 0.7, True),
+        ("guidance.classifier.scale", 3.0, False),
+        ("prompts.negative", "blur", False),
+        ("contours.per_image", 3, False),
+        ("pictures.per_contour", 3, False),
+        ("run.batch_size", 3, False),
+        ("run.memory.slicing", True, False),
+    ],
+)
+def test_the_guide_depends_on_what_its_pictures_show(
+    tmp_path: Path, model_folders: tuple[Path, Path], key: str, value: object, stale: bool
+) -> None:
+    ctx = context(tmp_path, model_folders, with_val=True)
+    other = replace(ctx, recipe=override_recipe(ctx.recipe, {key: value}))
+    assert (finetune_guide.inputs(other).key != finetune_guide.inputs(ctx).key) == stale
 
 
 def test_guide_that_never_guides_is_calibrated_on_reconstructions(

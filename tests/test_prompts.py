@@ -263,7 +263,7 @@ def test_a_shipped_bank_may_be_copied_and_changed(tmp_path: Path) -> None:
         ("daisy: [x, ' ']\n747: [y]\n", "class `daisy`: template 2 is empty"),
         ("daisy: [x, [z]]\n747: [y]\n", "class `daisy`: template 2 is not text"),
         ("dasy: [x]\n747: [y]\n", "unknown class `dasy`.*did you mean `daisy`"),
-        ("daisy: [x]\n747: [y]\nnegative: z\n", r"move it to the recipe, synthesize\.prompts\.neg"),
+        ("daisy: [x]\n747: [y]\nnegative: z\n", r"move it to the recipe, prompts\.neg"),
         ("daisy: [x]\ndaisy: [z]\n747: [y]\n", "`daisy` occurs twice"),
         ("cafe\u0301: [x]\ncaf\u00e9: [y]\n", "class `caf\u00e9` occurs twice"),
         ("daisy: [\n", "broken"),
@@ -283,8 +283,8 @@ def test_a_broken_bank_names_file_place_and_remedy(tmp_path: Path, text: str, ma
     [
         ("bird", "`bird` is neither a shipped bank .nearest: birds.*correct prompts"),
         ("xyz", "nearest: aircraft, birds, cars"),
-        ("./nowhere.yaml", r"synthesize\.prompts\.bank: \./nowhere\.yaml does not exist"),
-        ("folder", r"folder cannot be read; correct synthesize\.prompts\.bank"),
+        ("./nowhere.yaml", r"prompts\.bank: \./nowhere\.yaml does not exist"),
+        ("folder", r"folder cannot be read; correct prompts\.bank"),
         ("latin.yaml", r"latin\.yaml cannot be read"),
     ],
 )

@@ -16,6 +16,7 @@ from higfa_cli.errors import RecipeError, UserError
 from higfa_cli.recipe.builtin import builtin_names
 from higfa_cli.recipe.keys import nearest_key, recipe_keys
 from higfa_cli.recipe.load import load_recipe, override_recipe, recipe_schema
+from higfa_cli.recipe.overrides import set_value
 from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.recipe.strict_yaml import dump_yaml, parse_yaml
@@ -91,6 +92,80 @@ def test_unknown_key_without_a_near_one_lists_the_section(tmp_path: Path) -> Non
 def test_unknown_key_comes_before_the_missing_one_it_explains(tmp_path: Path) -> None:
     message = refused(tmp_path, MINIMAL.replace("root:", "rooot:"))
     assert "unknown key `data.rooot`; did you mean `data.root`? (and 1 more)" in message
+
+
+# Every key of earlier recipes that is elsewhere now.
+MOVED_KEYS = {
+    "device": "run.device",
+    "contours.size": "size",
+    "synthesize.model": "model.base",
+    "synthesize.controlnet": "model.controlnet",
+    "synthesize.revision": "model.revision",
+    "synthesize.controlnet_revision": "model.controlnet_revision",
+    "synthesize.variant": "model.variant",
+    "synthesize.local_files_only": "run.local_files_only",
+    "synthesize.gradient_autoencoder": "model.gradient_autoencoder",
+    "synthesize.gradient_autoencoder_revision": "model.gradient_autoencoder_revision",
+    "synthesize.dtype": "model.dtype",
+    "synthesize.scheduler": "sampling.scheduler",
+    "synthesize.steps": "sampling.steps",
+    "synthesize.size": "size",
+    "synthesize.batch_size": "run.batch_size",
+    "synthesize.per_contour": "pictures.per_contour",
+    "synthesize.composition": "guidance.composition",
+    "synthesize.conditioning_scale": "sampling.conditioning_scale",
+    "synthesize.conditioning_interval": "sampling.conditioning_interval",
+    "synthesize.text.scale": "guidance.text.scale",
+    "synthesize.text.floor": "guidance.text.floor",
+    "synthesize.contour.scale": "guidance.contour.scale",
+    "synthesize.contour.floor": "guidance.contour.floor",
+    "synthesize.classifier.scale": "guidance.classifier.scale",
+    "synthesize.classifier.gamma": "guidance.classifier.gamma",
+    "synthesize.classifier.confidence": "guidance.classifier.confidence",
+    "synthesize.classifier.modulation": "guidance.classifier.modulation",
+    "synthesize.classifier.power": "guidance.classifier.power",
+    "synthesize.classifier.gradient": "guidance.classifier.gradient",
+    "synthesize.classifier.read": "guidance.classifier.read",
+    "synthesize.classifier.grad_norm": "guidance.classifier.grad_norm",
+    "synthesize.classifier.switch": "guidance.classifier.switch",
+    "synthesize.classifier.switch_sigma": "guidance.classifier.switch_sigma",
+    "synthesize.prompts.templates": "prompts.templates",
+    "synthesize.prompts.bank": "prompts.bank",
+    "synthesize.prompts.negative": "prompts.negative",
+    "synthesize.memory.cpu_offload": "run.memory.cpu_offload",
+    "synthesize.memory.gradient_checkpointing": "run.memory.gradient_checkpointing",
+    "synthesize.memory.slicing": "run.memory.slicing",
+    "synthesize.memory.tiling": "model.tiling",
+    "synthesize.memory.channels_last": "run.memory.channels_last",
+    "synthesize.memory.compile": "run.memory.compile",
+    "synthesize.gallery": "pictures.gallery",
+}
+
+
+@pytest.mark.parametrize("old", MOVED_KEYS)
+def test_a_key_that_moved_is_refused_with_its_new_name(tmp_path: Path, old: str) -> None:
+    new = MOVED_KEYS[old]
+    assert new in recipe_keys()
+    said = f"`{old}` is now `{new}`; rename it"
+    tree = parse_yaml(MINIMAL, "x")
+    set_value(tree, old, 1)
+    message = refused(tmp_path, dump_yaml(tree))
+    assert message == f"recipe {tmp_path / 'recipe.yaml'}: {said}"
+    assert refused(tmp_path, MINIMAL, f"{old}=1") == f"--set {old}=1: {said}"
+
+
+def test_a_recipe_of_moved_keys_counts_them(tmp_path: Path) -> None:
+    old = "name: x\ndevice: cpu\nsynthesize: {model: m, text: {scale: 2}, memory: {tiling: true}}\n"
+    assert refused(tmp_path, old).endswith("`device` is now `run.device`; rename it (and 3 more)")
+
+
+def test_a_slip_in_a_section_that_is_no_more(tmp_path: Path) -> None:
+    near = "unknown key `synthesize.stepz`; did you mean `sampling.steps`?"
+    assert near in refused(tmp_path, MINIMAL + "synthesize: {stepz: 3}\n")
+    assert near in refused(tmp_path, MINIMAL, "synthesize.stepz=3")
+    now = "`synthesize` is no section any more; its keys are in `size`, `model`, `run`, `sampling`"
+    for empty in ("synthesize: {}\n", "synthesize:\n"):
+        assert now in refused(tmp_path, MINIMAL + empty)
 
 
 def test_missing_key(tmp_path: Path) -> None:

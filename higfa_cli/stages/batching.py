@@ -66,7 +66,10 @@ def dearest_step(
     ctx: Context, model: DiffusionModel, guide: Classifier | None, item: PlanItem
 ) -> Callable[[int], None]:
     """Draw so many copies of `item` in one step that is guided if any is, and decode them."""
-    sampling = model.sampling.model_copy(update={"steps": 1, "conditioning_interval": (0.0, 1.0)})
+    # The first step from pure noise is never guided: then the second of two is.
+    steps = 1 if model.solver(1).levels[0].alpha > 0 else 2
+    changes = {"steps": steps, "conditioning_interval": (0.0, 1.0)}
+    sampling = model.sampling.model_copy(update=changes)
     guidance = ctx.recipe.guidance.switched(1.0 if guide is None else 0.0)
 
     def attempt(size: int) -> None:
