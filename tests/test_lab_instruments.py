@@ -17,9 +17,10 @@ import torch
 import yaml
 from PIL import Image
 
-from higfa_cli.contour.transform import TransformRecord, apply_transform
+from higfa_cli.contour.transform import IDENTITY, apply_transform
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.contours import Transforms
+from tests.support.shapes import transform
 from tests.support.tiny import make_model
 from tools.pocket.lab import features, instruments, measure, pages
 from tools.pocket.lab.figures import Interval
@@ -49,10 +50,10 @@ def picture(seed: int, side: int) -> np.ndarray:
 
 
 RECORDS = {
-    "still": TransformRecord(),
-    "flip": TransformRecord(flip=True),
-    "turn": TransformRecord(rotation=20.0),
-    "all": TransformRecord(
+    "still": IDENTITY,
+    "flip": transform(flip=True),
+    "turn": transform(rotation=20.0),
+    "all": transform(
         flip=True, rotation=-7.0, scale=0.9, dx=0.05, dy=-0.04,
         corners=((0.02, 0.0), (0.0, -0.02), (0.01, 0.01), (-0.01, 0.0)),
     ),
@@ -76,7 +77,7 @@ def test_photo_moves_as_its_contour(name: str) -> None:
 def test_borders_are_repeated_or_mirrored() -> None:
     photo = np.zeros((10, 10, 3), np.uint8)
     photo[:, 9], photo[:, 8] = 200, 100
-    to_the_left = TransformRecord(dx=-0.2)
+    to_the_left = transform(dx=-0.2)
     # Columns 8 and 9 come from outside: column 9 again, or columns 9 and 8.
     repeated = warp_photo(photo, to_the_left, REPEATED)[5, 6:, 0]
     mirrored = warp_photo(photo, to_the_left, MIRRORED)[5, 6:, 0]
@@ -86,9 +87,9 @@ def test_borders_are_repeated_or_mirrored() -> None:
 
 def test_warp_refuses_what_it_cannot_do() -> None:
     with pytest.raises(ValueError, match="homographies"):
-        warp_photo(picture(0, 16), TransformRecord(elastic=((0.01, 0.0),) * 16))
+        warp_photo(picture(0, 16), transform(elastic=((0.01, 0.0),) * 16))
     with pytest.raises(ValueError, match="square"):
-        warp_photo(picture(0, 16)[:8], TransformRecord())
+        warp_photo(picture(0, 16)[:8], IDENTITY)
 
 
 def test_warp_is_drawn_from_the_name() -> None:

@@ -159,7 +159,7 @@ def _tokenizers(ctx: Context) -> list[Any]:
 def _model_files(ctx: Context, known: Findings) -> Row:
     recipe = ctx.recipe
     known.missing = missing_files(recipe.model, ctx.base, recipe.run.local_files_only)
-    if not (ctx.stage_dir("finetune-guide") / "guide.safetensors").is_file():
+    if not ctx.ws.guide.checkpoint.is_file():
         known.missing += missing_weights(recipe.guide, ctx.base, "guide")
     known.missing += missing_weights(recipe.downstream, ctx.base, "downstream")
     # Guide and classifier may start from the same weights.

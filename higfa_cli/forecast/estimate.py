@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 
 from higfa_cli.artifacts.atomic import read_json
-from higfa_cli.artifacts.plan import PlanItem
+from higfa_cli.artifacts.rows import PlanItem
 from higfa_cli.artifacts.run_record import RECORD
 from higfa_cli.data.layouts import layout_of
 from higfa_cli.errors import UserError
@@ -89,7 +89,7 @@ def count_pictures(ctx: Context) -> Counted:
     """
     found = photos_folder(ctx)
     note = None
-    if (ctx.stage_dir("contours") / "manifest.jsonl").is_file():
+    if ctx.ws.contours.manifest.is_file():
         stale = _stale_contours(ctx)
         if stale is None:
             items = plan(ctx)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import psutil
 from accelerate.utils.memory import find_executable_batch_size
 
-from higfa_cli.artifacts.plan import PlanItem
+from higfa_cli.artifacts.rows import PlanItem
 from higfa_cli.errors import UserError
 from higfa_cli.models.architecture import architecture
 from higfa_cli.models.classifier import Classifier
@@ -62,7 +62,7 @@ def largest_that_runs(attempt: Callable[[int], None], start: int = LARGEST) -> i
         raise _too_large() from error
 
 
-def dearest_step(
+def costliest_step(
     ctx: Context, model: DiffusionModel, guide: Classifier | None, item: PlanItem
 ) -> Callable[[int], None]:
     """Draw so many copies of `item` in one step that is guided if any is, and decode them."""

@@ -29,7 +29,7 @@ from higfa_cli.models.device import resolve_device
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.stages.context import Context
-from higfa_cli.stages.model_inputs import model_inputs
+from higfa_cli.stages.inputs import model_inputs
 from tools.pocket.lab import figures
 from tools.pocket.lab.draw import (
     DRAWN,

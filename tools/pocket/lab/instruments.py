@@ -30,7 +30,7 @@ from higfa_cli.method.guidance import ContourStrength, Guidance, TextStrength
 from higfa_cli.models.draw import draw
 from higfa_cli.recipe.contours import Transforms
 from higfa_cli.recipe.refs import resolve_ref
-from higfa_cli.stages.model_inputs import model_inputs
+from higfa_cli.stages.inputs import model_inputs
 from higfa_cli.stages.shards import torch_threads
 from higfa_cli.training.calibration import expected_calibration_error
 from tools.pocket.lab import figures, measure, pages
