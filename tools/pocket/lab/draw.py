@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from higfa_cli.stages.gallery import choose
 from torch import Tensor
 
 from higfa_cli.artifacts.fingerprint import hash_file, hash_json
@@ -34,7 +35,6 @@ from higfa_cli.models.draw import Drawn
 from higfa_cli.recipe.load import LoadedRecipe, load_recipe, override_recipe
 from higfa_cli.stages.context import Context, make_context
 from higfa_cli.stages.drawing import draw_items, load_model, plan, read_contour
-from higfa_cli.stages.gallery import choose
 from higfa_cli.stages.inputs import model_inputs
 from higfa_cli.stages.photos import load_photos
 from higfa_cli.stages.pipeline import step
