@@ -16,7 +16,6 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-import yaml
 from typer.testing import CliRunner, Result
 
 import higfa_cli
@@ -27,13 +26,15 @@ from higfa_cli.data import images
 from higfa_cli.data.dataset import load_dataset
 from higfa_cli.data.images import ImageError, read_image
 from higfa_cli.data.rejected import allowed, file_state, read_rejected
+from higfa_cli.recipe.data import Data
 from higfa_cli.recipe.load import load_recipe
-from higfa_cli.recipe.schema import Data
 from higfa_cli.stages import drawing, filter, finetune_guide, train_downstream
 from higfa_cli.stages.context import make_context
+from higfa_cli.stages.inputs import downstream_inputs
 from higfa_cli.stages.photos import load_photos
 from tests.support.bad_images import Case, cases, encoded, large_palette_png, one_bit_png, scene
 from tests.support.fault_project import obey_permissions
+from tests.support.recipes import write_recipe
 
 CASES = cases()
 ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
@@ -147,9 +148,10 @@ def test_the_scan_would_find_another_reader(line: str) -> None:
 
 def test_only_two_modules_list_photos_by_themselves() -> None:
     """All others get them from `load_photos`, and so leave out the same ones."""
-    modules = sorted((PACKAGE / "stages").glob("*.py"))
-    listing = [p.stem for p in modules if "load_dataset(" in p.read_text(encoding="utf-8")]
-    assert listing == ["contours", "photos"]
+    modules = sorted([*(PACKAGE / "stages").glob("*.py"), *(PACKAGE / "forecast").glob("*.py")])
+    calls = re.compile(r"\b(list_photos|choose_photos|load_dataset)\(")
+    listing = [p.stem for p in modules if calls.search(p.read_text(encoding="utf-8"))]
+    assert listing == ["context", "photos"]
 
 
 # --- stage `contours` over all of them
@@ -157,26 +159,16 @@ def test_only_two_modules_list_photos_by_themselves() -> None:
 
 def project(base: Path, photos: Path, **data: Any) -> Path:
     """A recipe of a few seconds; returns its path."""
-    small = {
-        "backbone": "test_resnet.r160_in1k",
-        "pretrained": False,
-        "image_size": 32,
-        "epochs": 1,
-        "batch_size": 8,
-    }
-    tree = {
-        "name": "tiny",
-        "workspace": str(base / "out"),
-        "device": "cpu",
-        "data": {"root": str(photos), **data},
-        "contours": {"size": 32, "transforms": {"translation": 0, "perspective": 0}},
-        "synthesize": {"model": "none", "controlnet": "none", "size": 32},
-        "guide": small,
-        "downstream": {**small, "seeds": [0]},
-    }
-    path = base / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
-    return path
+    training = {"epochs": 1, "batch_size": 8}
+    return write_recipe(
+        base / "tiny.yaml",
+        ("none", "none"),
+        workspace=str(base / "out"),
+        data={"root": str(photos), **data},
+        contours={"transforms": {"translation": 0, "perspective": 0}},
+        guide=training,
+        downstream=training | {"seeds": [0]},
+    )
 
 
 def photo(path: Path, seed: int) -> None:
@@ -441,7 +433,7 @@ def test_every_stage_leaves_out_the_same_photos(recipe: Path) -> None:
     assert len(want.samples) == 18 and not BAD.keys() & {one.key for one in want.samples}
     assert want == drawing.load_photos(ctx) == finetune_guide._dataset(ctx)
     assert filter.load_photos is train_downstream.load_photos is load_photos
-    files = train_downstream.inputs(ctx, arms=["real"]).files
+    files = downstream_inputs(ctx, arms=["real"]).files
     assert files["data/train"] == want.fingerprint("train")
     everything = load_dataset(ctx.recipe.data, ctx.base, 0)
     assert everything.fingerprint("train") != want.fingerprint("train")

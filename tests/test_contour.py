@@ -15,7 +15,7 @@ from higfa_cli.contour.extract import canny, edge_fraction, extract, soft
 from higfa_cli.contour.geometry import CORNERS, anisotropy, project, similarity
 from higfa_cli.contour.transform import IDENTITY, apply_transform, draw_transform, homography
 from higfa_cli.errors import UserError
-from higfa_cli.recipe.schema import Contours, Transforms
+from higfa_cli.recipe.contours import Contours, Transforms
 from tests.support.shapes import transform
 
 SIZE = 64
@@ -79,10 +79,10 @@ def test_soft_sees_edges_of_equal_brightness() -> None:
 @pytest.mark.parametrize("extractor", ["canny", "soft"])
 def test_padding_gives_no_edges(extractor: str) -> None:
     bright = np.full((20, 80, 3), 230, dtype=np.uint8)
-    recipe = Contours(extractor=extractor, size=64)
-    assert not extract(bright, recipe).any()
+    recipe = Contours(extractor=extractor)
+    assert not extract(bright, recipe, 64).any()
     bright[:, 40:] = 20
-    contour = extract(bright, recipe)
+    contour = extract(bright, recipe, 64)
     assert contour.shape == (64, 64)
     assert not contour[:24].any() and not contour[40:].any()
     assert contour[24:40, 30:34].any()

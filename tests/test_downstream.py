@@ -25,6 +25,7 @@ from higfa_cli.stages import train_downstream
 from higfa_cli.stages.arms import choose_arms
 from higfa_cli.stages.context import Context, Silent
 from higfa_cli.stages.export import export
+from higfa_cli.stages.inputs import downstream_inputs
 from higfa_cli.stages.predict import best_model, predict
 from tests.support.shapes import CLASSES, SIZE, selection_row, write_class_folders
 
@@ -62,12 +63,12 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Context:
     """A finished run with three arms; tests only read it."""
     base = tmp_path_factory.mktemp("done")
     write_data(base)
-    own = write_class_folders(base / "run/synthesize/images", 5, 7)
+    own = write_class_folders(base / "run/synthesize/higfa/images", 5, 7)
     (own / "metadata.jsonl").write_text("")
     # The filter keeps four of the five pictures of each class.
     names = [path.relative_to(own).as_posix() for path in own.rglob("*.png")]
     rows = [selection_row(name, kept=not name.endswith("/0.png")) for name in names]
-    write_rows(base / "run/filter/selection.jsonl", rows)
+    write_rows(base / "run/filter/higfa/selection.jsonl", rows)
     write_class_folders(base / "other", 3, 8, CLASSES[:2])
     ctx = context(base, epochs=3)
     train_downstream.run(ctx, synthetic=[f"diffmix={base / 'other'}"])
@@ -79,7 +80,7 @@ def test_results_hold_every_arm_at_the_same_budget(done: Context) -> None:
     arms = {arm["name"]: arm for arm in results["arms"]}
     assert list(arms) == ["real", "real+higfa", "real+diffmix"]
     assert arms["real"]["synthetic"] is None
-    assert arms["real+higfa"]["synthetic"] == "synthesize/images"
+    assert arms["real+higfa"]["synthetic"] == "synthesize/higfa/images"
     assert arms["real+diffmix"]["synthetic"] == str((done.base / "other").resolve())
     assert [arm["synthetic_images"] for arm in results["arms"]] == [0, 16, 6]
     assert arms["real+diffmix"]["missing_classes"] == list(CLASSES[2:])
@@ -121,10 +122,10 @@ def _macro_f1(rows: list[dict[str, str]]) -> float:
 
 def test_finished_run_is_fresh_and_keeps_its_arms(done: Context, tmp_path: Path) -> None:
     stage = done.stage_dir("train-downstream")
-    assert stage_state(stage, train_downstream.inputs(done)).kind == "fresh"
+    assert stage_state(stage, downstream_inputs(done)).kind == "fresh"
     assert [arm.name for arm in choose_arms(done)][-1] == "real+diffmix"
     write_class_folders(tmp_path / "more", 1, 0)
-    other = train_downstream.inputs(done, synthetic=[str(tmp_path / "more")])
+    other = downstream_inputs(done, synthetic=[str(tmp_path / "more")])
     state = stage_state(stage, other)
     assert state.kind == "stale"
     assert any("real+diffmix" in reason for reason in state.reasons)
@@ -238,18 +239,18 @@ def test_no_pictures_is_an_error_that_names_the_command(tmp_path: Path) -> None:
     ctx = context(tmp_path)
     expected = r"`higfa synthesize` first, give --synthetic DIR, or .* with --arm real"
     with pytest.raises(UserError, match=expected):
-        train_downstream.inputs(ctx)
+        downstream_inputs(ctx)
     with pytest.raises(UserError, match="is not a folder"):
-        train_downstream.inputs(ctx, synthetic=["a=nowhere"])
+        downstream_inputs(ctx, synthetic=["a=nowhere"])
     write_class_folders(tmp_path / "a" / "x", 1, 0)
     write_class_folders(tmp_path / "b" / "x", 1, 0)
     with pytest.raises(UserError, match=r"two arms are called real\+x"):
-        train_downstream.inputs(ctx, synthetic=[str(tmp_path / "a/x"), str(tmp_path / "b/x")])
+        downstream_inputs(ctx, synthetic=[str(tmp_path / "a/x"), str(tmp_path / "b/x")])
     with pytest.raises(UserError, match="no such arm; arms are real"):
-        train_downstream.inputs(ctx, arms=["real+y"])
+        downstream_inputs(ctx, arms=["real+y"])
     for name in ("higfa", "real+higfa"):
         with pytest.raises(UserError, match="run `higfa synthesize` first"):
-            train_downstream.inputs(ctx, arms=[name])
+            downstream_inputs(ctx, arms=[name])
 
 
 def test_folder_whose_name_holds_an_equals_sign(tmp_path: Path) -> None:
@@ -307,7 +308,7 @@ def test_interrupted_run_resumes_and_ends_the_same(tmp_path: Path) -> None:
     train_downstream.run(ctx, arms=["real"])
     assert kept.stat().st_mtime_ns == stamp
     assert _without_time(stage) == first
-    state = stage_state(stage, train_downstream.inputs(ctx, arms=["real"]))
+    state = stage_state(stage, downstream_inputs(ctx, arms=["real"]))
     assert state.kind == "fresh"
 
 

@@ -16,13 +16,13 @@ from higfa_cli.artifacts.atomic import read_jsonl
 from higfa_cli.artifacts.plan import in_batches
 from higfa_cli.method import schedule
 from higfa_cli.recipe.load import load_recipe
-from higfa_cli.stages.batching import batch_size, dearest_step
+from higfa_cli.stages.batch_files import Models
+from higfa_cli.stages.batching import batch_size, costliest_step
 from higfa_cli.stages.context import Context, make_context
-from higfa_cli.stages.drawing import draw_items, load, plan
-from higfa_cli.stages.pipeline import STAGES
+from higfa_cli.stages.drawing import draw_items, plan
 from tests.support import tiny
-from tests.support.photo_project import CLASSES, draw_photo, higfa
-from tests.support.recipes import drawing_keys
+from tests.support.photo_project import CLASSES, higfa, write_photos
+from tests.support.recipes import drawing_keys, write_recipe
 
 #: Family, prediction type, and recipe keys that only this one sets: each is driven once.
 RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -49,37 +49,23 @@ RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 @pytest.fixture(scope="module", params=list(RUNS))
 def recipe(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    family, prediction_type, own = RUNS[request.param]
+    family, prediction_type, changes = RUNS[request.param]
     root = tmp_path_factory.mktemp("project")
     tiny.make_model(root / "model", prediction_type, family)
     tiny.make_tiny_autoencoder(root / "model")
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 3), ("val", 2), ("test", 2)):
-        for kind in CLASSES:
-            folder = root / "photos" / split / kind
-            folder.mkdir(parents=True)
-            for i in range(count):
-                draw_photo(kind, rng).save(folder / f"{i}.png")
+    write_photos(root / "photos", 3, 2, 2)
     bank = {"templates": ["a {words} on sand", "a {words} at night"], "negative": "blur"}
     (root / "mine.yaml").write_text(yaml.safe_dump(bank), encoding="utf-8")
-    small = {
-        "backbone": "test_resnet.r160_in1k", "pretrained": False, "image_size": 32, "epochs": 1,
-        "batch_size": 8,
-    }  # fmt: skip
-    drawing = {
-        "base": "model/sd", "controlnet": "model/controlnet", "steps": 4, "device": "cpu",
-        "batch_size": 4, "gallery": 1, "classifier": {"switch": 0.5},
-    }  # fmt: skip
-    tree = {
-        "name": request.param,
-        "size": 32,
-        "data": {"root": "photos"},
-        "guide": small,
-        **drawing_keys(**drawing | own),
-        "downstream": {**small, "seeds": [0]},
-    }
-    path = root / "recipe.yaml"
-    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    drawing = {"steps": 4, "batch_size": 4, "gallery": 1, "classifier": {"switch": 0.5}}
+    training = {"epochs": 1, "batch_size": 8}
+    path = write_recipe(
+        root / "recipe.yaml",
+        ("model/sd", "model/controlnet"),
+        name=request.param,
+        guide=training,
+        downstream=training | {"seeds": [0]},
+        **drawing_keys(**drawing | changes),
+    )
     higfa("run", str(path), "--workspace", str(root / "out"), "--quiet")
     return path
 
@@ -90,16 +76,16 @@ def context(recipe: Path) -> Context:
 
 def test_every_stage_is_done_and_every_picture_there(recipe: Path) -> None:
     out = recipe.parent / "out"
-    for stage in STAGES:
+    for stage in ("contours", "synthesize/higfa", "synthesize/gallery", "filter/higfa", "report"):
         assert json.loads((out / stage / "run.json").read_text())["status"] == "done"
-    rows = read_jsonl(out / "synthesize" / "images" / "metadata.jsonl")
+    rows = read_jsonl(out / "synthesize" / "higfa" / "images" / "metadata.jsonl")
     assert len(rows) == 9
     assert all(row["status"] == "ok" and 0 <= row["confidence"] <= 1 for row in rows)
     assert (out / "report" / "report.html").is_file()
 
 
 def test_plan_holds_the_settled_batch_size(recipe: Path) -> None:
-    out = recipe.parent / "out" / "synthesize"
+    out = recipe.parent / "out" / "synthesize" / "higfa"
     settled = json.loads((out / "plan.json").read_text())
     asked = context(recipe).recipe.run.batch_size
     assert settled["probed"] == (asked == "auto")
@@ -113,7 +99,7 @@ def test_plan_holds_the_settled_batch_size(recipe: Path) -> None:
 
 def test_prompts_come_from_the_bank(recipe: Path) -> None:
     settings = context(recipe).recipe
-    rows = read_jsonl(recipe.parent / "out" / "synthesize" / "plan.jsonl")
+    rows = read_jsonl(recipe.parent / "out" / "synthesize" / "higfa" / "plan.jsonl")
     prompts = {row["prompt"] for row in rows}
     if settings.prompts.bank == "mine.yaml":
         assert prompts <= {f"a {c} {p}" for c in CLASSES for p in ("on sand", "at night")}
@@ -128,7 +114,7 @@ def test_out_of_memory_halves_the_batch_and_is_recorded(recipe: Path) -> None:
     """The real UNet refuses more than two pictures at a time: same pictures, smaller parts."""
     ctx = context(recipe)
     items = in_batches(plan(ctx), 4)[:4]
-    model, guide = load(ctx, items)
+    model, guide = Models([(ctx.arm("higfa"), items)]).of(ctx.arm("higfa"))
     guidance = ctx.recipe.guidance
     whole = draw_items(ctx, model, guide, guidance, items)
     assert [one.effective_batch for one in whole] == [4] * 4
@@ -153,21 +139,21 @@ def test_out_of_memory_halves_the_batch_and_is_recorded(recipe: Path) -> None:
     assert [(one.pixels, one.error) for one in failed] == [(None, "out of memory")] * 2
 
 
-def test_the_dearest_step_is_one_guided_step(recipe: Path) -> None:
+def test_the_costliest_step_is_one_guided_step(recipe: Path) -> None:
     ctx = context(recipe)
     items = plan(ctx)
-    model, guide = load(ctx, items)
+    model, guide = Models([(ctx.arm("higfa"), items)]).of(ctx.arm("higfa"))
     assert guide is not None
     seen: list[tuple[str, int]] = []
     model.network.register_forward_pre_hook(lambda _m, a: seen.append(("unet", len(a[0]))))
     guide.network.register_forward_pre_hook(lambda _m, a: seen.append(("guide", len(a[0]))))
-    dearest_step(ctx, model, guide, items[0])(3)
+    costliest_step(ctx, model, guide, items[0])(3)
     assert ("guide", 3) in seen
     # A flow takes two: its first step, from pure noise, is not guided.
     steps = 2 if model.solver(1).levels[0].alpha == 0 else 1
     assert sum(size for name, size in seen if name == "unet") == steps * 3 * 3
     asked = ctx.recipe.run.batch_size
-    size = batch_size(ctx, model, dearest_step(ctx, model, guide, items[0]))
+    size = batch_size(ctx, model, costliest_step(ctx, model, guide, items[0]))
     assert size == (32 if asked == "auto" else asked)
 
 

@@ -36,6 +36,7 @@ from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages import finetune_guide
 from higfa_cli.stages.context import Context, Silent
 from higfa_cli.stages.guide_pool import pool_jobs, read_photos, render
+from higfa_cli.stages.inputs import guide_inputs
 from higfa_cli.training.calibration import HeldOut, calibrate
 from higfa_cli.training.trainer import predict_logits
 from tests.support.recipes import load_model
@@ -322,7 +323,7 @@ def test_finetune_guide_with_validation(tmp_path: Path, model_folders: tuple[Pat
     assert [row["epoch"] for row in history] == [1, 2]
     assert all(row["replaced"] == 0.5 for row in history)
     assert summary["noised"] == 24 * 3  # 2 noised and 1 reconstructed per photo
-    assert stage_state(folder, finetune_guide.inputs(ctx)).kind == "fresh"
+    assert stage_state(folder, guide_inputs(ctx)).kind == "fresh"
 
 
 def test_finetune_guide_without_validation_cross_validates(
@@ -346,10 +347,10 @@ def test_finetune_guide_inputs_name_what_changed(
     tmp_path: Path, model_folders: tuple[Path, Path]
 ) -> None:
     ctx = context(tmp_path, model_folders, with_val=True)
-    before = finetune_guide.inputs(ctx)
+    before = guide_inputs(ctx)
     assert {"data/train", "data/val", "model.base"} <= before.files.keys()
     write_class_folders(tmp_path / "data/train", 6, seed=5)
-    after = finetune_guide.inputs(ctx)
+    after = guide_inputs(ctx)
     changed = {name for name in before.files if before.files[name] != after.files[name]}
     assert changed == {"data/train"}
 

@@ -29,6 +29,7 @@ from higfa_cli.recipe.data import Data
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.stages import drawing, pipeline, preview, report
 from higfa_cli.stages.context import Context, make_context
+from higfa_cli.stages.table import stage_of
 from higfa_cli.training.checkpoint import load_checkpoint
 from tests.support.hostile import PATHS, Canary, assert_inert, higfa, hostile_root, path_of, photo
 from tests.support.layouts import car_annotations, cells, dog_list, lines, mat
@@ -173,22 +174,27 @@ def test_contours_are_read_from_their_stage(ctx: Context, name: str) -> None:
 
 @pytest.mark.parametrize("name", PATHS)
 def test_pictures_are_read_from_their_stage(ctx: Context, name: str) -> None:
-    images = ctx.stage_dir("synthesize") / "images"
+    images = ctx.ws.arm("higfa").synthesize.directory / "images"
     with_links(images)
     photo(images.parent / "secret.png")
     row = picture_row(file_name=path_of(name, images.parent), cls="A320", source="train/A320/0.png")
     write_rows(images / "metadata.jsonl", [row])
     with pytest.raises(UserError, match=r"names a file in|cannot read image"):
-        pipeline.stage_module("filter").run(ctx)
+        stage_of("filter").run(ctx, ["higfa"])
 
 
 @pytest.mark.parametrize("name", PATHS)
 def test_the_gallery_is_read_from_its_stage(ctx: Context, name: str) -> None:
-    folder = with_links(ctx.stage_dir("synthesize"))
-    row = dict.fromkeys(report.PICTURES, path_of(name, ctx.workspace))
-    write_jsonl(folder / "gallery.jsonl", [row | {"id": "1", "class": "A320", "seed": 1}])
-    with pytest.raises(UserError, match=r"names a file in|cannot read image"):
-        report._gallery(ctx, {})
+    files = ctx.ws.arm("gallery").synthesize
+    with_links(files.images)
+    photo(files.source("1"))
+    photo(ctx.ws.contours.directory / "1.png")
+    right = {"id": "1", "contour": "1.png", "file_name": "1.png"}
+    for key in right:
+        row = picture_row(**right | {key: path_of(name, ctx.workspace)})
+        write_rows(files.metadata, [row])
+        with pytest.raises(UserError, match=r"names a file in|cannot read image"):
+            report._gallery(ctx)
 
 
 def finish(directory: Path, **files: str) -> None:
@@ -320,7 +326,7 @@ RECORDS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("stage", ["contours", "synthesize", "train-downstream"])
+@pytest.mark.parametrize("stage", ["contours", "synthesize/higfa", "train-downstream"])
 @pytest.mark.parametrize("case", RECORDS)
 def test_hostile_records_are_replaced_or_refused(ctx: Context, case: str, stage: str) -> None:
     text = json.dumps(RECORDS[case]) if RECORDS[case] is not None else "[" * 100_000
@@ -332,7 +338,7 @@ def test_hostile_records_are_replaced_or_refused(ctx: Context, case: str, stage:
         assert code == 0, printed
         assert_inert(printed)
     if case != "nested":
-        assert estimate._earlier(ctx, torch.device("cpu")) is None
+        assert estimate._earlier(ctx.arm("higfa"), torch.device("cpu")) is None
     write_json(ctx.ws.downstream.results, {"arms": [{"name": "real", "runs": []}]})
     with pytest.raises(UserError):
         report.run(ctx)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from higfa_cli.artifacts import artifact
 from higfa_cli.artifacts.atomic import read_json, read_jsonl, write_jsonl
-from higfa_cli.artifacts.class_folders import class_dir, class_dirs, class_name, inert
+from higfa_cli.artifacts.class_folders import class_dir, class_dirs, class_name
 from higfa_cli.artifacts.journal import read_journal
 from higfa_cli.artifacts.rows import ContourRow, TransformRecord
 from higfa_cli.artifacts.safe_paths import why_outside
@@ -26,10 +26,12 @@ from higfa_cli.contour.transform import IDENTITY, apply_transform, draw_transfor
 from higfa_cli.data.layouts.imagefolder import list_csv
 from higfa_cli.data.prompts import load_words
 from higfa_cli.errors import RecipeError, UserError
+from higfa_cli.recipe.contours import Transforms
 from higfa_cli.recipe.keys import is_section, recipe_keys
 from higfa_cli.recipe.load import load_recipe, override_recipe
-from higfa_cli.recipe.schema import Recipe, Transforms
+from higfa_cli.recipe.schema import Recipe
 from higfa_cli.recipe.strict_yaml import dump_yaml, parse_yaml
+from higfa_cli.text import inert
 from tests.support.shapes import transform
 
 # The same examples on every machine and every day.
@@ -44,7 +46,7 @@ FIXED = settings(settings.get_profile("fixed"), max_examples=150)
 FEW = settings(settings.get_profile("fixed"), max_examples=40)
 
 RECIPE = Recipe.model_validate(
-    {"name": "t", "data": {"root": "d"}, "synthesize": {"model": "m", "controlnet": "c"}}
+    {"name": "t", "data": {"root": "d"}, "model": {"base": "m", "controlnet": "c"}}
 )
 
 # --- names ------------------------------------------------------------------------------------
@@ -113,7 +115,7 @@ lines = st.lists(
     st.sampled_from(
         [
             *("name: x", "data:", "  root: y", "\t- a", "&a", "*a", "<<: *a", "? [", "]", "}"),
-            *("synthesize: {model: m", "---", "...", "%YAML 1.1", "|", ">", "'", '"', "- - -"),
+            *("model: {base: m", "---", "...", "%YAML 1.1", "|", ">", "'", '"', "- - -"),
             "!!python/name:os",
         ]
     ),

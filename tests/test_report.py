@@ -9,6 +9,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -85,6 +86,29 @@ def test_verdict(before: list[set[int]], after: list[set[int]], verdict: str) ->
     assert found is not None
     assert found.verdict == verdict
     assert found == paired_difference(arm_of(before), arm_of(after), rng_seed=7)
+
+
+@pytest.mark.parametrize(("seeds", "word"), [(1, "One seed"), (2, "Two seeds")])
+def test_below_three_seeds_there_are_figures_and_no_verdict(seeds: int, word: str) -> None:
+    real, better = ({s: rows[s] for s in range(seeds)} for rows in map(arm_of, (REAL, BETTER)))
+    found = paired_difference(real, better, rng_seed=1)
+    assert found is not None and found.low > 0
+    assert found.verdict == "no verdict"
+    arms = [tables.Arm("real", 0, (), None), tables.Arm("real+higfa", 9, (), found)]
+    shown = wording.headline(arms, test=True)
+    assert (shown.kind, shown.word) == ("none", f"{word}: no verdict")
+    assert "changed by +15.0 points" in shown.sentence and "200 test photos" in shown.sentence
+
+
+def test_seeds_that_disagree_are_no_evidence() -> None:
+    # Gains of 15, 7.5 and -5 points: each photo's mean is surely above zero, the trainings' is not.
+    mixed = [set(range(50)), set(range(69)), set(range(86))]
+    apart = paired_difference(arm_of(REAL), arm_of(mixed), rng_seed=1)
+    alike = paired_difference(arm_of(REAL), arm_of([set(range(69))] * 3), rng_seed=1)
+    assert apart is not None and alike is not None
+    assert apart.points == pytest.approx(5.83, abs=0.01)
+    assert apart.verdict == "no evidence" and alike.verdict == "helped"
+    assert apart.high - apart.low > 2 * (alike.high - alike.low)
 
 
 def test_pairing_is_by_photo_not_by_row_and_swaps_sign() -> None:
@@ -238,7 +262,7 @@ def test_page_says_what_was_measured(helped: tuple[Path, dict[str, Any]]) -> Non
     assert "0.214" in text
     assert "240 of 120 photos" in text
     assert "higfa run 'my recipe.yaml'" in text
-    assert "Seconds 1.5 Denoiser evaluations 60 Guide evaluations 6" in text
+    assert "higfa 1.5 60 6" in text
     assert "2001" not in text
     assert text.index("Helped") < text.index("Results") < text.index("How the verdict was made")
     headings = ["Gallery", "over the steps", "Calibration", "Cost", "How it was made", "Limits"]
@@ -263,7 +287,7 @@ def test_markdown_and_latex(helped: tuple[Path, dict[str, Any]]) -> None:
     assert "&lt;img src=x onerror=alert(1)&gt;" in markdown
     links = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", markdown)
     assert len(links) == 4 * len(WAYS)
-    assert all((helped[0] / link.replace("%20", " ")).is_file() for link in links)
+    assert all((helped[0] / unquote(link)).is_file() for link in links)
     # Every table row has as many cells as its header.
     for block in re.findall(r"(?:^\|.*\n)+", markdown, flags=re.M):
         cells = [len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()]
@@ -339,9 +363,9 @@ def test_predictions_that_contradict_the_results_are_refused(tmp_path: Path) -> 
 
 def test_gallery_cannot_reach_outside(tmp_path: Path) -> None:
     ctx = workspace(tmp_path, BETTER)
-    draw_aircraft(tmp_path / "secret.png", "text", 0)
-    row = {"id": "id0", "class": "A320", **dict.fromkeys(WAYS, "../secret.png")}
-    dump_rows(tmp_path / "synthesize/gallery.jsonl", [row])
+    draw_aircraft(tmp_path / "secret.png", "source", 0)
+    row = {"id": "id0", "class": "A320", "file_name": "no 0.png", "contour": "../secret.png"}
+    dump_rows(tmp_path / "synthesize/gallery/images/metadata.jsonl", [row])
     with pytest.raises(UserError, match=r"secret\.png. leaves it"):
         report.run(ctx)
 

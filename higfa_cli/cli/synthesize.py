@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from higfa_cli.cli.options import ArmFlag, StageFlags
 from higfa_cli.cli.stage import show_result, stage_command
 from higfa_cli.errors import UserError
 from higfa_cli.text import duration, gib, plural, roughly
+
+if TYPE_CHECKING:
+    from higfa_cli.stages.context import Context
 
 _PROMPT_SHOWN = 60
 
@@ -68,10 +71,10 @@ def command(
             exit_code=2,
         )
     if preview is not None:
-        _variant("preview", flags, arm, count=preview)
+        _sheet("preview", flags, lambda ctx: _preview(ctx, preview, arm))
     elif sweep is not None:
         key, values = _parse_sweep(sweep)
-        _variant("sweep", flags, arm, key=key, values=values)
+        _sheet("sweep", flags, lambda ctx: _sweep(ctx, key, values, arm))
     elif flags.dry_run:
         _dry_run(flags, arm or ())
     else:
@@ -117,18 +120,26 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 7
 
 
-def _variant(action: str, flags: StageFlags, arm: list[str] | None, **options: Any) -> None:
+def _sheet(name: str, flags: StageFlags, draw: Callable[[Context], dict[str, Any]]) -> None:
     from higfa_cli.cli.output import stdout_for_result
-    from higfa_cli.recipe.arms import main_arm
 
     ctx = flags.choice.context(flags.quiet, flags.force)
-    names = tuple(ctx.recipe.arms)
-    arms = arm or ([main_arm(names)] if action == "sweep" else names)
     with stdout_for_result(flags.as_json):
-        from higfa_cli.stages import pipeline
+        result = draw(ctx)
+    show_result(f"synthesize, {name}:", result, flags)
 
-        result = pipeline.run_stage(ctx, "synthesize", action, arms=arms, **options)
-    show_result(f"synthesize, {action}:", result, flags)
+
+def _preview(ctx: Context, count: int, arms: list[str] | None) -> dict[str, Any]:
+    from higfa_cli.stages.preview import preview
+
+    return preview(ctx, count, arms or tuple(ctx.recipe.arms))
+
+
+def _sweep(ctx: Context, key: str, values: Sequence[Any], arms: list[str] | None) -> dict[str, Any]:
+    from higfa_cli.recipe.arms import main_arm
+    from higfa_cli.stages.preview import sweep
+
+    return sweep(ctx, key, values, arms or [main_arm(tuple(ctx.recipe.arms))])
 
 
 def _dry_run(flags: StageFlags, arms: Sequence[str]) -> None:

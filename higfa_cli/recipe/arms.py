@@ -50,7 +50,7 @@ def main_arm(names: Sequence[str]) -> str:
 def name_problem(name: str) -> str | None:
     """Why an arm cannot be called so; None where it can."""
     if name in (REAL, GALLERY):
-        return f"`{name}` has a meaning of its own (no new pictures, or a few); choose another name"
+        return f"`{name}` has a meaning of its own; choose another name"
     if not _NAME.fullmatch(name):
         return (
             "a name is of a-z, 0-9, `+`, `_` and `-`, at most 40, and starts with one of a-z, 0-9"

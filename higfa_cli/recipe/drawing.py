@@ -67,7 +67,7 @@ class Pictures(Section):
     gallery: int = Field(
         8,
         ge=0,
-        description="Pictures also drawn with text alone, for the report to show beside the arms'.",
+        description="Pictures also drawn with text alone, for the report's gallery.",
     )
 
 

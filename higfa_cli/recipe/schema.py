@@ -30,6 +30,13 @@ class Recipe(Section):
     )
     seed: int = Field(0, ge=0, description="Every random draw derives from this seed.")
     size: Side = Field(64, description="Side of the square contours and pictures, pixels.")
+    arms: dict[str, dict[str, Any]] = Field(
+        default_factory=default_arms,
+        min_length=1,
+        description="Arm -> the keys of `guidance`, `sampling`, `prompts` and `filter` that it "
+        "changes. Each is drawn from the same contours and seeds, filtered, and trained beside "
+        "the photos; one guide, made by the recipe as it stands, serves all.",
+    )
     data: Data
     prompts: Prompts = Field(default_factory=Prompts)
     contours: Contours = Field(default_factory=Contours)
@@ -38,13 +45,6 @@ class Recipe(Section):
     guidance: Guidance = Field(default_factory=Guidance)
     sampling: Sampling = Field(default_factory=Sampling)
     pictures: Pictures = Field(default_factory=Pictures)
-    arms: dict[str, dict[str, Any]] = Field(
-        default_factory=default_arms,
-        min_length=1,
-        description="Arm -> the keys of `guidance`, `sampling`, `prompts` and `filter` that it "
-        "changes. Each is drawn from the same contours and seeds, filtered, and trained beside "
-        "the photos; one guide, made by the recipe as it stands, serves all.",
-    )
     filter: Filter = Field(default_factory=Filter)
     downstream: Downstream = Field(default_factory=Downstream)
     run: Run = Field(default_factory=Run)

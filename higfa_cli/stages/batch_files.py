@@ -16,7 +16,7 @@ from higfa_cli.data.images import encode_png
 from higfa_cli.models.classifier import Classifier
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.stages.context import ArmContext
-from higfa_cli.stages.drawing import draw_items, is_guided, load_model, load_steering
+from higfa_cli.stages.drawing import draw_items, load_model, load_steering
 
 Batch = Sequence[PlanItem]
 
@@ -41,7 +41,7 @@ class Models:
 
         Raises UserError as `load_model` and `load_steering`.
         """
-        guide = self._guide if is_guided(ctx) else None
+        guide = self._guide if ctx.recipe.guidance.consulted else None
         return self._model.with_sampling(ctx.recipe.sampling), guide
 
 

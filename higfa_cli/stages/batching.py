@@ -12,7 +12,8 @@ from higfa_cli.errors import UserError
 from higfa_cli.models.architecture import architecture
 from higfa_cli.models.classifier import Classifier
 from higfa_cli.models.diffusion import DiffusionModel
-from higfa_cli.models.footprint import Setup, guided_step
+from higfa_cli.models.fake import Setup
+from higfa_cli.models.footprint import guided_step
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.drawing import draw_together
 
@@ -62,7 +63,7 @@ def largest_that_runs(attempt: Callable[[int], None], start: int = LARGEST) -> i
         raise _too_large() from error
 
 
-def dearest_step(
+def costliest_step(
     ctx: Context, model: DiffusionModel, guide: Classifier | None, item: PlanItem
 ) -> Callable[[int], None]:
     """Draw so many copies of `item` in one step that is guided if any is, and decode them."""

@@ -27,16 +27,12 @@ from higfa_cli.models.draw import Drawn, draw
 from higfa_cli.models.loading import load_pipeline
 from higfa_cli.models.text import cut_off_classes, tokens_read
 from higfa_cli.stages.context import ArmContext, Context
+from higfa_cli.stages.inputs import guide_path, manifest_path
 from higfa_cli.stages.photos import load_photos
 
-# Classes whose cut prompts are told of one by one, and how much of each end of a prompt is shown.
+# Classes whose cut prompts are named one by one, and how much of each end of a prompt is shown.
 WARNED = 5
 SHOWN = 60
-
-
-def is_guided(ctx: Context) -> bool:
-    """Whether any step of the recipe consults the guide (`switch: 1` keeps it off)."""
-    return ctx.recipe.guidance.consulted
 
 
 def plan(ctx: Context) -> tuple[PlanItem, ...]:
@@ -188,23 +184,4 @@ def contour_path(ctx: Context, item: PlanItem) -> Path:
     path = contained(files.directory, item.contour, files.manifest)
     if not path.is_file() or hash_file(path) != item.contour_sha256:
         raise UserError(f"{path} is missing or was changed; run `higfa contours` again")
-    return path
-
-
-def manifest_path(ctx: Context) -> Path:
-    """The contours' manifest. Raises UserError when it is missing."""
-    path = ctx.ws.contours.manifest
-    if not path.is_file():
-        raise UserError(f"{path} is missing; run `higfa contours` first")
-    return path
-
-
-def guide_path(ctx: Context) -> Path:
-    """The guide's checkpoint. Raises UserError when it is missing."""
-    path = ctx.ws.guide.checkpoint
-    if not path.is_file():
-        raise UserError(
-            f"{path} is missing; run `higfa finetune-guide` first, or switch the guide off with "
-            "--set guidance.classifier.switch=1"
-        )
     return path

@@ -10,16 +10,14 @@ import numpy as np
 import torch
 
 from higfa_cli.artifacts.artifact import read_rows, write_rows
-from higfa_cli.artifacts.fingerprint import hash_file
 from higfa_cli.artifacts.records import FilterCounts
 from higfa_cli.artifacts.rows import PICTURE_FAULTS, PictureFault, PictureRow, SelectionRow
-from higfa_cli.artifacts.run_record import StageInputs, stage_run
+from higfa_cli.artifacts.run_record import stage_run
 from higfa_cli.artifacts.safe_paths import contained
 from higfa_cli.data.dataset import Dataset
 from higfa_cli.data.filter_rules import (
     Measured,
     decide,
-    guide_keys,
     rank_of,
     source_correlation,
     source_thumbnail,
@@ -31,21 +29,12 @@ from higfa_cli.errors import UserError
 from higfa_cli.models.classifier import Classifier, check_classes, load_classifier
 from higfa_cli.models.device import resolve_device
 from higfa_cli.stages.context import ArmContext, Context, arms_of
+from higfa_cli.stages.inputs import filter_inputs, filter_reads_guide
 from higfa_cli.stages.photos import load_photos
 
 NAME = "filter"
-VERSION = 1
 # Pictures that the guide reads at once: few, for they may be large.
 _BATCH = 16
-
-
-def inputs(ctx: ArmContext) -> StageInputs:
-    """What the selection of an arm depends on: its keys, the pictures, the guide where it is used, photos.
-
-    Raises:
-        UserError: no pictures, or a key asks for a guide that is not there.
-    """
-    return _inputs(ctx, load_photos(ctx))
 
 
 def run(ctx: Context, arms: Sequence[str]) -> dict[str, Any]:
@@ -63,7 +52,7 @@ def run(ctx: Context, arms: Sequence[str]) -> dict[str, Any]:
 def _filter(ctx: ArmContext) -> dict[str, Any]:
     """One row per drawn picture."""
     dataset = load_photos(ctx)
-    known = _inputs(ctx, dataset)
+    inputs = filter_inputs(ctx)
     pictures = ctx.ws.synthesize
     drawn = read_rows(pictures.metadata, PictureRow)
     if not drawn:
@@ -73,7 +62,7 @@ def _filter(ctx: ArmContext) -> dict[str, Any]:
         )
     guide = _guide(ctx, dataset)
     files = ctx.ws.filter
-    with stage_run(files.directory, known, ctx.recipe) as record:
+    with stage_run(files.directory, inputs, ctx.recipe) as record:
         record.device = "cpu" if guide is None else str(next(guide.parameters()).device)
         measured = list(_measure(ctx, dataset, drawn, guide))
         decisions = decide(measured, ctx.recipe.filter)
@@ -87,8 +76,8 @@ def _filter(ctx: ArmContext) -> dict[str, Any]:
         empty = [name for name, count in counts.kept_by_class.items() if not count]
         if empty:
             ctx.progress.note(
-                f"filter, {ctx.name}: no picture is left of {len(empty)} classes ({', '.join(empty)}); "
-                "their real photos train alone"
+                f"filter, {ctx.name}: no picture is left of {len(empty)} classes "
+                f"({', '.join(empty)}); their real photos train alone"
             )
     return {
         "selection": str(files.selection),
@@ -99,37 +88,9 @@ def _filter(ctx: ArmContext) -> dict[str, Any]:
     }
 
 
-def _inputs(ctx: ArmContext, dataset: Dataset) -> StageInputs:
-    recipe, path = ctx.recipe, ctx.ws.synthesize.metadata
-    if not path.is_file():
-        raise UserError(f"{path} is missing; run `higfa synthesize` first")
-    files = {ctx.ws.name(path): hash_file(path)}
-    keys, guide = guide_keys(recipe.filter), ctx.ws.guide.checkpoint
-    if _reads_guide(ctx) and guide.is_file():
-        files[ctx.ws.name(guide)] = hash_file(guide)
-    elif keys:
-        raise UserError(
-            f"{', '.join(keys)}: {guide} is missing; run `higfa finetune-guide` first, or leave "
-            f"{'these keys' if len(keys) > 1 else 'this key'} out of the recipe"
-        )
-    files |= {f"data/{split}": dataset.fingerprint(split) for split in recipe.contours.splits}
-    parameters = {
-        "version": VERSION,
-        "filter": recipe.filter.model_dump(mode="json"),
-        "data": recipe.data.model_dump(mode="json", include={"crop_bottom"}),
-        "classes": list(dataset.classes),
-    }
-    return StageInputs(parameters, files)
-
-
-def _reads_guide(ctx: ArmContext) -> bool:
-    """Whether a key needs the guide, or the sampler had it, so that its measures are of use."""
-    return ctx.recipe.guidance.consulted or bool(guide_keys(ctx.recipe.filter))
-
-
 def _guide(ctx: ArmContext, dataset: Dataset) -> Classifier | None:
     path = ctx.ws.guide.checkpoint
-    if not _reads_guide(ctx) or not path.is_file():
+    if not filter_reads_guide(ctx.recipe) or not path.is_file():
         return None
     guide = load_classifier(path, resolve_device(ctx.recipe.run.device))
     check_classes(guide, dataset.classes)
@@ -228,7 +189,8 @@ def _all_rejected(ctx: ArmContext, counts: FilterCounts) -> str:
         if count
     ]
     return (
-        f"the filter leaves none of the {counts.pictures} pictures of {ctx.name}: {', '.join(rejecting)}; loosen "
+        f"the filter leaves none of {counts.pictures} pictures of {ctx.name}: "
+        f"{', '.join(rejecting)}; loosen "
         f"{'these keys' if len(rejecting) > 1 else 'this key'}, with the measures in "
         f"{ctx.ws.filter.selection}"
     )

@@ -11,20 +11,18 @@ from torch import Tensor
 
 from higfa_cli.artifacts.artifact import write_model, write_rows
 from higfa_cli.artifacts.atomic import read_json, write_json
-from higfa_cli.artifacts.fingerprint import hash_file
 from higfa_cli.artifacts.records import GuideCounts
 from higfa_cli.artifacts.results import Calibration, EpochRow
-from higfa_cli.artifacts.run_record import StageInputs, StageRun, stage_run
+from higfa_cli.artifacts.run_record import StageRun, stage_run
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.data.dataset import Dataset
 from higfa_cli.errors import UserError
 from higfa_cli.method.protocols import Level
-from higfa_cli.models.backbones import Backbone, create_backbone, weights_path
+from higfa_cli.models.backbones import Backbone, create_backbone
 from higfa_cli.models.classifier import ClassifierSpec, save_classifier
 from higfa_cli.models.device import resolve_device
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.loading import load_pipeline
-from higfa_cli.recipe.contours import Edges
 from higfa_cli.stages.batching import batch_size
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.guide_pool import (
@@ -36,7 +34,7 @@ from higfa_cli.stages.guide_pool import (
     render,
     trial,
 )
-from higfa_cli.stages.model_inputs import model_inputs
+from higfa_cli.stages.inputs import guide_inputs
 from higfa_cli.stages.photos import load_photos
 from higfa_cli.training.calibration import HeldOut, calibrate
 from higfa_cli.training.folds import stratified_folds
@@ -45,8 +43,6 @@ from higfa_cli.training.pictures import Pictures, join
 from higfa_cli.training.trainer import FitResult, fit, predict_logits
 
 NAME = "finetune-guide"
-VERSION = 1
-_READS = {"seed", "size", "guide", "model", "sampling"}
 
 
 @dataclass(frozen=True)
@@ -64,14 +60,6 @@ class Pool:
         return self.pictures.select(torch.tensor(numbers, dtype=torch.int64))
 
 
-def inputs(ctx: Context) -> StageInputs:
-    """What the guide depends on: its keys, train and val photos, the diffusion model.
-
-    Raises UserError when data or weights are missing.
-    """
-    return _inputs(ctx, load_photos(ctx))
-
-
 def run(ctx: Context) -> dict[str, Any]:
     """Train and calibrate; writes guide.safetensors, calibration.json and history.jsonl.
 
@@ -82,7 +70,7 @@ def run(ctx: Context) -> dict[str, Any]:
     device = resolve_device(recipe.run.device)
     # Before the long work, so that a misspelt name or an absent file fails at once.
     _backbone(ctx, dataset, "guide")
-    with stage_run(files.directory, _inputs(ctx, dataset), recipe, resume=not ctx.force) as record:
+    with stage_run(files.directory, guide_inputs(ctx), recipe, resume=not ctx.force) as record:
         record.device = str(device)
         # The plain conditional branch is all that is asked of the model: no negative prompt.
         photos = [sample for sample in dataset.samples if sample.split != "test"]
@@ -123,31 +111,6 @@ def guided_levels(ctx: Context, model: DiffusionModel) -> tuple[Level, ...]:
     """The solver's levels at which the recipe consults the guide; may be none."""
     levels = model.solver(ctx.recipe.sampling.steps).levels
     return tuple(level for level in levels if ctx.recipe.guidance.guided(level))
-
-
-def _inputs(ctx: Context, dataset: Dataset) -> StageInputs:
-    recipe = ctx.recipe
-    classifier = recipe.guidance.classifier
-    files = {
-        f"data/{split}": dataset.fingerprint(split) for split in dataset.splits if split != "test"
-    }
-    files |= model_inputs(ctx, dataset.classes)
-    if recipe.guide.weights is not None:
-        files["guide.weights"] = hash_file(weights_path(recipe.guide.weights, ctx.base))
-    return StageInputs(
-        parameters={
-            "version": VERSION,
-            **recipe.model_dump(mode="json", include=_READS),
-            "data": recipe.data.choices(),
-            "words": dict(dataset.words),
-            "contours": recipe.contours.model_dump(mode="json", include=set(Edges.model_fields)),
-            # The plain conditional branch is all that is asked of the model.
-            "prompts": recipe.prompts.model_dump(mode="json", exclude={"negative"}),
-            # Of the guidance nothing but the levels at which the guide is consulted.
-            "switch": [classifier.switch, classifier.switch_sigma],
-        },
-        files=files,
-    )
 
 
 def _pool(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any
 
 from higfa_cli.artifacts.atomic import read_json, write_note
 from higfa_cli.artifacts.run_record import (
@@ -20,35 +19,9 @@ from higfa_cli.artifacts.run_record import (
 )
 from higfa_cli.errors import UserError
 from higfa_cli.stages.context import Context, choose_names
+from higfa_cli.stages.table import STAGES, stage_of
 
-STAGES = ("contours", "finetune-guide", "synthesize", "filter", "train-downstream", "report")
-# Those that have a folder for each arm.
-OF_ARMS = ("synthesize", "filter")
-
-
-class StageModule(Protocol):
-    """What a module of a stage offers."""
-
-    NAME: str
-
-    def inputs(self, ctx: Context, **options: Any) -> StageInputs:
-        """What the stage's result depends on; UserError when an input is missing."""
-        ...
-
-    def run(self, ctx: Context, **options: Any) -> dict[str, Any]:
-        """Do the work; returns a JSON-able summary."""
-        ...
-
-
-def stage_module(stage: str) -> StageModule:
-    """The module of a stage; imported only here, since it may pull in torch.
-
-    Raises UserError for a name that is not a stage.
-    """
-    if stage not in STAGES:
-        raise UserError(f"there is no stage `{stage}`; stages are {', '.join(STAGES)}", exit_code=2)
-    name = f"higfa_cli.stages.{stage.replace('-', '_')}"
-    return cast(StageModule, importlib.import_module(name))
+NAMES = tuple(stage.name for stage in STAGES)
 
 
 class Blocked(StageState):
@@ -66,30 +39,36 @@ def state(ctx: Context, stage: str, **options: Any) -> StageState:
 
 
 def run_stage(
-    ctx: Context,
-    stage: str,
-    action: str = "run",
-    how: Mapping[str, Any] | None = None,
-    **options: Any,
+    ctx: Context, stage: str, how: Mapping[str, Any] | None = None, **options: Any
 ) -> dict[str, Any]:
-    """Run one stage, or another function of its module ("preview"); returns its summary.
+    """Run one stage; returns its summary.
 
     `options` say what is made, `how` how it is done ({"workers": 2}): the result is the same. A
     stage of arms draws those of the option `arms`, or all.
     Raises UserError when a stage that it reads is not fresh.
     """
-    module = stage_module(stage)
-    if stage in OF_ARMS:
-        chosen = _parts(ctx, stage, options.pop("arms", ()))
-        inputs = [module.inputs(part) for part in chosen.values()]
-        options["arms"] = [_arm_of(part) for part in chosen]
-    else:
-        inputs = [module.inputs(ctx, **options)]
+    check_upstream(ctx, stage, **options)
+    if stage_of(stage).arms is None:
         _remember_options(ctx, stage, options)
-    for read in inputs:
-        _check_upstream(ctx, stage, read)
-    summary: dict[str, Any] = getattr(module, action)(ctx, **options, **(how or {}))
-    return summary
+    else:
+        options["arms"] = [_arm_of(part) for part in _parts(ctx, stage, options.get("arms", ()))]
+    return stage_of(stage).run(ctx, **options, **(how or {}))
+
+
+def check_upstream(ctx: Context, stage: str, **options: Any) -> None:
+    """Raise UserError unless every stage that this one reads is fresh."""
+    known: dict[str, StageState] = {}
+    own = options if stage_of(stage).arms is None else {}
+    read: dict[str, None] = {}
+    for part in _parts(ctx, stage, options.get("arms") or ()).values():
+        read |= dict.fromkeys(_upstream(stage_of(stage).inputs(part, **own), stage))
+    for earlier in read:
+        before = _upstream_state(ctx, earlier, known)
+        if before.kind != "fresh":
+            raise UserError(
+                f"{stage} reads {earlier}, which is {before.kind} ({'; '.join(before.reasons)}); "
+                f"run `higfa {_stage_name(earlier)}` with the same recipe and options first"
+            )
 
 
 def step(
@@ -102,15 +81,14 @@ def step(
     """
     started = time.perf_counter()
     again = ctx.force or bool(how and how.get("retry_failed"))
-    if stage in OF_ARMS:
-        parts, own = tuple(_parts(ctx, stage, options.pop("arms", ()))), {}
-    else:
-        parts, own = (stage,), options
+    of_arms = stage_of(stage).arms is not None
+    parts = tuple(_parts(ctx, stage, options.get("arms") or ()))
+    own = {} if of_arms else options
     known: dict[str, StageState] = {}
     todo = [part for part in parts if again or _state(ctx, part, own, known).kind != "fresh"]
     for part in set(parts) - set(todo):
         tidy(ctx.workspace / part)
-    if stage in OF_ARMS:
+    if of_arms:
         options["arms"] = [_arm_of(part) for part in todo]
     summary = run_stage(ctx, stage, how=how, **options) if todo else {}
     return {
@@ -123,14 +101,14 @@ def step(
 
 
 def iter_stages(
-    ctx: Context, first: str = STAGES[0], last: str = STAGES[-1]
+    ctx: Context, first: str = NAMES[0], last: str = NAMES[-1]
 ) -> Iterator[dict[str, Any]]:
     """Run the stages from `first` to `last`, skipping what is fresh; yields each one's `step`."""
     for stage in _between(first, last):
         yield step(ctx, stage)
 
 
-def run_all(ctx: Context, first: str = STAGES[0], last: str = STAGES[-1]) -> list[dict[str, Any]]:
+def run_all(ctx: Context, first: str = NAMES[0], last: str = NAMES[-1]) -> list[dict[str, Any]]:
     """All rows of `iter_stages`."""
     return list(iter_stages(ctx, first, last))
 
@@ -144,17 +122,18 @@ def status(ctx: Context) -> list[dict[str, Any]]:
     rows = []
     known: dict[str, StageState] = {}
     for stage in STAGES:
-        states = {part: _state(ctx, part, {}, known) for part in _parts(ctx, stage)}
+        states = {part: _state(ctx, part, {}, known) for part in _parts(ctx, stage.name)}
         whole = _together(states)
-        row: dict[str, Any] = {"stage": stage, "state": whole.kind, "reasons": list(whole.reasons)}
-        row |= {"blocked": isinstance(whole, Blocked), "directory": str(ctx.stage_dir(stage))}
-        if stage in OF_ARMS:
+        row: dict[str, Any] = {"stage": stage.name, "state": whole.kind}
+        row |= {"reasons": list(whole.reasons), "blocked": isinstance(whole, Blocked)}
+        row["directory"] = str(ctx.stage_dir(stage.name))
+        if stage.arms is not None:
             row["arms"] = {_arm_of(part): found.kind for part, found in states.items()}
         rows.append(row)
     return rows
 
 
-def intended(ctx: Context, first: str = STAGES[0], last: str = STAGES[-1]) -> list[dict[str, Any]]:
+def intended(ctx: Context, first: str = NAMES[0], last: str = NAMES[-1]) -> list[dict[str, Any]]:
     """What `iter_stages` would do, with nothing done: per stage {"stage", "action", "reasons"}.
 
     "action": "skip"; "run"; "fail", where what the stage reads is not there and no earlier one of
@@ -200,7 +179,7 @@ def describe(ctx: Context, stage: str, **options: Any) -> dict[str, Any]:
 
     Of a stage of arms, for each arm.
     """
-    if stage not in OF_ARMS:
+    if stage_of(stage).arms is None:
         return {"stage": stage, **_describe(ctx, stage, options)}
     parts = _parts(ctx, stage, options.get("arms", ()))
     arms = {_arm_of(part): _describe(ctx, part, {}) for part in parts}
@@ -208,15 +187,15 @@ def describe(ctx: Context, stage: str, **options: Any) -> dict[str, Any]:
 
 
 def _describe(ctx: Context, part: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    stage = _stage_of(part)
-    inputs = stage_module(stage).inputs(_context_of(ctx, part), **options)
+    stage = stage_of(_stage_name(part))
+    inputs = stage.inputs(_context_of(ctx, part), **options)
     directory = ctx.workspace / part
     return {
         "directory": str(directory),
         **asdict(_state(ctx, part, options, {})),
         "parameters": inputs.parameters,
         "inputs": inputs.files,
-        "writes": list(ctx.ws.stages[stage].writes),
+        "writes": list(stage.writes),
         "present_outputs": len(recorded_outputs(directory)),
     }
 
@@ -231,13 +210,14 @@ def _parts(ctx: Context, stage: str, arms: Sequence[str] = ()) -> dict[str, Cont
 
     One, or one for each arm. Raises UserError for a name that is no arm of the recipe.
     """
-    if stage not in OF_ARMS:
+    choices = stage_of(stage).arms
+    if choices is None:
         return {stage: ctx}
-    names = ctx.recipe.drawn if stage == "synthesize" else ctx.recipe.arms
-    return {f"{stage}/{name}": ctx.arm(name) for name in choose_names(arms, names)}
+    names = choose_names(arms, choices(ctx.recipe))
+    return {f"{stage}/{name}": ctx.arm(name) for name in names}
 
 
-def _stage_of(part: str) -> str:
+def _stage_name(part: str) -> str:
     return part.partition("/")[0]
 
 
@@ -275,9 +255,9 @@ def _state(
 def _find_state(
     ctx: Context, part: str, options: Mapping[str, Any], known: dict[str, StageState]
 ) -> StageState:
-    directory, stage = ctx.workspace / part, _stage_of(part)
+    directory, stage = ctx.workspace / part, _stage_name(part)
     try:
-        inputs = stage_module(stage).inputs(_context_of(ctx, part), **options)
+        inputs = stage_of(stage).inputs(_context_of(ctx, part), **options)
     except UserError as error:
         ran = (directory / RECORD).is_file()
         return Blocked("stale" if ran else "missing", (str(error),))
@@ -330,36 +310,24 @@ def _remember_options(ctx: Context, stage: str, options: Mapping[str, Any]) -> N
         path.unlink(missing_ok=True)
 
 
-def _check_upstream(ctx: Context, stage: str, inputs: StageInputs) -> None:
-    """Raise UserError unless every stage that these inputs come from is fresh."""
-    known: dict[str, StageState] = {}
-    for earlier in _upstream(inputs, stage):
-        before = _upstream_state(ctx, earlier, known)
-        if before.kind != "fresh":
-            raise UserError(
-                f"{stage} reads {earlier}, which is {before.kind} ({'; '.join(before.reasons)}); "
-                f"run `higfa {_stage_of(earlier)}` with the same recipe and options first"
-            )
-
-
 def _upstream(inputs: StageInputs, stage: str) -> tuple[str, ...]:
     """Earlier parts whose artifacts are among the inputs ("contours/manifest.jsonl")."""
-    before = STAGES[: STAGES.index(stage)]
     found: dict[str, None] = {}
     for name in inputs.files:
-        first, *rest = name.split("/")
-        if first in before:
-            found["/".join((first, rest[0])) if first in OF_ARMS else first] = None
+        first, _, rest = name.partition("/")
+        if first in NAMES[: NAMES.index(stage)]:
+            part = first if stage_of(first).arms is None else f"{first}/{rest.partition('/')[0]}"
+            found[part] = None
     return tuple(found)
 
 
 def _between(first: str, last: str) -> tuple[str, ...]:
     for flag, stage in (("--from", first), ("--until", last)):
-        if stage not in STAGES:
+        if stage not in NAMES:
             raise UserError(
-                f"{flag} {stage}: no such stage; stages are {', '.join(STAGES)}", exit_code=2
+                f"{flag} {stage}: no such stage; stages are {', '.join(NAMES)}", exit_code=2
             )
-    start, end = STAGES.index(first), STAGES.index(last)
+    start, end = NAMES.index(first), NAMES.index(last)
     if start > end:
         raise UserError(f"--from {first} comes after --until {last}; swap them", exit_code=2)
-    return STAGES[start : end + 1]
+    return NAMES[start : end + 1]

@@ -19,9 +19,10 @@ from higfa_cli.errors import UserError
 from higfa_cli.models.draw import Drawn
 from higfa_cli.recipe.load import override_recipe
 from higfa_cli.stages.batch_files import Models
-from higfa_cli.stages.batching import batch_size, dearest_step
+from higfa_cli.stages.batching import batch_size, costliest_step
 from higfa_cli.stages.context import ArmContext, Context
 from higfa_cli.stages.drawing import contour_path, draw_items, plan
+from higfa_cli.stages.pipeline import check_upstream
 
 # Sections of which a value changes the pictures, but not which they are.
 SWEPT = ("model", "guidance", "sampling", "prompts")
@@ -35,6 +36,7 @@ def preview(ctx: Context, count: int, arms: Sequence[str]) -> dict[str, Any]:
 
     They are the very pictures that the full run would draw, up to rounding from other batches.
     """
+    check_upstream(ctx, "synthesize", arms=arms)
     contexts = [ctx.arm(name) for name in arms]
     plans = [(arm, sample(plan(arm), count, ctx.recipe.seed)) for arm in contexts]
     models = Models(plans)
@@ -53,7 +55,7 @@ def preview(ctx: Context, count: int, arms: Sequence[str]) -> dict[str, Any]:
 
 def _previewed(ctx: ArmContext, models: Models, items: Sequence[PlanItem]) -> list[Drawn]:
     model, guide = models.of(ctx)
-    size = batch_size(ctx, model, dearest_step(ctx, model, guide, items[0]))
+    size = batch_size(ctx, model, costliest_step(ctx, model, guide, items[0]))
     groups = [items[start : start + size] for start in range(0, len(items), size)]
     return [
         picture
@@ -76,6 +78,7 @@ def sweep(ctx: Context, key: str, values: Sequence[Any], arms: Sequence[str]) ->
         )
     if len(arms) > 1:
         raise UserError("--sweep draws one arm; give --arm once", exit_code=2)
+    check_upstream(ctx, "synthesize", arms=arms)
     arm = ctx.arm(arms[0])
     chosen = sample(plan(arm), STRIP, ctx.recipe.seed)
     contours = [_plain(read_image(contour_path(ctx, item)), item.cls) for item in chosen]

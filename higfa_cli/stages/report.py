@@ -197,14 +197,11 @@ def _gallery(ctx: Context) -> tuple[Exhibit, ...]:
     for row in _rows(files.metadata) if ctx.recipe.pictures.gallery else []:
         if not all(row["id"] in rows for rows in shown.values()):
             continue
-        contours = ctx.ws.contours
+        photo = contained(files.sources, f"{row['id']}.png", files.metadata)
+        contour = contained(ctx.ws.contours.directory, row["contour"], files.metadata)
         pictures = [
-            _picture(ctx, files.source(row["id"]), "real photo"),
-            _picture(
-                ctx,
-                contained(contours.directory, row["contour"], files.metadata),
-                "transformed contour",
-            ),
+            _picture(ctx, photo, "real photo"),
+            _picture(ctx, contour, "transformed contour"),
         ]
         for name in (GALLERY, *shown):
             images = ctx.ws.arm(name).synthesize

@@ -36,7 +36,7 @@ from higfa_cli.stages.batch_files import (
     is_whole,
     keep_batch,
 )
-from higfa_cli.stages.batching import batch_size, dearest_step
+from higfa_cli.stages.batching import batch_size, costliest_step
 from higfa_cli.stages.context import ArmContext, Context
 from higfa_cli.stages.engines import Crew
 
@@ -55,7 +55,7 @@ class Shard:
 
     @property
     def part(self) -> str:
-        """In names of files."""
+        """The shard in names of files."""
         return f"shard-{self.index}-of-{self.count}"
 
 
@@ -79,7 +79,7 @@ class Settled:
 
     @property
     def groups(self) -> list[tuple[PlanItem, ...]]:
-        """The batches."""
+        """The items in batches, in the order of the plan."""
         return batches(self.items)
 
 
@@ -243,4 +243,4 @@ def _written(crew: Crew, traces: Sequence[Path]) -> Iterator[Path]:
 
 def _probed(job: ArmJob) -> int:
     model, guide = job.models.of(job.ctx)
-    return batch_size(job.ctx, model, dearest_step(job.ctx, model, guide, job.items[0]))
+    return batch_size(job.ctx, model, costliest_step(job.ctx, model, guide, job.items[0]))

@@ -8,20 +8,18 @@ from typing import Any, Literal
 import torch
 
 from higfa_cli.artifacts.atomic import write_bytes
-from higfa_cli.artifacts.fingerprint import hash_file
 from higfa_cli.artifacts.records import SynthesisCounts
 from higfa_cli.artifacts.rows import PlanItem
-from higfa_cli.artifacts.run_record import StageInputs, StageRun, stage_run
+from higfa_cli.artifacts.run_record import StageRun, stage_run
 from higfa_cli.data.images import encode_png, fit_square
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import evaluations
 from higfa_cli.stages.batch_files import Models, failures, rows_of, write_metadata
 from higfa_cli.stages.context import ArmContext, Context, arms_of
-from higfa_cli.stages.drawing import arm_plan, guide_path, is_guided, manifest_path
+from higfa_cli.stages.drawing import arm_plan
 from higfa_cli.stages.engines import Engine, ShardTask, engine_of
-from higfa_cli.stages.model_inputs import model_inputs
+from higfa_cli.stages.inputs import synthesize_inputs
 from higfa_cli.stages.photos import load_photos
-from higfa_cli.stages.preview import preview, sweep
 from higfa_cli.stages.shards import (
     ArmJob,
     Shard,
@@ -35,33 +33,7 @@ from higfa_cli.stages.shards import (
     watch,
 )
 
-__all__ = ["NAME", "inputs", "preview", "run", "sweep"]
-
 NAME = "synthesize"
-VERSION = 2
-_READS = {"seed", "size", "model", "guidance", "sampling", "prompts"}
-
-
-def inputs(ctx: ArmContext) -> StageInputs:
-    """What the pictures of an arm depend on.
-
-    Raises:
-        UserError: contours or guide are missing, or do not fit the recipe.
-    """
-    recipe, photos = ctx.recipe, load_photos(ctx)
-    read = [manifest_path(ctx), *([guide_path(ctx)] if is_guided(ctx) else [])]
-    files = {ctx.ws.name(path): hash_file(path) for path in read}
-    files |= model_inputs(ctx, photos.classes)
-    words = {"words": dict(photos.words)}
-    return StageInputs({"version": VERSION, **parameters(ctx), **words}, files)
-
-
-def parameters(ctx: ArmContext) -> dict[str, Any]:
-    """The keys that the pictures of an arm depend on."""
-    recipe = ctx.recipe
-    pictures = {"per_contour": recipe.pictures.per_contour, "sample": ctx.sample}
-    sections = recipe.model_dump(mode="json", include=_READS)
-    return sections | {"pictures": pictures, "run": recipe.run.parting()}
 
 
 def run(
@@ -88,12 +60,12 @@ def run(
         the plan is.
     """
     chosen = arms_of(ctx, NAME, arms)
-    known = [inputs(arm) for arm in chosen]
-    plans = [(arm, arm_plan(arm)) for arm in chosen]
-    models = Models(plans)
+    inputs = [synthesize_inputs(arm) for arm in chosen]
+    plans = [arm_plan(arm) for arm in chosen]
+    models = Models(list(zip(chosen, plans, strict=True)))
     jobs = [
-        ArmJob(arm, of_arm, models, tuple(items))
-        for of_arm, (arm, items) in zip(known, plans, strict=True)
+        ArmJob(arm, read, models, items)
+        for arm, read, items in zip(chosen, inputs, plans, strict=True)
     ]
     if shard is not None:
         return {job.ctx.name: run_shard(job, Shard(*shard), _finish) for job in jobs}

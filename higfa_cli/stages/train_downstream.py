@@ -14,19 +14,19 @@ from torchmetrics.functional.classification import multiclass_f1_score
 from higfa_cli.artifacts.artifact import read_model, write_model, write_rows
 from higfa_cli.artifacts.atomic import write_text
 from higfa_cli.artifacts.class_folders import class_dir
-from higfa_cli.artifacts.fingerprint import hash_file
 from higfa_cli.artifacts.records import DownstreamCounts
 from higfa_cli.artifacts.results import ArmResult, ArmRun, Results, SplitCounts, TrainingRow
-from higfa_cli.artifacts.run_record import StageInputs, StageRun, stage_run
+from higfa_cli.artifacts.run_record import StageRun, stage_run
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.data.dataset import Dataset, Sample
 from higfa_cli.data.images import read_image
-from higfa_cli.models.backbones import create_backbone, weights_path
+from higfa_cli.models.backbones import create_backbone
 from higfa_cli.models.classifier import ClassifierSpec, load_classifier, save_classifier
 from higfa_cli.models.device import resolve_device
 from higfa_cli.report.tables import csv_cell
 from higfa_cli.stages.arms import STAGE, Arm, Folder, choose_arms
 from higfa_cli.stages.context import Context
+from higfa_cli.stages.inputs import downstream_inputs
 from higfa_cli.stages.photos import load_photos
 from higfa_cli.training.calibration import fit_temperature
 from higfa_cli.training.folds import stratified_folds
@@ -36,7 +36,6 @@ from higfa_cli.training.synthetic import SyntheticFolder, list_synthetic
 from higfa_cli.training.trainer import fit, predict_logits
 
 NAME = STAGE
-VERSION = 1
 _HELD_OUT_PARTS = 5
 HELD_OUT = "a stratified fifth of the training photos, held out because there is no val split"
 LAST = "last"
@@ -44,7 +43,7 @@ LAST = "last"
 
 @dataclass(frozen=True)
 class Selection:
-    """What trains and what chooses the checkpoint; `how` is told in the results."""
+    """What trains and what chooses the checkpoint; `how` stands in the results."""
 
     train: tuple[Sample, ...]
     chooses: tuple[Sample, ...]
@@ -59,17 +58,6 @@ class Material:
     listing: SyntheticFolder | None
     train: TrainSet
     val: Pictures | None
-
-
-def inputs(
-    ctx: Context, synthetic: Sequence[str] = (), arms: Sequence[str] | None = None
-) -> StageInputs:
-    """What the results depend on: the `downstream` keys, all photos, every arm's pictures.
-
-    Raises UserError: data missing, or no new pictures (names the command that makes them).
-    """
-    dataset = load_photos(ctx)
-    return _inputs(ctx, dataset, choose_arms(ctx, synthetic, arms))
 
 
 def run(
@@ -96,10 +84,10 @@ def run(
         for arm in chosen
     }
     create_backbone(recipe.downstream, len(dataset.classes), ctx.base, 0, "downstream")
-    known = _inputs(ctx, dataset, chosen)
+    inputs = downstream_inputs(ctx, synthetic, arms)
     foreign = [listings[arm.name] for arm in chosen if isinstance(arm.source, Folder)]
     _check_readable(ctx, dataset.of("test"), [one for one in foreign if one is not None])
-    with stage_run(files.directory, known, recipe, resume=not ctx.force) as record:
+    with stage_run(files.directory, inputs, recipe, resume=not ctx.force) as record:
         record.device = str(device)
         real, val = _real(ctx, selection)
         trained = {}
@@ -152,26 +140,6 @@ def select(dataset: Dataset, seed: int) -> Selection:
         return Selection(train, (), LAST)
     kept = set(held)
     return Selection(tuple(s for s in train if s not in kept), tuple(held), HELD_OUT)
-
-
-def _inputs(ctx: Context, dataset: Dataset, chosen: Sequence[Arm]) -> StageInputs:
-    recipe = ctx.recipe
-    files = {f"data/{split}": dataset.fingerprint(split) for split in dataset.splits}
-    for arm in chosen:
-        files |= {} if arm.source is None else arm.source.files()
-    if recipe.downstream.weights is not None:
-        weights = weights_path(recipe.downstream.weights, ctx.base)
-        files["downstream.weights"] = hash_file(weights)
-    return StageInputs(
-        parameters={
-            "version": VERSION,
-            "seed": recipe.seed,
-            "data": recipe.data.choices(),
-            "downstream": recipe.downstream.model_dump(mode="json"),
-            "arms": {arm.name: arm.recorded for arm in chosen},
-        },
-        files=files,
-    )
 
 
 def _seeds(ctx: Context) -> tuple[int, ...]:
@@ -321,8 +289,8 @@ def _test(
     if pictures is None:
         return ArmRun(**row.plain(), test_accuracy=None, test_macro_f1=None)
     files = ctx.ws.downstream.training(arm, row.seed)
-    guide = load_classifier(files.model, resolve_device(ctx.recipe.run.device))
-    confidence, predicted = guide.probabilities(pictures.images).max(1)
+    classifier = load_classifier(files.model, resolve_device(ctx.recipe.run.device))
+    confidence, predicted = classifier.probabilities(pictures.images).max(1)
     names = [dataset.classes[index] for index in predicted.tolist()]
     write_text(files.predictions, _csv(dataset.of("test"), names, confidence.tolist()))
     record.output(files.predictions)

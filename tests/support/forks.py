@@ -1,4 +1,4 @@
-"""The program as a process of its own, without importing torch anew for each.
+"""The program as a process of its own, without importing torch again for each.
 
 `python -m tests.support.forks` imports everything once, then forks a child for each request on
 stdin; the child has its own environment, folder, limits and output files, and runs the program's
@@ -145,11 +145,11 @@ def _child(request: Mapping[str, Any]) -> None:
 
 def _serve() -> None:
     from higfa_cli.cli.quiet import silence_libraries
-    from higfa_cli.stages.pipeline import STAGES, stage_module
+    from higfa_cli.stages.pipeline import NAMES
 
     silence_libraries()
-    for stage in STAGES:
-        stage_module(stage)
+    for stage in NAMES:
+        importlib.import_module(f"higfa_cli.stages.{stage.replace('-', '_')}")
     for line in sys.stdin:
         request = json.loads(line)
         if "modules" in request:

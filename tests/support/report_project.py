@@ -20,7 +20,7 @@ CLASSES = ("A320", "A321", "BAE 146-200", HOSTILE)
 
 
 SEEDS = (0, 1, 2)
-WAYS = ("source", "contour", "text", "text_contour", "higfa")
+WAYS = ("source", "contour", "gallery", "text+contour", "higfa")
 
 
 def dump(path: Path, value: Any) -> None:
@@ -38,8 +38,8 @@ def draw_aircraft(path: Path, way: str, number: int, side: int = 64) -> None:
     sky, body = {
         "source": ("#7fa6cc", "#f2f2ee"),
         "contour": ("#000000", None),
-        "text": ("#a8b9c4", "#d9d2c6"),
-        "text_contour": ("#86a9c9", "#e8e4da"),
+        "gallery": ("#a8b9c4", "#d9d2c6"),
+        "text+contour": ("#86a9c9", "#e8e4da"),
         "higfa": ("#7ba3cb", "#f0efe9"),
     }[way]
     image = Image.new("RGB", (side, side), sky)
@@ -109,26 +109,31 @@ def trace(number: int, steps: int = 20, switch: int = 14) -> dict[str, Any]:
 
 
 def write_synthesis(root: Path, shown: int = 4, images: int = 24, guided: bool = True) -> None:
-    folder = root / "synthesize"
-    metadata, gallery = [], []
-    for i in range(images):
-        cls = CLASSES[i % len(CLASSES)]
-        confidence = 0.62 + i / 100 if guided else None
-        row = {"file_name": f"{i}.png", "class": cls, "id": f"id{i}", "confidence": confidence}
-        metadata.append(row | {"status": "done", "error": None})
-        if i < shown:
-            names = {way: f"gallery/id {i}-{way}.png" for way in WAYS}
-            for way, name in names.items():
-                draw_aircraft(folder / name, way, i)
-            gallery.append({"id": f"id{i}", "class": cls, **names})
-    dump_rows(folder / "images/metadata.jsonl", metadata)
-    dump_rows(folder / "gallery.jsonl", gallery)
+    drawn = root / "synthesize"
+    rows = {
+        i: {"file_name": f"no {i}.png", "class": CLASSES[i % len(CLASSES)], "id": f"id{i}"}
+        for i in range(images)
+    }
+    for i in range(shown):
+        draw_aircraft(drawn / f"gallery/sources/id{i}.png", "source", i)
+        draw_aircraft(root / f"contours/no {i}.png", "contour", i)
+        for way in WAYS[2:]:
+            draw_aircraft(drawn / way / f"images/no {i}.png", way, i)
+    gallery = [row | {"contour": row["file_name"]} for i, row in rows.items() if i < shown]
+    dump_rows(drawn / "gallery/images/metadata.jsonl", gallery)
+    bare = [row | {"confidence": None} for row in rows.values()]
+    dump_rows(drawn / "text+contour/images/metadata.jsonl", bare)
+    folder = drawn / "higfa"
+    sure = [row | {"confidence": 0.62 + i / 100 if guided else None} for i, row in rows.items()]
+    dump_rows(folder / "images/metadata.jsonl", sure)
     traces = [trace(i, switch=14 if guided else 20) for i in range(images)]
     dump_rows(folder / "traces/batch-00000.jsonl", traces[: images // 2])
     dump_rows(folder / "traces/batch-00001.jsonl", traces[images // 2 :])
     counts = {"images": images, "denoiser_evaluations_per_image": 60, "dtype": "float32"}
     counts |= {"guide_evaluations_per_image": 6, "seconds_per_image": 1.5, "batch_size": 16}
-    dump(folder / "run.json", {"status": "done", "counts": counts, "device": "cpu"})
+    for name in ("text+contour", "higfa"):
+        record = {"status": "done", "counts": counts, "device": "cpu"}
+        dump(drawn / name / "run.json", record)
 
 
 def write_upstream(root: Path) -> None:

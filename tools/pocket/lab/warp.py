@@ -8,7 +8,7 @@ import numpy as np
 from higfa_cli.artifacts.rows import TransformRecord
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.contour.transform import draw_transform, homography
-from higfa_cli.recipe.schema import Transforms
+from higfa_cli.recipe.contours import Transforms
 
 # What takes the place of what lay outside a photo. Repeated border pixels add no shape, as a
 # contour's black does not; mirrored ones draw the nose of a close aircraft a second time.
