@@ -17,12 +17,12 @@ from tqdm import tqdm
 
 from higfa_cli.errors import UserError
 from higfa_cli.models.device import gpus, resolve_device
-from higfa_cli.stages.context import Context, Silent
+from higfa_cli.stages.context import Context
 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """One shard of every arm's plan. Picklable; call it where it is to be drawn."""
+    """One shard of every arm's plan. Picklable, with a silent `ctx`; call it where it is drawn."""
 
     ctx: Context
     arms: tuple[str, ...]
@@ -32,7 +32,7 @@ class ShardTask:
     def __call__(self) -> None:
         from higfa_cli.stages.synthesize import run
 
-        run(replace(self.ctx, progress=Silent()), self.arms, shard=(self.index, self.count))
+        run(self.ctx, self.arms, shard=(self.index, self.count))
 
     def on(self, device: str) -> ShardTask:
         """The same on another device."""

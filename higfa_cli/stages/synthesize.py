@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -15,7 +16,7 @@ from higfa_cli.data.images import encode_png, fit_square
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import evaluations
 from higfa_cli.stages.batch_files import Models, failures, rows_of, write_metadata
-from higfa_cli.stages.context import ArmContext, Context, arms_of
+from higfa_cli.stages.context import ArmContext, Context, Silent, arms_of
 from higfa_cli.stages.drawing import arm_plan
 from higfa_cli.stages.engines import Engine, ShardTask, engine_of
 from higfa_cli.stages.inputs import synthesize_inputs
@@ -95,8 +96,8 @@ def _draw_in_shards(
         job.ctx.ws.synthesize.trace(group[0].batch) for job in jobs for group in todo[job.ctx.name]
     ]
     if (shards := min(count, len(traces))) > 0:
-        names = tuple(todo)
-        tasks = [ShardTask(ctx, names, index, shards) for index in range(shards)]
+        silent = replace(ctx, progress=Silent())
+        tasks = [ShardTask(silent, tuple(todo), index, shards) for index in range(shards)]
         watch(ctx, engine(tasks), traces)
     summaries = {job.ctx.name: closed(job) or _draw(job, resume=True) for job in jobs}
     return {
