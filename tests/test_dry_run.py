@@ -22,8 +22,9 @@ from higfa_cli.forecast.estimate import (
 )
 from higfa_cli.recipe.builtin import builtin_names
 from higfa_cli.recipe.load import load_recipe
-from higfa_cli.stages import synthesize
+
 from higfa_cli.stages.context import make_context
+from higfa_cli.stages.inputs import drawing_parameters
 from higfa_cli.text import duration, gib, plural
 from tests.support import tiny
 from tests.support.recipes import drawing_keys, write_recipe
@@ -46,6 +47,7 @@ KEYS = {
     "estimated_seconds",
     "estimated_from",
     "output",
+    "arms",
     "notes",
 }
 QUICK = ("aircraft-sdxl", "aircraft-sd15")
@@ -78,10 +80,14 @@ def tiny_recipe(folder: Path, model: tuple[Path, Path], **drawing: Any) -> Path:
 
 
 def dry(*flags: str | Path) -> dict[str, Any]:
-    result = CliRunner().invoke(app, ["synthesize", *map(str, flags), "--dry-run", "--json"])
+    """The answer for the arm `higfa` alone, whose numbers are then those of the whole."""
+    words = ["synthesize", *map(str, flags), "--arm", "higfa", "--dry-run", "--json"]
+    result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     answer: dict[str, Any] = json.loads(result.stdout)
-    return answer
+    (arm,) = answer["arms"].values()
+    assert all(answer[key] == arm[key] for key in answer.keys() & arm.keys())
+    return arm | answer
 
 
 # Every public recipe draws two pictures per contour and one contour per training photo.
@@ -174,7 +180,7 @@ def test_unknown_model_still_gives_the_counts(nowhere: Path, model: tuple[Path, 
     plan = dry(tiny_recipe(nowhere, model), "--set", "model.base=some/model")
     assert (plan["images"], plan["batches"]) == (72, 15)
     unknown = KEYS - {"images", "classes", "counted_from", "batches", "batch_size", "steps"}
-    assert all(plan[key] is None for key in unknown - {"output", "notes"})
+    assert all(plan[key] is None for key in unknown - {"output", "arms", "notes"})
     assert "model_index.json of `some/model` is not on this machine" in plan["notes"][0]
 
 
@@ -187,14 +193,14 @@ def test_a_device_that_is_missing_leaves_the_time_open(
 
 
 def test_an_earlier_run_tells_the_time(nowhere: Path, model: tuple[Path, Path]) -> None:
-    ctx = make_context(load_recipe(str(tiny_recipe(nowhere, model))))
-    parameters = synthesize.parameters(ctx.recipe) | {"pictures": None, "prompts": None}
+    ctx = make_context(load_recipe(str(tiny_recipe(nowhere, model)))).arm("higfa")
+    parameters = drawing_parameters(ctx) | {"pictures": None, "prompts": None}
     record = {
         "device": "cpu",
         "counts": {"seconds_per_image": 1.25},
         "inputs": {"parameters": parameters},
     }
-    path = ctx.ws.arm("higfa").synthesize.directory / "run.json"
+    path = ctx.ws.synthesize.record
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(record))
     assert seconds_per_picture(ctx, 1e9) == (1.25, "an earlier run here")
@@ -210,7 +216,7 @@ def test_speed_is_measured_in_operations_per_second(
 ) -> None:
     speed = matmul_speed(torch.device("cpu"), torch.float32)
     assert 1e8 < speed < 1e14
-    ctx = make_context(load_recipe(str(tiny_recipe(nowhere, model))))
+    ctx = make_context(load_recipe(str(tiny_recipe(nowhere, model)))).arm("higfa")
     seconds, _ = seconds_per_picture(ctx, speed * EFFICIENCY * 10)
     assert seconds is not None and 1 < seconds < 100  # ten seconds, on a machine with other work
 
