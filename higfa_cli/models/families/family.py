@@ -166,8 +166,8 @@ class Family(ABC):
         condition: Tensor,
         scale: float,
         size: int,
-    ) -> list[Tensor]:
-        """The ControlNet's residuals times `scale`, in the order in which `denoise` takes them.
+    ) -> list[list[Tensor]]:
+        """The ControlNet's residuals times `scale`, in groups as `denoise` takes them.
 
         Args:
             x: noisy latents [B, C, h, w].
@@ -183,7 +183,7 @@ class Family(ABC):
         timestep: float,
         text: TextStates,
         size: int,
-        residuals: Sequence[Tensor] = (),
+        residuals: Sequence[Sequence[Tensor]] = (),
     ) -> Tensor:
         """The network's output [B, C, h, w]; without residuals no ControlNet has been asked."""
 
