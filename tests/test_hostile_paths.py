@@ -189,7 +189,7 @@ def test_the_gallery_is_read_from_its_stage(ctx: Context, name: str) -> None:
     row = dict.fromkeys(report.PICTURES, path_of(name, ctx.workspace))
     write_jsonl(folder / "gallery.jsonl", [row | {"id": "1", "class": "A320", "seed": 1}])
     with pytest.raises(UserError, match=r"names a file in|cannot read image"):
-        report._gallery(ctx, {})
+        report._gallery(ctx.ws.synthesize)
 
 
 def finish(directory: Path, **files: str) -> None:
