@@ -89,6 +89,29 @@ def test_verdict(before: list[set[int]], after: list[set[int]], verdict: str) ->
     assert found == paired_difference(arm_of(before), arm_of(after), rng_seed=7)
 
 
+@pytest.mark.parametrize(("seeds", "word"), [(1, "One seed"), (2, "Two seeds")])
+def test_below_three_seeds_there_are_figures_and_no_verdict(seeds: int, word: str) -> None:
+    real, better = ({s: rows[s] for s in range(seeds)} for rows in map(arm_of, (REAL, BETTER)))
+    found = paired_difference(real, better, rng_seed=1)
+    assert found is not None and found.low > 0
+    assert found.verdict == "no verdict"
+    arms = [tables.Arm("real", 0, (), None), tables.Arm("real+higfa", 9, (), found)]
+    shown = wording.headline(arms, test=True)
+    assert (shown.kind, shown.word) == ("none", f"{word}: no verdict")
+    assert "changed by +15.0 points" in shown.sentence and "200 test photos" in shown.sentence
+
+
+def test_seeds_that_disagree_are_no_evidence() -> None:
+    # Gains of 15, 7.5 and -5 points: each photo's mean is surely above zero, the trainings' is not.
+    mixed = [set(range(50)), set(range(69)), set(range(86))]
+    apart = paired_difference(arm_of(REAL), arm_of(mixed), rng_seed=1)
+    alike = paired_difference(arm_of(REAL), arm_of([set(range(69))] * 3), rng_seed=1)
+    assert apart is not None and alike is not None
+    assert apart.points == pytest.approx(5.83, abs=0.01)
+    assert apart.verdict == "no evidence" and alike.verdict == "helped"
+    assert apart.high - apart.low > 2 * (alike.high - alike.low)
+
+
 def test_pairing_is_by_photo_not_by_row_and_swaps_sign() -> None:
     shuffled = {s: rows[::-1] for s, rows in arm_of(BETTER).items()}
     straight = paired_difference(arm_of(REAL), arm_of(BETTER), rng_seed=3)
@@ -202,7 +225,8 @@ def test_curves_of_many_images_hold_few_at_a_time(monkeypatch: pytest.MonkeyPatc
     assert max(held) <= 200 and sampled.images == 500
     (before, after) = (next(c for c in x.curves if c.key == "p") for x in (exact, sampled))
     assert after.mean == before.mean and after.mean[1] == pytest.approx(values.mean())
-    assert after.low[1] == pytest.approx(before.low[1], abs=0.1) != before.low[1]
+    assert after.low[1] != before.low[1]
+    assert after.low[1] == pytest.approx(before.low[1], abs=0.1)
     assert figures.read_curves(reversed(rows)).curves[0].low == after.low  # type: ignore[union-attr]
 
 
@@ -378,7 +402,7 @@ def test_predictions_that_contradict_the_results_are_refused(tmp_path: Path) -> 
 def test_gallery_cannot_reach_outside(tmp_path: Path) -> None:
     ctx = workspace(tmp_path, BETTER)
     draw_aircraft(tmp_path / "secret.png", "text", 0)
-    row = {"id": "id0", "class": "A320", **dict.fromkeys(WAYS, "../secret.png")}
+    row = {"id": "id0", "class": "A320", "seed": 0, **dict.fromkeys(WAYS, "../secret.png")}
     dump_rows(tmp_path / "synthesize/gallery.jsonl", [row])
     with pytest.raises(UserError, match=r"secret\.png. leaves it"):
         report.run(ctx)

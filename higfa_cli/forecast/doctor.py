@@ -137,8 +137,6 @@ def _prompts(ctx: Context, known: Findings) -> Row:
 
 def _tokenizers(ctx: Context) -> list[Any]:
     """The model's tokenizers, of those that are on this machine."""
-    from transformers import CLIPTokenizer
-
     model = ctx.recipe.model
     try:
         family = family_at(model, ctx.base)
@@ -152,7 +150,7 @@ def _tokenizers(ctx: Context) -> list[Any]:
             for file in (f"{name}/tokenizer_config.json", *vocabularies)
         )
         if config is not None and any(others):
-            found.append(CLIPTokenizer.from_pretrained(str(config), local_files_only=True))
+            found.append(family.tokenizer(config))
     return found
 
 

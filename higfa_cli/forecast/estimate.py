@@ -22,9 +22,10 @@ from higfa_cli.models.architecture import WrongSize, architecture, check_size
 from higfa_cli.models.backbones import check_name
 from higfa_cli.models.device import resolve_device
 from higfa_cli.models.draw import evaluations
+from higfa_cli.models.fake import Setup
 from higfa_cli.models.families import FAMILIES
 from higfa_cli.models.families.family import Architecture
-from higfa_cli.models.footprint import Footprint, Setup, flops_per_picture, guided_step
+from higfa_cli.models.footprint import Footprint, flops_per_picture, guided_step
 from higfa_cli.models.scheduler import FlowSolver, SchedulerSolver, make_solver
 from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.stages.context import Context
