@@ -16,7 +16,6 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-import yaml
 from typer.testing import CliRunner, Result
 
 import higfa_cli
@@ -35,6 +34,7 @@ from higfa_cli.stages.inputs import downstream_inputs
 from higfa_cli.stages.photos import load_photos
 from tests.support.bad_images import Case, cases, encoded, large_palette_png, one_bit_png, scene
 from tests.support.fault_project import obey_permissions
+from tests.support.recipes import write_recipe
 
 CASES = cases()
 ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
@@ -175,27 +175,16 @@ def test_only_two_modules_list_photos_by_themselves() -> None:
 
 def project(base: Path, photos: Path, **data: Any) -> Path:
     """A recipe of a few seconds; returns its path."""
-    small = {
-        "backbone": "test_resnet.r160_in1k",
-        "pretrained": False,
-        "image_size": 32,
-        "epochs": 1,
-        "batch_size": 8,
-    }
-    tree = {
-        "name": "tiny",
-        "workspace": str(base / "out"),
-        "data": {"root": str(photos), **data},
-        "contours": {"transforms": {"translation": 0, "perspective": 0}},
-        "size": 32,
-        "model": {"base": "none", "controlnet": "none"},
-        "run": {"device": "cpu"},
-        "guide": small,
-        "downstream": {**small, "seeds": [0]},
-    }
-    path = base / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
-    return path
+    training = {"epochs": 1, "batch_size": 8}
+    return write_recipe(
+        base / "tiny.yaml",
+        ("none", "none"),
+        workspace=str(base / "out"),
+        data={"root": str(photos), **data},
+        contours={"transforms": {"translation": 0, "perspective": 0}},
+        guide=training,
+        downstream=training | {"seeds": [0]},
+    )
 
 
 def photo(path: Path, seed: int) -> None:

@@ -13,7 +13,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-import yaml
 
 from higfa_cli.artifacts.atomic import read_jsonl
 from higfa_cli.artifacts.class_folders import class_dir, class_dirs, class_name
@@ -35,7 +34,8 @@ from higfa_cli.stages import report
 from higfa_cli.text import inert
 from higfa_cli.training.synthetic import list_synthetic
 from tests.support import report_project
-from tests.support.hostile import BACKBONE, SMALL, assert_inert, higfa, photo
+from tests.support.hostile import BACKBONE, assert_inert, higfa, photo
+from tests.support.recipes import write_recipe
 from tests.support.tiny import make_model
 
 NAMES = {
@@ -304,7 +304,6 @@ WHOLE = (
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
     """All stages over classes of such names, from a split file; and what was printed."""
     root = tmp_path_factory.mktemp("whole")
-    model, controlnet = make_model(root / "model")
     with (root / "split.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "class", "split"])
@@ -312,20 +311,20 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
             for number, split in enumerate(("train", "train", "val", "test")):
                 path = photo(root / "photos" / f"{index}-{number}.png", 4 * index + number)
                 writer.writerow([path.name, name, split])
-    tree = {
-        "name": "[red]<b>whole",
-        "data": {"root": "photos", "split_file": "split.csv"},
-        "guide": SMALL | {"noised_per_image": 1},
-        "size": 32,
-        "model": {"base": str(model), "controlnet": str(controlnet)},
-        "sampling": {"steps": 2},
-        "run": {"device": "cpu", "batch_size": 14},
-        "pictures": {"gallery": 7},
-        "guidance": {"classifier": {"switch": 0.5}},
-        "filter": {"constant": 0.0},
-        "downstream": SMALL | {"seeds": [0]},
-    }
-    (root / "whole.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+    training = {"epochs": 1, "batch_size": 8}
+    write_recipe(
+        root / "whole.yaml",
+        make_model(root / "model"),
+        name="[red]<b>whole",
+        data={"split_file": "split.csv"},
+        guide=training | {"noised_per_image": 1},
+        guidance={"classifier": {"switch": 0.5}},
+        sampling={"steps": 2},
+        pictures={"gallery": 7},
+        run={"batch_size": 14},
+        filter={"constant": 0.0},
+        downstream=training | {"seeds": [0]},
+    )
     outside = {path for path in root.rglob("*") if path.is_file()}
     flags = [root / "whole.yaml", "--workspace", root / "out"]
     # As a program of its own: its libraries are then silent too.

@@ -40,7 +40,7 @@ def test_half_precision_draws_nearly_the_same_picture(
 
 
 def test_only_the_denoiser_is_in_half_precision(folders: tuple[Path, Path]) -> None:
-    """Autoencoder weights are not rounded on their way, and guidance is reckoned in float32."""
+    """Autoencoder weights are not rounded on their way, and guidance is computed in float32."""
     model, full = load(folders, dtype="float16"), load(folders)
     for ours, theirs in zip(
         model.autoencoder.parameters(), full.autoencoder.parameters(), strict=True

@@ -150,7 +150,7 @@ def markdown_escape(text: str) -> str:
     line = re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", line)
     # A list item at the start of a line; addresses, which some renderers make links of.
     line = re.sub(r"^(\d*)([-+.)])(?= |$)", r"\1\\\2", line)
-    return re.sub(r"(?i):(?=//)|(?<=\bwww)\.", lambda found: f"&#{ord(found[0])};", line)
+    return re.sub(r"(?i):(?=//)|(?<=\bwww)\.", lambda match: f"&#{ord(match[0])};", line)
 
 
 def markdown_code(text: str) -> Verbatim:

@@ -164,48 +164,52 @@ def limits(
     confident: bool,
 ) -> tuple[str, ...]:
     """What the numbers above do not say."""
-    found: list[str] = []
+    sentences: list[str] = []
     arm = main_arm(arms)
     d = arm.difference if arm else None
     if d is not None:
         if len(d.seeds) == 1:
-            found.append("The interval covers the choice of test photos, not the luck of training.")
+            sentences.append(
+                "The interval covers the choice of test photos, not the luck of training."
+            )
         if len(d.seeds) < FEWEST_SEEDS:
-            found.append(
+            sentences.append(
                 f"A verdict takes at least {FEWEST_SEEDS} training seeds (`downstream.seeds`)."
             )
         if min(d.per_seed) < 0 < max(d.per_seed):
-            found.append(
+            sentences.append(
                 "The seeds disagree: the difference is above zero in some, below in others."
             )
         if d.images < FEW_IMAGES:
-            found.append(
+            sentences.append(
                 f"With {d.images} test photos the interval is rough, and likely too narrow."
             )
     if sum(arm.name != REFERENCE for arm in arms) > 1:
-        found.append("Intervals are per arm; they are not corrected for comparing several arms.")
+        sentences.append(
+            "Intervals are per arm; they are not corrected for comparing several arms."
+        )
     if test:
-        found.append(
+        sentences.append(
             "A test split that is read again after every change of the recipe stops being a test; "
             "the verdict then looks better than it is."
         )
     if cross_validated:
-        found.append(
+        sentences.append(
             "The guide was calibrated by cross-validation, for lack of a validation split."
         )
     for name, count in missing.items():
-        found.append(f"{name}: no synthetic picture of {count:,} of the classes.")
+        sentences.append(f"{name}: no synthetic picture of {count:,} of the classes.")
     if failed:
-        found.append(f"{plural(failed, 'picture')} failed to draw and took no part.")
+        sentences.append(f"{plural(failed, 'picture')} failed to draw and took no part.")
     if gallery:
-        found.append(
+        sentences.append(
             "The gallery is a handful of pictures drawn by lot over the classes, not picked by "
             "eye; it shows what the sampler does, not how often."
         )
     if confident:
-        found.append(
+        sentences.append(
             "The guide's confidence is in the asked class and was itself pushed up by guidance, "
             "so it does not measure whether a picture shows that class."
         )
-    found.append("The results hold for this data, this backbone and this recipe.")
-    return tuple(found)
+    sentences.append("The results hold for this data, this backbone and this recipe.")
+    return tuple(sentences)
