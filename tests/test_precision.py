@@ -131,6 +131,11 @@ def test_a_tiny_autoencoder_that_does_not_fit_is_refused(
         load(folders, gradient_autoencoder=str(tmp_path / "wrong"))
 
 
+@pytest.mark.fault(
+    "numbers",
+    "NaN in denoiser, guide or decoder",
+    "that picture fails, its neighbours are unchanged",
+)
 @pytest.mark.parametrize("where", ["denoiser", "autoencoder", "guide"])
 def test_what_is_not_finite_is_a_failed_item_and_no_picture(
     folders: tuple[Path, Path], where: str
