@@ -23,6 +23,7 @@ from higfa_cli.artifacts.atomic import (
 )
 from higfa_cli.artifacts.class_folders import class_dir, class_name
 from higfa_cli.artifacts.fingerprint import hash_bytes, hash_file, hash_json, hash_tree
+from higfa_cli.artifacts.records import ReportCounts
 from higfa_cli.artifacts.run_record import StageInputs, stage_run, stage_state
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.errors import UserError
@@ -187,14 +188,14 @@ def test_tuples_and_lists_are_the_same_parameters(tmp_path: Path) -> None:
 def test_record_and_resolved_recipe(tmp_path: Path) -> None:
     with stage_run(tmp_path / "s", INPUTS, RECIPE) as run:
         during = read_json(tmp_path / "s" / "run.json")
-        run.counts["images"] = 1
+        run.counts = ReportCounts(arms=1, gallery=0)
         run.device = "cpu"
         write_files(run, {"a": "1"})
     record = read_json(tmp_path / "s" / "run.json")
     assert during["status"] == "running"
     assert record["status"] == "done"
     assert record["outputs"] == {"images/a": hash_bytes(b"1")}
-    assert record["counts"] == {"images": 1}
+    assert record["counts"] == {"arms": 1, "gallery": 0}
     assert record["device"] == "cpu"
     assert record["inputs"]["key"] == INPUTS.key
     assert record["libraries"]["pydantic"]

@@ -130,13 +130,14 @@ def test_parts_beside_each_other_then_closed(tmp_path: Path) -> None:
         assert busy.value.exit_code == 75
         with pytest.raises(UserError, match="0-of-2 still at work; wait"):
             finish(stage, c="3")
+        whole = (stage / "run.json").read_bytes()
         (stage / "run.json").write_text("{")
         with (
             pytest.raises(UserError, match="another recipe"),
             part_run(stage, INPUTS, RECIPE, "1-of-2", nothing),
         ):
             pass
-        write_json(stage / "run.json", {"status": "running", "inputs": _as_recorded(INPUTS)})
+        (stage / "run.json").write_bytes(whole)
     assert stage_state(stage, INPUTS).kind == "partial"
     assert set(recorded_outputs(stage)) == {"images/a", "images/b"}
     with folder_lock(stage), closing_run(stage, INPUTS, RECIPE) as run:
@@ -150,10 +151,6 @@ def test_parts_beside_each_other_then_closed(tmp_path: Path) -> None:
     assert set(recorded_outputs(stage)) == {"images/a", "images/b", "images/c"}
     assert names(stage) == ["images/a", "images/b", "images/c", "recipe.resolved.yaml", "run.json"]
     assert read_json(stage / "run.json")["output_seconds"] == {"images/b": 1.5}
-
-
-def _as_recorded(inputs: StageInputs) -> dict[str, object]:
-    return {"parameters": inputs.parameters, "files": inputs.files, "key": inputs.key}
 
 
 def test_leftovers_of_the_last_step_are_tidied(tmp_path: Path) -> None:
@@ -212,7 +209,7 @@ def test_records_that_name_something_else(tmp_path: Path) -> None:
     write_json(stage / "run.json", record | {"outputs": {"../a": "1"}})
     assert stage_state(stage, INPUTS).reasons == ("../a is gone",)
     write_json(stage / "run.json", record | {"output_seconds": 7})
-    assert set(recorded_outputs(stage)) == {"images/a"}
+    assert stage_state(stage, INPUTS).reasons == ("run.json is broken",)
 
 
 def test_a_record_that_cannot_be_closed_does_not_hide_the_error(tmp_path: Path) -> None:

@@ -21,15 +21,17 @@ from typer.testing import CliRunner, Result
 
 import higfa_cli
 from higfa_cli.artifacts.atomic import read_json, read_jsonl
+from higfa_cli.artifacts.rows import PHOTO_FAULTS, ImageFault
 from higfa_cli.cli.app import app
 from higfa_cli.data import images
 from higfa_cli.data.dataset import load_dataset
 from higfa_cli.data.images import ImageError, read_image
-from higfa_cli.data.rejected import REASONS, allowed, file_state, read_rejected
+from higfa_cli.data.rejected import allowed, file_state, read_rejected
 from higfa_cli.recipe.data import Data
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.stages import drawing, filter, finetune_guide, train_downstream
 from higfa_cli.stages.context import make_context
+from higfa_cli.stages.inputs import downstream_inputs
 from higfa_cli.stages.photos import load_photos
 from tests.support.bad_images import Case, cases, encoded, large_palette_png, one_bit_png, scene
 from tests.support.fault_project import obey_permissions
@@ -72,7 +74,7 @@ def test_every_file_has_its_outcome(case: Case, tmp_path: Path) -> None:
 def test_the_generator_covers_every_reason() -> None:
     assert len(CASES) >= 45
     assert len({case.name for case in CASES}) == len(CASES)
-    assert {case.reason for case in CASES} == {None, *get_args(images.Reason)}
+    assert {case.reason for case in CASES} == {None, *get_args(ImageFault)}
     assert sum(case.reason is not None for case in CASES) >= 45
 
 
@@ -239,7 +241,7 @@ def check_accounts(summary: dict[str, Any], folder: Path, found: int) -> list[di
     assert photos["accepted"] + photos["rejected"] == found
     assert photos["rejected"] == len(rows) == len({row["key"] for row in rows})
     assert sum(summary["rejected"].values()) == len(rows)
-    assert {row["reason"] for row in rows} <= set(REASONS)
+    assert {row["reason"] for row in rows} <= set(PHOTO_FAULTS)
     assert all(row["path"].isprintable() and row["detail"] for row in rows)
     assert all({"class", "split", "state"} <= row.keys() for row in rows)
     return rows
@@ -442,7 +444,7 @@ def test_every_stage_leaves_out_the_same_photos(recipe: Path) -> None:
     assert len(want.samples) == 18 and not BAD.keys() & {one.key for one in want.samples}
     assert want == drawing.load_photos(ctx) == finetune_guide._dataset(ctx)
     assert filter.load_photos is train_downstream.load_photos is load_photos
-    files = train_downstream.inputs(ctx, arms=["real"]).files
+    files = downstream_inputs(ctx, arms=["real"]).files
     assert files["data/train"] == want.fingerprint("train")
     everything = load_dataset(ctx.recipe.data, ctx.base, 0)
     assert everything.fingerprint("train") != want.fingerprint("train")

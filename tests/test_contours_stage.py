@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from higfa_cli.artifacts.rows import TransformRecord
 from higfa_cli.artifacts.run_record import stage_state
 from higfa_cli.contour.extract import extract
-from higfa_cli.contour.transform import TransformRecord, apply_transform
+from higfa_cli.contour.transform import apply_transform
 from higfa_cli.data.images import read_image
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.contours import Contours, Transforms
@@ -86,7 +87,7 @@ def test_every_row_can_be_redone_from_its_source(root: Path) -> None:
         source = root / row["source"]
         assert hashlib.sha256(source.read_bytes()).hexdigest() == row["source_sha256"]
         contour = extract(read_image(source), ctx.recipe.contours, ctx.recipe.size)
-        record = TransformRecord.from_dict(row["transform"])
+        record = TransformRecord.model_validate(row["transform"])
         assert (apply_transform(contour, record) == written).all()
         assert row["edge_fraction"] == pytest.approx(written.mean() / 255)
     assert rows[0]["file_name"] == "images/737-800/p0-0.png"

@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 from higfa_cli.artifacts.atomic import read_json, read_jsonl
-from higfa_cli.artifacts.plan import PlanItem
+from higfa_cli.artifacts.rows import PlanItem
 from higfa_cli.cli.app import app
 from higfa_cli.stages import drawing
 from tests.support.fault_project import tree

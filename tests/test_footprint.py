@@ -20,18 +20,12 @@ from higfa_cli.errors import UserError
 from higfa_cli.method.sampler import sample
 from higfa_cli.models.architecture import architecture
 from higfa_cli.models.draw import DecodedGuide
-from higfa_cli.models.footprint import (
-    Footprint,
-    Setup,
-    fake_guide,
-    fake_model,
-    flops_per_picture,
-    guided_step,
-    measure_step,
-)
+from higfa_cli.models.fake import Setup, fake_guide, fake_model
+from higfa_cli.models.footprint import Footprint, flops_per_picture, guided_step, measure_step
 from higfa_cli.models.live_memory import LiveMemory
+from higfa_cli.models.scheduler import FLOW
 from tests.support.recipes import drawing_recipe
-from tests.support.tiny import SIZE, make_model, make_tiny_autoencoder, make_vae
+from tests.support.tiny import FLOWS, SIZE, make_model, make_tiny_autoencoder, make_vae
 from tools import memory_table
 
 MIB = 2**20
@@ -41,13 +35,15 @@ MIB = 2**20
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model of every family."""
     path = tmp_path_factory.mktemp("models")
-    for family in ("sd", "sdxl", "pocket-like"):
+    for family in ("sd", "sdxl", "pocket-like", "sd3", "sd35"):
         make_model(path / family, family=family)
     make_tiny_autoencoder(path)
     return path
 
 
 def settings(family: str, **changes: Any) -> Setup:
+    if (family, "flow") in FLOWS:
+        changes["scheduler"] = FLOW
     recipe = drawing_recipe(f"{family}/sd", f"{family}/controlnet", size=SIZE, **changes)
     return Setup.of(recipe)
 
@@ -155,7 +151,7 @@ def test_attention_never_holds_the_scores() -> None:
 # A guided step.
 
 
-@pytest.mark.parametrize("family", ["sd", "sdxl", "pocket-like"])
+@pytest.mark.parametrize("family", ["sd", "sdxl", "pocket-like", "sd3", "sd35"])
 @pytest.mark.parametrize(
     "changes",
     [
@@ -340,7 +336,7 @@ def test_sd15_takes_the_published_arithmetic() -> None:
     assert unet_flops("aircraft-sd15")[0] == pytest.approx(0.80, rel=0.02)
 
 
-@pytest.mark.parametrize("family", ["sd", "sdxl"])
+@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3"])
 @pytest.mark.parametrize(
     "changes",
     [
@@ -356,8 +352,8 @@ def test_a_real_sampling_does_exactly_the_reckoned_arithmetic(
     ours = settings(family, steps=5, **changes)
     arch = architecture(ours.model, folder)
     model, guide = fake_model(arch, ours), fake_guide("resnet10t", 16)
-    conditions = model.conditions(["prompt"], "negative", torch.zeros(1, 1, SIZE, SIZE))
     with FlopCounterMode(display=False) as counter:
+        conditions = model.conditions(["prompt"], "negative", torch.zeros(1, 1, SIZE, SIZE))
         steps = sample(
             torch.zeros(1, *model.latent_shape),
             torch.zeros(1, dtype=torch.long),

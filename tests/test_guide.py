@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from higfa_cli.artifacts.atomic import read_json, read_jsonl
+from higfa_cli.artifacts.results import Calibration
 from higfa_cli.artifacts.run_record import stage_state
 from higfa_cli.data.dataset import load_dataset
 from higfa_cli.errors import UserError
@@ -35,6 +36,8 @@ from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages import finetune_guide
 from higfa_cli.stages.context import Context, Silent
 from higfa_cli.stages.guide_pool import pool_jobs, read_photos, render
+from higfa_cli.stages.inputs import guide_inputs
+from higfa_cli.training.calibration import HeldOut, calibrate
 from higfa_cli.training.trainer import predict_logits
 from tests.support.recipes import load_model
 from tests.support.shapes import CLASSES, SIZE, pictures, write_class_folders
@@ -320,7 +323,7 @@ def test_finetune_guide_with_validation(tmp_path: Path, model_folders: tuple[Pat
     assert [row["epoch"] for row in history] == [1, 2]
     assert all(row["replaced"] == 0.5 for row in history)
     assert summary["noised"] == 24 * 3  # 2 noised and 1 reconstructed per photo
-    assert stage_state(folder, finetune_guide.inputs(ctx)).kind == "fresh"
+    assert stage_state(folder, guide_inputs(ctx)).kind == "fresh"
 
 
 def test_finetune_guide_without_validation_cross_validates(
@@ -344,10 +347,10 @@ def test_finetune_guide_inputs_name_what_changed(
     tmp_path: Path, model_folders: tuple[Path, Path]
 ) -> None:
     ctx = context(tmp_path, model_folders, with_val=True)
-    before = finetune_guide.inputs(ctx)
+    before = guide_inputs(ctx)
     assert {"data/train", "data/val", "model.base"} <= before.files.keys()
     write_class_folders(tmp_path / "data/train", 6, seed=5)
-    after = finetune_guide.inputs(ctx)
+    after = guide_inputs(ctx)
     changed = {name for name in before.files if before.files[name] != after.files[name]}
     assert changed == {"data/train"}
 
@@ -426,19 +429,19 @@ def test_noised_pictures_do_not_depend_on_their_batch(
 def test_calibration_by_hand() -> None:
     """Two levels of two pictures, all at logit gap 2, three right: T = 2 / ln 3 for all."""
     high, low = Level(0, 0.5, 500, 0.6, 0.8), Level(1, 0.75, 250, 0.8, 0.6)
-    held = finetune_guide.HeldOut(
+    held = HeldOut(
         logits=torch.tensor([[2.0, 0.0]] * 4 + [[9.0, 0.0]]),
         labels=torch.tensor([0, 0, 0, 1, 1]),
         levels=(high, low, low, high, None),
         clean_logits=torch.tensor([[1.0, 0.0]]),
         clean_labels=torch.tensor([0]),
     )
-    found = finetune_guide.calibrate(held, (high, low), "val")
-    assert found["temperature"] == pytest.approx(2 / 1.0986123, rel=1e-6)
-    assert [row["accuracy"] for row in found["levels"]] == [0.5, 1.0]
-    assert [row["ece_after"] for row in found["levels"]] == pytest.approx([0.25, 0.25], abs=1e-5)
-    assert found["reconstructed"]["accuracy"] == 0.0
-    assert json.loads(json.dumps(found)) == found
+    found = calibrate(held, (high, low), "val")
+    assert found.temperature == pytest.approx(2 / 1.0986123, rel=1e-6)
+    assert [level.accuracy for level in found.levels] == [0.5, 1.0]
+    assert [level.ece_after for level in found.levels] == pytest.approx([0.25, 0.25], abs=1e-5)
+    assert found.reconstructed.accuracy == 0.0
+    assert Calibration.model_validate(json.loads(json.dumps(found.plain()))) == found
 
 
 def test_metadata_holds_what_a_reader_needs(guide: Classifier, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from higfa_cli.artifacts.artifact import write_rows
 from higfa_cli.artifacts.atomic import read_jsonl, write_json, write_jsonl, write_text
 from higfa_cli.artifacts.fingerprint import hash_file
 from higfa_cli.artifacts.lock import folder_lock
@@ -28,9 +29,11 @@ from higfa_cli.recipe.data import Data
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.stages import drawing, pipeline, preview, report
 from higfa_cli.stages.context import Context, make_context
+from higfa_cli.stages.table import stage_of
 from higfa_cli.training.checkpoint import load_checkpoint
 from tests.support.hostile import PATHS, Canary, assert_inert, higfa, hostile_root, path_of, photo
 from tests.support.layouts import car_annotations, cells, dog_list, lines, mat
+from tests.support.shapes import picture_row
 from tests.support.stage_folder import RECIPE
 
 INPUTS = StageInputs({"version": 1}, {"data/train": "aa"})
@@ -174,18 +177,18 @@ def test_pictures_are_read_from_their_stage(ctx: Context, name: str) -> None:
     images = ctx.stage_dir("synthesize") / "images"
     with_links(images)
     photo(images.parent / "secret.png")
-    row = {"file_name": path_of(name, images.parent), "id": "1", "class": "A320", "class_id": 0}
-    write_jsonl(images / "metadata.jsonl", [row | {"source": "train/A320/0.png", "replica": 0}])
-    with pytest.raises(UserError):
-        pipeline.stage_module("filter").run(ctx)
+    row = picture_row(file_name=path_of(name, images.parent), cls="A320", source="train/A320/0.png")
+    write_rows(images / "metadata.jsonl", [row])
+    with pytest.raises(UserError, match=r"names a file in|cannot read image"):
+        stage_of("filter").run(ctx)
 
 
 @pytest.mark.parametrize("name", PATHS)
 def test_the_gallery_is_read_from_its_stage(ctx: Context, name: str) -> None:
     folder = with_links(ctx.stage_dir("synthesize"))
     row = dict.fromkeys(report.PICTURES, path_of(name, ctx.workspace))
-    write_jsonl(folder / "gallery.jsonl", [row | {"id": "1", "class": "A320"}])
-    with pytest.raises(UserError):
+    write_jsonl(folder / "gallery.jsonl", [row | {"id": "1", "class": "A320", "seed": 1}])
+    with pytest.raises(UserError, match=r"names a file in|cannot read image"):
         report._gallery(ctx, {})
 
 
@@ -331,7 +334,7 @@ def test_hostile_records_are_replaced_or_refused(ctx: Context, case: str, stage:
         assert_inert(printed)
     if case != "nested":
         assert estimate._earlier(ctx, torch.device("cpu")) is None
-    write_json(ctx.workspace / report.RESULTS, {"arms": [{"name": "real", "runs": []}]})
+    write_json(ctx.ws.downstream.results, {"arms": [{"name": "real", "runs": []}]})
     with pytest.raises(UserError):
         report.run(ctx)
 
@@ -354,7 +357,7 @@ RESULTS: dict[str, Any] = {
 
 @pytest.mark.parametrize("case", RESULTS)
 def test_hostile_results_are_one_line(ctx: Context, case: str) -> None:
-    path = ctx.workspace / report.RESULTS
+    path = ctx.ws.downstream.results
     write_text(path, json.dumps(RESULTS[case]))
     for arguments in (["report"], ["predict", str(ctx.workspace / "secret.png")]):
         command, *photos = arguments

@@ -14,6 +14,8 @@ from higfa_cli.errors import UserError
 from higfa_cli.recipe.load import load_recipe, override_recipe
 from higfa_cli.stages import pipeline
 from higfa_cli.stages.context import Context, make_context
+from higfa_cli.stages.inputs import synthesize_inputs
+from higfa_cli.stages.table import stage_of
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ def changed(ctx: Context, **values: object) -> Context:
 
 def pretend_synthesized(ctx: Context) -> None:
     """A finished record of `synthesize` with its real inputs, without drawing."""
-    inputs = pipeline.stage_module("synthesize").inputs(ctx)
+    inputs = synthesize_inputs(ctx)
     with stage_run(ctx.stage_dir("synthesize"), inputs, ctx.recipe) as run:
         write_text(run.directory / "cost.json", "{}")
         run.output(run.directory / "cost.json")
@@ -60,7 +62,7 @@ def test_workspace_of_the_recipe(
 
 def test_status_of_nothing(ctx: Context) -> None:
     rows = pipeline.status(ctx)
-    assert [row["stage"] for row in rows] == list(pipeline.STAGES)
+    assert [row["stage"] for row in rows] == list(pipeline.NAMES)
     assert {row["state"] for row in rows} == {"missing"}
     assert rows[0]["reasons"] == ["not run yet"]
     assert "contours" in rows[2]["reasons"][0]
@@ -184,4 +186,4 @@ def test_results_of_the_last_command_line_may_be_reported(ctx: Context) -> None:
 
 def test_unknown_stage(ctx: Context) -> None:
     with pytest.raises(UserError, match="there is no stage `contour`"):
-        pipeline.stage_module("contour")
+        stage_of("contour")

@@ -87,6 +87,29 @@ def test_verdict(before: list[set[int]], after: list[set[int]], verdict: str) ->
     assert found == paired_difference(arm_of(before), arm_of(after), rng_seed=7)
 
 
+@pytest.mark.parametrize(("seeds", "word"), [(1, "One seed"), (2, "Two seeds")])
+def test_below_three_seeds_there_are_figures_and_no_verdict(seeds: int, word: str) -> None:
+    real, better = ({s: rows[s] for s in range(seeds)} for rows in map(arm_of, (REAL, BETTER)))
+    found = paired_difference(real, better, rng_seed=1)
+    assert found is not None and found.low > 0
+    assert found.verdict == "no verdict"
+    arms = [tables.Arm("real", 0, (), None), tables.Arm("real+higfa", 9, (), found)]
+    shown = wording.headline(arms, test=True)
+    assert (shown.kind, shown.word) == ("none", f"{word}: no verdict")
+    assert "changed by +15.0 points" in shown.sentence and "200 test photos" in shown.sentence
+
+
+def test_seeds_that_disagree_are_no_evidence() -> None:
+    # Gains of 15, 7.5 and -5 points: each photo's mean is surely above zero, the trainings' is not.
+    mixed = [set(range(50)), set(range(69)), set(range(86))]
+    apart = paired_difference(arm_of(REAL), arm_of(mixed), rng_seed=1)
+    alike = paired_difference(arm_of(REAL), arm_of([set(range(69))] * 3), rng_seed=1)
+    assert apart is not None and alike is not None
+    assert apart.points == pytest.approx(5.83, abs=0.01)
+    assert apart.verdict == "no evidence" and alike.verdict == "helped"
+    assert apart.high - apart.low > 2 * (alike.high - alike.low)
+
+
 def test_pairing_is_by_photo_not_by_row_and_swaps_sign() -> None:
     shuffled = {s: rows[::-1] for s, rows in arm_of(BETTER).items()}
     straight = paired_difference(arm_of(REAL), arm_of(BETTER), rng_seed=3)

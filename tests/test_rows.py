@@ -90,7 +90,6 @@ def test_a_key_with_a_default_is_left_out(tmp_path: Path) -> None:
         ({"std": float("nan")}, "std"),
         ({"std": float("inf")}, "std"),
         ({"std": "51"}, "std"),
-        ({"confidence": 1.5}, "confidence"),
         ({"id": 7}, "id"),
         ({"id": None}, "id"),
         ({"reasons": ["ugly"]}, "reasons.0"),

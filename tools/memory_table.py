@@ -13,7 +13,8 @@ from typing import Any
 
 from higfa_cli.forecast import estimate
 from higfa_cli.models.architecture import architecture
-from higfa_cli.models.footprint import Footprint, Setup, guided_step
+from higfa_cli.models.fake import Setup
+from higfa_cli.models.footprint import Footprint, guided_step
 from higfa_cli.recipe.drawing import Memory
 from higfa_cli.recipe.load import load_recipe, override_recipe
 from higfa_cli.recipe.schema import Recipe

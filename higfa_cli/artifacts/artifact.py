@@ -15,7 +15,6 @@ from higfa_cli.text import inert
 T = TypeVar("T")
 # JSON has lists alone, so this one type is taken from another.
 Several = Annotated[tuple[T, ...], Field(strict=False)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
 _SHOWN = 80
 
 

@@ -10,14 +10,15 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
-from higfa_cli.artifacts.atomic import read_json, write_note
+from higfa_cli.artifacts.artifact import read_model
+from higfa_cli.artifacts.atomic import write_note
+from higfa_cli.artifacts.records import LockNote
 from higfa_cli.errors import UserError, remedy_for
 
 BUSY = 75
@@ -93,10 +94,10 @@ def refuse_living_parts(directory: Path) -> None:
 
 @contextmanager
 def _written(note: Path, directory: Path) -> Iterator[None]:
-    about = {"pid": os.getpid(), "host": socket.gethostname(), "boot": _boot()}
+    holder = LockNote(pid=os.getpid(), host=socket.gethostname(), boot=_boot())
     try:
         # In one step, and never through a link that lies in the note's place.
-        write_note(note, about)
+        write_note(note, holder.plain())
     except OSError as error:
         raise _unlockable(directory, error) from None
     try:
@@ -107,18 +108,16 @@ def _written(note: Path, directory: Path) -> Iterator[None]:
             note.unlink()
 
 
-def _read(note: Path) -> dict[str, Any] | None:
+def _read(note: Path) -> LockNote | None:
     """The holder's note; None where there is none (yet), or a killed process left half of it."""
     with contextlib.suppress(UserError):
-        holder = read_json(note)
-        if isinstance(holder, dict) and {"pid", "host"} <= holder.keys():
-            return holder
+        return read_model(note, LockNote)
     return None
 
 
-def _of_this_machine(holder: Mapping[str, Any]) -> bool:
+def _of_this_machine(holder: LockNote) -> bool:
     # A restarted container has another host name, yet the same kernel, which has let go.
-    return holder["host"] == socket.gethostname() or holder.get("boot") == _boot() != ""
+    return holder.host == socket.gethostname() or holder.boot == _boot() != ""
 
 
 def _boot() -> str:
@@ -128,8 +127,8 @@ def _boot() -> str:
     return ""
 
 
-def _busy(directory: Path, holder: Mapping[str, Any] | None, remedy: str) -> UserError:
-    who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
+def _busy(directory: Path, holder: LockNote | None, remedy: str) -> UserError:
+    who = f"process {holder.pid} on {holder.host}" if holder else "another process"
     return UserError(
         f"{directory} is in use by {who}; {remedy}, or choose another --workspace",
         exit_code=BUSY,

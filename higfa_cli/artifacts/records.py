@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import ConfigDict, Field, JsonValue, model_validator
 
 from higfa_cli.artifacts.artifact import Artifact, Several
 from higfa_cli.artifacts.rows import PictureFault
@@ -138,7 +138,12 @@ class JournalRow(Artifact):
 
 
 class LockNote(Artifact):
-    """Who holds a folder; `boot` tells one start of a machine from all others."""
+    """Who holds a folder; `boot` tells one start of a machine from all others.
+
+    Open to other keys: a holder must be respected, whichever version wrote the note.
+    """
+
+    model_config = ConfigDict(extra="ignore")
 
     pid: int
     host: str

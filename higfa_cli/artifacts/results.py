@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from higfa_cli.artifacts.artifact import Artifact, Several, Share
+from higfa_cli.artifacts.artifact import Artifact, Several
 
 
 class EpochRow(Artifact):
@@ -16,8 +16,8 @@ class EpochRow(Artifact):
     epoch: int
     loss: float
     learning_rate: float
-    replaced: Share
-    val_accuracy: Share | None = None
+    replaced: float
+    val_accuracy: float | None = None
     val_loss: float | None = None
 
 
@@ -25,7 +25,7 @@ class Assessment(Artifact):
     """Accuracy, and expected calibration error before and after the temperature, of one set."""
 
     count: int
-    accuracy: Share
+    accuracy: float
     ece_before: float
     ece_after: float
 
@@ -60,19 +60,19 @@ class TrainingRow(Artifact):
 
     seed: int
     best_epoch: int
-    val_accuracy: Share | None
+    val_accuracy: float | None
     temperature: float
-    replaced: Share
+    replaced: float
     steps: int
     images_seen: int
     seconds: float
 
 
-class TestedRow(TrainingRow):
+class ArmRun(TrainingRow):
     """A training with what its checkpoint did on the test photos; None without a test split."""
 
-    test_accuracy: Share | None
-    test_macro_f1: Share | None
+    test_accuracy: float | None
+    test_macro_f1: float | None
 
 
 class ArmResult(Artifact):
@@ -82,7 +82,7 @@ class ArmResult(Artifact):
     synthetic: str | None
     synthetic_images: int
     missing_classes: Several[str]
-    runs: Annotated[Several[TestedRow], Field(min_length=1)]
+    runs: Annotated[Several[ArmRun], Field(min_length=1)]
 
 
 class SplitCounts(Artifact):

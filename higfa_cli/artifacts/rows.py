@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, field_validator
 
-from higfa_cli.artifacts.artifact import Artifact, Several, Share
+from higfa_cli.artifacts.artifact import Artifact, Several
 
 Pair = Annotated[tuple[float, float], Field(strict=False)]
 Index = Annotated[int, Field(ge=0)]
@@ -43,7 +43,7 @@ class TransformRecord(Artifact):
     scale: float
     dx: float
     dy: float
-    corners: Annotated[tuple[Pair, Pair, Pair, Pair], Field(strict=False)]
+    corners: Annotated[Several[Pair], Field(min_length=4, max_length=4)]
     stretch: float
     elastic: Several[Pair]
 
@@ -68,7 +68,7 @@ class ContourRow(Artifact):
     split: Split
     index: Index
     transform: TransformRecord
-    edge_fraction: Share
+    edge_fraction: float
     sha256: str
 
 
@@ -78,7 +78,7 @@ class RejectedRow(Artifact):
     Attributes:
         key: below the data folder, byte for byte; `path`: the same for people, escaped.
         detail: what exactly is wrong, one line.
-        state: what the file was (`rejected.file_state`).
+        state: what the file was (`data.rejected.file_state`).
     """
 
     remedy: ClassVar[str] = "run `higfa contours --force`"
@@ -150,7 +150,7 @@ class PictureRow(Planned):
     """One picture that was drawn, or failed (`error` says why, and there is no file)."""
 
     strengths: LastStrengths
-    confidence: Share | None
+    confidence: float | None
     effective_batch: int
     status: Literal["ok", "failed"]
     error: str | None
@@ -206,7 +206,7 @@ class GalleryRow(Artifact):
 
 
 class SelectionRow(Artifact):
-    """Whether a picture may train, and what was measured on it (`selection.Measured`)."""
+    """Whether a picture may train, and what was measured on it (`data.filter_rules.Measured`)."""
 
     remedy: ClassVar[str] = "run `higfa filter --force`"
 
@@ -217,7 +217,7 @@ class SelectionRow(Artifact):
     replica: Index
     kept: bool
     reasons: Several[PictureFault]
-    confidence: Share | None
+    confidence: float | None
     rank: int | None
     duplicate: float
     std: float

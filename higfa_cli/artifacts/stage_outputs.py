@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
+from higfa_cli.artifacts.artifact import Artifact
 from higfa_cli.artifacts.fingerprint import hash_file
 from higfa_cli.artifacts.journal import Entry, append, journal, read_journal
 
@@ -28,7 +28,7 @@ class StageRun:
     device: str
     entries: Mapping[str, Entry] = field(default_factory=dict)
     part: str | None = None
-    counts: dict[str, Any] = field(default_factory=dict)
+    counts: Artifact | None = None
     _outputs: dict[str, Entry] = field(default_factory=dict)
 
     @cached_property

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from higfa_cli.cli.options import StageFlags
 from higfa_cli.cli.stage import show_result, stage_command
 from higfa_cli.errors import UserError
 from higfa_cli.text import duration, gib, plural, roughly
+
+if TYPE_CHECKING:
+    from higfa_cli.stages.context import Context
 
 _PROMPT_SHOWN = 60
 
@@ -65,10 +68,10 @@ def command(
             exit_code=2,
         )
     if preview is not None:
-        _variant("preview", flags, count=preview)
+        _sheet("preview", flags, lambda ctx: _preview(ctx, preview))
     elif sweep is not None:
         key, values = _parse_sweep(sweep)
-        _variant("sweep", flags, key=key, values=values)
+        _sheet("sweep", flags, lambda ctx: _sweep(ctx, key, values))
     elif flags.dry_run:
         _dry_run(flags)
     else:
@@ -114,15 +117,25 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 7
 
 
-def _variant(action: str, flags: StageFlags, **options: Any) -> None:
+def _sheet(name: str, flags: StageFlags, draw: Callable[[Context], dict[str, Any]]) -> None:
     from higfa_cli.cli.output import stdout_for_result
 
     ctx = flags.choice.context(flags.quiet, flags.force)
     with stdout_for_result(flags.as_json):
-        from higfa_cli.stages import pipeline
+        result = draw(ctx)
+    show_result(f"synthesize, {name}:", result, flags)
 
-        result = pipeline.run_stage(ctx, "synthesize", action, **options)
-    show_result(f"synthesize, {action}:", result, flags)
+
+def _preview(ctx: Context, count: int) -> dict[str, Any]:
+    from higfa_cli.stages.preview import preview
+
+    return preview(ctx, count)
+
+
+def _sweep(ctx: Context, key: str, values: Sequence[Any]) -> dict[str, Any]:
+    from higfa_cli.stages.preview import sweep
+
+    return sweep(ctx, key, values)
 
 
 def _dry_run(flags: StageFlags) -> None:

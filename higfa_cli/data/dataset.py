@@ -19,7 +19,7 @@ from higfa_cli.data.prompts import words_for
 from higfa_cli.data.rejected import Rejected, file_state, leave_out
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.data import Data
-from higfa_cli.recipe.refs import resolve_ref
+from higfa_cli.recipe.refs import existing_path
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,8 @@ def list_photos(data: Data, base: Path) -> Listing:
 def class_words(data: Data, base: Path, classes: Sequence[str]) -> Mapping[str, str]:
     """Class -> its words for prompts. Raises UserError for a missing file or class."""
     words = data.class_words
-    return words_for(classes, None if words is None else _resolve(words, base, "data.class_words"))
+    path = None if words is None else existing_path(words, base, "data.class_words")
+    return words_for(classes, path)
 
 
 def _list(data: Data, root: Path, base: Path) -> Listing:
@@ -138,25 +139,15 @@ def _list(data: Data, root: Path, base: Path) -> Listing:
             )
         return layout.list(root)
     if data.split_file is not None:
-        return list_csv(root, _resolve(data.split_file, base, "data.split_file"))
+        return list_csv(root, existing_path(data.split_file, base, "data.split_file"))
     return list_folders(root)
 
 
 def _folder(ref: str, base: Path) -> Path:
-    path = _resolve(ref, base, "data.root")
+    path = existing_path(ref, base, "data.root")
     if not path.is_dir():
         raise UserError(f"data folder {path} does not exist; correct data.root")
     return path
-
-
-def _resolve(ref: str, base: Path, key: str) -> Path:
-    try:
-        resolved = resolve_ref(ref, base)
-    except UserError as error:
-        raise UserError(f"{key}: {error}") from error
-    if isinstance(resolved, Path):
-        return resolved
-    raise UserError(f"{key}: {ref} does not exist (looked in {base}); correct {key}")
 
 
 def _keep_shots(rows: Sequence[Row], shots: int | None, seed: int) -> tuple[Row, ...]:

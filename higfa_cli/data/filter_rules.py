@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from PIL import Image
 
+from higfa_cli.artifacts.rows import PICTURE_FAULTS, PictureFault
 from higfa_cli.data.images import fit_square
 from higfa_cli.recipe.classifiers import Filter
 
-Reason = Literal["confidence", "top_k", "best_of", "duplicate", "constant"]
-REASONS: tuple[Reason, ...] = ("confidence", "top_k", "best_of", "duplicate", "constant")
 THUMBNAIL = 32
 # Recorded and compared with so many decimals: the record alone then repeats every decision.
 _DECIMALS = 6
@@ -51,8 +49,8 @@ def guide_keys(rules: Filter) -> tuple[str, ...]:
     return tuple(f"filter.{name}" for name, needed in asked.items() if needed)
 
 
-def decide(pictures: Sequence[Measured], rules: Filter) -> list[tuple[Reason, ...]]:
-    """Per picture the reasons for which it is rejected, in the order of `REASONS`; none: kept.
+def decide(pictures: Sequence[Measured], rules: Filter) -> list[tuple[PictureFault, ...]]:
+    """Per picture why it is rejected, in the order of `PICTURE_FAULTS`; none: it is kept.
 
     `best_of` comes last, among the pictures that nothing else rejects: of each group of N replicas
     of one photo (0..N-1, N..2N-1, ...) the surest is kept, of equally sure ones the first.
@@ -108,15 +106,15 @@ def source_correlation(picture: np.ndarray, photo: np.ndarray) -> float:
     return round(max(_correlation(picture, one) for one in both), _DECIMALS)
 
 
-def _alone(picture: Measured, rules: Filter) -> tuple[Reason, ...]:
+def _alone(picture: Measured, rules: Filter) -> tuple[PictureFault, ...]:
     """The reasons that lie in the picture itself."""
-    wrong: dict[Reason, bool] = {
+    wrong: dict[PictureFault, bool] = {
         "confidence": rules.confidence > 0 and _sure(picture) < rules.confidence,
         "top_k": rules.top_k is not None and _rank(picture) > rules.top_k,
         "duplicate": rules.duplicate is not None and picture.duplicate >= rules.duplicate,
         "constant": picture.std < rules.constant,
     }
-    return tuple(reason for reason in REASONS if wrong.get(reason))
+    return tuple(reason for reason in PICTURE_FAULTS if wrong.get(reason))
 
 
 def _sure(picture: Measured) -> float:

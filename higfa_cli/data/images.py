@@ -14,11 +14,11 @@ from typing import Any, Literal
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from higfa_cli.artifacts.rows import ImageFault
 from higfa_cli.data.truncated import jpeg_gap, png_gap
 from higfa_cli.errors import UserError
 from higfa_cli.text import one_line, printable
 
-Reason = Literal["missing", "empty", "not-an-image", "truncated", "too-large", "unsupported-mode"]
 MAX_PIXELS = 89_000_000
 # Room for an uncompressed RGB picture of that many pixels; nothing larger is read into memory.
 MAX_BYTES = 256 * 2**20
@@ -35,7 +35,7 @@ _GAPS = {"JPEG": jpeg_gap, "MPO": jpeg_gap, "PNG": png_gap}
 _WHITE_IS_ZERO = 0
 _PHOTOMETRIC = 262
 
-_REMEDIES: dict[Reason, str] = {
+_REMEDIES: dict[ImageFault, str] = {
     "missing": "check the path and its permissions",
     "empty": "replace it or leave it out of the split",
     "not-an-image": "replace it with a JPEG or PNG, or leave it out of the split",
@@ -53,11 +53,11 @@ class ImageError(UserError):
     bytes. unsupported-mode: whole, but its values have no defined meaning as 8-bit RGB.
     """
 
-    def __init__(self, path: Path, reason: Reason, detail: str) -> None:
+    def __init__(self, path: Path, reason: ImageFault, detail: str) -> None:
         named = printable(str(path))
         super().__init__(f"cannot read image {named}: {reason} ({detail}); {_REMEDIES[reason]}")
         self.path = path
-        self.reason: Reason = reason
+        self.reason: ImageFault = reason
         self.detail = detail
 
 
@@ -69,7 +69,7 @@ def read_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     scaled and rounded; of 16-bit RGB(A) the high byte is taken. Colour profiles are not applied.
     32-bit integers, floating-point and LAB pixels have no defined 8-bit RGB and are refused.
 
-    Raises ImageError naming the file and one of the reasons in `Reason`. Bytes and pixels are
+    Raises ImageError naming the file and one of the reasons in `ImageFault`. Bytes and pixels are
     counted before anything is decoded; at the cap the peak is about 0.7 GB of memory.
     """
     path = Path(path)

@@ -113,10 +113,7 @@ def _load(name: str, base: Path) -> Bank:
 def _path(name: str, base: Path) -> Path:
     if name in BANKS:
         return Path(str(resources.files("higfa_cli"))) / "data" / "banks" / f"{name}.yaml"
-    try:
-        found = resolve_ref(name, base)
-    except UserError as error:
-        raise UserError(f"{KEY}: {error}") from error
+    found = resolve_ref(name, base, KEY)
     if isinstance(found, Path):
         return found
     near = difflib.get_close_matches(name, BANKS, n=3) or BANKS

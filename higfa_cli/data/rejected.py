@@ -10,48 +10,17 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
 
-from higfa_cli.artifacts.atomic import read_jsonl, write_text
+from higfa_cli.artifacts.artifact import read_rows
+from higfa_cli.artifacts.atomic import write_text
 from higfa_cli.artifacts.fingerprint import hash_file, hash_json
-from higfa_cli.data import images
+from higfa_cli.artifacts.rows import PhotoFault, RejectedRow
 from higfa_cli.data.images import ImageError, read_image
-from higfa_cli.data.layouts.common import Listing, Row, Split, plain_name
+from higfa_cli.data.layouts.common import Listing, Row, plain_name
 from higfa_cli.errors import UserError
 from higfa_cli.text import printable
 
-# `odd-name`: not one line of UTF-8 text. `too-small`: data.crop_bottom leaves nothing of it.
-# `no-edges`: gives no contour, but can still train.
-Reason = Literal[images.Reason, "odd-name", "too-small", "no-edges"]
-REASONS: tuple[Reason, ...] = get_args(Reason)
-REJECTED = "rejected.jsonl"
 _FIRST = 8
-
-
-@dataclass(frozen=True)
-class Rejection:
-    """One photo that was left out.
-
-    Attributes:
-        key, cls, split: as in the listing.
-        reason: one of `REASONS`; `detail`: what exactly is wrong, one line.
-        state: what the file was (`file_state`).
-    """
-
-    key: str
-    cls: str
-    split: Split
-    reason: Reason
-    detail: str
-    state: str
-
-    def __str__(self) -> str:
-        return f"{printable(self.key)} ({self.reason})"
-
-    @property
-    def unusable(self) -> bool:
-        """Whether no stage can read it; one without edges can still train."""
-        return self.reason != "no-edges"
 
 
 @dataclass(frozen=True)
@@ -59,7 +28,7 @@ class Rejected:
     """A list of rejections, and the file that holds it."""
 
     path: Path
-    rows: tuple[Rejection, ...] = ()
+    rows: tuple[RejectedRow, ...] = ()
 
 
 def file_state(path: Path, crop_bottom: int = 0) -> str:
@@ -83,7 +52,7 @@ def fingerprint(root: Path, rows: Iterable[Row]) -> str:
 
 def scan(
     listing: Listing, crop_bottom: int, track: Callable[[Sequence[Row]], Iterable[Row]]
-) -> list[Rejection]:
+) -> list[RejectedRow]:
     """Decode every photo of a listing, and return those that cannot be used.
 
     `track` passes the rows on, and may show how far it is.
@@ -93,35 +62,32 @@ def scan(
         path = listing.root / row.key
         found = _look_at(path, row.key, crop_bottom)
         if found is not None:
-            state = file_state(path, crop_bottom)
-            rejected.append(Rejection(row.key, row.cls, row.split, *found, state))
+            rejected.append(rejection(row, *found, file_state(path, crop_bottom)))
     return rejected
 
 
-def write_rejected(path: Path, rejected: Iterable[Rejection]) -> None:
-    """One row per photo, sorted by key: the path below the data folder, byte for byte.
+def rejection(row: Row, reason: PhotoFault, detail: str, state: str) -> RejectedRow:
+    """A photo of a listing that cannot be used, of this `state` (`file_state`)."""
+    return RejectedRow(
+        key=row.key,
+        path=printable(row.key),
+        cls=row.cls,
+        split=row.split,
+        reason=reason,
+        detail=detail,
+        state=state,
+    )
 
-    `path` in a row is the same for people: what does not print is escaped.
-    """
-    rows = [
-        {
-            "key": one.key,
-            "path": printable(one.key),
-            "class": one.cls,
-            "split": one.split,
-            "reason": one.reason,
-            "detail": one.detail,
-            "state": one.state,
-        }
-        for one in sorted(rejected, key=lambda one: one.key)
-    ]
-    write_text(path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
+
+def write_rejected(path: Path, rejected: Iterable[RejectedRow]) -> None:
+    """One row per photo, sorted by key; in ASCII, for a key may be no Unicode text."""
+    rows = sorted(rejected, key=lambda row: row.key)
+    write_text(path, "".join(json.dumps(row.plain(), sort_keys=True) + "\n" for row in rows))
 
 
 def read_rejected(path: Path) -> Rejected:
     """A list; empty where there is none. Raises UserError for a broken one."""
-    rows = read_jsonl(path) if path.is_file() else []
-    return Rejected(path, tuple(_rejection(row, path) for row in rows))
+    return Rejected(path, tuple(read_rows(path, RejectedRow)) if path.is_file() else ())
 
 
 def leave_out(
@@ -138,8 +104,8 @@ def leave_out(
 
 
 def still_rejected(
-    listing: Listing, rejected: Iterable[Rejection], crop_bottom: int
-) -> dict[str, Rejection]:
+    listing: Listing, rejected: Iterable[RejectedRow], crop_bottom: int
+) -> dict[str, RejectedRow]:
     """Key -> rejection of the photos that no stage can use, and whose file has not changed."""
     listed = {row.key for row in listing.rows}
     return {
@@ -151,7 +117,9 @@ def still_rejected(
     }
 
 
-def check_share(rejected: Sequence[Rejection], found: int, max_bad: int | str, path: Path) -> None:
+def check_share(
+    rejected: Sequence[RejectedRow], found: int, max_bad: int | str, path: Path
+) -> None:
     """Raise UserError naming photos and their list `path` when more are rejected than may be."""
     if len(rejected) <= allowed(max_bad, found):
         return
@@ -171,14 +139,14 @@ def allowed(max_bad: int | str, found: int) -> int:
     return max_bad
 
 
-def first_of(rejected: Sequence[Rejection]) -> str:
+def first_of(rejected: Sequence[RejectedRow]) -> str:
     """The first few by name, and how many more there are."""
     named = ", ".join(str(one) for one in rejected[:_FIRST])
     more = len(rejected) - _FIRST
     return f"{named} and {more} more" if more > 0 else named
 
 
-def _without(listing: Listing, rejected: Mapping[str, Rejection]) -> tuple[Row, ...]:
+def _without(listing: Listing, rejected: Mapping[str, RejectedRow]) -> tuple[Row, ...]:
     left = tuple(row for row in listing.rows if row.key not in rejected)
     trained = {row.cls for row in left if row.split == "train"}
     splits = {row.split for row in left}
@@ -194,7 +162,7 @@ def _without(listing: Listing, rejected: Mapping[str, Rejection]) -> tuple[Row, 
     return left
 
 
-def _look_at(path: Path, key: str, crop_bottom: int) -> tuple[Reason, str] | None:
+def _look_at(path: Path, key: str, crop_bottom: int) -> tuple[PhotoFault, str] | None:
     if not plain_name(key):
         return "odd-name", "not one line of UTF-8 text; rename it"
     try:
@@ -206,12 +174,5 @@ def _look_at(path: Path, key: str, crop_bottom: int) -> tuple[Reason, str] | Non
     return None
 
 
-def _replace(lost: Sequence[Rejection]) -> str:
+def _replace(lost: Sequence[RejectedRow]) -> str:
     return f"was rejected: {first_of(lost)}; replace them, or remove it from the data"
-
-
-def _rejection(row: Mapping[str, Any], path: Path) -> Rejection:
-    names = ("key", "class", "split", "reason", "detail", "state")
-    if any(not isinstance(row.get(name), str) for name in names) or row["reason"] not in REASONS:
-        raise UserError(f"{path} is not a list of rejected photos; run `higfa contours --force`")
-    return Rejection(*(row[name] for name in names))

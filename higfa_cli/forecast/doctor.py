@@ -137,8 +137,6 @@ def _prompts(ctx: Context, known: Findings) -> Row:
 
 def _tokenizers(ctx: Context) -> list[Any]:
     """The model's tokenizers, of those that are on this machine."""
-    from transformers import CLIPTokenizer
-
     model = ctx.recipe.model
     try:
         family = family_at(model, ctx.base)
@@ -152,14 +150,14 @@ def _tokenizers(ctx: Context) -> list[Any]:
             for file in (f"{name}/tokenizer_config.json", *vocabularies)
         )
         if config is not None and any(others):
-            found.append(CLIPTokenizer.from_pretrained(str(config), local_files_only=True))
+            found.append(family.tokenizer(config))
     return found
 
 
 def _model_files(ctx: Context, known: Findings) -> Row:
     recipe = ctx.recipe
     known.missing = missing_files(recipe.model, ctx.base, recipe.run.local_files_only)
-    if not (ctx.stage_dir("finetune-guide") / "guide.safetensors").is_file():
+    if not ctx.ws.guide.checkpoint.is_file():
         known.missing += missing_weights(recipe.guide, ctx.base, "guide")
     known.missing += missing_weights(recipe.downstream, ctx.base, "downstream")
     # Guide and classifier may start from the same weights.

@@ -63,13 +63,13 @@ def dry_run(ctx: Context) -> dict[str, Any]:
         "estimated_memory_bytes": memory,
         "estimated_seconds": _times(seconds, counted.images),
         "estimated_from": source if seconds is not None else None,
-        "output": str(ctx.stage_dir(NAME) / "images"),
+        "output": str(ctx.ws.synthesize.images),
         "notes": notes,
     }
     if counted.items:
         first = counted.items[:_FIRST]
         parted = first if size == "auto" else in_batches(first, size)
-        result["first"] = [item.row() for item in parted]
+        result["first"] = [item.plain() for item in parted]
     return result
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 
 from higfa_cli.artifacts.atomic import read_json
-from higfa_cli.artifacts.plan import PlanItem
+from higfa_cli.artifacts.rows import PlanItem
 from higfa_cli.artifacts.run_record import RECORD
 from higfa_cli.data.layouts import layout_of
 from higfa_cli.errors import UserError
@@ -22,9 +22,10 @@ from higfa_cli.models.architecture import WrongSize, architecture, check_size
 from higfa_cli.models.backbones import check_name
 from higfa_cli.models.device import resolve_device
 from higfa_cli.models.draw import evaluations
+from higfa_cli.models.fake import Setup
 from higfa_cli.models.families import FAMILIES
 from higfa_cli.models.families.family import Architecture
-from higfa_cli.models.footprint import Footprint, Setup, flops_per_picture, guided_step
+from higfa_cli.models.footprint import Footprint, flops_per_picture, guided_step
 from higfa_cli.models.scheduler import FlowSolver, SchedulerSolver, make_solver
 from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.stages.context import Context
@@ -89,7 +90,7 @@ def count_pictures(ctx: Context) -> Counted:
     """
     found = photos_folder(ctx)
     note = None
-    if (ctx.stage_dir("contours") / "manifest.jsonl").is_file():
+    if ctx.ws.contours.manifest.is_file():
         stale = _stale_contours(ctx)
         if stale is None:
             items = plan(ctx)

@@ -17,12 +17,12 @@ from huggingface_hub.file_download import repo_folder_name
 
 from higfa_cli.errors import UserError
 from higfa_cli.models.architecture import shipped
-from higfa_cli.models.backbones import check_name, weights_path
+from higfa_cli.models.backbones import check_name
 from higfa_cli.models.families import family_of
 from higfa_cli.models.trusted import UNUSED
 from higfa_cli.recipe.classifiers import Training
 from higfa_cli.recipe.drawing import Model
-from higfa_cli.recipe.refs import resolve_ref
+from higfa_cli.recipe.refs import resolve_ref, weights_path
 
 INDEX = "model_index.json"
 CONFIG = "config.json"

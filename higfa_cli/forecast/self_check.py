@@ -121,7 +121,7 @@ def _two_prompts(ctx: Context) -> tuple[str, str]:
 
 def _guide(ctx: Context, device: torch.device) -> tuple[Classifier, str]:
     """The workspace's guide, or a random one; and which of the two."""
-    path = ctx.stage_dir("finetune-guide") / "guide.safetensors"
+    path = ctx.ws.guide.checkpoint
     if path.is_file():
         return load_classifier(path, device), "the workspace's guide"
     about = ctx.recipe.guide

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.classifiers import Training
-from higfa_cli.recipe.refs import resolve_ref
+from higfa_cli.recipe.refs import weights_path
 from higfa_cli.text import first_line
 
 # The one metadata key that higfa's checkpoints use: safetensors writes several keys in an order
@@ -74,12 +74,6 @@ def create_backbone(
         mean, std = _timm_normalisation(network)
         return replace(backbone, mean=mean, std=std)
     return backbone
-
-
-def weights_path(ref: str, base: Path) -> Path:
-    """Where a recipe's `weights` lies; it may not exist."""
-    found = resolve_ref(ref, base)
-    return found if isinstance(found, Path) else base / found
 
 
 def build_network(

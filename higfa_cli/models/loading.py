@@ -125,9 +125,19 @@ def _load_pipe(
 
 def _architecture(family: Family, pipe: Any) -> Architecture:
     """The configurations of what was loaded; of the text encoders nothing is asked."""
-    parts = (getattr(pipe, family.network), pipe.controlnet, pipe.vae, pipe.scheduler)
-    configs = ({"_class_name": type(part).__name__, **part.config} for part in parts)
-    return Architecture(family.name, *configs, text_encoders=(), gradient_vae=None)
+
+    def config(part: Any) -> dict[str, Any]:
+        return {"_class_name": type(part).__name__, **part.config}
+
+    return Architecture(
+        family=family.name,
+        network=config(getattr(pipe, family.network)),
+        controlnet=config(pipe.controlnet),
+        vae=config(pipe.vae),
+        scheduler=config(pipe.scheduler),
+        text_encoders=(),
+        gradient_vae=None,
+    )
 
 
 def _encode(

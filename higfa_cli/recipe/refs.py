@@ -20,8 +20,8 @@ POCKET = {
 WORDS = ("fgvc-aircraft", "flowers102", "oxford-pets")
 
 
-def resolve_ref(ref: str, base: Path) -> Path | str:
-    """Where a reference leads.
+def resolve_ref(ref: str, base: Path, key: str = "") -> Path | str:
+    """Where a reference leads; `key` begins an error's message.
 
     `pocket:NAME` is a folder or file of the installed higfa-pocket package, `words:NAME` a class
     words file that higfa ships; a path that exists relative to `base` (the recipe's folder) or to
@@ -30,6 +30,27 @@ def resolve_ref(ref: str, base: Path) -> Path | str:
     Raises UserError for an unknown pocket or words name, an absent package, and for an absolute,
     `./`, `../` or `~` path that does not exist, which no hub id can be.
     """
+    try:
+        return _resolved(ref, base)
+    except UserError as error:
+        raise UserError(f"{key}: {error}" if key else str(error)) from error
+
+
+def existing_path(ref: str, base: Path, key: str) -> Path:
+    """A reference of `key` that must be a file or folder; raises UserError where it is none."""
+    path = resolve_ref(ref, base, key)
+    if isinstance(path, Path):
+        return path
+    raise UserError(f"{key}: {ref} does not exist (looked in {base}); correct {key}")
+
+
+def weights_path(ref: str, base: Path) -> Path:
+    """Where a recipe's `weights` lies; it may not exist."""
+    path = resolve_ref(ref, base)
+    return path if isinstance(path, Path) else base / path
+
+
+def _resolved(ref: str, base: Path) -> Path | str:
     if ref.startswith("pocket:"):
         return _pocket(ref.removeprefix("pocket:"))
     if ref.startswith("words:"):

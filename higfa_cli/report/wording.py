@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from higfa_cli.report.stats import RESAMPLES, Difference
+from higfa_cli.report.bootstrap import RESAMPLES
+from higfa_cli.report.stats import FEWEST_SEEDS, Difference
 from higfa_cli.report.tables import REFERENCE, Arm, number
 from higfa_cli.text import plural
 
@@ -65,16 +66,20 @@ def headline(arms: Sequence[Arm], test: bool) -> Headline:
     span = f"95 % interval {number(d.low, sign=True)} to {number(d.high, sign=True)}"
     basis = f"{span}; {plural(len(d.seeds), 'seed')}, {plural(d.images, 'test photo')}"
     points, what = number(abs(d.points)), pictures_of(arm)
+    change = number(d.points, sign=True)
+    if d.verdict == "no verdict":
+        count = {1: "One seed", 2: "Two seeds"}[len(d.seeds)]
+        text = f"With {what}, test accuracy changed by {change} points ({basis})."
+        return Headline("none", f"{count}: no verdict", text)
     if d.verdict == "helped":
         text = f"With {what}, test accuracy rose by {points} points ({basis})."
         return Headline("helped", "Helped", text)
     if d.verdict == "hurt":
         text = f"With {what}, test accuracy fell by {points} points ({basis})."
         return Headline("hurt", "Hurt", text)
-    change = number(d.points, sign=True)
     text = (
         f"With {what}, test accuracy changed by {change} points, "
-        f"which these test photos cannot tell from zero ({basis})."
+        f"which these photos and seeds cannot tell from zero ({basis})."
     )
     return Headline("no-evidence", "No evidence", text)
 
@@ -97,11 +102,23 @@ def verdict_method(arm: Arm | None, test: bool, selection: str) -> tuple[str, ..
         f"photos: for each photo and seed, whether one arm is right where the other is wrong, "
         f"averaged over {plural(len(d.seeds), 'seed')}. "
         f"The {plural(d.images, 'photo')} are then drawn again with replacement {RESAMPLES:,} "
-        "times (seeded); the interval holds the central 95 % of the resampled differences.",
-        "Helped: the interval lies wholly above zero. Hurt: wholly below. Otherwise: no evidence.",
+        f"times (seeded){_luck(d)}; the interval holds the central 95 % of the resampled "
+        "differences.",
+        "Helped: the interval lies wholly above zero. Hurt: wholly below. Otherwise: no evidence. "
+        f"Below {FEWEST_SEEDS} training seeds there is no verdict.",
         f"n = {plural(d.images, 'test photo')}, of which {d.changed:,} were judged differently by "
         f"the two arms in at least one seed. Difference by seed: {_by_seed(d)}.",
         chosen,
+    )
+
+
+def _luck(d: Difference) -> str:
+    """What the interval makes of the luck of training."""
+    if len(d.seeds) == 1:
+        return ""
+    return (
+        f", and each time the luck of training is added: a draw of Student's t with "
+        f"{len(d.seeds) - 1} degrees of freedom, times the standard error of the seeds' differences"
     )
 
 
@@ -151,14 +168,12 @@ def limits(
     arm = main_arm(arms)
     d = arm.difference if arm else None
     if d is not None:
-        advice = (
-            f"compare it with the spread over {len(d.seeds)} seeds in the table."
-            if len(d.seeds) > 1
-            else "a single seed says nothing about that; add some (`downstream.seeds`)."
-        )
-        found.append(
-            f"The interval covers the choice of test photos, not the luck of training: {advice}"
-        )
+        if len(d.seeds) == 1:
+            found.append("The interval covers the choice of test photos, not the luck of training.")
+        if len(d.seeds) < FEWEST_SEEDS:
+            found.append(
+                f"A verdict takes at least {FEWEST_SEEDS} training seeds (`downstream.seeds`)."
+            )
         if min(d.per_seed) < 0 < max(d.per_seed):
             found.append(
                 "The seeds disagree: the difference is above zero in some, below in others."

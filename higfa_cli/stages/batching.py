@@ -7,12 +7,13 @@ from collections.abc import Callable
 import psutil
 from accelerate.utils.memory import find_executable_batch_size
 
-from higfa_cli.artifacts.plan import PlanItem
+from higfa_cli.artifacts.rows import PlanItem
 from higfa_cli.errors import UserError
 from higfa_cli.models.architecture import architecture
 from higfa_cli.models.classifier import Classifier
 from higfa_cli.models.diffusion import DiffusionModel
-from higfa_cli.models.footprint import Setup, guided_step
+from higfa_cli.models.fake import Setup
+from higfa_cli.models.footprint import guided_step
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.drawing import draw_together
 
@@ -62,11 +63,14 @@ def largest_that_runs(attempt: Callable[[int], None], start: int = LARGEST) -> i
         raise _too_large() from error
 
 
-def dearest_step(
+def costliest_step(
     ctx: Context, model: DiffusionModel, guide: Classifier | None, item: PlanItem
 ) -> Callable[[int], None]:
     """Draw so many copies of `item` in one step that is guided if any is, and decode them."""
-    sampling = model.sampling.model_copy(update={"steps": 1, "conditioning_interval": (0.0, 1.0)})
+    # The first step from pure noise is never guided: then the second of two is.
+    steps = 1 if model.solver(1).levels[0].alpha > 0 else 2
+    changes = {"steps": steps, "conditioning_interval": (0.0, 1.0)}
+    sampling = model.sampling.model_copy(update=changes)
     guidance = ctx.recipe.guidance.switched(1.0 if guide is None else 0.0)
 
     def attempt(size: int) -> None:

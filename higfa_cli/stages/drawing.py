@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from higfa_cli.artifacts.artifact import read_rows
 from higfa_cli.artifacts.fingerprint import hash_file
-from higfa_cli.artifacts.plan import PlanItem, make_plan
-from higfa_cli.artifacts.safe_paths import checked_rows, contained
+from higfa_cli.artifacts.plan import make_plan
+from higfa_cli.artifacts.rows import ContourRow, PlanItem
+from higfa_cli.artifacts.safe_paths import contained
 from higfa_cli.data.images import fit_square, read_image
 from higfa_cli.data.prompt_bank import negative_for, prompts_for
 from higfa_cli.errors import UserError
@@ -26,28 +27,12 @@ from higfa_cli.models.draw import Drawn, draw
 from higfa_cli.models.loading import load_pipeline
 from higfa_cli.models.text import cut_off_classes, tokens_read
 from higfa_cli.stages.context import Context
+from higfa_cli.stages.inputs import guide_path, manifest_path
 from higfa_cli.stages.photos import load_photos
-
-_CONTOUR: dict[str, type] = {
-    "file_name": str,
-    "class": str,
-    "class_id": int,
-    "source": str,
-    "source_sha256": str,
-    "index": int,
-    "transform": dict,
-    "sha256": str,
-}
-
 
 # Classes whose cut prompts are told of one by one, and how much of each end of a prompt is shown.
 WARNED = 5
 SHOWN = 60
-
-
-def is_guided(ctx: Context) -> bool:
-    """Whether any step of the recipe consults the guide (`switch: 1` keeps it off)."""
-    return ctx.recipe.guidance.consulted
 
 
 def plan(ctx: Context) -> tuple[PlanItem, ...]:
@@ -59,7 +44,7 @@ def plan(ctx: Context) -> tuple[PlanItem, ...]:
     rows = contour_rows(ctx)
     return make_plan(
         rows,
-        class_prompts(ctx, {row["class"] for row in rows}),
+        class_prompts(ctx, {row.cls for row in rows}),
         negative_for(ctx.recipe.prompts, ctx.base),
         ctx.recipe.pictures.per_contour,
         ctx.recipe.seed,
@@ -75,16 +60,16 @@ def class_prompts(ctx: Context, classes: Iterable[str]) -> dict[str, tuple[str, 
     return {name: prompts[name] for name in classes}
 
 
-def contour_rows(ctx: Context) -> list[dict[str, Any]]:
+def contour_rows(ctx: Context) -> list[ContourRow]:
     """Rows of the contours' manifest. Raises UserError: missing, broken, or of other classes."""
     path = manifest_path(ctx)
-    rows = checked_rows(path, _CONTOUR)
+    rows = read_rows(path, ContourRow)
     classes = load_photos(ctx).classes
     for row in rows:
-        if not 0 <= row["class_id"] < len(classes) or classes[row["class_id"]] != row["class"]:
+        if row.class_id >= len(classes) or classes[row.class_id] != row.cls:
             raise UserError(
-                f"{path}: class `{row['class'][:80]}` with id {row['class_id']} is not so in the "
-                "data; run `higfa contours --force`"
+                f"{path}: class `{row.cls[:80]}` with id {row.class_id} is not so in the data; "
+                "run `higfa contours --force`"
             )
     return rows
 
@@ -99,7 +84,7 @@ def load(ctx: Context, items: Sequence[PlanItem]) -> tuple[DiffusionModel, Class
 
     A prompt that the text encoders cut off is told of, by class.
     """
-    guide = load_steering(ctx) if is_guided(ctx) else None
+    guide = load_steering(ctx) if ctx.recipe.guidance.consulted else None
     return load_model(ctx, items), guide
 
 
@@ -188,27 +173,18 @@ def draw_items(
 
 def read_contour(ctx: Context, item: PlanItem) -> Tensor:
     """[1, S, S] in [0, 1]; the file must be the one that the manifest recorded."""
-    path = contained(ctx.stage_dir("contours"), item.contour, "contours/manifest.jsonl")
-    if not path.is_file() or hash_file(path) != item.contour_sha256:
-        raise UserError(f"{path} is missing or was changed; run `higfa contours` again")
-    grey = fit_square(read_image(path), ctx.recipe.size, pad="zero")[..., 0]
+    picture = read_image(contour_path(ctx, item))
+    grey = fit_square(picture, ctx.recipe.size, pad="zero")[..., 0]
     return torch.from_numpy(np.ascontiguousarray(grey))[None].float() / 255
 
 
-def manifest_path(ctx: Context) -> Path:
-    """The contours' manifest. Raises UserError when it is missing."""
-    path = ctx.stage_dir("contours") / "manifest.jsonl"
-    if not path.is_file():
-        raise UserError(f"{path} is missing; run `higfa contours` first")
-    return path
+def contour_path(ctx: Context, item: PlanItem) -> Path:
+    """A plan item's contour; the file must be the one that the manifest recorded.
 
-
-def guide_path(ctx: Context) -> Path:
-    """The guide's checkpoint. Raises UserError when it is missing."""
-    path = ctx.stage_dir("finetune-guide") / "guide.safetensors"
-    if not path.is_file():
-        raise UserError(
-            f"{path} is missing; run `higfa finetune-guide` first, or switch the guide off with "
-            "--set guidance.classifier.switch=1"
-        )
+    Raises UserError where it is gone, was changed, or lies outside its stage's folder.
+    """
+    files = ctx.ws.contours
+    path = contained(files.directory, item.contour, files.manifest)
+    if not path.is_file() or hash_file(path) != item.contour_sha256:
+        raise UserError(f"{path} is missing or was changed; run `higfa contours` again")
     return path

@@ -9,19 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from higfa_cli.artifacts.atomic import read_json, write_json, write_jsonl
-from higfa_cli.artifacts.fingerprint import hash_file
-from higfa_cli.artifacts.run_record import StageInputs, StageRun, stage_run
+from higfa_cli.artifacts.artifact import write_model, write_rows
+from higfa_cli.artifacts.atomic import read_json, write_json
+from higfa_cli.artifacts.records import GuideCounts
+from higfa_cli.artifacts.results import Calibration, EpochRow
+from higfa_cli.artifacts.run_record import StageRun, stage_run
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.data.dataset import Dataset
 from higfa_cli.errors import UserError
 from higfa_cli.method.protocols import Level
-from higfa_cli.models.backbones import Backbone, create_backbone, weights_path
+from higfa_cli.models.backbones import Backbone, create_backbone
 from higfa_cli.models.classifier import ClassifierSpec, save_classifier
 from higfa_cli.models.device import resolve_device
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.loading import load_pipeline
-from higfa_cli.recipe.contours import Edges
 from higfa_cli.stages.batching import batch_size
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.guide_pool import (
@@ -33,17 +34,15 @@ from higfa_cli.stages.guide_pool import (
     render,
     trial,
 )
-from higfa_cli.stages.model_inputs import model_inputs
+from higfa_cli.stages.inputs import guide_inputs
 from higfa_cli.stages.photos import load_photos
-from higfa_cli.training.calibration import assess, fit_temperature
+from higfa_cli.training.calibration import HeldOut, calibrate
 from higfa_cli.training.folds import stratified_folds
 from higfa_cli.training.mixing import TrainSet
 from higfa_cli.training.pictures import Pictures, join
 from higfa_cli.training.trainer import FitResult, fit, predict_logits
 
 NAME = "finetune-guide"
-VERSION = 1
-_READS = {"seed", "size", "guide", "model", "sampling"}
 
 
 @dataclass(frozen=True)
@@ -61,39 +60,17 @@ class Pool:
         return self.pictures.select(torch.tensor(numbers, dtype=torch.int64))
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """Logits of pictures that the network was not trained on.
-
-    `levels`: one entry per row of `logits` [N, K] (None: only decoded); `clean` are the photos.
-    """
-
-    logits: Tensor
-    labels: Tensor
-    levels: tuple[Level | None, ...]
-    clean_logits: Tensor
-    clean_labels: Tensor
-
-
-def inputs(ctx: Context) -> StageInputs:
-    """What the guide depends on: its keys, train and val photos, the diffusion model.
-
-    Raises UserError when data or weights are missing.
-    """
-    return _inputs(ctx, load_photos(ctx))
-
-
 def run(ctx: Context) -> dict[str, Any]:
     """Train and calibrate; writes guide.safetensors, calibration.json and history.jsonl.
 
     Raises UserError for bad data, an unknown backbone, or weights that cannot be had.
     """
     dataset = load_photos(ctx)
-    recipe, directory = ctx.recipe, ctx.stage_dir(NAME)
+    recipe, files = ctx.recipe, ctx.ws.guide
     device = resolve_device(recipe.run.device)
     # Before the long work, so that a misspelt name or an absent file fails at once.
     _backbone(ctx, dataset, "guide")
-    with stage_run(directory, _inputs(ctx, dataset), recipe, resume=not ctx.force) as record:
+    with stage_run(files.directory, guide_inputs(ctx), recipe, resume=not ctx.force) as record:
         record.device = str(device)
         # The plain conditional branch is all that is asked of the model: no negative prompt.
         photos = [sample for sample in dataset.samples if sample.split != "test"]
@@ -105,88 +82,35 @@ def run(ctx: Context) -> dict[str, Any]:
         train = _pool(ctx, record, dataset, model, levels)
         if dataset.of("val"):
             backbone, fitted, held = _with_validation(ctx, record, dataset, model, levels, train)
-            source, history = "val", _named("guide", fitted)
+            calibration = calibrate(held, levels, "val")
+            history = _named("guide", fitted)
         else:
             held, history = _cross_validated(ctx, record, dataset, train)
             everything = list(range(len(train.photos)))
             backbone, fitted = _fit(ctx, record, dataset, train, everything, None, "guide")
-            source, history = "cross-validation", history + _named("guide", fitted)
-        calibration = calibrate(held, levels, source)
-        spec = _spec(recipe.guide.image_size, backbone, dataset, calibration["temperature"])
-        save_classifier(directory / "guide.safetensors", backbone.network, spec, {"stage": NAME})
-        write_json(directory / "calibration.json", calibration)
-        write_jsonl(directory / "history.jsonl", history)
-        for name in ("guide.safetensors", "calibration.json", "history.jsonl"):
-            record.output(directory / name)
-        record.counts |= {
-            "photos": len(train.photos),
-            "noised": len(train.jobs),
-            "steps": fitted.steps,
-            "best_epoch": fitted.best_epoch,
-            "seconds": round(fitted.seconds, 2),
-        }
-    return _summary(ctx, dataset, fitted, calibration, record.counts)
+            calibration = calibrate(held, levels, "cross-validation")
+            history += _named("guide", fitted)
+        spec = _spec(recipe.guide.image_size, backbone, dataset, calibration.temperature)
+        save_classifier(files.checkpoint, backbone.network, spec, {"stage": NAME})
+        write_model(files.calibration, calibration)
+        write_rows(files.history, history)
+        for path in (files.checkpoint, files.calibration, files.history):
+            record.output(path)
+        counts = GuideCounts(
+            photos=len(train.photos),
+            noised=len(train.jobs),
+            steps=fitted.steps,
+            best_epoch=fitted.best_epoch,
+            seconds=round(fitted.seconds, 2),
+        )
+        record.counts = counts
+    return _summary(ctx, dataset, fitted, calibration, counts)
 
 
 def guided_levels(ctx: Context, model: DiffusionModel) -> tuple[Level, ...]:
     """The solver's levels at which the recipe consults the guide; may be none."""
     levels = model.solver(ctx.recipe.sampling.steps).levels
     return tuple(level for level in levels if ctx.recipe.guidance.guided(level))
-
-
-def calibrate(held: HeldOut, levels: Sequence[Level], source: str) -> dict[str, Any]:
-    """Temperature from the held-out logits at the guided levels, and ECE per level with it.
-
-    Without guided levels the reconstructions take their place. As written to calibration.json.
-    """
-    noised = torch.tensor([level is not None for level in held.levels])
-    at = noised if bool(noised.any()) else ~noised
-    temperature = fit_temperature(held.logits[at], held.labels[at])
-
-    def rows(mask: Tensor) -> dict[str, Any]:
-        return assess(held.logits[mask], held.labels[mask], temperature).row()
-
-    masks = [
-        (level, torch.tensor([one is not None and one.index == level.index for one in held.levels]))
-        for level in levels
-    ]
-    return {
-        "source": source,
-        "temperature": temperature,
-        "levels": [
-            {"sigma": level.sigma, "progress": level.progress, **rows(mask)}
-            for level, mask in masks
-            if bool(mask.any())
-        ],
-        "overall": rows(at),
-        "reconstructed": rows(~noised),
-        "clean": assess(held.clean_logits, held.clean_labels, temperature).row(),
-    }
-
-
-def _inputs(ctx: Context, dataset: Dataset) -> StageInputs:
-    recipe = ctx.recipe
-    classifier = recipe.guidance.classifier
-    files = {
-        f"data/{split}": dataset.fingerprint(split) for split in dataset.splits if split != "test"
-    }
-    files |= model_inputs(ctx, dataset.classes)
-    if recipe.guide.weights is not None:
-        files["guide.weights"] = hash_file(weights_path(recipe.guide.weights, ctx.base))
-    return StageInputs(
-        parameters={
-            "version": VERSION,
-            **recipe.model_dump(mode="json", include=_READS),
-            "data": recipe.data.choices(),
-            "words": dict(dataset.words),
-            "contours": recipe.contours.model_dump(mode="json", include=set(Edges.model_fields)),
-            # The plain conditional branch is all that is asked of the model.
-            "prompts": recipe.prompts.model_dump(mode="json", exclude={"negative"}),
-            # Of the guidance nothing but the levels at which the guide is consulted.
-            "switch": [classifier.switch, classifier.switch_sigma],
-        },
-        files=files,
-    )
 
 
 def _pool(
@@ -258,7 +182,7 @@ def _with_validation(
 
 def _cross_validated(
     ctx: Context, record: StageRun, dataset: Dataset, train: Pool
-) -> tuple[HeldOut, list[dict[str, Any]]]:
+) -> tuple[HeldOut, list[EpochRow]]:
     """Logits of each photo's versions from a network trained on the other folds."""
     recipe, photos = ctx.recipe, train.photos
     device = resolve_device(recipe.run.device)
@@ -266,7 +190,7 @@ def _cross_validated(
     keys = [sample.key for sample in photos.samples]
     fold_of = stratified_folds(keys, photos.clean.labels.tolist(), folds, recipe.seed)
     ctx.progress.note(f"no validation split: the guide is calibrated by {folds}-fold validation")
-    history: list[dict[str, Any]] = []
+    history: list[EpochRow] = []
     parts: list[tuple[Tensor, Tensor, tuple[Level | None, ...], Tensor, Tensor]] = []
     for fold in range(folds):
         rows = [row for row, one in enumerate(fold_of) if one != fold]
@@ -328,8 +252,8 @@ def _backbone(ctx: Context, dataset: Dataset, name: str) -> Backbone:
     return create_backbone(ctx.recipe.guide, len(dataset.classes), ctx.base, seed, "guide")
 
 
-def _named(name: str, fitted: FitResult) -> list[dict[str, Any]]:
-    return [{"run": name, **row} for row in fitted.history]
+def _named(name: str, fitted: FitResult) -> list[EpochRow]:
+    return [row.model_copy(update={"run": name}) for row in fitted.history]
 
 
 def _spec(size: int, backbone: Backbone, dataset: Dataset, temperature: float) -> ClassifierSpec:
@@ -347,21 +271,21 @@ def _summary(
     ctx: Context,
     dataset: Dataset,
     fitted: FitResult,
-    calibration: dict[str, Any],
-    counts: dict[str, Any],
+    calibration: Calibration,
+    counts: GuideCounts,
 ) -> dict[str, Any]:
     return {
         "stage": NAME,
-        "guide": str(ctx.stage_dir(NAME) / "guide.safetensors"),
+        "guide": str(ctx.ws.guide.checkpoint),
         "backbone": ctx.recipe.guide.backbone,
         "classes": len(dataset.classes),
-        **counts,
+        **counts.plain(),
         "epoch_selected_by": fitted.selected,
-        "calibrated_on": calibration["source"],
-        "temperature": calibration["temperature"],
-        "accuracy_clean": calibration["clean"]["accuracy"],
-        "accuracy_noised": calibration["overall"]["accuracy"],
-        "ece_noised_before": calibration["overall"]["ece_before"],
-        "ece_noised_after": calibration["overall"]["ece_after"],
-        "levels": calibration["levels"],
+        "calibrated_on": calibration.source,
+        "temperature": calibration.temperature,
+        "accuracy_clean": calibration.clean.accuracy,
+        "accuracy_noised": calibration.overall.accuracy,
+        "ece_noised_before": calibration.overall.ece_before,
+        "ece_noised_after": calibration.overall.ece_after,
+        "levels": [level.plain() for level in calibration.levels],
     }

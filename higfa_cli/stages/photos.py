@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from higfa_cli.data.dataset import Dataset, choose_photos
-from higfa_cli.data.rejected import REJECTED, Rejected, read_rejected
+from higfa_cli.data.rejected import Rejected, read_rejected
 from higfa_cli.stages.context import Context
-
-
-def rejected_path(ctx: Context) -> Path:
-    """Where stage `contours` lists the photos that it left out."""
-    return ctx.stage_dir("contours") / REJECTED
 
 
 def load_photos(ctx: Context) -> Dataset:
@@ -20,7 +13,7 @@ def load_photos(ctx: Context) -> Dataset:
     Without that stage a bad photo is an error of the stage that reads it.
     Raises UserError as `load_dataset`.
     """
-    return usable_photos(ctx, read_rejected(rejected_path(ctx)))
+    return usable_photos(ctx, read_rejected(ctx.ws.contours.rejected))
 
 
 def usable_photos(ctx: Context, rejected: Rejected) -> Dataset:

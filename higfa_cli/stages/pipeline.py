@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any
 
 from higfa_cli.artifacts.atomic import read_json, write_note
 from higfa_cli.artifacts.run_record import (
     RECORD,
-    RESOLVED,
     StageInputs,
     StageState,
     recorded_outputs,
@@ -21,53 +19,9 @@ from higfa_cli.artifacts.run_record import (
 )
 from higfa_cli.errors import UserError
 from higfa_cli.stages.context import Context
+from higfa_cli.stages.table import STAGES, stage_of
 
-STAGES = ("contours", "finetune-guide", "synthesize", "filter", "train-downstream", "report")
-WRITES: Mapping[str, tuple[str, ...]] = {
-    "contours": ("images/<class>/<photo>-<k>.png", "manifest.jsonl", "rejected.jsonl"),
-    "finetune-guide": ("guide.safetensors", "calibration.json", "history.jsonl"),
-    "synthesize": (
-        "plan.jsonl",
-        "images/<class>/<id>.png",
-        "images/metadata.jsonl",
-        "traces/batch-<n>.jsonl",
-        "gallery/<picture>.png",
-        "gallery.jsonl",
-    ),
-    "filter": ("selection.jsonl",),
-    "train-downstream": (
-        "results.json",
-        "arms/<arm>/seed-<s>/model.safetensors",
-        "arms/<arm>/seed-<s>/history.jsonl",
-        "arms/<arm>/seed-<s>/predictions.csv",
-    ),
-    "report": ("report.html", "report.md", "results.csv", "results.tex"),
-}
-
-
-class StageModule(Protocol):
-    """What a module of a stage offers."""
-
-    NAME: str
-
-    def inputs(self, ctx: Context, **options: Any) -> StageInputs:
-        """What the stage's result depends on; UserError when an input is missing."""
-        ...
-
-    def run(self, ctx: Context, **options: Any) -> dict[str, Any]:
-        """Do the work; returns a JSON-able summary."""
-        ...
-
-
-def stage_module(stage: str) -> StageModule:
-    """The module of a stage; imported only here, since it may pull in torch.
-
-    Raises UserError for a name that is not a stage.
-    """
-    if stage not in STAGES:
-        raise UserError(f"there is no stage `{stage}`; stages are {', '.join(STAGES)}", exit_code=2)
-    name = f"higfa_cli.stages.{stage.replace('-', '_')}"
-    return cast(StageModule, importlib.import_module(name))
+NAMES = tuple(stage.name for stage in STAGES)
 
 
 class Blocked(StageState):
@@ -84,24 +38,29 @@ def state(ctx: Context, stage: str, **options: Any) -> StageState:
 
 
 def run_stage(
-    ctx: Context,
-    stage: str,
-    action: str = "run",
-    how: Mapping[str, Any] | None = None,
-    **options: Any,
+    ctx: Context, stage: str, how: Mapping[str, Any] | None = None, **options: Any
 ) -> dict[str, Any]:
-    """Run one stage, or another function of its module ("preview"); returns its summary.
+    """Run one stage; returns its summary.
 
     `options` say what is made, `how` how it is done ({"workers": 2}): the result is the same.
     Raises UserError when a stage that it reads is not fresh.
     """
-    module = stage_module(stage)
-    inputs = module.inputs(ctx, **options) if action == "run" else module.inputs(ctx)
-    _check_upstream(ctx, stage, inputs)
-    if action == "run":
-        _remember_options(ctx, stage, options)
-    summary: dict[str, Any] = getattr(module, action)(ctx, **options, **(how or {}))
-    return summary
+    check_upstream(ctx, stage, **options)
+    _remember_options(ctx, stage, options)
+    return stage_of(stage).run(ctx, **options, **(how or {}))
+
+
+def check_upstream(ctx: Context, stage: str, **options: Any) -> None:
+    """Raise UserError unless every stage that this one reads is fresh."""
+    inputs = stage_of(stage).inputs(ctx, **options)
+    known: dict[str, StageState] = {}
+    for earlier in _upstream(inputs, stage):
+        before = _upstream_state(ctx, earlier, known)
+        if before.kind != "fresh":
+            raise UserError(
+                f"{stage} reads {earlier}, which is {before.kind} ({'; '.join(before.reasons)}); "
+                f"run `higfa {earlier}` with the same recipe and options first"
+            )
 
 
 def step(
@@ -127,14 +86,14 @@ def step(
 
 
 def iter_stages(
-    ctx: Context, first: str = STAGES[0], last: str = STAGES[-1]
+    ctx: Context, first: str = NAMES[0], last: str = NAMES[-1]
 ) -> Iterator[dict[str, Any]]:
     """Run the stages from `first` to `last`, skipping what is fresh; yields each one's `step`."""
     for stage in _between(first, last):
         yield step(ctx, stage)
 
 
-def run_all(ctx: Context, first: str = STAGES[0], last: str = STAGES[-1]) -> list[dict[str, Any]]:
+def run_all(ctx: Context, first: str = NAMES[0], last: str = NAMES[-1]) -> list[dict[str, Any]]:
     """All rows of `iter_stages`."""
     return list(iter_stages(ctx, first, last))
 
@@ -146,7 +105,7 @@ def status(ctx: Context) -> list[dict[str, Any]]:
     """
     rows = []
     known: dict[str, StageState] = {}
-    for stage in STAGES:
+    for stage in NAMES:
         found = _state(ctx, stage, {}, known)
         row: dict[str, Any] = {"stage": stage, "state": found.kind, "reasons": list(found.reasons)}
         row["blocked"] = isinstance(found, Blocked)
@@ -154,7 +113,7 @@ def status(ctx: Context) -> list[dict[str, Any]]:
     return rows
 
 
-def intended(ctx: Context, first: str = STAGES[0], last: str = STAGES[-1]) -> list[dict[str, Any]]:
+def intended(ctx: Context, first: str = NAMES[0], last: str = NAMES[-1]) -> list[dict[str, Any]]:
     """What `iter_stages` would do, with nothing done: per stage {"stage", "action", "reasons"}.
 
     "action": "skip"; "run"; "fail", where what the stage reads is not there and no earlier one of
@@ -197,7 +156,7 @@ def next_stage(rows: list[dict[str, Any]], recipe: str) -> str | None:
 
 def describe(ctx: Context, stage: str, **options: Any) -> dict[str, Any]:
     """What running a stage would do: resolved parameters, inputs, state, files to be written."""
-    inputs = stage_module(stage).inputs(ctx, **options)
+    inputs = stage_of(stage).inputs(ctx, **options)
     directory = ctx.stage_dir(stage)
     return {
         "stage": stage,
@@ -205,14 +164,14 @@ def describe(ctx: Context, stage: str, **options: Any) -> dict[str, Any]:
         **asdict(state(ctx, stage, **options)),
         "parameters": inputs.parameters,
         "inputs": inputs.files,
-        "writes": [RECORD, RESOLVED, *WRITES[stage]],
+        "writes": list(stage_of(stage).writes),
         "present_outputs": len(recorded_outputs(directory)),
     }
 
 
 def report_page(ctx: Context) -> Path:
     """Where the report's page lies."""
-    return ctx.stage_dir("report") / WRITES["report"][0]
+    return ctx.ws.report.page
 
 
 def _state(
@@ -229,7 +188,7 @@ def _find_state(
 ) -> StageState:
     directory = ctx.stage_dir(stage)
     try:
-        inputs = stage_module(stage).inputs(ctx, **options)
+        inputs = stage_of(stage).inputs(ctx, **options)
     except UserError as error:
         ran = (directory / RECORD).is_file()
         return Blocked("stale" if ran else "missing", (str(error),))
@@ -282,31 +241,19 @@ def _remember_options(ctx: Context, stage: str, options: Mapping[str, Any]) -> N
         path.unlink(missing_ok=True)
 
 
-def _check_upstream(ctx: Context, stage: str, inputs: StageInputs) -> None:
-    """Raise UserError unless every stage that these inputs come from is fresh."""
-    known: dict[str, StageState] = {}
-    for earlier in _upstream(inputs, stage):
-        before = _upstream_state(ctx, earlier, known)
-        if before.kind != "fresh":
-            raise UserError(
-                f"{stage} reads {earlier}, which is {before.kind} ({'; '.join(before.reasons)}); "
-                f"run `higfa {earlier}` with the same recipe and options first"
-            )
-
-
 def _upstream(inputs: StageInputs, stage: str) -> tuple[str, ...]:
     """Earlier stages whose artifacts are among the inputs ("contours/manifest.jsonl")."""
     read = {name.split("/", 1)[0] for name in inputs.files}
-    return tuple(one for one in STAGES[: STAGES.index(stage)] if one in read)
+    return tuple(one for one in NAMES[: NAMES.index(stage)] if one in read)
 
 
 def _between(first: str, last: str) -> tuple[str, ...]:
     for flag, stage in (("--from", first), ("--until", last)):
-        if stage not in STAGES:
+        if stage not in NAMES:
             raise UserError(
-                f"{flag} {stage}: no such stage; stages are {', '.join(STAGES)}", exit_code=2
+                f"{flag} {stage}: no such stage; stages are {', '.join(NAMES)}", exit_code=2
             )
-    start, end = STAGES.index(first), STAGES.index(last)
+    start, end = NAMES.index(first), NAMES.index(last)
     if start > end:
         raise UserError(f"--from {first} comes after --until {last}; swap them", exit_code=2)
-    return STAGES[start : end + 1]
+    return NAMES[start : end + 1]

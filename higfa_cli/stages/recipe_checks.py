@@ -7,8 +7,7 @@ from pathlib import Path
 
 from higfa_cli.data.prompt_bank import negative_for
 from higfa_cli.data.prompts import load_words
-from higfa_cli.errors import UserError
-from higfa_cli.recipe.refs import POCKET, resolve_ref
+from higfa_cli.recipe.refs import POCKET, existing_path, resolve_ref
 from higfa_cli.recipe.schema import Recipe
 
 
@@ -32,12 +31,7 @@ def check_texts(recipe: Recipe, base: Path) -> None:
     words = recipe.data.class_words
     if words is None or _is_of_absent_pocket(words):
         return
-    found = _resolved("data.class_words", words, base)
-    if not isinstance(found, Path):
-        raise UserError(
-            f"data.class_words: {words} does not exist (looked in {base}); correct data.class_words"
-        )
-    load_words(found)
+    load_words(existing_path(words, base, "data.class_words"))
 
 
 def _check_pocket(recipe: Recipe, base: Path) -> None:
@@ -49,7 +43,7 @@ def _check_pocket(recipe: Recipe, base: Path) -> None:
     }
     for key, ref in refs.items():
         if ref is not None and ref.startswith("pocket:") and not _is_of_absent_pocket(ref):
-            _resolved(key, ref, base)
+            resolve_ref(ref, base, key)
 
 
 def _is_of_absent_pocket(ref: str) -> bool:
@@ -57,10 +51,3 @@ def _is_of_absent_pocket(ref: str) -> bool:
     name = ref.removeprefix("pocket:")
     known = name != ref and name in POCKET
     return known and importlib.util.find_spec("higfa_pocket") is None
-
-
-def _resolved(key: str, ref: str, base: Path) -> Path | str:
-    try:
-        return resolve_ref(ref, base)
-    except UserError as error:
-        raise UserError(f"{key}: {error}") from error

@@ -12,6 +12,7 @@ from typing import Any
 from higfa_cli.artifacts.atomic import read_json, read_jsonl, write_text
 from higfa_cli.artifacts.class_folders import class_dir
 from higfa_cli.artifacts.fingerprint import hash_json, hash_tree
+from higfa_cli.artifacts.records import ReportCounts
 from higfa_cli.artifacts.run_record import StageInputs, stage_run
 from higfa_cli.artifacts.safe_paths import contained
 from higfa_cli.data.images import encode_png, fit_inside, read_image
@@ -74,7 +75,7 @@ def _inputs(ctx: Context) -> StageInputs:
     files["train-downstream/arms"] = hash_json(
         [(p.relative_to(ctx.workspace).as_posix(), hash_tree(p)) for p in predictions]
     )
-    for name in (*OPTIONAL, *([CALIBRATION] if _guided(ctx) else [])):
+    for name in (*OPTIONAL, *([CALIBRATION] if ctx.recipe.guidance.consulted else [])):
         if (ctx.workspace / name).exists():
             files[name] = hash_tree(ctx.workspace / name)
     recipe = ctx.recipe.model_dump(mode="json", exclude={"workspace": True, "run": {"device"}})
@@ -105,7 +106,7 @@ def run(ctx: Context, **options: Any) -> dict[str, Any]:
         for name, text in texts.items():
             write_text(directory / name, text)
             record.output(directory / name)
-        record.counts.update(arms=len(context["arms"]), gallery=len(context["gallery"]))
+        record.counts = ReportCounts(arms=len(context["arms"]), gallery=len(context["gallery"]))
     headline = context["headline"]
     return {
         "verdict": headline.word,
@@ -126,7 +127,9 @@ def read_material(ctx: Context) -> Material:
         results=results,
         predictions=_predictions(ctx, results) if has_test(results) else {},
         contours=_rows(ctx, "contours/manifest.jsonl"),
-        calibration=read_json(calibration) if _guided(ctx) and calibration.is_file() else None,
+        calibration=read_json(calibration)
+        if ctx.recipe.guidance.consulted and calibration.is_file()
+        else None,
         metadata=metadata,
         gallery=_gallery(ctx, {row["id"]: row.get("confidence") for row in metadata}),
         traces=[row for path in sorted(traces.glob("*.jsonl")) for row in read_jsonl(path)],
@@ -135,10 +138,6 @@ def read_material(ctx: Context) -> Material:
         commands=_commands(ctx) or ("higfa run RECIPE",),
         versions=_versions(ctx),
     )
-
-
-def _guided(ctx: Context) -> bool:
-    return ctx.recipe.guidance.consulted
 
 
 def _rows(ctx: Context, name: str) -> list[dict[str, Any]]:

@@ -27,7 +27,8 @@ CONTOURS = (
 
 
 def load(folders: tuple[Path, Path], **changes: Any) -> DiffusionModel:
-    recipe = drawing_recipe(*folders, **{"steps": 4, "size": tiny.SIZE, **changes})
+    own = {"scheduler": tiny.solver_of(folders[0]), "steps": 4, "size": tiny.SIZE}
+    recipe = drawing_recipe(*folders, **(own | changes))
     return load_model(recipe, [*PROMPTS, "", "blurry"])
 
 

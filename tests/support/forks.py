@@ -145,11 +145,11 @@ def _child(request: Mapping[str, Any]) -> None:
 
 def _serve() -> None:
     from higfa_cli.cli.quiet import silence_libraries
-    from higfa_cli.stages.pipeline import STAGES, stage_module
+    from higfa_cli.stages.pipeline import NAMES
 
     silence_libraries()
-    for stage in STAGES:
-        stage_module(stage)
+    for stage in NAMES:
+        importlib.import_module(f"higfa_cli.stages.{stage.replace('-', '_')}")
     for line in sys.stdin:
         request = json.loads(line)
         if "modules" in request:

@@ -3,18 +3,94 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from higfa_cli.artifacts.atomic import write_bytes
 from higfa_cli.artifacts.class_folders import class_dir
+from higfa_cli.artifacts.rows import (
+    ContourRow,
+    LastStrengths,
+    PictureRow,
+    SelectionRow,
+    TransformRecord,
+)
+from higfa_cli.contour.transform import IDENTITY
 from higfa_cli.data.images import encode_png
 from higfa_cli.training.pictures import Pictures
 
 SIZE = 32
 # Sorted, as a dataset's classes are; the comma is there for the CSV files.
 CLASSES = ("blue disc", "blue square", "red disc", "red, square")
+
+
+def transform(**parts: Any) -> TransformRecord:
+    """The identity with some parts changed."""
+    return TransformRecord.model_validate(IDENTITY.plain() | parts)
+
+
+def picture_row(**values: Any) -> PictureRow:
+    """A finished picture that was drawn without a guide; `values` replace what stands here."""
+    row = {
+        "file_name": "a/0.png",
+        "id": "0",
+        "class": "a",
+        "class_id": 0,
+        "source": "train/a/0.png",
+        "source_sha256": "00",
+        "contour": "images/a/0-0.png",
+        "transform": IDENTITY,
+        "replica": 0,
+        "seed": 0,
+        "prompt": "a photo of an a",
+        "negative": "",
+        "batch": 0,
+        "strengths": LastStrengths(text=7.5, contour=1.0, classifier=0.0),
+        "confidence": None,
+        "effective_batch": 1,
+        "status": "ok",
+        "error": None,
+        "sha256": "00",
+    }
+    named = {"class" if name == "cls" else name: value for name, value in values.items()}
+    return PictureRow.model_validate(row | named)
+
+
+def selection_row(file_name: str, kept: bool) -> SelectionRow:
+    """What the filter says of a picture."""
+    return SelectionRow(
+        file_name=file_name,
+        id="0",
+        cls="a",
+        source="train/a/0.png",
+        replica=0,
+        kept=kept,
+        reasons=() if kept else ("constant",),
+        confidence=None,
+        rank=None,
+        duplicate=0.0,
+        std=50.0,
+    )
+
+
+def contour_row(**values: Any) -> ContourRow:
+    """A contour that was not moved; `values` replace what stands here."""
+    row = {
+        "file_name": "images/a/0-0.png",
+        "class": "a",
+        "class_id": 0,
+        "source": "train/a/0.png",
+        "source_sha256": "00",
+        "split": "train",
+        "index": 0,
+        "transform": IDENTITY,
+        "edge_fraction": 0.1,
+        "sha256": "00",
+    }
+    named = {"class" if name == "cls" else name: value for name, value in values.items()}
+    return ContourRow.model_validate(row | named)
 
 
 def shape(label: int, rng: np.random.Generator, size: int = SIZE) -> np.ndarray:

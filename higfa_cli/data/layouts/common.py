@@ -7,14 +7,13 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
+from higfa_cli.artifacts.rows import Split
 from higfa_cli.artifacts.safe_paths import why_outside
 from higfa_cli.data.images import IMAGE_SUFFIXES
 from higfa_cli.errors import UserError
 from higfa_cli.text import or_nearest
 
-Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from higfa_cli.artifacts.fingerprint import hash_file, hash_json
-from higfa_cli.artifacts.plan import PlanItem
+from higfa_cli.artifacts.rows import PlanItem
 from higfa_cli.data.dataset import list_photos
 from higfa_cli.data.images import fit_square
 from higfa_cli.errors import UserError
@@ -33,9 +33,9 @@ from higfa_cli.models.device import resolve_device
 from higfa_cli.models.draw import Drawn
 from higfa_cli.recipe.load import LoadedRecipe, load_recipe, override_recipe
 from higfa_cli.stages.context import Context, make_context
-from higfa_cli.stages.drawing import draw_items, is_guided, load_model, plan, read_contour
+from higfa_cli.stages.drawing import draw_items, load_model, plan, read_contour
 from higfa_cli.stages.gallery import choose
-from higfa_cli.stages.model_inputs import model_inputs
+from higfa_cli.stages.inputs import model_inputs
 from higfa_cli.stages.photos import load_photos
 from higfa_cli.stages.pipeline import step
 from higfa_cli.stages.shards import torch_threads
@@ -258,7 +258,7 @@ def guide_file(setting: Setting, arm: Arm) -> Path | None:
     path = arm.guide or own
     if path.is_file():
         return path
-    if arm.guide is not None or is_guided(arm_context(setting, arm)):
+    if arm.guide is not None or arm_context(setting, arm).recipe.guidance.consulted:
         raise UserError(f"arm {arm.name}: {path} is missing; prepare with guide=True")
     return None
 
@@ -269,7 +269,7 @@ def jobs_of(setting: Setting, arm: Arm, cache: Path) -> list[Job]:
     Raises UserError as `draw_arm`.
     """
     ctx = arm_context(setting, arm)
-    guide = guide_file(setting, arm) if is_guided(ctx) else None
+    guide = guide_file(setting, arm) if ctx.recipe.guidance.consulted else None
     # Where no step is guided, the classifier's keys change nothing.
     idle = None if guide else {"guidance": {"classifier"}}
     about = {
