@@ -258,7 +258,7 @@ def test_yaml_numbers_and_words() -> None:
         ("a: !!set {x}", "the tag '!!set' is refused"),
         ("1: x", "key 1 is not a text; put it in quotes"),
         ("a: [1", "x.yaml, line 1"),
-        ("a: *nowhere", "undefined alias"),
+        ("a: *nowhere", "aliases (*nowhere) are refused"),
         ("a: \x07", "x.yaml: not valid YAML"),
     ],
 )
