@@ -119,7 +119,7 @@ def test_the_pocket_is_well() -> None:
     assert answer["missing_files"] == []
     assert answer["next"] == "higfa contours pocket"
     assert "528" in row(answer, "disk")["detail"]
-    assert "none longer than 77 tokens" in row(answer, "prompts")["detail"]
+    assert "none longer than 32 tokens" in row(answer, "prompts")["detail"]
 
 
 @pytest.mark.parametrize(("name", "offline"), [("aircraft", False), ("aircraft-sd15", True)])
