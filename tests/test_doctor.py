@@ -14,7 +14,6 @@ from typing import Any
 import psutil
 import pytest
 import torch
-import yaml
 from diffusers import ControlNetModel
 from huggingface_hub import constants
 from typer.testing import CliRunner, Result
@@ -66,24 +65,15 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: Path) -> Path:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
     folder = tmp_path_factory.mktemp("models")
-    return {family: tiny.make_model(folder / family, family=family) for family in ("sd", "sdxl")}
+    families = ("sd", "sdxl", "sd3", "sd35")
+    return {family: tiny.make_model(folder / family, family=family) for family in families}
 
 
-def write_recipe(folder: Path, model: Path, controlnet: Path, **drawing: Any) -> Path:
+def small_recipe(folder: Path, model: Path, controlnet: Path, **drawing: Any) -> Path:
     write_class_folders(folder / "photos" / "train", 2, 0)
-    classifier = {"backbone": "test_resnet.r160_in1k", "pretrained": False, "image_size": 32}
-    drawing_of_all = {"steps": 4, "device": "cpu"}
-    tree = {
-        "name": "tiny",
-        "data": {"root": "photos"},
-        "guide": classifier,
-        "size": 32,
-        **drawing_keys(base=str(model), controlnet=str(controlnet), **drawing_of_all | drawing),
-        "downstream": classifier,
-    }
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
-    return path
+    return small_recipe(
+        folder / "tiny.yaml", (model, controlnet), **drawing_keys(**{"steps": 4} | drawing)
+    )
 
 
 def copied(models: dict[str, tuple[Path, Path]], folder: Path) -> tuple[Path, Path]:
@@ -166,7 +156,7 @@ def test_missing_files_are_named_with_their_command(
 
 
 def test_people_see_one_line_per_check_and_each_command_once() -> None:
-    # The unknown model keeps this quick: nothing is reckoned.
+    # The unknown model keeps this quick: nothing is computed.
     shown = run("aircraft", "--set", "model.base=some/model")
     assert shown.exit_code == 1 and "Traceback" not in shown.output
     lines = shown.stdout.splitlines()
@@ -232,7 +222,7 @@ def test_a_broken_folder_is_named_to_the_file(
     weights.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     assert missing() == ["unet/diffusion_pytorch_model.safetensors"]
     weights.unlink()
-    answer = examine(write_recipe(tmp_path, model, controlnet), exit_code=1)
+    answer = examine(small_recipe(tmp_path, model, controlnet), exit_code=1)
     (lost,) = answer["missing_files"]
     assert lost["file"] == "unet/diffusion_pytorch_model.safetensors"
     assert str(model) in lost["remedy"]
@@ -242,6 +232,36 @@ def test_a_broken_folder_is_named_to_the_file(
     assert missing() == ["tokenizer/vocab.json", "tokenizer/merges.txt", "config.json"]
     (model / "model_index.json").write_text("{")
     assert missing()[0] == "model_index.json"
+
+
+def test_every_file_of_a_model_counts(models: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
+    """With T5 beside both CLIPs, and without it."""
+    model, controlnet = (tmp_path / "three", models["sd3"][1])
+    shutil.copytree(models["sd3"][0], model)
+    settings = Model(base=str(model), controlnet=str(controlnet))
+    assert missing_files(settings, tmp_path) == []
+    gone = [
+        "tokenizer_3/tokenizer.json",
+        "text_encoder_3/model.safetensors",
+        "transformer/config.json",
+    ]
+    for file in gone:
+        (model / file).unlink()
+    found = {one.file for one in missing_files(settings, tmp_path)}
+    assert found == {"tokenizer_3/spiece.model", *gone[1:]}
+    base, controlnet = map(str, models["sd35"])
+    assert missing_files(Model(base=base, controlnet=controlnet), tmp_path) == []
+
+
+def test_a_solver_of_another_family_is_named(
+    models: dict[str, tuple[Path, Path]], tmp_path: Path
+) -> None:
+    recipe = small_recipe(tmp_path, *models["sd3"])
+    failed = row(examine(recipe, exit_code=1), "model")
+    assert failed["detail"].endswith("`ddim` cannot draw from Stable Diffusion 3")
+    assert failed["remedy"] == "use flow-euler"
+    answer = examine(recipe, "--set", "sampling.scheduler=flow-euler")
+    assert row(answer, "model")["detail"] == "Stable Diffusion 3, flow; flow-euler, 32 px"
 
 
 def test_pickles_alone_do_not_do(models: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
@@ -345,7 +365,7 @@ def test_a_folder_that_is_not_there_is_no_hub_id(hub: Path, tmp_path: Path) -> N
 
 def test_a_missing_folder_is_said_once_and_stops_the_rest(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
-    recipe = write_recipe(tmp_path, Path("models/sd"), Path("models/canny"))
+    recipe = small_recipe(tmp_path, Path("models/sd"), Path("models/canny"))
     answer = examine(recipe, exit_code=1)
     assert "no folder models/sd" in row(answer, "model files")["detail"]
     assert row(answer, "model files")["remedy"].startswith("correct the path")
@@ -360,7 +380,7 @@ def test_a_missing_folder_is_said_once_and_stops_the_rest(tmp_path: Path) -> Non
 def test_a_wrong_size_is_the_failed_row(
     models: dict[str, tuple[Path, Path]], tmp_path: Path, size: int, near: str
 ) -> None:
-    recipe = write_recipe(tmp_path, *models["sd"])
+    recipe = small_recipe(tmp_path, *models["sd"])
     answer = examine(recipe, "--set", f"size={size}", exit_code=1)
     failed = [one for one in answer["checks"] if one["status"] == "failed"]
     (wrong,) = failed
@@ -373,7 +393,7 @@ def test_a_wrong_size_is_the_failed_row(
 def test_memory_is_held_against_what_the_run_may_take(
     models: dict[str, tuple[Path, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = load_recipe(str(write_recipe(tmp_path, *models["sd"], batch_size=1)))
+    recipe = load_recipe(str(small_recipe(tmp_path, *models["sd"], batch_size=1)))
     known = Findings(make_context(recipe), device=torch.device("cpu"))
     assert known.cost.architecture is not None
     need = estimate.memory_of(known.ctx, known.cost.architecture, 1)
@@ -391,7 +411,7 @@ def test_memory_is_held_against_what_the_run_may_take(
     assert status(enough, 2 * enough) == "ok"
     assert status(enough - 2, enough) == "warning"
     assert status(enough // 2, enough // 2) == "failed"
-    # A GPU is asked for all of it, and for what no reckoning sees.
+    # A GPU is asked for all of it, and for what no estimate sees.
     known.device = torch.device("cuda")
     total = need.peak + ALLOWANCE
     for free, of, expected in (
@@ -420,7 +440,7 @@ def test_start_weights_of_classifiers(tmp_path: Path) -> None:
 def test_a_misspelt_network_fails_one_row_alone(
     models: dict[str, tuple[Path, Path]], tmp_path: Path
 ) -> None:
-    recipe = write_recipe(tmp_path, *models["sd"])
+    recipe = small_recipe(tmp_path, *models["sd"])
     answer = examine(recipe, "--set", "guide.backbone=resnet5O", exit_code=1)
     (failed,) = (row for row in answer["checks"] if row["status"] == "failed")
     assert failed["check"] == "model files"
@@ -431,7 +451,7 @@ def test_a_misspelt_network_fails_one_row_alone(
 
 
 def test_failures_are_rows(models: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path, *models["sd"])
+    recipe = small_recipe(tmp_path, *models["sd"])
     answer = examine(recipe, "--device", "cuda:77", exit_code=1)
     assert [one["check"] for one in answer["checks"]] == CHECKS
     assert [one["check"] for one in answer["checks"] if one["status"] == "failed"] == ["device"]
@@ -449,16 +469,16 @@ def test_failures_are_rows(models: dict[str, tuple[Path, Path]], tmp_path: Path)
 
 
 def test_notes_are_for_people(models: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path, *models["sd"])
+    recipe = small_recipe(tmp_path, *models["sd"])
     said = run(recipe).stderr
-    for line in ("loading torch", "reckoning memory and arithmetic", "measuring this device"):
+    for line in ("loading torch", "computing memory and arithmetic", "measuring this device"):
         assert said.count(line) == 1
     assert run(recipe, "--json").stderr == ""
 
 
 def test_warnings_do_not_fail(models: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
     long = "a very long description " * 10 + "of a {words}"
-    recipe = write_recipe(tmp_path, *models["sd"], dtype="float16")
+    recipe = small_recipe(tmp_path, *models["sd"], dtype="float16")
     answer = examine(recipe, "--set", f"prompts.templates=['{long}']")
     assert row(answer, "dtype")["status"] == "warning"
     assert row(answer, "prompts")["status"] == "warning"
@@ -467,11 +487,12 @@ def test_warnings_do_not_fail(models: dict[str, tuple[Path, Path]], tmp_path: Pa
     assert answer["next"].startswith("higfa contours")
 
 
-@pytest.mark.parametrize("family", ["sd", "sdxl"])
+@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "sd35"])
 def test_self_check_draws_and_compares(
     models: dict[str, tuple[Path, Path]], tmp_path: Path, family: str
 ) -> None:
-    recipe = write_recipe(tmp_path, *models[family], scheduler="euler")
+    solver = "flow-euler" if family.startswith("sd3") else "euler"
+    recipe = small_recipe(tmp_path, *models[family], scheduler=solver)
     answer = examine(recipe, "--self-check")
     found = answer["self_check"]
     assert [one["check"] for one in found["checks"]] == [
@@ -503,13 +524,13 @@ def test_self_check_sees_a_control_net_without_effect(
     for parameter in net.controlnet_cond_embedding.conv_out.parameters():
         torch.nn.init.zeros_(parameter)
     net.save_pretrained(controlnet)
-    answer = examine(write_recipe(tmp_path, model, controlnet), "--self-check", exit_code=1)
+    answer = examine(small_recipe(tmp_path, model, controlnet), "--self-check", exit_code=1)
     bad = [one["check"] for one in answer["self_check"]["checks"] if one["status"] == "failed"]
     assert bad == ["contour moves the picture"]
     assert "FAILED: contour moves the picture" in answer["self_check"]["block"]
 
 
 def test_self_check_waits_for_the_files(tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path, Path("some/model"), Path("some/controlnet"))
+    recipe = small_recipe(tmp_path, Path("some/model"), Path("some/controlnet"))
     answer = examine(recipe, "--self-check", exit_code=1)
     assert answer["self_check"]["checks"][0]["detail"] == "not done: model files are missing"

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from typer.testing import CliRunner
 
 from higfa_cli.cli.app import app
@@ -27,7 +26,7 @@ from higfa_cli.stages import synthesize
 from higfa_cli.stages.context import make_context
 from higfa_cli.text import duration, gib, plural
 from tests.support import tiny
-from tests.support.recipes import drawing_keys
+from tests.support.recipes import drawing_keys, write_recipe
 from tests.support.shapes import write_class_folders
 
 KEYS = {
@@ -72,26 +71,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def tiny_recipe(folder: Path, model: tuple[Path, Path], **drawing: Any) -> Path:
     """4 classes of 3 photos, 2 contours per photo, 3 pictures per contour."""
     write_class_folders(folder / "photos" / "train", 3, 0)
-    of_all = {
-        "base": str(model[0]),
-        "controlnet": str(model[1]),
-        "steps": 4,
-        "device": "cpu",
-        "batch_size": 5,
-        "per_contour": 3,
-        "classifier": {"switch": 0.5},
-    }
-    tree = {
-        "name": "tiny",
-        "data": {"root": "photos"},
-        "contours": {"per_image": 2, "canny_low": 10, "canny_high": 30},
-        "guide": {"backbone": "test_resnet.r160_in1k", "pretrained": False, "image_size": 32},
-        "size": 32,
-        **drawing_keys(**of_all | drawing),
-    }
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
-    return path
+    of_all = {"steps": 4, "batch_size": 5, "per_contour": 3, "classifier": {"switch": 0.5}}
+    contours = {"per_image": 2, "canny_low": 10, "canny_high": 30}
+    drawing = drawing_keys(**of_all | drawing)
+    return write_recipe(folder / "tiny.yaml", model, contours=contours, **drawing)
 
 
 def dry(*flags: str | Path) -> dict[str, Any]:
@@ -280,7 +263,7 @@ def test_a_size_that_the_model_cannot_draw_is_refused() -> None:
         assert near in result.stderr
 
 
-def test_the_same_model_is_reckoned_once(nowhere: Path, model: tuple[Path, Path]) -> None:
+def test_the_same_model_is_computed_once(nowhere: Path, model: tuple[Path, Path]) -> None:
     recipe = str(tiny_recipe(nowhere, model, steps=5))
     estimate._flops.cache_clear()
     for change in ("pictures.per_contour=1", "name=other", "sampling.steps=6"):

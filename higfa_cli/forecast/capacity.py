@@ -40,7 +40,7 @@ def memory(ctx: Context, known: Findings) -> Row:
     found = psutil.virtual_memory()
     detail += (
         f"; {gib(found.available)} of {gib(found.total)} are free, {SHARE:.0%} of which is "
-        "reckoned with"
+        "counted on"
     )
     # The share is of what is left once the weights are loaded.
     working = need.peak - need.weights

@@ -24,7 +24,7 @@ def dry_run(ctx: Context) -> dict[str, Any]:
     """The plan in numbers; nothing is loaded or written, and the network is not asked.
 
     Where the contours are there, the counts are the plan's own; where they are not, they are
-    reckoned from the photos or from the published sizes of a public dataset ("counted_from").
+    counted from the photos or from the published sizes of a public dataset ("counted_from").
 
     Returns:
         Counts, arithmetic ("flops", a multiply-add being two), estimated memory and time. What

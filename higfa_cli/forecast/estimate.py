@@ -26,7 +26,7 @@ from higfa_cli.models.fake import Setup
 from higfa_cli.models.families import FAMILIES
 from higfa_cli.models.families.family import Architecture
 from higfa_cli.models.footprint import Footprint, flops_per_picture, guided_step
-from higfa_cli.models.scheduler import FlowSolver, SchedulerSolver, make_solver
+from higfa_cli.models.scheduler import FlowSolver, SchedulerSolver
 from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.drawing import plan
@@ -34,10 +34,10 @@ from higfa_cli.stages.photos import load_photos
 
 Source = Literal["contours", "photos", "published split sizes"]
 
-# Part of a matrix product's speed that a whole run is reckoned to reach: layers that move more
+# Part of a matrix product's speed that a whole run is expected to reach: layers that move more
 # than they multiply, and an autoencoder in float32, take the rest.
 EFFICIENCY = 0.3
-# CUDA's context, cuDNN's workspaces and fragmentation, which no reckoning sees: docs/memory.md.
+# CUDA's context, cuDNN's workspaces and fragmentation, which no estimate sees: docs/memory.md.
 ALLOWANCE = 3 * 2**29
 _TIMING_S = 0.5
 # What the seconds per picture depend on, in the inputs of stage `synthesize`.
@@ -141,7 +141,7 @@ def picture_cost(ctx: Context) -> Cost:
     except UserError as error:
         return Cost(error=error, reason="depends on guide.backbone, which timm does not know")
     denoiser, guide = evaluations(recipe.guidance, solver.levels)
-    ctx.progress.note("reckoning memory and arithmetic of the model ...")
+    ctx.progress.note("computing memory and arithmetic of the model ...")
     flops = _flops(_key(known), Setup.of(recipe), about.image_size, about.backbone)
     return Cost(known, denoiser, guide, flops)
 
@@ -157,8 +157,8 @@ def model_and_solver(ctx: Context) -> tuple[Architecture, SchedulerSolver | Flow
     known = architecture(recipe.model, ctx.base)
     check_size(known, recipe.size, recipe.model)
     sampling = recipe.sampling
-    FAMILIES[known.family].check_scheduler(sampling.scheduler)
-    return known, make_solver(sampling.scheduler, known.scheduler, sampling.steps)
+    family = FAMILIES[known.family]
+    return known, family.solver(sampling.scheduler, known.scheduler, sampling.steps)
 
 
 def check_drawable(ctx: Context) -> None:
@@ -223,7 +223,7 @@ def seconds_per_picture(
     speed = matmul_speed(device, getattr(torch, dtype))
     return flops / (speed * EFFICIENCY), (
         f"arithmetic speed of {device_name(device)}: {speed / 1e12:.3g} TFLOP/s measured by a "
-        f"matrix product in {dtype}, {EFFICIENCY:.0%} of it reckoned with; rough, typically within "
+        f"matrix product in {dtype}, {EFFICIENCY:.0%} of it counted on; rough, typically within "
         "a factor of 2 to 3"
     )
 

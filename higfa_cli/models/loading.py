@@ -78,7 +78,7 @@ def load_pipeline(
 
 
 def hub_options(revision: str | None, offline: bool) -> dict[str, Any]:
-    """What every `from_pretrained` of this package is told."""
+    """Arguments of every `from_pretrained` of this package."""
     return {"use_safetensors": True, "revision": revision, "local_files_only": offline}
 
 
@@ -211,7 +211,7 @@ def _gradient_autoencoder(settings: Model, run: Run, base: Path, own: Autoencode
 
 
 def _or_one_line(read: Callable[[], T], name: str, offline: bool) -> T:
-    """`read`, its failures told in one line with a remedy."""
+    """`read`, its failures as one line with a remedy."""
     try:
         return read()
     except UserError:

@@ -30,7 +30,7 @@ from higfa_cli.stages.context import Context
 from higfa_cli.stages.inputs import guide_path, manifest_path
 from higfa_cli.stages.photos import load_photos
 
-# Classes whose cut prompts are told of one by one, and how much of each end of a prompt is shown.
+# Classes whose cut prompts are named one by one, and how much of each end of a prompt is shown.
 WARNED = 5
 SHOWN = 60
 
@@ -82,7 +82,7 @@ def prompts_of(items: Iterable[PlanItem]) -> set[str]:
 def load(ctx: Context, items: Sequence[PlanItem]) -> tuple[DiffusionModel, Classifier | None]:
     """The diffusion model, ready for the items' prompts, and the guide where it is consulted.
 
-    A prompt that the text encoders cut off is told of, by class.
+    A prompt that the text encoders cut off is warned about, by class.
     """
     guide = load_steering(ctx) if ctx.recipe.guidance.consulted else None
     return load_model(ctx, items), guide
