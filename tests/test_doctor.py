@@ -24,11 +24,11 @@ from higfa_cli.forecast.estimate import ALLOWANCE
 from higfa_cli.forecast.findings import Findings
 from higfa_cli.forecast.model_files import (
     FOLDER,
-    WHOLE,
     MissingFile,
     missing_files,
     missing_weights,
 )
+from higfa_cli.forecast.repository import WHOLE
 from higfa_cli.recipe.classifiers import Training
 from higfa_cli.recipe.drawing import Model
 from higfa_cli.recipe.load import load_recipe

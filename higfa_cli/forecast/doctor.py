@@ -15,13 +15,13 @@ from higfa_cli.forecast.estimate import device_name
 from higfa_cli.forecast.findings import Findings, Row
 from higfa_cli.forecast.model_files import (
     FOLDER,
-    WHOLE,
     MissingFile,
     by_repository,
     find_folder,
     missing_files,
     missing_weights,
 )
+from higfa_cli.forecast.repository import WHOLE
 from higfa_cli.models.architecture import WrongSize, family_at
 from higfa_cli.models.device import resolve_device
 from higfa_cli.models.families import FAMILIES, KNOWN
