@@ -253,7 +253,7 @@ def page_context(material: Material) -> dict[str, Any]:
         "arms_table": arms_table(arms, test),
         "bars": figures.interval_bars([a.difference for a in arms]),
         "class_table": by_class,
-        "method": wording.verdict_method(arm, test, str(results.get("selection", "not recorded"))),
+        "method": wording.verdict_method(arm, test, str(results.get("chosen_by", "not recorded"))),
         "gallery": material.gallery,
         "picture_labels": tuple(PICTURES.values()),
         "guide_off": not recipe.guidance.consulted,

@@ -87,7 +87,7 @@ def write_downstream(root: Path, arms: dict[str, list[set[int]]], n: int, test: 
         count = 0 if name == "real" else 240
         rows.append({"name": name, "synthetic": None, "synthetic_images": count, "runs": runs})
     counts = {"train": 120, "val": 40, "test": n if test else 0}
-    results = {"arms": rows, "classes": list(CLASSES), "selection": "val", "counts": counts}
+    results = {"arms": rows, "classes": list(CLASSES), "chosen_by": "val", "counts": counts}
     dump(root / "train-downstream/results.json", results)
     record = {"higfa": "0.1.0", "python": "3.11.7", "libraries": {"torch": "2.13.0"}}
     record |= {"argv": ["/somewhere/bin/higfa", "run", "my recipe.yaml"], "started": "2001-02-03"}
