@@ -28,7 +28,7 @@ from higfa_cli.forecast.model_files import (
     missing_files,
     missing_weights,
 )
-from higfa_cli.forecast.repository import WHOLE
+from higfa_cli.forecast.repository import ENTIRE_REPOSITORY
 from higfa_cli.recipe.classifiers import Training
 from higfa_cli.recipe.drawing import Model
 from higfa_cli.recipe.load import load_recipe
@@ -195,7 +195,9 @@ def test_cached_files_are_found_at_their_revision(
     assert missing_files(Model(**both), tmp_path) == []
     assert missing_files(pinned, tmp_path) == []
     other = missing_files(pinned.model_copy(update={"revision": "f" * 40}), tmp_path)
-    assert [(one.repo, one.revision, one.file) for one in other] == [("some/sd", "f" * 40, WHOLE)]
+    assert [(one.repo, one.revision, one.file) for one in other] == [
+        ("some/sd", "f" * 40, ENTIRE_REPOSITORY)
+    ]
     half = missing_files(pinned.model_copy(update={"variant": "fp16"}), tmp_path)
     assert {one.file for one in half} == {
         "text_encoder/model.fp16.safetensors",

@@ -16,7 +16,7 @@ from huggingface_hub.file_download import repo_folder_name
 from higfa_cli.errors import UserError
 from higfa_cli.forecast.repository import (
     DIFFUSERS,
-    WHOLE,
+    ENTIRE_REPOSITORY,
     Repository,
     missing_of_model,
     missing_of_pipeline,
@@ -43,7 +43,7 @@ class MissingFile:
         key: recipe key that asks for it.
         repo: hub id, or the local folder.
         revision: of the hub id; None where the recipe pins none.
-        file: path inside `repo`, WHOLE, or FOLDER where there is no such folder.
+        file: path inside `repo`, ENTIRE_REPOSITORY, or FOLDER where there is no such folder.
         remedy: the command that fetches it, or what to do.
         remark: what to know beside the command.
     """
@@ -198,7 +198,7 @@ def _remedy(repo: Repository, files: Iterable[str]) -> tuple[str, str]:
 def _download(repo: str, revision: str | None, files: Iterable[str]) -> str:
     words = [*_COMMAND.split(), repo, *(["--revision", revision] if revision else [])]
     files = list(files)
-    if files == [WHOLE]:
+    if files == [ENTIRE_REPOSITORY]:
         for pattern in ("*.json", "*.txt", "*.safetensors"):
             words += ["--include", pattern]
         return shlex.join(words)

@@ -18,7 +18,7 @@ from higfa_cli.models.trusted import UNUSED
 INDEX = "model_index.json"
 CONFIG = "config.json"
 SCHEDULER = "scheduler/scheduler_config.json"
-WHOLE = "(whole repository)"
+ENTIRE_REPOSITORY = "(whole repository)"
 _TOKENIZER = "tokenizer_config.json"
 DIFFUSERS, _TRANSFORMERS = "diffusion_pytorch_model", "model"
 
@@ -51,7 +51,7 @@ def missing_of_pipeline(repo: Repository) -> list[str]:
     file = repo.find(INDEX)
     index = shipped(str(repo.at)).get(INDEX) if file is None else _json(file)
     if index is None:
-        return [WHOLE if file is None and not repo.local else INDEX]
+        return [ENTIRE_REPOSITORY if file is None and not repo.local else INDEX]
     try:
         family = family_of(str(index.get("_class_name")))
     except UserError:
