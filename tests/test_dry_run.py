@@ -22,7 +22,6 @@ from higfa_cli.forecast.estimate import (
 )
 from higfa_cli.recipe.builtin import builtin_names
 from higfa_cli.recipe.load import load_recipe
-
 from higfa_cli.stages.context import make_context
 from higfa_cli.stages.inputs import drawing_parameters
 from higfa_cli.text import duration, gib, plural
@@ -227,7 +226,7 @@ def test_people_read_units(nowhere: Path, model: tuple[Path, Path]) -> None:
     shown = CliRunner().invoke(app, ["synthesize", str(recipe), *flags]).stdout
     assert "images: 24,000" in shown
     assert re.search(r"estimated memory: .*iB for 5 pictures, plus about 1.5 GiB on a GPU", shown)
-    assert "_bytes" not in shown and "notes" not in shown
+    assert "_bytes" not in shown
     flags += ["--set", "run.batch_size=auto", "--device", "cuda:77"]
     shown = CliRunner().invoke(app, ["synthesize", str(recipe), *flags]).stdout
     assert "iB for 1 picture (batch size auto), plus about" in shown
