@@ -26,7 +26,7 @@ from higfa_cli.models.fake import Setup
 from higfa_cli.models.families import FAMILIES
 from higfa_cli.models.families.family import Architecture
 from higfa_cli.models.footprint import Footprint, flops_per_picture, guided_step
-from higfa_cli.models.scheduler import FlowSolver, SchedulerSolver, make_solver
+from higfa_cli.models.scheduler import FlowSolver, SchedulerSolver
 from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.drawing import plan
@@ -157,8 +157,8 @@ def model_and_solver(ctx: Context) -> tuple[Architecture, SchedulerSolver | Flow
     known = architecture(recipe.model, ctx.base)
     check_size(known, recipe.size, recipe.model)
     sampling = recipe.sampling
-    FAMILIES[known.family].check_scheduler(sampling.scheduler)
-    return known, make_solver(sampling.scheduler, known.scheduler, sampling.steps)
+    family = FAMILIES[known.family]
+    return known, family.solver(sampling.scheduler, known.scheduler, sampling.steps)
 
 
 def check_drawable(ctx: Context) -> None:
