@@ -96,7 +96,7 @@ def temporary_note(path: Path) -> Path:
     return path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
 
 
-def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """Write one JSON object per line atomically."""
     lines = [
         json.dumps(dict(row), sort_keys=True, ensure_ascii=False, allow_nan=False) for row in rows

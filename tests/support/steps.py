@@ -47,5 +47,5 @@ def stop_before(step: int) -> Callable[[], int]:
         return opened(file, mode, *arguments, **options)
 
     # As `pathlib` opens its files.
-    io.open = open_file  # type: ignore[assignment]
+    io.open = open_file
     return lambda: steps
