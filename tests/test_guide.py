@@ -378,7 +378,7 @@ def test_the_guide_depends_on_what_its_pictures_show(
 ) -> None:
     ctx = context(tmp_path, model_folders, with_val=True)
     other = replace(ctx, recipe=override_recipe(ctx.recipe, {key: value}))
-    assert (finetune_guide.inputs(other).key != finetune_guide.inputs(ctx).key) == stale
+    assert (guide_inputs(other).key != guide_inputs(ctx).key) == stale
 
 
 def test_guide_that_never_guides_is_calibrated_on_reconstructions(
