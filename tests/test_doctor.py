@@ -23,8 +23,8 @@ from higfa_cli.forecast import capacity, estimate
 from higfa_cli.forecast.estimate import ALLOWANCE
 from higfa_cli.forecast.findings import Findings
 from higfa_cli.forecast.model_files import (
+    ENTIRE_REPOSITORY,
     FOLDER,
-    WHOLE,
     MissingFile,
     missing_files,
     missing_weights,
@@ -195,7 +195,9 @@ def test_cached_files_are_found_at_their_revision(
     assert missing_files(Model(**both), tmp_path) == []
     assert missing_files(pinned, tmp_path) == []
     other = missing_files(pinned.model_copy(update={"revision": "f" * 40}), tmp_path)
-    assert [(one.repo, one.revision, one.file) for one in other] == [("some/sd", "f" * 40, WHOLE)]
+    assert [(one.repo, one.revision, one.file) for one in other] == [
+        ("some/sd", "f" * 40, ENTIRE_REPOSITORY)
+    ]
     half = missing_files(pinned.model_copy(update={"variant": "fp16"}), tmp_path)
     assert {one.file for one in half} == {
         "text_encoder/model.fp16.safetensors",
