@@ -102,7 +102,8 @@ def _show_rows(rows: list[dict[str, Any]]) -> None:
 def _show_missing(missing: list[dict[str, Any]]) -> None:
     """Counts per repository, then the commands, each of which can be pasted."""
     from higfa_cli.cli.output import print_line
-    from higfa_cli.forecast.model_files import ENTIRE_REPOSITORY, FOLDER, MissingFile, by_repository
+    from higfa_cli.forecast.model_files import FOLDER, MissingFile, by_repository
+    from higfa_cli.forecast.repository import ENTIRE_REPOSITORY
     from higfa_cli.text import plural
 
     rows = [MissingFile(**row) for row in missing]
