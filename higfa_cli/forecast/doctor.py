@@ -14,7 +14,6 @@ from higfa_cli.forecast import capacity, estimate
 from higfa_cli.forecast.estimate import device_name
 from higfa_cli.forecast.findings import Findings, Row
 from higfa_cli.forecast.model_files import (
-    ENTIRE_REPOSITORY,
     FOLDER,
     MissingFile,
     by_repository,
@@ -22,6 +21,7 @@ from higfa_cli.forecast.model_files import (
     missing_files,
     missing_weights,
 )
+from higfa_cli.forecast.repository import ENTIRE_REPOSITORY
 from higfa_cli.models.architecture import WrongSize, family_at
 from higfa_cli.models.device import resolve_device
 from higfa_cli.models.families import FAMILIES, KNOWN
