@@ -33,7 +33,7 @@ def drawing_keys(**names: Any) -> dict[str, dict[str, Any]]:
     return sections
 
 
-def write_recipe(path: Path, model: tuple[str | Path, str | Path], **sections: Any) -> Path:
+def write_recipe(path: Path, model: tuple[str | Path, str | Path], /, **sections: Any) -> Path:
     """A recipe over the folder `photos` beside it, with tiny networks, on the CPU.
 
     Of `sections` keys are added to those here; anything but a section is set. Returns `path`.
