@@ -28,7 +28,7 @@ _TOTALS = (
 )
 
 
-def dry_run(ctx: Context, arms: Sequence[str] = ()) -> dict[str, Any]:
+def dry_run(ctx: Context, arms: Sequence[str] = ()) -> dict[str, object]:
     """The plan in numbers; nothing is loaded or written, and the network is not asked.
 
     Where the contours are there, the counts are the plan's own; where they are not, they are
@@ -58,7 +58,7 @@ def dry_run(ctx: Context, arms: Sequence[str] = ()) -> dict[str, Any]:
         check_recipe(arm.recipe, arm.base)
         rows[arm.name] = _arm(arm, counted.images, notes)
     size = ctx.recipe.run.batch_size
-    result: dict[str, Any] = {
+    result: dict[str, object] = {
         "classes": counted.classes,
         "counted_from": counted.source,
         "batch_size": size,

@@ -12,8 +12,10 @@ from typing import Any, Literal
 
 import torch
 
-from higfa_cli.artifacts.atomic import read_json
+from higfa_cli.artifacts.artifact import parse
+from higfa_cli.artifacts.records import SynthesisCounts
 from higfa_cli.artifacts.rows import PlanItem
+from higfa_cli.artifacts.stage_state import read_record
 from higfa_cli.data.layouts import layout_of
 from higfa_cli.errors import UserError
 from higfa_cli.forecast.model_files import FOLDER, missing_files
@@ -307,18 +309,13 @@ def _stale_contours(ctx: Context) -> str | None:
 
 def _earlier(ctx: ArmContext, device: torch.device) -> float | None:
     """Seconds per picture of the arm's last run, if it was of these settings and here."""
-    path = ctx.ws.synthesize.record
-    if not path.is_file():
-        return None
-    record = read_json(path)
+    files = ctx.ws.synthesize
     try:
-        parameters = record["inputs"]["parameters"]
-        seconds, where = record["counts"].get("seconds_per_image"), record["device"]
-        before = {section: parameters[section] for section in _PACE}
-    except (KeyError, TypeError, AttributeError):
+        record = read_record(files.directory)
+        seconds = parse(record.counts, SynthesisCounts, files.record).seconds_per_image
+    except UserError:
         return None
     recipe = ctx.recipe
     now = recipe.model_dump(mode="json", include=_PACE) | {"run": recipe.run.parting()}
-    if not isinstance(seconds, int | float) or where != str(device) or before != now:
-        return None
-    return float(seconds)
+    before = {section: record.inputs.parameters.get(section) for section in _PACE}
+    return seconds if record.device == str(device) and before == now else None

@@ -31,7 +31,7 @@ CAPTION = 14
 TILE = 128
 
 
-def preview(ctx: Context, count: int, arms: Sequence[str]) -> dict[str, Any]:
+def preview(ctx: Context, count: int, arms: Sequence[str]) -> dict[str, object]:
     """Draw `count` pictures of each arm's plan, spread over the classes, as one contact sheet.
 
     They are the very pictures that the full run would draw, up to rounding from other batches.
@@ -64,7 +64,7 @@ def _previewed(ctx: ArmContext, models: Models, items: Sequence[PlanItem]) -> li
     ]
 
 
-def sweep(ctx: Context, key: str, values: Sequence[Any], arms: Sequence[str]) -> dict[str, Any]:
+def sweep(ctx: Context, key: str, values: Sequence[Any], arms: Sequence[str]) -> dict[str, object]:
     """Draw the same few seeds of one arm for every value of one key: one row per value.
 
     Raises:
@@ -118,7 +118,7 @@ def _same_pictures(items: Sequence[PlanItem], chosen: Sequence[PlanItem]) -> lis
     return [by_id[item.id] for item in chosen]
 
 
-def _summary(drawn: Sequence[Drawn]) -> dict[str, Any]:
+def _summary(drawn: Sequence[Drawn]) -> dict[str, object]:
     """Mean final confidence of the guide (None where it was off) and failures."""
     final = [p.trace["p"][-1] for p in drawn if p.error is None]
     known = [value for value in final if value is not None]

@@ -12,12 +12,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from tqdm import tqdm
@@ -87,7 +87,7 @@ def settle(
     Raises UserError: the plan was settled on another kind of device.
     """
     files, device = ctx.ws.synthesize, resolve_device(ctx.recipe.run.device).type
-    if files.name(files.plan) in record.kept:
+    if record.is_kept(files.name(files.plan)):
         record.keep(files.name(files.plan))
     else:
         asked = ctx.recipe.run.batch_size
@@ -108,7 +108,7 @@ def settle(
             f"go on with --device {plan.device}, or start again with --force"
         )
     settled = Settled(in_batches(items, plan.batch_size), plan.batch_size, plan.threads)
-    if files.name(files.items) in record.kept:
+    if record.is_kept(files.name(files.items)):
         record.keep(files.name(files.items))
     else:
         write_rows(files.items, settled.items)
@@ -151,8 +151,8 @@ def run_shard(
     models: Models,
     items: Sequence[PlanItem],
     shard: Shard,
-    finish: Callable[[StageRun], dict[str, Any]],
-) -> dict[str, Any]:
+    finish: Callable[[StageRun], Mapping[str, object]],
+) -> Mapping[str, object]:
     """Draw one shard; `finish` closes the stage if all the others are done.
 
     Raises UserError (exit code 75): the shard is taken, or one process draws the whole plan.

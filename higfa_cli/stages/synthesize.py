@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 
@@ -38,7 +38,7 @@ def run(
     shard: tuple[int, int] | None = None,
     workers: int | Literal["auto"] = 1,
     retry_failed: bool = False,
-) -> dict[str, Any]:
+) -> Mapping[str, object]:
     """Draw the plan of each arm; batches of an interrupted run that are whole are kept.
 
     Args:
@@ -72,7 +72,7 @@ def _draw(
     shard: Shard | None,
     workers: int | Literal["auto"],
     retry_failed: bool,
-) -> dict[str, Any]:
+) -> Mapping[str, object]:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     if shard is not None:
@@ -92,7 +92,7 @@ def _finish(
     items: Sequence[PlanItem],
     workers: int = 1,
     retry_failed: bool = False,
-) -> dict[str, Any]:
+) -> Mapping[str, object]:
     """Draw what is missing of the plan, then everything that is made of the whole."""
     files = ctx.ws.synthesize
     settled = settle(ctx, record, models, items, workers)
