@@ -24,7 +24,7 @@ def dry_run(ctx: Context) -> dict[str, Any]:
     """The plan in numbers; nothing is loaded or written, and the network is not asked.
 
     Where the contours are there, the counts are the plan's own; where they are not, they are
-    reckoned from the photos or from the published sizes of a public dataset ("counted_from").
+    counted from the photos or from the published sizes of a public dataset ("counted_from").
 
     Returns:
         Counts, arithmetic ("flops", a multiply-add being two), estimated memory and time. What
@@ -40,10 +40,10 @@ def dry_run(ctx: Context) -> dict[str, Any]:
     counted = count_pictures(ctx)
     cost = picture_cost(ctx)
     size = ctx.recipe.run.batch_size
-    seconds, source = seconds_per_picture(ctx, cost.flops, cost.reason)
+    seconds, source = seconds_per_picture(ctx) or (None, None)
     notes = [note for note in (counted.note, *cost.notes) if note is not None]
     if seconds is None and cost.flops is not None:
-        notes.append(f"time is not known: {source}")
+        notes.append("time is not known before a preview or a run has measured it")
     memory = None
     if cost.architecture is not None:
         memory = memory_of(ctx, cost.architecture, 1 if size == "auto" else size).peak
@@ -62,7 +62,7 @@ def dry_run(ctx: Context) -> dict[str, Any]:
         "flops_per_image": cost.flops,
         "estimated_memory_bytes": memory,
         "estimated_seconds": _times(seconds, counted.images),
-        "estimated_from": source if seconds is not None else None,
+        "estimated_from": source,
         "output": str(ctx.ws.synthesize.images),
         "notes": notes,
     }

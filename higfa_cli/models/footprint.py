@@ -1,4 +1,4 @@
-"""Memory and arithmetic of sampling, reckoned without weights and without a GPU.
+"""Memory and arithmetic of sampling, estimated without weights and without a GPU.
 
 The real classes are built on fake tensors, which have shapes but no content, and the sampling
 loop itself runs one guided step on them. They stand for the CPU's kernels, since torch chooses
