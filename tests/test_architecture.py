@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from higfa_cli.models.families import FAMILIES
 
 PACKAGE = Path(__file__).resolve().parent.parent / "higfa_cli"
 TESTS = Path(__file__).resolve().parent
@@ -101,3 +105,27 @@ def test_command_modules_import_no_torch_at_the_top() -> None:
 def test_what_tests_share_is_in_support(path: Path) -> None:
     shared = {name for name in imports(path) if name.split(".")[0] == "tests"}
     assert all(name.startswith("tests.support") for name in shared), shared
+
+
+def test_a_family_is_named_in_its_own_file_alone() -> None:
+    """Nobody asks which family a model is of: the family is asked."""
+    words = set(FAMILIES) - {"sd"}  # also a part of the pocket
+    for family in FAMILIES.values():
+        words |= {family.pipeline, family.network, family.network_class, family.controlnet_class}
+        words |= set(family.text_encoders.values())
+    for path in MODULES:
+        if path.parent == PACKAGE / "models" / "families":
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        constants = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)}
+        names = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)} | imports(path)
+        named = {name.rpartition(".")[2] for name in names if isinstance(name, str)}
+        assert not words & (constants | named), path
+        for compared in (n for n in ast.walk(tree) if isinstance(n, ast.Compare)):
+            values = [n.value for n in ast.walk(compared) if isinstance(n, ast.Constant)]
+            assert "sd" not in values, path
+
+
+def test_families_are_asked_without_torch() -> None:
+    code = "import sys, higfa_cli.models.families; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

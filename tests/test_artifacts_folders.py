@@ -72,6 +72,7 @@ def test_a_holder_without_a_note_is_another_process(tmp_path: Path) -> None:
             pass
 
 
+@pytest.mark.fault("processes", "a file system without locks, a link in the lock's place", "error")
 def test_what_cannot_be_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def attempt() -> str:
         with pytest.raises(UserError) as caught, folder_lock(tmp_path / "s"):

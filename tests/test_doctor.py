@@ -14,7 +14,6 @@ from typing import Any
 import psutil
 import pytest
 import torch
-import yaml
 from diffusers import ControlNetModel
 from huggingface_hub import constants
 from typer.testing import CliRunner, Result
@@ -37,7 +36,7 @@ from higfa_cli.recipe.load import load_recipe
 from higfa_cli.stages.context import make_context
 from higfa_cli.text import gib
 from tests.support import tiny
-from tests.support.recipes import drawing_keys, drawing_recipe, load_model
+from tests.support.recipes import drawing_keys, drawing_recipe, load_model, write_recipe
 from tests.support.shapes import write_class_folders
 
 CHECKS = [
@@ -70,21 +69,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Pa
     return {family: tiny.make_model(folder / family, family=family) for family in ("sd", "sdxl")}
 
 
-def write_recipe(folder: Path, model: Path, controlnet: Path, **drawing: Any) -> Path:
+def small_recipe(folder: Path, model: Path, controlnet: Path, **drawing: Any) -> Path:
     write_class_folders(folder / "photos" / "train", 2, 0)
-    classifier = {"backbone": "test_resnet.r160_in1k", "pretrained": False, "image_size": 32}
-    drawing_of_all = {"steps": 4, "device": "cpu"}
-    tree = {
-        "name": "tiny",
-        "data": {"root": "photos"},
-        "guide": classifier,
-        "size": 32,
-        **drawing_keys(base=str(model), controlnet=str(controlnet), **drawing_of_all | drawing),
-        "downstream": classifier,
-    }
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
-    return path
+    return write_recipe(
+        folder / "tiny.yaml", (model, controlnet), **drawing_keys(**{"steps": 4} | drawing)
+    )
 
 
 def copied(models: dict[str, tuple[Path, Path]], folder: Path) -> tuple[Path, Path]:
@@ -233,7 +222,7 @@ def test_a_broken_folder_is_named_to_the_file(
     weights.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     assert missing() == ["unet/diffusion_pytorch_model.safetensors"]
     weights.unlink()
-    answer = examine(write_recipe(tmp_path, model, controlnet), exit_code=1)
+    answer = examine(small_recipe(tmp_path, model, controlnet), exit_code=1)
     (lost,) = answer["missing_files"]
     assert lost["file"] == "unet/diffusion_pytorch_model.safetensors"
     assert str(model) in lost["remedy"]
@@ -346,7 +335,7 @@ def test_a_folder_that_is_not_there_is_no_hub_id(hub: Path, tmp_path: Path) -> N
 
 def test_a_missing_folder_is_said_once_and_stops_the_rest(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
-    recipe = write_recipe(tmp_path, Path("models/sd"), Path("models/canny"))
+    recipe = small_recipe(tmp_path, Path("models/sd"), Path("models/canny"))
     answer = examine(recipe, exit_code=1)
     assert "no folder models/sd" in row(answer, "model files")["detail"]
     assert row(answer, "model files")["remedy"].startswith("correct the path")
@@ -363,7 +352,7 @@ def test_a_missing_folder_is_said_once_and_stops_the_rest(tmp_path: Path) -> Non
 def test_a_wrong_size_is_the_failed_row(
     models: dict[str, tuple[Path, Path]], tmp_path: Path, size: int, near: str | None
 ) -> None:
-    recipe = write_recipe(tmp_path, *models["sd"])
+    recipe = small_recipe(tmp_path, *models["sd"])
     answer = examine(recipe, "--set", f"size={size}", exit_code=1)
     failed = [one for one in answer["checks"] if one["status"] == "failed"]
     (wrong,) = failed
@@ -376,7 +365,7 @@ def test_a_wrong_size_is_the_failed_row(
 def test_memory_is_held_against_what_the_run_may_take(
     models: dict[str, tuple[Path, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = load_recipe(str(write_recipe(tmp_path, *models["sd"], batch_size=1)))
+    recipe = load_recipe(str(small_recipe(tmp_path, *models["sd"], batch_size=1)))
     known = Findings(make_context(recipe), device=device_of("cpu"))
     assert known.cost.architecture is not None
     need = estimate.memory_of(known.ctx, known.cost.architecture, 1)
@@ -422,7 +411,7 @@ def test_start_weights_of_classifiers(tmp_path: Path) -> None:
 def test_a_misspelt_network_fails_one_row_alone(
     models: dict[str, tuple[Path, Path]], tmp_path: Path
 ) -> None:
-    recipe = write_recipe(tmp_path, *models["sd"])
+    recipe = small_recipe(tmp_path, *models["sd"])
     answer = examine(recipe, "--set", "guide.backbone=resnet5O", exit_code=1)
     (failed,) = (row for row in answer["checks"] if row["status"] == "failed")
     assert failed["check"] == "model files"
@@ -433,7 +422,7 @@ def test_a_misspelt_network_fails_one_row_alone(
 
 
 def test_failures_are_rows(models: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path, *models["sd"])
+    recipe = small_recipe(tmp_path, *models["sd"])
     answer = examine(recipe, "--device", "cuda:77", exit_code=1)
     assert [one["check"] for one in answer["checks"]] == CHECKS
     assert [one["check"] for one in answer["checks"] if one["status"] == "failed"] == ["device"]
@@ -453,7 +442,7 @@ def test_failures_are_rows(models: dict[str, tuple[Path, Path]], tmp_path: Path)
 def test_notes_are_for_people(
     models: dict[str, tuple[Path, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = write_recipe(tmp_path, *models["sd"])
+    recipe = small_recipe(tmp_path, *models["sd"])
     notes = ["counting the model's arithmetic, once ...", "estimating the model's memory, once ..."]
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert run(recipe).stderr.splitlines() == notes
@@ -464,7 +453,7 @@ def test_notes_are_for_people(
 
 def test_warnings_do_not_fail(models: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
     long = "a very long description " * 10 + "of a {words}"
-    recipe = write_recipe(tmp_path, *models["sd"], dtype="float16")
+    recipe = small_recipe(tmp_path, *models["sd"], dtype="float16")
     answer = examine(recipe, "--set", f"prompts.templates=['{long}']")
     assert row(answer, "dtype")["status"] == "warning"
     assert row(answer, "prompts")["status"] == "warning"
@@ -477,7 +466,7 @@ def test_warnings_do_not_fail(models: dict[str, tuple[Path, Path]], tmp_path: Pa
 def test_self_check_draws_and_compares(
     models: dict[str, tuple[Path, Path]], tmp_path: Path, family: str
 ) -> None:
-    recipe = write_recipe(tmp_path, *models[family], scheduler="euler")
+    recipe = small_recipe(tmp_path, *models[family], scheduler="euler")
     answer = examine(recipe, "--self-check")
     found = answer["self_check"]
     assert [one["check"] for one in found["checks"]] == [
@@ -509,13 +498,13 @@ def test_self_check_sees_a_control_net_without_effect(
     for parameter in net.controlnet_cond_embedding.conv_out.parameters():
         torch.nn.init.zeros_(parameter)
     net.save_pretrained(controlnet)
-    answer = examine(write_recipe(tmp_path, model, controlnet), "--self-check", exit_code=1)
+    answer = examine(small_recipe(tmp_path, model, controlnet), "--self-check", exit_code=1)
     bad = [one["check"] for one in answer["self_check"]["checks"] if one["status"] == "failed"]
     assert bad == ["contour moves the picture"]
     assert "FAILED: contour moves the picture" in answer["self_check"]["block"]
 
 
 def test_self_check_waits_for_the_files(tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path, Path("some/model"), Path("some/controlnet"))
+    recipe = small_recipe(tmp_path, Path("some/model"), Path("some/controlnet"))
     answer = examine(recipe, "--self-check", exit_code=1)
     assert answer["self_check"]["checks"][0]["detail"] == "not done: model files are missing"

@@ -294,6 +294,7 @@ def test_held_out_part_is_stratified_and_spares_single_photos(tmp_path: Path) ->
     assert len(chosen.train) + len(chosen.chooses) == len(dataset.of("train"))
 
 
+@pytest.mark.fault("stop", "training interrupted")
 def test_interrupted_run_resumes_and_ends_the_same(tmp_path: Path) -> None:
     write_data(tmp_path)
     ctx = context(tmp_path, epochs=1)

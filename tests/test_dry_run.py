@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from typer.testing import CliRunner
 
 from higfa_cli.artifacts.artifact import write_model
-from higfa_cli.artifacts.records import Pace
+from higfa_cli.artifacts.records import Pace, SynthesisCounts
 from higfa_cli.artifacts.run_record import StageInputs, stage_run
 from higfa_cli.cli.app import app
 from higfa_cli.data.layouts import layout_of
@@ -27,7 +26,7 @@ from higfa_cli.stages.context import make_context
 from higfa_cli.stages.inputs import drawing_parameters
 from higfa_cli.text import duration, gib, plural
 from tests.support import tiny
-from tests.support.recipes import drawing_keys
+from tests.support.recipes import drawing_keys, write_recipe
 from tests.support.shapes import write_class_folders
 
 KEYS = {
@@ -72,26 +71,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def tiny_recipe(folder: Path, model: tuple[Path, Path], **drawing: Any) -> Path:
     """4 classes of 3 photos, 2 contours per photo, 3 pictures per contour."""
     write_class_folders(folder / "photos" / "train", 3, 0)
-    of_all = {
-        "base": str(model[0]),
-        "controlnet": str(model[1]),
-        "steps": 4,
-        "device": "cpu",
-        "batch_size": 5,
-        "per_contour": 3,
-        "classifier": {"switch": 0.5},
-    }
-    tree = {
-        "name": "tiny",
-        "data": {"root": "photos"},
-        "contours": {"per_image": 2, "canny_low": 10, "canny_high": 30},
-        "guide": {"backbone": "test_resnet.r160_in1k", "pretrained": False, "image_size": 32},
-        "size": 32,
-        **drawing_keys(**of_all | drawing),
-    }
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
-    return path
+    of_all = {"steps": 4, "batch_size": 5, "per_contour": 3, "classifier": {"switch": 0.5}}
+    contours = {"per_image": 2, "canny_low": 10, "canny_high": 30}
+    drawing = drawing_keys(**of_all | drawing)
+    return write_recipe(folder / "tiny.yaml", model, contours=contours, **drawing)
 
 
 def dry(*flags: str | Path) -> dict[str, Any]:
@@ -204,11 +187,23 @@ def test_what_was_measured_tells_the_time(nowhere: Path, model: tuple[Path, Path
     folder = ctx.ws.synthesize.directory
     with stage_run(folder, StageInputs(parameters, {}), ctx.recipe) as run:
         run.device = "cpu"
-        run.counts = {"seconds_per_image": 1.25}
+        run.counts = SynthesisCounts(
+            images=1,
+            failed=0,
+            failures={},
+            smallest_batch=None,
+            drawn_now=1,
+            seconds=1.25,
+            seconds_per_image=1.25,
+            denoiser_evaluations_per_image=12,
+            guide_evaluations_per_image=2,
+            batch_size=1,
+            dtype="float32",
+            peak_device_memory=None,
+        )
     assert seconds_per_picture(ctx) == (1.25, "an earlier run on cpu")
-    on_gpu = ctx.recipe.model_copy(
-        update={"run": ctx.recipe.run.model_copy(update={"device": "cuda"})}
-    )
+    run_there = ctx.recipe.run.model_copy(update={"device": "cuda"})
+    on_gpu = ctx.recipe.model_copy(update={"run": run_there})
     assert seconds_per_picture(replace(ctx, recipe=on_gpu)) is None
     sampling = ctx.recipe.sampling.model_copy(update={"steps": 5})
     slower = ctx.recipe.model_copy(update={"sampling": sampling})
@@ -221,7 +216,7 @@ def test_people_read_units(nowhere: Path, model: tuple[Path, Path]) -> None:
     shown = CliRunner().invoke(app, ["synthesize", str(recipe), *flags]).stdout
     assert "images: 24,000" in shown
     assert re.search(r"estimated memory: .*iB for 5 pictures, plus about 1.5 GiB on a GPU", shown)
-    assert "_bytes" not in shown and "notes" not in shown
+    assert "_bytes" not in shown
     flags += ["--set", "run.batch_size=auto", "--device", "cuda:77"]
     shown = CliRunner().invoke(app, ["synthesize", str(recipe), *flags]).stdout
     assert "iB for 1 picture (batch size auto), plus about" in shown

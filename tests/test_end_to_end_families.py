@@ -22,8 +22,8 @@ from higfa_cli.stages.drawing import draw_items, load
 from higfa_cli.stages.pipeline import NAMES
 from higfa_cli.stages.plan import plan
 from tests.support import tiny
-from tests.support.photo_project import CLASSES, draw_photo, higfa
-from tests.support.recipes import drawing_keys
+from tests.support.photo_project import CLASSES, higfa, write_photos
+from tests.support.recipes import drawing_keys, write_recipe
 
 #: Family, prediction type, and recipe keys that only this one sets: each is driven once.
 RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -50,37 +50,23 @@ RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 @pytest.fixture(scope="module", params=list(RUNS))
 def recipe(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    family, prediction_type, own = RUNS[request.param]
+    family, prediction_type, changes = RUNS[request.param]
     root = tmp_path_factory.mktemp("project")
     tiny.make_model(root / "model", prediction_type, family)
     tiny.make_tiny_autoencoder(root / "model")
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 3), ("val", 2), ("test", 2)):
-        for kind in CLASSES:
-            folder = root / "photos" / split / kind
-            folder.mkdir(parents=True)
-            for i in range(count):
-                draw_photo(kind, rng).save(folder / f"{i}.png")
+    write_photos(root / "photos", 3, 2, 2)
     bank = {"templates": ["a {words} on sand", "a {words} at night"], "negative": "blur"}
     (root / "mine.yaml").write_text(yaml.safe_dump(bank), encoding="utf-8")
-    small = {
-        "backbone": "test_resnet.r160_in1k", "pretrained": False, "image_size": 32, "epochs": 1,
-        "batch_size": 8,
-    }  # fmt: skip
-    drawing = {
-        "base": "model/sd", "controlnet": "model/controlnet", "steps": 4, "device": "cpu",
-        "batch_size": 4, "gallery": 1, "classifier": {"switch": 0.5},
-    }  # fmt: skip
-    tree = {
-        "name": request.param,
-        "size": 32,
-        "data": {"root": "photos"},
-        "guide": small,
-        **drawing_keys(**drawing | own),
-        "downstream": {**small, "seeds": [0]},
-    }
-    path = root / "recipe.yaml"
-    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    drawing = {"steps": 4, "batch_size": 4, "gallery": 1, "classifier": {"switch": 0.5}}
+    training = {"epochs": 1, "batch_size": 8}
+    path = write_recipe(
+        root / "recipe.yaml",
+        ("model/sd", "model/controlnet"),
+        name=request.param,
+        guide=training,
+        downstream=training | {"seeds": [0]},
+        **drawing_keys(**drawing | changes),
+    )
     higfa("run", str(path), "--workspace", str(root / "out"), "--quiet")
     return path
 

@@ -20,18 +20,12 @@ from higfa_cli.errors import UserError
 from higfa_cli.method.sampler import sample
 from higfa_cli.models.architecture import architecture
 from higfa_cli.models.draw import DecodedGuide
-from higfa_cli.models.footprint import (
-    Footprint,
-    Setup,
-    fake_guide,
-    fake_model,
-    flops_per_picture,
-    guided_step,
-    measure_step,
-)
+from higfa_cli.models.fake import Setup, fake_guide, fake_model
+from higfa_cli.models.footprint import Footprint, flops_per_picture, guided_step, measure_step
 from higfa_cli.models.live_memory import LiveMemory
+from higfa_cli.models.scheduler import FLOW
 from tests.support.recipes import drawing_recipe
-from tests.support.tiny import SIZE, make_model, make_tiny_autoencoder, make_vae
+from tests.support.tiny import FLOWS, SIZE, make_model, make_tiny_autoencoder, make_vae
 from tools import memory_table
 
 MIB = 2**20
@@ -48,6 +42,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(family: str, **changes: Any) -> Setup:
+    if (family, "flow") in FLOWS:
+        changes["scheduler"] = FLOW
     recipe = drawing_recipe(f"{family}/sd", f"{family}/controlnet", size=SIZE, **changes)
     return Setup.of(recipe)
 
@@ -167,17 +163,17 @@ def test_attention_never_holds_the_scores() -> None:
     ],
     ids=["x0", "x_t", "joint-checkpointed", "x_t-checkpointed", "tiny-offload-slicing"],
 )
-def test_a_real_run_takes_exactly_what_was_reckoned(
+def test_a_real_run_takes_exactly_what_was_computed(
     family: str, changes: dict[str, Any], folder: Path
 ) -> None:
     ours = settings(family, **changes)
     arch = architecture(ours.model, folder)
-    reckoned = guided_step(arch, ours, 2, 16, "resnet10t")
+    computed = guided_step(arch, ours, 2, 16, "resnet10t")
     # The same call without fake tensors: real memory, real kernels.
     model, guide = fake_model(arch, ours), fake_guide("resnet10t", 16)
     measured = measure_step(model, guide, ours.guidance, 2, ours.memory.cpu_offload)
     assert type(next(model.network.parameters()).data) is Tensor
-    assert reckoned == measured
+    assert computed == measured
 
 
 @pytest.mark.parametrize("gradient", ["x0", "x_t"])
@@ -237,7 +233,7 @@ def test_layout_and_compilation_change_nothing(folder: Path) -> None:
     )
 
 
-def test_reckoning_leaves_no_trace(folder: Path) -> None:
+def test_computing_leaves_no_trace(folder: Path) -> None:
     ours = settings("sd", dtype="bfloat16")
     before = torch.get_rng_state()
     guided_step(architecture(ours.model, folder), ours, 1, 16, "resnet10t")
@@ -257,8 +253,8 @@ def test_an_old_scheduler_file_means_epsilon(folder: Path) -> None:
     ours = settings("sd")
     arch = architecture(ours.model, folder)
     old = {k: v for k, v in arch.scheduler.items() if k != "prediction_type"}
-    reckoned = guided_step(replace(arch, scheduler=old), ours, 1, 16, "resnet10t")
-    assert reckoned == guided_step(arch, ours, 1, 16, "resnet10t")
+    computed = guided_step(replace(arch, scheduler=old), ours, 1, 16, "resnet10t")
+    assert computed == guided_step(arch, ours, 1, 16, "resnet10t")
 
 
 def test_weights_are_the_parameters_in_their_precision() -> None:
@@ -269,7 +265,7 @@ def test_weights_are_the_parameters_in_their_precision() -> None:
     assert sd15("full", "x0").weights == pytest.approx(expected, abs=64)
 
 
-def test_the_page_holds_what_is_reckoned_now() -> None:
+def test_the_page_holds_what_is_computed_now() -> None:
     text = memory_table.PAGE.read_text(encoding="utf-8")
     assert text.startswith(memory_table.head()) and text.endswith(memory_table.tail())
     (section,) = (part for part in text.split("## ") if part.startswith("stable-diffusion-v1-5/"))
@@ -279,8 +275,8 @@ def test_the_page_holds_what_is_reckoned_now() -> None:
         if line.startswith("| ")
     }
     for row in ("full", "full, checkpointed", "tiny"):
-        reckoned = sd15(row, "x0")
-        assert cells[row][:2] == [memory_table.number(n) for n in (reckoned.weights, reckoned.peak)]
+        computed = sd15(row, "x0")
+        assert cells[row][:2] == [memory_table.number(n) for n in (computed.weights, computed.peak)]
     batch = len(memory_table.BATCHES)
     assert cells["full"][1 + batch] == memory_table.number(sd15("full", "x_t").peak)
 
@@ -350,14 +346,14 @@ def test_sd15_takes_the_published_arithmetic() -> None:
     ],
     ids=["x0", "x_t-interval", "unguided"],
 )
-def test_a_real_sampling_does_exactly_the_reckoned_arithmetic(
+def test_a_real_sampling_does_exactly_the_computed_arithmetic(
     family: str, changes: dict[str, Any], folder: Path
 ) -> None:
     ours = settings(family, steps=5, **changes)
     arch = architecture(ours.model, folder)
     model, guide = fake_model(arch, ours), fake_guide("resnet10t", 16)
-    conditions = model.conditions(["prompt"], "negative", torch.zeros(1, 1, SIZE, SIZE))
     with FlopCounterMode(display=False) as counter:
+        conditions = model.conditions(["prompt"], "negative", torch.zeros(1, 1, SIZE, SIZE))
         steps = sample(
             torch.zeros(1, *model.latent_shape),
             torch.zeros(1, dtype=torch.long),

@@ -107,6 +107,7 @@ LISTS: dict[str, Callable[[Path, str], None]] = {
 }
 
 
+@pytest.mark.fault("hostile", "paths that lead out: `..`, absolute, links, NUL", "refused")
 @pytest.mark.parametrize("layout", LISTS)
 @pytest.mark.parametrize("name", PATHS)
 def test_listed_photos_lie_in_the_data_folder(tmp_path: Path, layout: str, name: str) -> None:
@@ -122,6 +123,7 @@ def test_listed_photos_lie_in_the_data_folder(tmp_path: Path, layout: str, name:
     assert any(word in message for word in ("line", ".mat"))
 
 
+@pytest.mark.fault("hostile", "paths that lead out: `..`, absolute, links, NUL")
 @pytest.mark.parametrize("name", PATHS)
 def test_the_rule_itself(tmp_path: Path, name: str) -> None:
     root = hostile_root(tmp_path)
@@ -190,7 +192,7 @@ def test_the_gallery_is_read_from_its_stage(ctx: Context, name: str) -> None:
     row = dict.fromkeys(report.PICTURES, path_of(name, ctx.workspace))
     write_jsonl(folder / "gallery.jsonl", [row | {"id": "1", "class": "A320", "seed": 1}])
     with pytest.raises(UserError, match=r"names a file in|cannot read image"):
-        report._gallery(ctx, {})
+        report._gallery(ctx.ws.synthesize)
 
 
 def finish(directory: Path, **files: str) -> None:
@@ -204,6 +206,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+@pytest.mark.fault("hostile", "records and results of a stranger")
 @pytest.mark.parametrize("resume", [False, True], ids=["anew", "resumed"])
 @pytest.mark.parametrize("source", ["record", "journal"])
 @pytest.mark.parametrize("name", PATHS)
@@ -260,6 +263,7 @@ REPLACED: dict[str, str] = {
 }
 
 
+@pytest.mark.fault("hostile", "paths that lead out: `..`, absolute, links, NUL")
 @pytest.mark.parametrize("case", LINKS)
 def test_links_that_lead_out_stop_the_stage(tmp_path: Path, case: str) -> None:
     stage = tmp_path / "runs" / "s"
@@ -322,6 +326,11 @@ RECORDS: dict[str, Any] = {
 }
 
 
+@pytest.mark.fault(
+    "hostile",
+    "records and results of a stranger",
+    "replaced or refused; nothing outside is removed",
+)
 @pytest.mark.parametrize("stage", ["contours", "synthesize", "train-downstream"])
 @pytest.mark.parametrize("case", RECORDS)
 def test_hostile_records_are_replaced_or_refused(ctx: Context, case: str, stage: str) -> None:
@@ -356,6 +365,7 @@ RESULTS: dict[str, Any] = {
 }
 
 
+@pytest.mark.fault("hostile", "records and results of a stranger")
 @pytest.mark.parametrize("case", RESULTS)
 def test_hostile_results_are_one_line(ctx: Context, case: str) -> None:
     path = ctx.ws.downstream.results

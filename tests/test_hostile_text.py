@@ -99,6 +99,7 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
 }
 
 
+@pytest.mark.fault("hostile", "recipes: tags, alias bombs, duplicate keys, depth, size", "refused")
 @pytest.mark.parametrize("case", REFUSED)
 def test_recipes_are_refused(tmp_path: Path, case: str) -> None:
     text, said = REFUSED[case]
@@ -136,6 +137,7 @@ READ = {
 }
 
 
+@pytest.mark.fault("hostile", "recipes: typing traps", "read as they stand")
 @pytest.mark.parametrize("case", READ)
 def test_recipes_are_read_as_they_stand(tmp_path: Path, case: str) -> None:
     text, key, value = READ[case]
@@ -176,6 +178,7 @@ WORDS: dict[str, tuple[str, str | bytes, str]] = {
 }
 
 
+@pytest.mark.fault("hostile", "class words, prompt banks, split files", "refused with the line")
 @pytest.mark.parametrize("case", WORDS)
 def test_class_words_and_prompt_banks(tmp_path: Path, case: str) -> None:
     name, text, said = WORDS[case]
@@ -214,6 +217,7 @@ SPLITS: dict[str, tuple[str, str]] = {
 }
 
 
+@pytest.mark.fault("hostile", "class words, prompt banks, split files")
 @pytest.mark.parametrize("case", SPLITS)
 def test_split_files(tmp_path: Path, case: str) -> None:
     text, said = SPLITS[case]

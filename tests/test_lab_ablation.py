@@ -21,12 +21,14 @@ from higfa_cli.recipe.load import load_recipe, override_recipe
 from tests.support.lab_project import CLASSES, write_judges, write_lab
 from tools.pocket.lab import ablation, bars, checkpoints, guides, worst
 from tools.pocket.lab.ablation import ablate, axes_around, is_recipe
-from tools.pocket.lab.bars import compare, distance_at, matched
+from tools.pocket.lab.bars import compare
 from tools.pocket.lab.bench import RECIPE, Request
 from tools.pocket.lab.draw import Drawings
 from tools.pocket.lab.judges import jury_log_probabilities, load_judges
-from tools.pocket.lab.scores import Score, jury, percent
+from tools.pocket.lab.scores import Score, jury
 from tools.pocket.lab.strips import strip
+from tools.pocket.lab.text import percent
+from tools.pocket.lab.thresholds import blame, distance_at, diversity, matched, verdicts
 
 
 def tiny_features(pictures: Tensor) -> Tensor:
@@ -44,7 +46,6 @@ def request_(tmp_path_factory: pytest.TempPathFactory) -> Request:
         judges=write_judges(folder / "judges"),
         workspace=folder / "workspace",
         out=folder / "out",
-        docs=folder / "docs",
         per_class=2,
         workers=1,
     )
@@ -166,17 +167,18 @@ def test_an_ablation_writes_its_table_and_resumes(request_: Request) -> None:
     assert len(drawn) == 13
     results = ablate(request_, ["conditions"], tiny_features)
     assert set(results["parts"]) == {"gamma", "conditions"}
-    assert read_json(request_.out / "ablation.json") == results
+    assert read_json(request_.data("ablation")) == results
     assert all(file.stat().st_mtime_ns == time for file, time in drawn.items())
     rows = results["parts"]["gamma"]["rows"]
     assert [row["value"] for row in rows[:2]] == ["gamma 0, S_K 0.25", "gamma 0, S_K 0.5"]
     assert [row["is_recipe"] for row in rows] == [False] * 12 + [True]
     assert rows[12]["against_recipe"] is None
     assert rows[0]["pictures"] == 4
-    text = (request_.docs / "ablation.md").read_text(encoding="utf-8")
+    text = (request_.out / "ablation.md").read_text(encoding="utf-8")
     assert "| **recipe** |" in text
-    assert text.index("## conditions") < text.index("## gamma")
-    with Image.open(request_.docs / "pictures" / "ablation-gamma.png") as sheet:
+    assert text.index("| conditions |") < text.index("| gamma |")
+    assert (request_.out / "pictures" / "ablation-conditions.png").is_file()
+    with Image.open(request_.workspace / "strips" / "ablation-gamma.png") as sheet:
         # Contours, photos and thirteen values of four pictures.
         assert sheet.height == 12 + 15 * 34
 
@@ -239,23 +241,23 @@ def test_matched_agreement_by_hand() -> None:
         for s, a, d in ((0.0, 0.5, 0.4), (30.0, 0.7, 0.3))
     ]
     # 0.35 at the agreement of 0.6.
-    assert matched("none", points, 0.6, 0.35 * 0.981)["reached"] is True
-    worse = matched("none", points, 0.6, 0.35 * 0.979)
-    assert worse["reached"] is False
-    assert worse["measured"].startswith("-2.1 %")
-    beyond = matched("rms", points, 0.8, 0.3)
-    assert beyond["reached"] is True
-    assert "out of its reach; at its best, S_K 30 with 70.0 %" in beyond["measured"]
-    below = matched("rms", points, 0.4, 0.3)
-    assert below["reached"] is None
+    assert diversity("none", matched(points, 0.6, 0.35 * 0.981)).word == "reached"
+    worse = diversity("none", matched(points, 0.6, 0.35 * 0.979))
+    assert worse.word == "MISSED"
+    assert worse.measured.startswith("-2.1 %")
+    beyond = diversity("rms", matched(points, 0.8, 0.3))
+    assert beyond.word == "reached"
+    assert "out of its reach; at its best, S_K 30 with 70.0 %" in beyond.measured
+    below = diversity("rms", matched(points, 0.4, 0.3))
+    assert below.word == "not comparable"
 
 
 def test_the_worst_come_first_and_failures_are_left_out() -> None:
     one = score([[0.9, 0.1], [0.2, 0.8], [0.1, 0.9], [0.6, 0.4]], [0, 0, 0, 0], [1.0] * 4, failed=2)
     assert worst.worst_items(one, 2) == [1, 3]
     assert worst.worst_items(one) == [1, 3, 0]
-    assert worst.verdict(True, 0.5) == "right without the guide; the guide is content"
-    assert "wrong already" in worst.verdict(False, 0.49)
+    assert blame(True, 0.5) == "right without the guide; the guide is content"
+    assert "wrong already" in blame(False, 0.49)
     trace = {
         "p": [None, 0.12345],
         "s_text": [3.0, 2.0],
@@ -281,12 +283,14 @@ def test_the_method_is_held_against_its_bars(
     first = compare(request_, ["gain"], tiny_features)
     results = compare(request_, [name for name in bars.PARTS if name != "gain"], tiny_features)
     assert results["parts"]["gain"] == first["parts"]["gain"]
-    assert read_json(request_.out / "bars.json") == results
+    assert read_json(request_.data("bars")) == results
     arms = first["parts"]["gain"]["arms"]
     difference = arms["HiGFA"]["agreement"][0] - arms["text + contour"]["agreement"][0]
     assert first["parts"]["gain"]["difference"][0] == pytest.approx(difference)
     ece = read_json(request_.workspace / "finetune-guide" / "calibration.json")["overall"]
-    assert f"{ece['ece_after']:.3f}" in results["parts"]["calibration"]["bars"][0]["measured"]
+    told = {row.figure: row for row in verdicts(results["parts"])}
+    calibrated = next(row for figure, row in told.items() if figure.startswith("ECE"))
+    assert f"{ece['ece_after']:.3f}" in calibrated.measured
     sweep = results["parts"]["sweep"]["curves"]
     # The recipe's own norm: multiples of its S_K; the other's scales are as they stand.
     assert [row["scale"] for row in sweep["fixed strength, grad_norm rms"]] == [0.0, 5.0]
@@ -306,11 +310,10 @@ def test_the_method_is_held_against_its_bars(
         assert row["difference"][0] == pytest.approx(means[0] - means[1], abs=1e-3)
     mean = sum(row["difference"][0] for row in again["trainings"]) / 2
     assert again["difference"][0] == pytest.approx(mean, abs=1e-3)
-    text = (request_.docs / "bars.md").read_text(encoding="utf-8")
-    assert (
-        text.count("| reached |") + text.count("| MISSED |") + text.count("| not comparable |") == 6
-    )
-    assert (request_.docs / "pictures" / "worst.png").is_file()
+    text = (request_.out / "bars.md").read_text(encoding="utf-8")
+    words = ("reached", "MISSED", "no evidence", "not comparable")
+    assert sum(text.count(f"| {word} |") for word in words) == len(told) == 6
+    assert (request_.out / "pictures" / "worst.png").is_file()
 
 
 def test_checkpoints_are_compared_on_the_same_noise(request_: Request, tmp_path: Path) -> None:
@@ -329,7 +332,7 @@ def test_checkpoints_are_compared_on_the_same_noise(request_: Request, tmp_path:
     assert [one["agreement"] for one in first["arms"]] == [o["agreement"] for o in second["arms"]]
     assert first["against_first"] == [None, None] and second["against_first"][0] == [0, 0, 0]
     assert not (tmp_path / "workspace" / "finetune-guide").exists()
-    text = (request_.docs / "checkpoints.md").read_text(encoding="utf-8")
+    text = (request_.out / "checkpoints.md").read_text(encoding="utf-8")
     assert "| 2,000 | text + contour |" in text and "| 10 | text only |" in text
     with pytest.raises(UserError, match="at least two"):
         checkpoints.compare(elsewhere, packages[:1], tiny_features)

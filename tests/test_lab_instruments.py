@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,18 @@ from higfa_cli.errors import UserError
 from higfa_cli.recipe.contours import Transforms
 from tests.support.shapes import transform
 from tests.support.tiny import make_model
-from tools.pocket.lab import features, instruments, measure
+from tools.pocket.lab import features, instruments, measure, pages
 from tools.pocket.lab.figures import Interval
 from tools.pocket.lab.freeze import data_hash
 from tools.pocket.lab.judges import ARCHITECTURES, JudgeSpec, build, load_judges, save_judge
-from tools.pocket.lab.table import Row, markdown, row
+from tools.pocket.lab.table import Row, row
+from tools.pocket.lab.thresholds import met
 from tools.pocket.lab.warp import MIRRORED, REPEATED, warp_photo, warped
 from tools.pocket.lab.world import World, checked_judges
 from tools.pocket.pocket_render.catalogue import load_classes
 
 SIZE, PER_CLASS = 32, 4
+ROOT = Path(__file__).resolve().parent.parent
 CLASSES = tuple(load_classes())
 
 
@@ -139,14 +142,15 @@ def test_features_are_unit_vectors_and_know_an_aircraft() -> None:
 
 
 def test_bars_are_judged_by_the_numbers() -> None:
-    assert Row("a", 0.85, bar=0.85).reached is True
-    assert Row("a", 0.8499999, bar=0.85).reached is False
-    assert Row("a", math.nan, bar=0.85).reached is False
-    assert Row("a", 0.1).reached is None
-    kept = Row("a", 0.9, bar=0.85).plain() | {"reached": False}
-    assert Row.from_plain(kept) == Row("a", 0.9, bar=0.85) and Row.from_plain(kept).reached
-    low = row("share", Interval(0.5, 0.4, 0.6), bar=0.65, about="n")
-    text = markdown({"One": [low, Row("speed", 6.0, bar=5.0, unit="per second")]})
+    assert met(asdict(Row("a", 0.85, threshold=0.85))) == "reached"
+    assert met(asdict(Row("a", 0.8499999, threshold=0.85))) == "**MISSED**"
+    assert met(asdict(Row("a", math.nan, threshold=0.85))) == "**MISSED**"
+    assert met(asdict(Row("a", 0.1))) == ""
+    low = row("share", Interval(0.5, 0.4, 0.6), threshold=0.65, about="n")
+    rows = [asdict(one) for one in (low, Row("speed", 6.0, threshold=5.0, unit="per second"))]
+    data = pages.read(ROOT / "docs")
+    data["instruments"] |= {"parts": {"text": rows}}
+    text = pages.render("instruments", data)
     assert "| share | 50.0 % | 40.0 % to 60.0 % | at least 65.0 % | **MISSED** | n |" in text
     assert "| speed | 6.00 / s |  | at least 5.00 / s | reached |  |" in text
 
@@ -199,8 +203,8 @@ def world_of(home: Path, out: Path, **changed: Any) -> World:
     settings: dict[str, Any] = {
         "rendered": home / "rendered",
         "judges_folder": home / "judges",
+        "workspace": out / "workspace",
         "out": out,
-        "docs": out / "docs",
         "count": PER_CLASS * len(CLASSES),
         "recipe": str(home / "recipe.yaml"),
         "workers": 1,
@@ -228,7 +232,7 @@ def test_judges_are_counted_right(home: Path, tmp_path: Path) -> None:
     hits = judge.log_probabilities(world.test.pictures).argmax(1) == world.test.labels
     own = rows[f"{judge.spec.architecture} at {SIZE} px: accuracy"]
     assert own.value == pytest.approx(hits.double().mean().item())
-    assert own.bar == 0.85 and own.reached is False
+    assert own.threshold == 0.85 and met(asdict(own)) == "**MISSED**"
 
 
 def test_failed_pictures_never_agree(home: Path, tmp_path: Path) -> None:
@@ -246,7 +250,7 @@ def test_parts_are_kept_until_their_inputs_change(home: Path, tmp_path: Path) ->
     world = world_of(home, tmp_path / "out", judges_folder=judges)
     found = instruments.measure_parts(world, ("judges", "warp"))
     assert list(found) == ["judges", "warp"]
-    path = world.out / "parts" / "judges.json"
+    path = world.workspace / "parts" / "judges.json"
     kept = json.loads(path.read_text(encoding="utf-8"))
     kept["rows"][0]["value"] = 0.123
     path.write_text(json.dumps(kept), encoding="utf-8")
@@ -257,7 +261,7 @@ def test_parts_are_kept_until_their_inputs_change(home: Path, tmp_path: Path) ->
     save_judge(judges / f"{name}.safetensors", build(name, len(CLASSES)), spec)
     changed = world_of(home, world.out, judges_folder=judges)
     assert list(instruments.measure_parts(changed, ("autoencoder",))) == ["autoencoder"]
-    assert "Not measured: Judges on test photos" in instruments.write_table(changed, {})
+    assert "Not measured: Judges on test photos" in instruments.write_page(changed, {})
 
 
 def test_whole_run(
@@ -268,12 +272,13 @@ def test_whole_run(
         monkeypatch.setattr(instruments, f"SPEED_{name}", small)
     command = ["instruments", "--rendered", str(home / "rendered"), "--judges"]
     docs = tmp_path / "docs"
-    command += [str(home / "judges"), "--out", str(tmp_path), "--docs", str(docs), "--workers", "1"]
+    command += [str(home / "judges"), "--workspace", str(tmp_path / "workspace")]
+    command += ["--out", str(docs), "--workers", "1"]
     command += ["--recipe", str(home / "recipe.yaml"), "--count"]
     monkeypatch.setattr(sys, "argv", [*command, str(PER_CLASS * len(CLASSES))])
     instruments.main()
     printed = capsys.readouterr().out
-    written = json.loads((tmp_path / "instruments.json").read_text(encoding="utf-8"))
+    written = json.loads((docs / "data" / "instruments.json").read_text(encoding="utf-8"))
     assert list(written["parts"]) == list(instruments.PARTS)
     assert (docs / "instruments.md").read_text(encoding="utf-8") in printed
     assert "**MISSED**" in printed and "reached" in printed
@@ -284,10 +289,10 @@ def test_whole_run(
         assert 0 <= rows["copies"]["value"] <= 1 and rows["intra-class distance"]["value"] > 0
     with Image.open(docs / "pictures" / "text-only.png") as sheet:
         assert sheet.size[0] == 16 * (SIZE + 2)
-    before = hashlib.sha256((tmp_path / "instruments.json").read_bytes()).hexdigest()
+    before = hashlib.sha256((docs / "data" / "instruments.json").read_bytes()).hexdigest()
     instruments.main()
     assert "measuring" not in capsys.readouterr().out
-    after = hashlib.sha256((tmp_path / "instruments.json").read_bytes()).hexdigest()
+    after = hashlib.sha256((docs / "data" / "instruments.json").read_bytes()).hexdigest()
     assert before == after
     monkeypatch.setattr(sys, "argv", [*command, "16"])
     with pytest.raises(SystemExit) as stopped:

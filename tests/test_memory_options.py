@@ -45,6 +45,7 @@ class Device:
         return [(item, len(items)) for item in items]
 
 
+@pytest.mark.fault("numbers", "out of memory", "halves, records, fails what does not fit alone")
 @pytest.mark.parametrize(
     ("room", "parts"),
     [
@@ -63,6 +64,7 @@ def test_halving_keeps_order_and_says_how_small(room: int, parts: list[int]) -> 
     assert all(0 < size <= room for _, size in done)
 
 
+@pytest.mark.fault("numbers", "out of memory")
 def test_what_does_not_fit_alone_is_given_up() -> None:
     assert in_parts_that_fit([1, 2], Device(0), lambda item: (item, 0)) == [(1, 0), (2, 0)]
 

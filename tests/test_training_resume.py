@@ -61,6 +61,7 @@ def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.fault("stop", "training interrupted", "resumes, same weights")
 @pytest.mark.parametrize("after", [1, 3])
 @pytest.mark.parametrize("validated", [True, False])
 def test_cut_between_epochs(tmp_path: Path, after: int, validated: bool) -> None:
@@ -77,6 +78,7 @@ def test_cut_between_epochs(tmp_path: Path, after: int, validated: bool) -> None
     assert again.best_epoch == whole.best_epoch
 
 
+@pytest.mark.fault("stop", "training interrupted")
 def test_cut_within_an_epoch_repeats_that_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +115,7 @@ def test_finished_training_is_not_repeated(tmp_path: Path, monkeypatch: pytest.M
     assert same(whole.best_state, again.best_state)
 
 
+@pytest.mark.fault("stop", "checkpoint of a training broken or hostile", "said, not run")
 def test_checkpoint_does_not_run_code_and_says_when_it_is_broken(tmp_path: Path) -> None:
     path = tmp_path / "t.pt"
     assert load_checkpoint(path) is None

@@ -32,7 +32,8 @@ from higfa_cli.models.architecture import architecture
 from higfa_cli.models.classifier import Classifier, ClassifierSpec
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import draw
-from higfa_cli.models.footprint import Setup, guided_step
+from higfa_cli.models.fake import Setup
+from higfa_cli.models.footprint import guided_step
 from higfa_cli.models.loading import load_pipeline
 from higfa_cli.models.renoise import seeded_noise
 from higfa_cli.recipe.drawing import Memory, Model, Run, Sampling

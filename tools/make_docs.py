@@ -1,13 +1,17 @@
-"""Write docs/recipe.md and docs/commands.md from the recipe's schema and the commands' own help.
+"""Write the pages of docs/ that follow from something else.
 
-python tools/make_docs.py            write both
+recipe.md from the schema, commands.md from the commands' own help, the laboratory's pages from the
+numbers in docs/data, faults.md from the marks of the tests.
+
+python tools/make_docs.py            write them
 python tools/make_docs.py --check    exit 1 where a file is not what would be written
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -18,7 +22,14 @@ from pydantic.fields import FieldInfo
 from higfa_cli.cli.app import app
 from higfa_cli.recipe.keys import is_section, recipe_keys
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+ROOT = Path(__file__).resolve().parent.parent
+# Run as a file, this program finds its own folder and not the checkout.
+sys.path.insert(0, str(ROOT))
+
+from tools import faults  # noqa: E402
+from tools.pocket.lab import pages  # noqa: E402
+
+DOCS = ROOT / "docs"
 
 
 def default(field: FieldInfo) -> str:
@@ -84,13 +95,21 @@ def walk(command: click.Command, name: str) -> Iterator[tuple[str, click.Command
         yield from walk(inner, f"{name} {child}")
 
 
-PAGES = {"recipe.md": recipe_page, "commands.md": commands_page}
+def made_pages(docs: Path) -> dict[str, Callable[[], str]]:
+    """Every made page of a docs folder, and what makes it."""
+    measured = {f"{name}.md": partial(pages.render, name, pages.read(docs)) for name in pages.PAGES}
+    return {
+        "recipe.md": recipe_page,
+        "commands.md": commands_page,
+        "faults.md": partial(faults.page, ROOT),
+        **measured,
+    }
 
 
 def main() -> int:
     """Write the pages, or check them."""
     stale = []
-    for name, page in PAGES.items():
+    for name, page in made_pages(DOCS).items():
         path, text = DOCS / name, page()
         if "--check" in sys.argv:
             if not path.is_file() or path.read_text(encoding="utf-8") != text:

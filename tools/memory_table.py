@@ -1,4 +1,4 @@
-"""Write docs/memory.md: GPU memory of a guided step, estimated without weights and without a GPU.
+"""Write docs/memory.md: GPU memory of a guided step, computed without weights and without a GPU.
 
 python -m tools.memory_table            write it (some minutes)
 python -m tools.memory_table --check    exit 1 where it is not what would be written
@@ -13,7 +13,8 @@ from typing import Any
 
 from higfa_cli.forecast import estimate
 from higfa_cli.models.architecture import architecture
-from higfa_cli.models.footprint import Footprint, Setup, guided_step
+from higfa_cli.models.fake import Setup
+from higfa_cli.models.footprint import Footprint, guided_step
 from higfa_cli.recipe.drawing import Memory
 from higfa_cli.recipe.load import load_recipe, override_recipe
 from higfa_cli.recipe.schema import Recipe
@@ -53,9 +54,9 @@ SAVINGS: Mapping[str, Mapping[str, Any]] = {
 
 HEAD = """# Memory
 
-GPU memory of one guided step of the true models, estimated without weights and without a GPU:
+GPU memory of one guided step of the true models, computed without weights and without a GPU:
 the real classes run the real sampling loop on tensors that have shapes but no content
-(`higfa_cli/models/footprint.py`). `higfa doctor` estimates the same for your recipe.
+(`higfa_cli/models/footprint.py`). `higfa doctor` computes the same for your recipe.
 This page is made by `python -m tools.memory_table`.
 
 All numbers are GiB (2^30 bytes) and are the largest sum of live tensors, weights included:
@@ -64,7 +65,7 @@ denoiser and ControlNet in bfloat16, autoencoders and a ResNet-50 guide at {guid
 finished pictures, always by the full autoencoder, needs more than the guided step, the number is
 that one.
 
-**Add about {allowance} GiB** for what such an estimate cannot see: the CUDA context, cuDNN's
+**Add about {allowance} GiB** for what such a computation cannot see: the CUDA context, cuDNN's
 workspaces, and the allocator's fragmentation. That allowance is a guess, not a measurement: no
 GPU was at hand. `batch_size: auto` tries a guided step on your own device. `channels_last` and
 `compile` are taken to change nothing, and attention to run in a fused kernel that never holds its

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 
 from higfa_cli import __version__
@@ -54,7 +53,7 @@ _GROUPS = {
 class Grouped(Guarded):
     """The commands in groups and in their order."""
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
         """One section per group; what is in none comes last."""
         names = {title: [name for name, *_ in rows] for title, rows in _GROUPS.items()}
         named = {name for group in names.values() for name in group}

@@ -102,17 +102,18 @@ def _show_missing(missing: list[dict[str, Any]]) -> None:
     """Counts per repository, then the commands, each of which can be pasted."""
     from higfa_cli.cli.output import print_line
     from higfa_cli.forecast.model_files import FOLDER, WHOLE, MissingFile, by_repository
+    from higfa_cli.text import plural
 
-    found = [MissingFile(**one) for one in missing]
+    rows = [MissingFile(**row) for row in missing]
     print_line("missing:")
-    for (repo, revision), files in by_repository(found).items():
-        counted = f"{len(files)} {'file' if len(files) == 1 else 'files'} of"
+    for (repo, revision), files in by_repository(rows).items():
+        counted = f"{plural(len(files), 'file')} of"
         special = {WHOLE: "the whole of", FOLDER: "no folder"}
         at = f" at {revision[:12]}" if revision else ""
         print_line(f"  {special.get(files[0], counted)} {repo}{at}")
     print_line("what to do:")
     # One command fetches all files of a repository.
-    for one in {(one.remark, one.remedy): one for one in found}.values():
-        if one.remark:
-            print_line(f"# {one.remark}")
-        print_line(one.remedy if one.is_command else f"# {one.remedy}")
+    for row in {(row.remark, row.remedy): row for row in rows}.values():
+        if row.remark:
+            print_line(f"# {row.remark}")
+        print_line(row.remedy if row.is_command else f"# {row.remedy}")

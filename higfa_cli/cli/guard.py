@@ -127,9 +127,9 @@ def _stoppable() -> Iterator[None]:
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    for one in _SIGNALS:
-        if signal.getsignal(one) is _stop:
-            signal.signal(one, signal.SIG_DFL)
+    for each in _SIGNALS:
+        if signal.getsignal(each) is _stop:
+            signal.signal(each, signal.SIG_DFL)
     raise Stopped(number)
 
 

@@ -140,7 +140,7 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def _stdout() -> Console:
-    # Made anew each time: stdout may be redirected in between.
+    # A new one each time: stdout may be redirected in between.
     console = Console(highlight=False, emoji=False, soft_wrap=True)
     if not console.is_terminal:
         # A file has no width; folding a table at 80 columns would only break paths.
@@ -161,7 +161,7 @@ def _is_prose(value: Any) -> bool:
     return (
         isinstance(value, (list, tuple))
         and len(value) > 1
-        and any(isinstance(one, str) and ", " in one for one in value)
+        and any(isinstance(text, str) and ", " in text for text in value)
     )
 
 
@@ -173,7 +173,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, Sequence) and not any(isinstance(x, Mapping) for x in value):
-        return ", ".join(_shown(one) for one in value) or "none"
+        return ", ".join(map(_shown, value)) or "none"
     if isinstance(value, (Mapping, Sequence)):
         return json.dumps(value, ensure_ascii=False, default=str)
     return str(value)

@@ -169,9 +169,9 @@ def _links(contour: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.nda
             joined &= ~padded[rows + 1 + down, columns + 1] & ~padded[rows + 1, columns + 1 + right]
         return np.stack([here[joined], there[joined]], axis=1)
 
-    found = [pairs(0, 1), pairs(1, 0), pairs(1, 1), pairs(1, -1)]
-    alone = np.setdiff1d(np.arange(len(rows)), np.concatenate(found).ravel())
-    return np.concatenate([*found, np.stack([alone, alone], axis=1)])
+    joined_pairs = [pairs(0, 1), pairs(1, 0), pairs(1, 1), pairs(1, -1)]
+    alone = np.setdiff1d(np.arange(len(rows)), np.concatenate(joined_pairs).ravel())
+    return np.concatenate([*joined_pairs, np.stack([alone, alone], axis=1)])
 
 
 def _resample(contour: np.ndarray, matrix: np.ndarray, plate: ThinPlate | None) -> np.ndarray:

@@ -14,7 +14,7 @@ from higfa_cli.data.layouts.common import class_label
 from higfa_cli.data.prompts import PLACEHOLDER, prompt_for, read_strings
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.data import Prompts
-from higfa_cli.recipe.placeholders import slip
+from higfa_cli.recipe.placeholders import typo
 from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.text import or_nearest
 
@@ -150,7 +150,7 @@ def _templates(raw: Any, path: Path, cls: str) -> tuple[str, ...]:
             raise UserError(f"{where}: template {number} is not text; put it in quotes")
         if not template.strip():
             raise UserError(f"{where}: template {number} is empty; write or remove it")
-        if wrong := slip(template):
+        if wrong := typo(template):
             raise UserError(
                 f"{where}: template {number} (`{template}`): {wrong} is no placeholder and would "
                 f"be drawn as it stands; write {PLACEHOLDER}"

@@ -38,7 +38,8 @@ def memory(ctx: Context, known: Findings) -> Row:
     if known.device.kind == "cuda":
         return _on_gpu(ctx, arch, known.device, batch, need.peak, detail)
     found = psutil.virtual_memory()
-    detail += f"; {gib(found.available)} of {gib(found.total)} are free, {AUTOMATIC_SHARE:.0%} of which counts"
+    detail += f"; {gib(found.available)} of {gib(found.total)} are free"
+    detail += f", {AUTOMATIC_SHARE:.0%} of which may be used"
     # The share is of what is left once the weights are loaded.
     working = need.peak - need.weights
     if working <= (found.available - need.weights) * AUTOMATIC_SHARE:

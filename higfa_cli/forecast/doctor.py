@@ -140,7 +140,7 @@ def _tokenizers(ctx: Context) -> list[Any]:
         family = family_at(model, ctx.base)
     except UserError:
         return []
-    folders = []
+    tokenizers = []
     for name in family.tokenizers:
         vocabularies = (f"{name}/tokenizer.json", f"{name}/vocab.json")
         config, *others = (
@@ -148,12 +148,8 @@ def _tokenizers(ctx: Context) -> list[Any]:
             for file in (f"{name}/tokenizer_config.json", *vocabularies)
         )
         if config is not None and any(others):
-            folders.append(config)
-    if not folders:
-        return []
-    from transformers import CLIPTokenizer
-
-    return [CLIPTokenizer.from_pretrained(str(folder), local_files_only=True) for folder in folders]
+            tokenizers.append(family.tokenizer(config))
+    return tokenizers
 
 
 def _model_files(ctx: Context, known: Findings) -> Row:

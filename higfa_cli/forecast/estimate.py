@@ -189,7 +189,8 @@ def memory_of(ctx: Context, arch: Architecture, batch: int) -> Need:
     recipe = ctx.recipe
 
     def compute() -> dict[str, Any]:
-        from higfa_cli.models.footprint import Setup, guided_step
+        from higfa_cli.models.fake import Setup
+        from higfa_cli.models.footprint import guided_step
 
         ctx.progress.note("estimating the model's memory, once ...")
         guide = recipe.guide
@@ -202,7 +203,8 @@ def _flops(ctx: Context, arch: Architecture) -> float:
     recipe = ctx.recipe
 
     def compute() -> dict[str, Any]:
-        from higfa_cli.models.footprint import Setup, flops_per_picture
+        from higfa_cli.models.fake import Setup
+        from higfa_cli.models.footprint import flops_per_picture
 
         ctx.progress.note("counting the model's arithmetic, once ...")
         guide = recipe.guide

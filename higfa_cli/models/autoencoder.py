@@ -54,7 +54,7 @@ class Autoencoder(nn.Module):
 
 
 def _affine(config: Any) -> tuple[Tensor, Tensor]:
-    """latents = x0 * scale + shift, each [1, C or 1, 1, 1], as the stock pipelines reckon."""
+    """latents = x0 * scale + shift, each [1, C or 1, 1, 1], as the stock pipelines compute them."""
     factor = float(config.scaling_factor)
     mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
     if mean is not None and std is not None:

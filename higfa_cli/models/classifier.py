@@ -115,7 +115,7 @@ class Classifier(nn.Module):
         return torch.cat(parts)
 
     def forward(self, images: Tensor) -> Tensor:
-        """As `logits`."""
+        """Tempered logits [B, K] of images in about [-1, 1]: `logits`, for torch's own tools."""
         return self.logits(images)
 
 

@@ -71,7 +71,7 @@ class DiffusionModel:
         return self.autoencoder.decode(x0)
 
     def decode_for_guide(self, x0: Tensor) -> Tensor:
-        """As `decode`, by the gradient's autoencoder."""
+        """x0 -> images in about [-1, 1]; differentiable, by the gradient's autoencoder."""
         self._make_room()
         return self.gradient_autoencoder.decode(x0)
 

@@ -1,4 +1,4 @@
-"""Memory and arithmetic of sampling, estimated without weights and without a GPU.
+"""Memory and arithmetic of sampling, computed without weights and without a GPU.
 
 The real classes are built on fake tensors, which have shapes but no content, and the sampling
 loop itself runs one guided step on them. They stand for the CPU's kernels, since torch chooses
@@ -16,46 +16,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from higfa_cli.method.guidance import Guidance
 from higfa_cli.method.protocols import Level, Prediction
 from higfa_cli.method.sampler import sample
-from higfa_cli.models.autoencoder import Autoencoder
-from higfa_cli.models.backbones import build_network
-from higfa_cli.models.classifier import Classifier, ClassifierSpec
-from higfa_cli.models.diffusion import DiffusionModel, Prompts
+from higfa_cli.models.classifier import Classifier
+from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import DecodedGuide
-from higfa_cli.models.families import FAMILIES
-from higfa_cli.models.families.family import Architecture, Config
+from higfa_cli.models.fake import NEGATIVE, PROMPT, Setup, fake_guide, fake_model
+from higfa_cli.models.families.family import Architecture
 from higfa_cli.models.live_memory import LiveMemory
-from higfa_cli.models.modules import autoencoder, denoising_pair
 from higfa_cli.models.scheduler import make_solver
-from higfa_cli.recipe.drawing import Memory, Model, Sampling
-from higfa_cli.recipe.schema import Recipe
 
-_CPU = torch.device("cpu")
-_CLASSES = 100
-_PROMPT, _NEGATIVE = "prompt", "negative"
 _ALL_RUN = (0.0, 1.0)
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What memory and arithmetic depend on, of a recipe."""
-
-    model: Model
-    size: int
-    guidance: Guidance
-    sampling: Sampling
-    memory: Memory
-
-    @classmethod
-    def of(cls, recipe: Recipe) -> Setup:
-        """The recipe's."""
-        return cls(recipe.model, recipe.size, recipe.guidance, recipe.sampling, recipe.run.memory)
 
 
 @dataclass(frozen=True)
@@ -128,7 +104,7 @@ def _measure(
     memory.hold(model.gradient_autoencoder)
     memory.hold(guide)
     weights = memory.live
-    conditions = model.conditions([_PROMPT] * batch, _NEGATIVE, _contours(model, batch))
+    conditions = model.conditions([PROMPT] * batch, NEGATIVE, _contours(model, batch))
     conditions = replace(conditions, interval=_ALL_RUN)
     offloads = [_Offload(memory, movable)] if offload else []
     model = replace(model, offloads=offloads)
@@ -175,7 +151,7 @@ def flops_per_picture(
         noise = torch.empty(1, *model.latent_shape)
         targets = torch.zeros(1, dtype=torch.long)
         with FlopCounterMode(display=False) as once, torch.no_grad():
-            conditions = model.conditions([_PROMPT], _NEGATIVE, _contours(model, 1))
+            conditions = model.conditions([PROMPT], NEGATIVE, _contours(model, 1))
             model.decode(noise)
         denoiser = model.denoiser(conditions)
         total = float(once.get_total_flops())
@@ -190,65 +166,6 @@ def flops_per_picture(
     return total
 
 
-def fake_model(arch: Architecture, setup: Setup) -> DiffusionModel:
-    """The model without content; call it under a FakeTensorMode (without, it is real and random).
-
-    Its one prompt and negative prompt are encoded, to nothing.
-    """
-    family, dtype = FAMILIES[arch.family], getattr(torch, setup.model.dtype)
-    with _default_dtype(dtype):
-        network, controlnet = denoising_pair(arch)
-    for module in (network, controlnet):
-        module.eval().requires_grad_(False)
-        if setup.memory.gradient_checkpointing:
-            module.enable_gradient_checkpointing()
-    own = gradient = _autoencoder(arch.vae, setup)
-    if arch.gradient_vae is not None:
-        gradient = _autoencoder(arch.gradient_vae, setup)
-    text = family.blank_text(arch, dtype)
-    return DiffusionModel(
-        family=family,
-        prompts=Prompts((), {_PROMPT: text, _NEGATIVE: text}),
-        network=network,
-        controlnet=controlnet,
-        autoencoder=own,
-        gradient_autoencoder=gradient,
-        scheduler_config=arch.scheduler,
-        sampling=setup.sampling,
-        size=setup.size,
-        device=_CPU,
-    )
-
-
-def _autoencoder(config: Config, setup: Setup) -> Autoencoder:
-    # Another layout takes no other room, and fake parameters cannot be given one.
-    memory = setup.memory.model_copy(update={"channels_last": False})
-    return Autoencoder(autoencoder(config, setup.model.base), memory, setup.model.tiling)
-
-
-def fake_guide(backbone: str, size: int) -> Classifier:
-    """A guide without content for pictures of `size` pixels."""
-    half = (0.5, 0.5, 0.5)
-    classes = tuple(str(i) for i in range(_CLASSES))
-    guide = Classifier(nn.Identity(), ClassifierSpec(backbone, classes, size, half, half))
-    # Not by the constructor, which casts to float32: fake parameters cannot be cast.
-    # Built for real first: some constructors (timm's RegNet) look into tensors of theirs.
-    with unset_fake_temporarily():
-        network = build_network(backbone, _CLASSES, size).requires_grad_(False).eval()
-    guide.network = _emptied(network)
-    return guide
-
-
-def _emptied(network: nn.Module) -> nn.Module:
-    """The network with fake tensors in the place of its own; under a FakeTensorMode."""
-    for module in network.modules():
-        for name, value in list(module.named_parameters(recurse=False)):
-            setattr(module, name, nn.Parameter(torch.empty_like(value), requires_grad=False))
-        for name, buffer in list(module.named_buffers(recurse=False)):
-            setattr(module, name, torch.empty_like(buffer))
-    return network
-
-
 def _contours(model: DiffusionModel, batch: int) -> Tensor:
     return torch.empty(batch, 1, model.size, model.size)
 
@@ -258,17 +175,6 @@ def _fake() -> Iterator[None]:
     # Initialising weights that have no content would draw from the caller's random state.
     with torch.random.fork_rng(devices=[]), FakeTensorMode(allow_non_fake_inputs=True):
         yield
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Build modules in `dtype`: fake parameters cannot be cast afterwards."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 class _Offload:

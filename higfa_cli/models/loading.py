@@ -78,7 +78,7 @@ def load_pipeline(
 
 
 def hub_options(revision: str | None, offline: bool) -> dict[str, Any]:
-    """What every `from_pretrained` of this package is told."""
+    """Arguments of every `from_pretrained` of this package."""
     return {"use_safetensors": True, "revision": revision, "local_files_only": offline}
 
 
@@ -125,9 +125,19 @@ def _load_pipe(
 
 def _architecture(family: Family, pipe: Any) -> Architecture:
     """The configurations of what was loaded; of the text encoders nothing is asked."""
-    parts = (getattr(pipe, family.network), pipe.controlnet, pipe.vae, pipe.scheduler)
-    configs = ({"_class_name": type(part).__name__, **part.config} for part in parts)
-    return Architecture(family.name, *configs, text_encoders=(), gradient_vae=None)
+
+    def config(part: Any) -> dict[str, Any]:
+        return {"_class_name": type(part).__name__, **part.config}
+
+    return Architecture(
+        family=family.name,
+        network=config(getattr(pipe, family.network)),
+        controlnet=config(pipe.controlnet),
+        vae=config(pipe.vae),
+        scheduler=config(pipe.scheduler),
+        text_encoders=(),
+        gradient_vae=None,
+    )
 
 
 def _encode(
@@ -201,7 +211,7 @@ def _gradient_autoencoder(settings: Model, run: Run, base: Path, own: Autoencode
 
 
 def _or_one_line(read: Callable[[], T], name: str, offline: bool) -> T:
-    """`read`, its failures told in one line with a remedy."""
+    """`read`, its failures as one line with a remedy."""
     try:
         return read()
     except UserError:

@@ -27,7 +27,7 @@ class TextStates:
         return TextStates(self.states.to(device), pooled)
 
     def zeros(self) -> TextStates:
-        """As large, and nothing in it."""
+        """Zeros of the same shapes."""
         pooled = None if self.pooled is None else torch.zeros_like(self.pooled)
         return TextStates(torch.zeros_like(self.states), pooled)
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from higfa_cli.recipe.placeholders import WORDS, slip
+from higfa_cli.recipe.placeholders import WORDS, typo
 from higfa_cli.recipe.section import Count, Percentage, Section
 
 Layout = Literal[
@@ -86,7 +86,7 @@ class Prompts(Section):
     @classmethod
     def _name_the_class(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
         for template in templates:
-            if wrong := slip(template):
+            if wrong := typo(template):
                 raise ValueError(f'"{template}": {wrong} is no placeholder; write {WORDS}')
             if WORDS not in template:
                 raise ValueError(

@@ -118,7 +118,7 @@ def _check_folders(arms: Sequence[Arm]) -> None:
         if arm.folder is not None and not arm.folder.is_dir():
             raise UserError(
                 f"arm {arm.name} of the last run: {arm.folder} is gone; restore it, give "
-                "--synthetic anew, or name the arms to train with --arm"
+                "--synthetic again, or name the arms to train with --arm"
             )
 
 

@@ -12,7 +12,8 @@ from higfa_cli.errors import UserError
 from higfa_cli.models.architecture import architecture
 from higfa_cli.models.classifier import Classifier
 from higfa_cli.models.diffusion import DiffusionModel
-from higfa_cli.models.footprint import Setup, guided_step
+from higfa_cli.models.fake import Setup
+from higfa_cli.models.footprint import guided_step
 from higfa_cli.recipe.drawing import AUTOMATIC_SHARE
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.drawing import draw_together

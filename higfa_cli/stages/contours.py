@@ -52,7 +52,7 @@ def inputs(ctx: Context) -> StageInputs:
     """What the contours depend on: their keys, the seed, and the content of all photos.
 
     Raises UserError when the data is missing or broken, has no images in a wanted split, or when
-    more photos are known to be bad than the recipe allows (`ctx.force`: look at them anew).
+    more photos are known to be bad than the recipe allows (`ctx.force`: look at them again).
     """
     listing = _found(ctx)
     if not ctx.force:

@@ -28,7 +28,7 @@ from higfa_cli.stages.inputs import guide_path
 from higfa_cli.stages.photos import load_photos
 from higfa_cli.stages.plan import prompts_of
 
-# Classes whose cut prompts are told of one by one, and how much of each end of a prompt is shown.
+# Classes whose cut prompts are named one by one, and how much of each end of a prompt is shown.
 WARNED = 5
 SHOWN = 60
 
@@ -36,7 +36,7 @@ SHOWN = 60
 def load(ctx: Context, items: Sequence[PlanItem]) -> tuple[DiffusionModel, Classifier | None]:
     """The diffusion model, ready for the items' prompts, and the guide where it is consulted.
 
-    A prompt that the text encoders cut off is told of, by class.
+    A prompt that the text encoders cut off is warned about, by class.
     """
     guide = load_steering(ctx) if ctx.recipe.guidance.consulted else None
     return load_model(ctx, items), guide

@@ -61,7 +61,7 @@ class Shard:
 
     @property
     def part(self) -> str:
-        """In names of files."""
+        """The shard in names of files."""
         return f"shard-{self.index}-of-{self.count}"
 
 
@@ -75,7 +75,7 @@ class Settled:
 
     @property
     def groups(self) -> list[tuple[PlanItem, ...]]:
-        """The batches."""
+        """The items in batches, in the order of the plan."""
         return batches(self.items)
 
 

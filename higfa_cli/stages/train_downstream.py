@@ -43,7 +43,7 @@ LAST = "last"
 
 @dataclass(frozen=True)
 class Selection:
-    """What trains and what chooses the checkpoint; `how` is told in the results."""
+    """What trains and what chooses the checkpoint; `how` stands in the results."""
 
     train: tuple[Sample, ...]
     chooses: tuple[Sample, ...]

@@ -16,7 +16,7 @@ from higfa_cli.text import did_you_mean
 
 @dataclass(frozen=True)
 class SyntheticFolder:
-    """Pictures found in a folder: sorted paths, their class ids, and the classes without any."""
+    """Pictures pictures in a folder: sorted paths, their class ids, and the classes without any."""
 
     root: Path
     paths: tuple[Path, ...]
@@ -43,32 +43,32 @@ def list_synthetic(
     ids = {name: index for index, name in enumerate(classes)}
     folders = {folder: ids[name] for name, folder in class_dirs(classes).items()}
     refused = _refused(root, held_out)
-    found: list[tuple[Path, int]] = []
+    pictures: list[tuple[Path, int]] = []
     for folder in sorted(root.iterdir()):
         if folder.name.startswith(".") or not folder.is_dir():
             continue
         label = _label(folder.name, ids, folders, root)
-        found += [
+        pictures += [
             (path, label)
             for path in sorted(folder.rglob("*"))
             if _is_picture(path) and _is_wanted(path.relative_to(root).as_posix(), refused, kept)
         ]
-    if not found and kept is not None:
+    if not pictures and kept is not None:
         raise UserError(
             f"none of the {len(kept)} pictures of {root} that passed the filter may train: they "
             "are gone, or drawn from photos held out for validation; loosen the recipe's filter "
             "keys, or run `higfa synthesize` again"
         )
-    if not found:
+    if not pictures:
         raise UserError(
             f"{root} holds no usable picture in class folders; point --synthetic at a folder "
             "with one sub-folder of pictures per class"
         )
-    have = {label for _, label in found}
+    have = {label for _, label in pictures}
     return SyntheticFolder(
         root=root,
-        paths=tuple(path for path, _ in found),
-        labels=tuple(label for _, label in found),
+        paths=tuple(path for path, _ in pictures),
+        labels=tuple(label for _, label in pictures),
         missing=tuple(name for name, index in ids.items() if index not in have),
     )
 

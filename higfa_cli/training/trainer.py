@@ -64,7 +64,7 @@ class FitResult:
 
 @dataclass
 class _Progress:
-    """How far a training is: what chooses the epoch, and what is told of it."""
+    """How far a training is: what chooses the epoch, and what is reported of it."""
 
     history: list[EpochRow] = field(default_factory=list)
     best_epoch: int = 0
@@ -84,7 +84,7 @@ class _Loop:
     device: torch.device
 
     def state(self, so_far: _Progress) -> dict[str, Any]:
-        """As a checkpoint holds it."""
+        """Everything that going on from here needs, on whatever device it lies."""
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),

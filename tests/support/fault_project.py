@@ -15,10 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tests.support import shapes, tiny
-from tests.support.recipes import drawing_keys
+from tests.support.recipes import EDGES, drawing_keys, write_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, PR_CAPBSET_DROP = 1, 2, 24
@@ -37,22 +35,10 @@ def write_project(folder: Path, per_class: int = 10, models: bool = False, **key
     """Photos and a recipe in `folder`; returns the recipe. The guide is off."""
     shapes.write_class_folders(folder / "photos" / "train", per_class, seed=1)
     shapes.write_class_folders(folder / "photos" / "test", 1, seed=2)
-    model, controlnet = "some/model", "some/controlnet"
-    if models:
-        model, controlnet = map(str, tiny.make_model(folder / "models"))
-    drawing = {"base": model, "controlnet": controlnet, "steps": 3, "batch_size": 2}
-    drawing |= {"device": "cpu", "gallery": 1, "classifier": {"switch": 1.0}}
-    tree = {
-        "name": "faults",
-        "size": 32,
-        "data": {"root": "photos"},
-        "contours": {"canny_low": 8.0, "canny_high": 20.0},
-        **drawing_keys(**drawing),
-        **keys,
-    }
-    recipe = folder / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(tree, allow_unicode=True), encoding="utf-8")
-    return recipe
+    model = tiny.make_model(folder / "models") if models else ("some/model", "some/controlnet")
+    drawing = drawing_keys(steps=3, batch_size=2, gallery=1, classifier={"switch": 1.0})
+    sections = {"name": "faults", "contours": EDGES, **drawing, **keys}
+    return write_recipe(folder / "recipe.yaml", model, **sections)
 
 
 def higfa(
@@ -64,7 +50,7 @@ def higfa(
     limit: int | None = None,
     before: Callable[[], None] | None = None,
 ) -> Ended:
-    """Run the program anew.
+    """Run the program as a process of its own.
 
     Args:
         env: changes to the environment; None takes a variable away.

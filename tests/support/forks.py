@@ -1,4 +1,4 @@
-"""The program as a process of its own, without importing torch anew for each.
+"""The program as a process of its own, without importing torch again for each.
 
 `python -m tests.support.forks` imports everything once, then forks a child for each request on
 stdin; the child has its own environment, folder, limits and output files, and runs the program's

@@ -8,11 +8,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from tests.support import shapes, tiny
 from tests.support.fault_project import tree
 from tests.support.forks import Forks
+from tests.support.recipes import EDGES, write_recipe
 
 STAGES = ("contours", "finetune-guide", "synthesize", "filter", "train-downstream", "report")
 CLASSES = (shapes.CLASSES[0], shapes.CLASSES[3])
@@ -20,27 +19,21 @@ CLASSES = (shapes.CLASSES[0], shapes.CLASSES[3])
 
 def write_project(folder: Path) -> Path:
     """Photos, tiny models and a recipe with guided steps and every stage; returns the recipe."""
-    model, controlnet = tiny.make_model(folder / "model")
     for split, count, seed in (("train", 3, 1), ("val", 2, 2), ("test", 2, 3)):
         shapes.write_class_folders(folder / "photos" / split, count, seed, CLASSES)
-    small = {"backbone": "test_resnet.r160_in1k", "pretrained": False, "image_size": 32}
-    small |= {"epochs": 2, "batch_size": 4}
-    recipe = {
-        "name": "killed",
-        "data": {"root": "photos"},
-        "contours": {"canny_low": 8.0, "canny_high": 20.0},
-        "guide": small | {"noised_per_image": 1},
-        "size": 32,
-        "model": {"base": str(model), "controlnet": str(controlnet)},
-        "sampling": {"steps": 2},
-        "run": {"device": "cpu", "batch_size": 2},
-        "pictures": {"gallery": 1},
-        "guidance": {"classifier": {"switch": 0.5}},
-        "downstream": small | {"seeds": [0]},
-    }
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    return path
+    training = {"epochs": 2, "batch_size": 4}
+    return write_recipe(
+        folder / "recipe.yaml",
+        tiny.make_model(folder / "model"),
+        name="killed",
+        contours=EDGES,
+        guide=training | {"noised_per_image": 1},
+        guidance={"classifier": {"switch": 0.5}},
+        sampling={"steps": 2},
+        pictures={"gallery": 1},
+        run={"batch_size": 2},
+        downstream=training | {"seeds": [0]},
+    )
 
 
 @dataclass(frozen=True)

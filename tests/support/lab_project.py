@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
-import yaml
 
 from tests.support import shapes, tiny
+from tests.support.recipes import EDGES, write_recipe
 from tools.pocket.lab.judges import ARCHITECTURES, JudgeSpec, build, save_judge
 
 CLASSES = ("blue disc", "red, square")
@@ -18,22 +17,16 @@ def write_lab(folder: Path, per_class: int = 3, epochs: int = 1) -> Path:
     """Photos of three splits, a model and a recipe with a guide in `folder`; the recipe's path."""
     for seed, split in enumerate(("train", "val", "test")):
         shapes.write_class_folders(folder / "photos" / split, per_class, seed, CLASSES)
-    model, controlnet = tiny.make_model(folder / "models", family="pocket-like")
-    training = {"backbone": "resnet10t", "pretrained": False, "image_size": 32, "batch_size": 4}
-    tree: dict[str, Any] = {
-        "name": "lab",
-        "data": {"root": "photos"},
-        "contours": {"canny_low": 8.0, "canny_high": 20.0},
-        "guide": training | {"epochs": epochs, "noised_per_image": 1},
-        "size": 32,
-        "model": {"base": str(model), "controlnet": str(controlnet)},
-        "sampling": {"steps": 3},
-        "run": {"device": "cpu", "batch_size": 2},
-        "guidance": {"classifier": {"scale": 5.0, "switch": 0.5}},
-    }
-    recipe = folder / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(tree), encoding="utf-8")
-    return recipe
+    return write_recipe(
+        folder / "recipe.yaml",
+        tiny.make_model(folder / "models", family="pocket-like"),
+        name="lab",
+        contours=EDGES,
+        guide={"backbone": "resnet10t", "batch_size": 4, "epochs": epochs, "noised_per_image": 1},
+        guidance={"classifier": {"scale": 5.0, "switch": 0.5}},
+        sampling={"steps": 3},
+        run={"batch_size": 2},
+    )
 
 
 def write_judges(folder: Path, classes: tuple[str, ...] = CLASSES, size: int = 32) -> Path:

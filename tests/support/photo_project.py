@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import yaml
 from PIL import Image, ImageDraw
 from typer.testing import CliRunner, Result
 
 from higfa_cli.cli.app import app
 from tests.support import tiny
+from tests.support.recipes import write_recipe
 
 CLASSES = ("disc", "ring", "box%odd")
 
@@ -29,38 +29,30 @@ def draw_photo(kind: str, rng: np.random.Generator) -> Image.Image:
     return image
 
 
+def write_photos(folder: Path, train: int, val: int, test: int) -> None:
+    """So many photos of each class and split."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", train), ("val", val), ("test", test)):
+        for kind in CLASSES:
+            (folder / split / kind).mkdir(parents=True)
+            for number in range(count):
+                draw_photo(kind, rng).save(folder / split / kind / f"{number}.png")
+
+
 def write_project(root: Path) -> Path:
     """Photos, tiny models and a recipe of all stages in `root`; returns the recipe."""
-    model, controlnet = tiny.make_model(root / "model")
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 4), ("val", 3), ("test", 4)):
-        for kind in CLASSES:
-            folder = root / "photos" / split / kind
-            folder.mkdir(parents=True)
-            for i in range(count):
-                draw_photo(kind, rng).save(folder / f"{i}.png")
-    small = {
-        "backbone": "test_resnet.r160_in1k",
-        "pretrained": False,
-        "image_size": 32,
-        "epochs": 2,
-        "batch_size": 8,
-    }
-    tree = {
-        "name": "tiny",
-        "size": 32,
-        "data": {"root": "photos"},
-        "guide": small,
-        "model": {"base": str(model), "controlnet": str(controlnet)},
-        "guidance": {"classifier": {"switch": 0.5}},
-        "sampling": {"steps": 4},
-        "pictures": {"gallery": 2},
-        "run": {"device": "cpu", "batch_size": 5},
-        "downstream": {**small, "seeds": [0]},
-    }
-    path = root / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
-    return path
+    write_photos(root / "photos", 4, 3, 4)
+    training = {"epochs": 2, "batch_size": 8}
+    return write_recipe(
+        root / "tiny.yaml",
+        tiny.make_model(root / "model"),
+        guide=training,
+        guidance={"classifier": {"switch": 0.5}},
+        sampling={"steps": 4},
+        pictures={"gallery": 2},
+        run={"batch_size": 5},
+        downstream=training | {"seeds": [0]},
+    )
 
 
 def higfa(*arguments: str, exit_code: int = 0) -> Result:

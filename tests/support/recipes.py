@@ -1,4 +1,4 @@
-"""Recipes for tests of drawing, from flat names."""
+"""Recipes for tests: files, and those for drawing alone from flat names."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.loading import load_pipeline
 from higfa_cli.recipe.keys import section_keys
 from higfa_cli.recipe.schema import Recipe
 
+NETWORK = {"backbone": "test_resnet.r160_in1k", "pretrained": False, "image_size": 32}
+# Edges of the shapes that tests draw.
+EDGES = {"canny_low": 8.0, "canny_high": 20.0}
 # Of these sections no two have a key of the same name.
 _SECTION_OF = {
     key.partition(".")[2]: section
@@ -27,6 +31,26 @@ def drawing_keys(**names: Any) -> dict[str, dict[str, Any]]:
     for name, value in names.items():
         sections.setdefault(_SECTION_OF[name], {})[name] = value
     return sections
+
+
+def write_recipe(path: Path, model: tuple[str | Path, str | Path], **sections: Any) -> Path:
+    """A recipe over the folder `photos` beside it, with tiny networks, on the CPU.
+
+    Of `sections` keys are added to those here; anything but a section is set. Returns `path`.
+    """
+    tree: dict[str, Any] = {
+        "name": path.stem,
+        "size": 32,
+        "data": {"root": "photos"},
+        "guide": NETWORK,
+        "model": {"base": str(model[0]), "controlnet": str(model[1])},
+        "run": {"device": "cpu"},
+        "downstream": NETWORK,
+    }
+    for name, value in sections.items():
+        tree[name] = tree.get(name, {}) | value if isinstance(value, dict) else value
+    path.write_text(yaml.safe_dump(tree, allow_unicode=True), encoding="utf-8")
+    return path
 
 
 def drawing_recipe(

@@ -19,7 +19,7 @@ from transformers import (
     CLIPTokenizer,
     T5Config,
     T5EncoderModel,
-    T5TokenizerFast,
+    T5Tokenizer,
 )
 
 # The width of T5's states; both CLIPs' 16 side by side are filled up to it.
@@ -69,7 +69,7 @@ def make_sd3(
         text_encoder_3=t5[0],
         tokenizer_3=t5[1],
     )
-    controlnet = SD3ControlNetModel(**_BLOCKS, num_layers=2, **controls)
+    controlnet: Any = SD3ControlNetModel(**_BLOCKS, num_layers=2, **controls)
     # Zero at construction, so that the contour would have no effect.
     opened = (controlnet.controlnet_blocks, controlnet.pos_embed_input)
     for parameter in (p for module in opened for p in module.parameters()):
@@ -79,8 +79,8 @@ def make_sd3(
     return folder / "sd", folder / "controlnet"
 
 
-def _vae() -> AutoencoderKL:
-    vae = AutoencoderKL(
+def _vae() -> Any:
+    vae: Any = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D"),
         up_block_types=("UpDecoderBlock2D", "UpDecoderBlock2D"),
         block_out_channels=(8, 16),
@@ -99,10 +99,10 @@ def _vae() -> AutoencoderKL:
     return vae
 
 
-def _t5() -> tuple[T5EncoderModel, T5TokenizerFast]:
+def _t5() -> tuple[Any, Any]:
     letters = "abcdefghijklmnopqrstuvwxyz,."
     pieces = ["<pad>", "</s>", "<unk>", "\u2581", *letters]
-    tokenizer = T5TokenizerFast(vocab=[(piece, -1.0) for piece in pieces], extra_ids=0)
+    tokenizer = T5Tokenizer(vocab=[(piece, -1.0) for piece in pieces], extra_ids=0)
     config = T5Config(
         vocab_size=len(pieces), d_model=_WIDTH, d_kv=8, d_ff=32, num_layers=1, num_heads=2,
         feed_forward_proj="gated-gelu",

@@ -76,9 +76,9 @@ def inside(root: Path, key: str, origin: str) -> Path:
     """
     reason = why_outside(root, key)
     if reason is not None:
-        told = reason.replace("leaves it", f"leaves the data folder {root}")
+        problem = reason.replace("leaves it", f"leaves the data folder {root}")
         raise UserError(
-            f"{origin}: path {key[:_SHOWN]!r} {told}; "
+            f"{origin}: path {key[:_SHOWN]!r} {problem}; "
             "write it relative to that folder, without `..` and links"
         )
     return root / key

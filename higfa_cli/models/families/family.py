@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from higfa_cli.errors import RecipeError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from torch import Tensor
 
@@ -126,6 +128,12 @@ class Family(ABC):
             )
 
     # Text.
+
+    def tokenizer(self, folder: Path) -> Any:
+        """The tokenizer in a folder on this machine, one of `tokenizers`."""
+        from transformers import CLIPTokenizer
+
+        return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
 
     @abstractmethod
     def encode(self, pipe: Any, prompt: str, device: torch.device) -> TextStates:

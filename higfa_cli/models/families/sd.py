@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class StableDiffusion(Family):
-    """See `Family`."""
+    """Stable Diffusion 1.x and 2.x: a UNet, one CLIP text encoder."""
 
     name, title = "sd", "Stable Diffusion"
     pipeline = "StableDiffusionControlNetPipeline"

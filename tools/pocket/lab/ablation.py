@@ -2,7 +2,8 @@
 
     python -m tools.pocket.lab.ablation --workspace DIR --out OUT [--axes tau gamma ...]
 
-Writes ablation.json, ablation.md and pictures/ablation-AXIS.png to OUT after every axis.
+Writes data/ablation.json and the page ablation.md to OUT after every axis, and a strip of pictures
+of every axis: to OUT/pictures where the page shows it, to DIR/strips otherwise.
 Run again to resume: what was drawn or trained is read from the workspace, and axes that were
 measured before under the same recipe, guide, judges and contours stay in the table.
 """
@@ -14,12 +15,11 @@ from dataclasses import dataclass
 from itertools import chain, product
 from typing import Any
 
-from higfa_cli.artifacts.atomic import write_json, write_text
 from higfa_cli.errors import UserError
 from higfa_cli.method.guidance import Guidance
 from higfa_cli.recipe.load import load_recipe, override_recipe
 from higfa_cli.recipe.schema import Recipe
-from tools.pocket.lab import figures, strips
+from tools.pocket.lab import figures, pages, strips
 from tools.pocket.lab.bench import (
     Bench,
     Features,
@@ -29,8 +29,7 @@ from tools.pocket.lab.bench import (
     start_results,
 )
 from tools.pocket.lab.draw import HIGFA, TEXT_CONTOUR, TEXT_ONLY, Arm, prepare
-from tools.pocket.lab.features import NAME as FEATURES
-from tools.pocket.lab.scores import Score, maybe, percent
+from tools.pocket.lab.scores import Score
 
 PER_CLASS = 10
 SPLIT = "val"
@@ -240,7 +239,7 @@ def _grad_norm(own: Guidance) -> Axis:
 
 
 def ablate(request: Request, names: Sequence[str], features: Features) -> dict[str, Any]:
-    """Draw and measure the named axes (none named: all); returns what ablation.json holds.
+    """Draw and measure the named axes (none named: all); returns what data/ablation.json holds.
 
     Raises UserError as the stages, or for an axis that is not there.
     """
@@ -248,7 +247,7 @@ def ablate(request: Request, names: Sequence[str], features: Features) -> dict[s
     if unknown := [name for name in names if name not in known]:
         raise UserError(f"--axes {unknown[0]}: no such axis; axes are {', '.join(known)}")
     with open_bench(request, SPLIT, features) as bench:
-        path = request.out / "ablation.json"
+        path = request.data("ablation")
         results = start_results(path, request, bench, SPLIT)
         asked = [known[name] for name in names or known]
         # Guides before pictures: training takes both cores.
@@ -256,10 +255,9 @@ def ablate(request: Request, names: Sequence[str], features: Features) -> dict[s
         bench.ahead([HIGFA, *chain(*arms)])
         for axis, own in zip(asked, arms, strict=True):
             rows = _measure(request, bench, axis, own)
-            results["parts"][axis.name] = {"title": axis.title, "rows": rows}
-            write_json(path, results)
-            ordered = [other for other in known if other in results["parts"]]
-            write_text(request.docs / "ablation.md", page(results, ordered))
+            parts = {**results["parts"], axis.name: {"title": axis.title, "rows": rows}}
+            results["parts"] = {name: parts[name] for name in known if name in parts}
+            pages.publish(request.out, "ablation", results)
     return results
 
 
@@ -279,8 +277,9 @@ def _measure(
             | {"against_recipe": against and [round(number, 4) for number in against]}
         )
         scores.append((value.label, score))
-    path = request.docs / "pictures" / f"ablation-{axis.name}.png"
-    strips.save(bench.strip(scores), path)
+    shown = axis.name in pages.SHOWN
+    folder = request.out / "pictures" if shown else request.workspace / "strips"
+    strips.save(bench.strip(scores), folder / f"ablation-{axis.name}.png")
     return rows
 
 
@@ -292,55 +291,6 @@ def _arm(request: Request, axis: Axis, value: Value) -> Arm:
     place = request.workspace / "guides" / f"tau-{tau:g}"
     prepare(request.recipe, place, SPLIT, 1, _switch(tau))
     return Arm(name, value.settings, place / "finetune-guide" / "guide.safetensors")
-
-
-def page(results: Mapping[str, Any], names: Sequence[str]) -> str:
-    """docs/ablation.md: one table and one strip per axis."""
-    lines = [
-        "# Ablation",
-        "",
-        "Written by `python -m tools.pocket.lab.ablation`; do not edit.",
-        "",
-        f"Around `{results['recipe']}`, {results['steps']} steps, on contours "
-        f"of {results['split']} photos: {results['pictures']} pictures per row "
-        f"({results['per_class']} of each of {results['classes']} classes), recipe seed "
-        f"{results['seed']}. All rows have the same contours and the same initial noise. "
-        f"The recipe: {results['constants']}.",
-        "",
-        "**Agreement**: share of pictures whose class the jury names first. **Against the "
-        "recipe**: the difference picture by picture. Brackets hold 95 % bootstrap intervals. "
-        "**log p**: the jury's mean log probability of the class. **Guide p**: the guide's mean "
-        "confidence on the finished picture; **gap**: guide p minus agreement. **Distance**: "
-        f"intra-class cosine distance in {FEATURES}. **Edges**: overlap of the "
-        "picture's edges with the asked contour (Jaccard index, one pixel tolerance). "
-        f"**Seconds**: per picture and process, drawn by {results['device']}. "
-        "The row in bold is the recipe.",
-    ]
-    for name in names:
-        lines += ["", *_table(name, results["parts"][name])]
-    return "\n".join(lines) + "\n"
-
-
-def _table(name: str, axis: Mapping[str, Any]) -> list[str]:
-    lines = [
-        f"## {name}",
-        "",
-        f"{axis['title']}.",
-        "",
-        "| value | agreement, % | against the recipe, points | log p | guide p | gap | distance "
-        "| edges | seconds |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in axis["rows"]:
-        label = f"**{row['value']}**" if row["is_recipe"] else row["value"]
-        against = "-" if row["against_recipe"] is None else percent(row["against_recipe"])
-        failed = f" ({row['failed']} failed)" if row["failed"] else ""
-        lines.append(
-            f"| {label}{failed} | {percent(row['agreement'])} | {against} | "
-            f"{row['mean_log_p']:.2f} | {maybe(row['guide_p'])} | {maybe(row['gap'])} | "
-            f"{row['distance']:.3f} | {row['edges']:.3f} | {row['seconds_per_picture']:.2f} |"
-        )
-    return [*lines, "", f"![{name}](pictures/ablation-{name}.png)"]
 
 
 def main() -> None:

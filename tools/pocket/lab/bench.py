@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from higfa_cli.method.guidance import Guidance
 from higfa_cli.models.device import resolve_device
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.recipe.refs import resolve_ref
+from higfa_cli.stages.context import Context
 from higfa_cli.stages.inputs import model_inputs
 from tools.pocket.lab import figures
 from tools.pocket.lab.draw import (
@@ -43,10 +45,12 @@ from tools.pocket.lab.draw import (
     prepare,
     worker_pool,
 )
+from tools.pocket.lab.features import NAME as FEATURES
 from tools.pocket.lab.judges import Judge, load_judges
-from tools.pocket.lab.scores import Score, check_jury, jury, percent
+from tools.pocket.lab.scores import Score, check_jury, jury
 from tools.pocket.lab.strips import strip
-from tools.pocket.train.unpack import CONTROLNET, TEXT, UNET, VAE
+from tools.pocket.lab.text import percent
+from tools.pocket.train.unpack import CONTROLNET, HISTORY, TEXT, UNET, VAE
 
 ROOT = Path(__file__).resolve().parents[3]
 RECIPE = ROOT / "recipes" / "pocket-aircraft.yaml"
@@ -61,16 +65,19 @@ class Request:
     """What a command is asked.
 
     `recipe`: file or built-in name. `judges`: their folder. `workspace`: where contours, guides
-    and drawn pictures are kept. `out`: for JSON. `docs`: for the page and `pictures/`.
+    and drawn pictures are kept. `out`: for `data/` (numbers), `pictures/` and pages, as docs/ is.
     """
 
     recipe: str
     judges: Path
     workspace: Path
     out: Path
-    docs: Path
     per_class: int
     workers: int
+
+    def data(self, page: str) -> Path:
+        """The numbers that a page is made of."""
+        return self.out / "data" / f"{page}.json"
 
 
 def command(
@@ -96,15 +103,13 @@ def command(
         help="folder, perhaps new, of contours, guides (trained there, some minutes each) and "
         "drawn pictures",
     )
-    add("--out", type=Path, required=True, help="folder of the results")
-    add("--docs", type=Path, help="another folder than --out for the page and its pictures")
+    add("--out", type=Path, required=True, help="folder of numbers, pages and their pictures")
     per_arm = "pictures per class and arm (default: %(default)s)"
     add("--per-class", type=int, default=per_class, help=per_arm)
     add("--workers", type=int, default=2, help="processes that draw (default: %(default)s)")
     add(flag, nargs="+", dest="names", default=(), help=names)
     asked = parser.parse_args()
     silence()
-    asked.docs = asked.docs or asked.out
     request = Request(**{name: getattr(asked, name) for name in Request.__dataclass_fields__})
     try:
         check_pocket(request.recipe)
@@ -254,6 +259,22 @@ def _judges(request: Request) -> tuple[Judge, ...]:
     return judges
 
 
+def made(ctx: Context, page: str, flags: str = "") -> dict[str, str]:
+    """Where a page's numbers come from: command, commit, weights and machine."""
+    head = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*"]
+    found = subprocess.run(head, capture_output=True, text=True, check=False)
+    recipe = ctx.recipe
+    weights = recipe.model.base
+    if weights.startswith("pocket:"):
+        weights = f"pocket, step {read_json(ROOT / 'pocket' / HISTORY)['denoiser']['step']:,}"
+    return {
+        "command": f"python -m tools.pocket.lab.{page}{flags} --workspace DIR --out OUT",
+        "commit": found.stdout.strip() or "no checkout",
+        "weights": weights,
+        "machine": device_name(recipe.run.device),
+    }
+
+
 def start_results(path: Path, request: Request, bench: Bench, split: str) -> dict[str, Any]:
     """What a command's JSON file begins with: what was drawn, and the `parts` that still hold.
 
@@ -269,12 +290,14 @@ def start_results(path: Path, request: Request, bench: Bench, split: str) -> dic
         "items": [[item.id, item.contour_sha256] for item in setting.items],
     }
     new = {
+        "made": made(setting.ctx, path.stem),
         "base": hash_json(base),
         "recipe": recipe.name,
         "seed": recipe.seed,
         "steps": recipe.sampling.steps,
         "device": device_name(recipe.run.device),
         "constants": constants(recipe.guidance),
+        "features": FEATURES,
         "split": split,
         "classes": len(setting.classes),
         "per_class": request.per_class,

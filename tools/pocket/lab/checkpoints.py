@@ -3,7 +3,8 @@
     python -m tools.pocket.lab.checkpoints --workspace DIR --out OUT --packages OLD NEW ...
 
 A package is a folder as export.py writes it (`sd/` and `controlnet/`), beside its training.json.
-Writes checkpoints.json, checkpoints.md and pictures/checkpoints.png to OUT. No guide is used.
+Writes data/checkpoints.json, the page checkpoints.md and pictures/checkpoints.png to OUT. No guide
+is used.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from higfa_cli.artifacts.atomic import read_json, write_json, write_text
+from higfa_cli.artifacts.atomic import read_json
 from higfa_cli.errors import UserError
-from tools.pocket.lab import figures, strips
-from tools.pocket.lab.bench import Features, Request, command, constants, open_bench
+from tools.pocket.lab import figures, pages, strips
+from tools.pocket.lab.bench import Features, Request, command, constants, made, open_bench
 from tools.pocket.lab.draw import TEXT_CONTOUR, TEXT_ONLY, Arm
-from tools.pocket.lab.scores import Score, percent
+from tools.pocket.lab.scores import Score
 from tools.pocket.train.unpack import HISTORY
 
 PER_CLASS = 15
@@ -46,7 +47,7 @@ def steps_of(package: Path) -> int:
 
 
 def compare(request: Request, names: Sequence[str], features: Features) -> dict[str, Any]:
-    """Draw and measure every package; returns what checkpoints.json holds."""
+    """Draw and measure every package; returns what data/checkpoints.json holds."""
     packages = [Path(name) for name in names]
     if len(packages) < 2:
         raise UserError("--packages: give at least two folders")
@@ -59,15 +60,16 @@ def compare(request: Request, names: Sequence[str], features: Features) -> dict[
             for step, pair in zip(steps, scores, strict=True)
             for kind, score in zip(KINDS, pair, strict=True)
         ]
-        strips.save(bench.strip(lines), request.docs / "pictures" / "checkpoints.png")
+        strips.save(bench.strip(lines), request.out / "pictures" / "checkpoints.png")
         results = {
+            "made": made(bench.setting.ctx, "checkpoints", " --packages ...")
+            | {"weights": "of each row"},
             "constants": constants(bench.setting.ctx.recipe.guidance),
             "pictures": len(bench.setting.items),
             "split": SPLIT,
             "rows": [_row(step, pair, scores[0]) for step, pair in zip(steps, scores, strict=True)],
         }
-    write_json(request.out / "checkpoints.json", results)
-    write_text(request.docs / "checkpoints.md", page(results))
+    pages.publish(request.out, "checkpoints", results)
     return results
 
 
@@ -80,31 +82,6 @@ def _row(step: int, pair: Sequence[Score], first: Sequence[Score]) -> dict[str, 
             for one, score in zip(first, pair, strict=True)
         ],
     }
-
-
-def page(results: dict[str, Any]) -> str:
-    """docs/checkpoints.md."""
-    lines = [
-        "# The generator's checkpoints",
-        "",
-        "Written by `python -m tools.pocket.lab.checkpoints`; do not edit.",
-        "",
-        f"{results['pictures']} pictures per row, contours of {results['split']} photos; all rows "
-        f"have the same contours and the same initial noise. Strengths: {results['constants']}; no "
-        "guide. In brackets 95 % bootstrap intervals; differences from the first row are picture "
-        "by picture, in points. What the words mean: [laboratory.md](laboratory.md).",
-        "",
-        "| step | drawn from | judge agreement, % | against the first | log p | distance |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in results["rows"]:
-        for kind, arm, against in zip(KINDS, row["arms"], row["against_first"], strict=True):
-            told = "-" if against is None else percent(against)
-            lines.append(
-                f"| {row['step']:,} | {kind.name} | {percent(arm['agreement'])} | {told} | "
-                f"{arm['mean_log_p']:.2f} | {arm['distance']:.3f} |"
-            )
-    return "\n".join([*lines, "", "![checkpoints](pictures/checkpoints.png)", ""])
 
 
 def main() -> None:

@@ -16,7 +16,8 @@ import torch
 from tools.pocket.lab import figures
 from tools.pocket.lab.bench import Bench, Request
 from tools.pocket.lab.draw import Arm, prepare
-from tools.pocket.lab.scores import Score, bar, maybe, percent, rounded
+from tools.pocket.lab.scores import Score, rounded
+from tools.pocket.lab.thresholds import BOTH
 
 # S_K at which the two guides are compared, as multiples of the recipe's.
 MULTIPLES = (0.25, 0.5, 1.0, 2.0)
@@ -39,7 +40,7 @@ def along_scales(request: Request, bench: Bench, split: str) -> dict[str, Any]:
     ]
     scores = _measured(bench, pairs)
     rows = [{"scale": scale, **_against(*pair)} for scale, pair in zip(scales, scores, strict=True)]
-    return {"bars": [], "guides": rows}
+    return {"guides": rows}
 
 
 def trained_again(request: Request, bench: Bench, split: str) -> dict[str, Any]:
@@ -55,19 +56,10 @@ def trained_again(request: Request, bench: Bench, split: str) -> dict[str, Any]:
     ]
     scores = _measured(bench, pairs)
     kinds = zip(*scores, strict=True)
-    noised, clean = (torch.stack([one.hits.double() for one in kind]).mean(dim=0) for kind in kinds)
-    mean = figures.paired(clean, noised)
+    noised, clean = (torch.stack([one.hits for one in kind]) for kind in kinds)
     return {
-        "bars": [
-            bar(
-                "Guide trained with noised images minus guide of clean photos, judge agreement, "
-                f"mean of {TRAININGS} trainings of each",
-                "higher",
-                f"{percent(mean)} points",
-                mean.value > 0,
-            )
-        ],
-        "difference": rounded(mean),
+        "difference": rounded(figures.paired(clean, noised)),
+        "resampled": BOTH,
         "trainings": [
             {"seed": seed, **_against(*pair)} for seed, pair in zip(seeds, scores, strict=True)
         ],
@@ -103,35 +95,3 @@ def _against(noised: Score, clean: Score) -> dict[str, Any]:
         "clean": clean.row(),
         "difference": rounded(figures.paired(clean.hits, noised.hits)),
     }
-
-
-def scales_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Markdown of `along_scales`."""
-    return _table("S_K", [(f"{row['scale']:g}", row) for row in rows])
-
-
-def trainings_table(part: Mapping[str, Any]) -> list[str]:
-    """Markdown of `trained_again`."""
-    rows = part["trainings"]
-    return [
-        "At the recipe's S_K, on the same contours and noise; only the guides were trained with "
-        f"other seeds. Mean difference: {percent(part['difference'])} points, resampled by "
-        "picture.",
-        "",
-        *_table("training seed", [(str(row["seed"]), row) for row in rows]),
-    ]
-
-
-def _table(what: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
-    lines = [
-        f"| {what} | noised: agreement, % | log p | gap | clean: agreement, % | log p | gap "
-        "| difference, points |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for label, row in rows:
-        told = (
-            f"{percent(one['agreement'])} | {one['mean_log_p']:.2f} | {maybe(one['gap'])}"
-            for one in (row["noised"], row["clean"])
-        )
-        lines.append(f"| {label} | {' | '.join(told)} | {percent(row['difference'])} |")
-    return lines

@@ -1,11 +1,11 @@
 """The instruments and the bars for the generator: one command, one table.
 
-    python -m tools.pocket.lab.instruments --rendered DIR --out OUT [--judges JUDGES]
+    python -m tools.pocket.lab.instruments --rendered WORLD --workspace DIR --out OUT
 
-DIR holds the pools web, train and test as render.py wrote them; without JUDGES the shipped judges
-are asked. Prints the table and writes instruments.json, instruments.md and
-pictures/text-only.png to OUT. Every part is kept in OUT/parts with what it depends on: run again,
-only what changed is measured; `--only PART` measures that part anew, and no other.
+WORLD holds the pools web, train and test as render.py wrote them; without `--judges` the shipped
+ones are asked. Writes data/instruments.json, the page instruments.md, which is printed too, and
+pictures/text-only.png to OUT. Every part is kept in DIR/parts with what it depends on: run again,
+only what changed is measured; `--only PART` measures that part again, and no other.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,14 @@ from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.stages.inputs import model_inputs
 from higfa_cli.stages.shards import torch_threads
 from higfa_cli.training.calibration import expected_calibration_error
-from tools.pocket.lab import figures, measure
-from tools.pocket.lab.bench import JUDGES, check_pocket, constants, silence
+from tools.pocket.lab import figures, measure, pages
+from tools.pocket.lab.bench import JUDGES, check_pocket, constants, made, silence
 from tools.pocket.lab.draw import DRAWN, TEXT_CONTOUR, TEXT_ONLY, Arm, Drawings
 from tools.pocket.lab.features import NAME as FEATURE_SPACE
 from tools.pocket.lab.features import looks_like_aircraft
 from tools.pocket.lab.judges import jury_log_probabilities
 from tools.pocket.lab.measure import Pictures
-from tools.pocket.lab.table import Row, markdown, row
+from tools.pocket.lab.table import Row, row
 from tools.pocket.lab.train_judges import load_pool
 from tools.pocket.lab.warp import MIRRORED, REPEATED, warped
 from tools.pocket.lab.world import World
@@ -78,7 +78,7 @@ def judges_part(world: World) -> list[Row]:
 
 
 def ratio_rows(
-    world: World, after: Tensor, figure: str, bar: float | None, about: str = ""
+    world: World, after: Tensor, figure: str, threshold: float | None, about: str = ""
 ) -> list[Row]:
     """The jury's accuracy on changed test photos [N, 3, S, S], and its ratio to the unchanged."""
     first, second = (
@@ -88,14 +88,14 @@ def ratio_rows(
     return [
         row("jury accuracy before", figures.share(first)),
         row("jury accuracy after", figures.share(second), about=about),
-        row(figure, figures.ratio(first, second), bar, "number", about),
+        row(figure, figures.ratio(first, second), threshold, "number", about),
     ]
 
 
 def warp_part(world: World) -> list[Row]:
     """What the contours' default transforms cost when photos are moved by them.
 
-    Borders are repeated; with mirrored ones without a bar, to show what the choice decides.
+    Borders are repeated; with mirrored ones without a threshold, to show what the choice decides.
     """
     folder, size = world.rendered / "test", world.judges[0].spec.size
     records = read_records(folder / "records.jsonl")
@@ -142,12 +142,12 @@ def judged(world: World, drawings: Drawings) -> Pictures:
     return Pictures(drawings.pictures, labels, drawings.failed)
 
 
-def arm_part(world: World, arm: Arm, bar: float) -> list[Row]:
+def arm_part(world: World, arm: Arm, threshold: float) -> list[Row]:
     """All figures of one arm's drawings."""
     drawings = world.drawings(arm)
     found = judged(world, drawings)
     return [
-        *measure.agreement_rows(world.judges, found, bar),
+        *measure.agreement_rows(world.judges, found, threshold),
         *measure.spread_rows(world.network, found, world.reference, drawn=True),
         measure.overlap_row(found, drawings.contours),
         Row(
@@ -165,7 +165,7 @@ def sheet_part(world: World) -> list[Row]:
     pictures = drawings.pictures[:SHEET]
     names = [world.setting.classes[label] for label in drawings.labels[:SHEET].tolist()]
     shown = [list(pictures.permute(0, 2, 3, 1).numpy())]
-    path = world.docs / "pictures" / "text-only.png"
+    path = world.out / "pictures" / "text-only.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     compose(shown, names, SHEET_COLUMNS).save(path)
     failed = drawings.failed[:SHEET]
@@ -174,11 +174,13 @@ def sheet_part(world: World) -> list[Row]:
         photos = figures.share(looks_like_aircraft(world.network, world.test.pictures, among))
         seen = looks_like_aircraft(world.network, pictures, among) & ~failed
         # The stricter figure is the one with the bar.
-        bar = measure.NEARLY_ALL * photos.value if among == 1 else None
-        about = f"the bar is {100 * measure.NEARLY_ALL:.0f} % of the photos' share" if bar else ""
+        threshold = measure.NEARLY_ALL * photos.value if among == 1 else None
+        about = (
+            f"the bar is {100 * measure.NEARLY_ALL:.0f} % of the photos' share" if threshold else ""
+        )
         rows += [
             row(f"test photos: {named}", photos, about="of the feature network's classes"),
-            row(f"drawings: {named}", figures.share(seen), bar, about=about),
+            row(f"drawings: {named}", figures.share(seen), threshold, about=about),
         ]
     return rows
 
@@ -189,7 +191,7 @@ def speed_part(world: World) -> list[Row]:
     model = world.model(prompt)
     contours = torch.zeros(SPEED_BATCH, 1, model.size, model.size)
     rows = []
-    for figure, contour, bar in (
+    for figure, contour, threshold in (
         ("text", 0.0, SPEED_BAR),
         ("text + contour, one branch", 1.0, None),
     ):
@@ -207,7 +209,9 @@ def speed_part(world: World) -> list[Row]:
             once(2)
             taken = statistics.median(once(SPEED_STEPS) for _ in range(SPEED_ROUNDS))
         about = f"{SPEED_STEPS} steps, batch {SPEED_BATCH}, {SPEED_THREADS} threads, decoded"
-        rows.append(Row(figure, SPEED_BATCH / taken, bar=bar, unit="per second", about=about))
+        rows.append(
+            Row(figure, SPEED_BATCH / taken, threshold=threshold, unit="per second", about=about)
+        )
     return rows
 
 
@@ -258,48 +262,35 @@ def input_hashes(world: World) -> dict[str, str]:
 
 def measure_parts(world: World, only: tuple[str, ...]) -> dict[str, list[Row]]:
     """Part -> rows, of those that were measured now or are still true."""
-    (world.out / "parts").mkdir(parents=True, exist_ok=True)
+    (world.workspace / "parts").mkdir(parents=True, exist_ok=True)
     found, hashes = {}, input_hashes(world)
     for name, part in PARTS.items():
-        path = world.out / "parts" / f"{name}.json"
+        path = world.workspace / "parts" / f"{name}.json"
         key = hash_json([hashes[one] for one in part.inputs])
         kept: Mapping[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
         fresh = kept.get("depends_on") == key
         if name in only or (not only and not fresh):
             print(f"measuring: {part.title}", flush=True)
             rows = part.run(world)
-            about = {"depends_on": key, "rows": [one.plain() for one in rows]}
+            about = {"depends_on": key, "rows": [asdict(one) for one in rows]}
             path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
             found[name] = rows
         elif fresh:
-            found[name] = [Row.from_plain(one) for one in kept["rows"]]
+            found[name] = [Row(**one) for one in kept["rows"]]
     return found
 
 
-def write_table(world: World, found: Mapping[str, list[Row]]) -> str:
-    """instruments.json and the page instruments.md; returns the latter."""
-    plain = {name: [one.plain() for one in rows] for name, rows in found.items()}
-    about = {"count": world.count, "features": FEATURE_SPACE, "parts": plain}
-    text = json.dumps(about, indent=1) + "\n"
-    (world.out / "instruments.json").write_text(text, encoding="utf-8")
-    absent = [part.title for name, part in PARTS.items() if name not in found]
-    lines = [
-        "# The generator under the instruments\n",
-        "Written by `python -m tools.pocket.lab.instruments`; do not edit. What the words mean: "
-        "[laboratory.md](laboratory.md).\n",
-        f"{world.count} drawings per arm from transformed contours of train photos, recipe "
-        f"`{world.ctx.recipe.name}`: {constants(world.ctx.recipe.guidance)}. Diversity, recall, "
-        f"coverage and copies in the features of {FEATURE_SPACE}.\n",
-    ]
-    if absent:
-        lines.append(f"Not measured: {', '.join(absent)}.\n")
-    lines.append(markdown({PARTS[name].title: rows for name, rows in found.items()}))
-    if "sheet" in found:
-        lines.append("![64 pictures by text alone](pictures/text-only.png)\n")
-    table = "\n".join(lines)
-    world.docs.mkdir(parents=True, exist_ok=True)
-    (world.docs / "instruments.md").write_text(table, encoding="utf-8")
-    return table
+def write_page(world: World, found: Mapping[str, list[Row]]) -> str:
+    """data/instruments.json, and the page made of it; returns the latter."""
+    about = {
+        "made": made(world.ctx, "instruments", " --rendered WORLD"),
+        "recipe": world.ctx.recipe.name,
+        "constants": constants(world.ctx.recipe.guidance),
+        "count": world.count,
+        "features": FEATURE_SPACE,
+        "parts": {name: [asdict(one) for one in rows] for name, rows in found.items()},
+    }
+    return pages.publish(world.out, "instruments", about)
 
 
 def main() -> None:
@@ -307,8 +298,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rendered", type=Path, required=True)
     parser.add_argument("--judges", type=Path, default=JUDGES)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--docs", type=Path, help="another folder than --out for page and sheet")
+    parser.add_argument("--workspace", type=Path, required=True, help="folder, perhaps new")
+    parser.add_argument("--out", type=Path, required=True, help="folder of numbers and page")
     parser.add_argument("--count", type=int, default=480, help="pictures per arm")
     parser.add_argument("--recipe", default="pocket-aircraft", help="a recipe's name or file")
     parser.add_argument("--workers", type=int, default=2, help="processes that draw")
@@ -318,15 +309,15 @@ def main() -> None:
     world = World(
         rendered=asked.rendered,
         judges_folder=asked.judges,
+        workspace=asked.workspace,
         out=asked.out,
-        docs=asked.docs or asked.out,
         count=asked.count,
         recipe=asked.recipe,
         workers=asked.workers,
     )
     try:
         check_pocket(asked.recipe)
-        print(write_table(world, measure_parts(world, tuple(asked.only))))
+        print(write_page(world, measure_parts(world, tuple(asked.only))))
     except UserError as error:
         parser.exit(error.exit_code, f"error: {error}\n")
 

@@ -103,9 +103,9 @@ def judge_labels(names: Sequence[str], judges: Sequence[Judge]) -> Tensor:
 
 
 def agreement_rows(
-    judges: tuple[Judge, ...], found: Pictures, bar: float | None = None, about: str = ""
+    judges: tuple[Judge, ...], found: Pictures, threshold: float | None = None, about: str = ""
 ) -> list[Row]:
-    """Agreement of the jury, which has the bar, and of each judge; the jury's mean log p."""
+    """Agreement of the jury, which has the threshold, and of each judge; the jury's mean log p."""
     if about == "" and bool(found.failed.any()):
         about = f"{int(found.failed.sum())} pictures failed, and count as disagreed"
     jury = jury_log_probabilities(judges, found.pictures)
@@ -113,7 +113,7 @@ def agreement_rows(
     def hits(log_p: Tensor) -> Tensor:
         return figures.agreement(log_p, found.labels) & ~found.failed
 
-    rows = [row("jury agreement", figures.share(hits(jury)), bar, about=about)]
+    rows = [row("jury agreement", figures.share(hits(jury)), threshold, about=about)]
     for judge in judges:
         own = figures.share(hits(judge.log_probabilities(found.pictures)))
         rows.append(row(f"agreement of {judge.spec.architecture}", own))

@@ -113,22 +113,6 @@ def jury(judges: Sequence[Judge], pictures: Tensor, classes: Sequence[str]) -> T
     return jury_log_probabilities(tuple(judges), pictures)[:, columns]
 
 
-def bar(figure: str, asked: str, measured: str, reached: bool | None) -> dict[str, Any]:
-    """A row of the table of bars; `reached` is None where the comparison cannot be made."""
-    return {"figure": figure, "bar": asked, "measured": measured, "reached": reached}
-
-
 def rounded(interval: Interval) -> list[float]:
     """As the JSON files hold it."""
     return [round(value, 4) for value in interval]
-
-
-def percent(interval: Sequence[float]) -> str:
-    """`61.3 [55.0, 67.4]`, in per cent."""
-    value, low, high = (100 * number for number in interval)
-    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
-
-
-def maybe(value: float | None, form: str = ".2f") -> str:
-    """A number, or a dash for none."""
-    return "-" if value is None else format(value, form)

@@ -29,8 +29,8 @@ class World:
 
     rendered: Path
     judges_folder: Path
+    workspace: Path
     out: Path
-    docs: Path
     count: int
     recipe: str
     workers: int
@@ -49,7 +49,7 @@ class World:
     @cached_property
     def ctx(self) -> Context:
         """The recipe, and the workspace where its contours go."""
-        return make_context(load_recipe(self.recipe), self.out.resolve() / "workspace")
+        return make_context(load_recipe(self.recipe), self.workspace.resolve())
 
     @cached_property
     def test(self) -> Labelled:
@@ -65,7 +65,7 @@ class World:
     def reference(self) -> measure.Reference:
         """What drawings are compared with."""
         size = self.judges[0].spec.size
-        return measure.reference(self.network, self.rendered, size, self.out / "features")
+        return measure.reference(self.network, self.rendered, size, self.workspace / "features")
 
     @cached_property
     def setting(self) -> Setting:
@@ -77,7 +77,7 @@ class World:
 
     def drawings(self, arm: Arm) -> Drawings:
         """The arm's pictures, from the cache where it holds them."""
-        return draw_arm(self.setting, arm, self.out / "drawings", self.workers)
+        return draw_arm(self.setting, arm, self.workspace / "drawn", self.workers)
 
     def model(self, prompt: str | None = None) -> DiffusionModel:
         """The generator, ready for one prompt and the empty one, or for none."""

@@ -14,21 +14,12 @@ from tools.pocket.lab.scores import Score
 from tools.pocket.lab.strips import strip
 
 WORST = 10
-# From this confidence on, the guide counts as content with a picture.
-CONTENT = 0.5
 
 
 def worst_items(score: Score, count: int = WORST) -> list[int]:
     """Positions of the drawn pictures with the lowest jury log p of their class, lowest first."""
     order = score.own_log_p.masked_fill(score.drawings.failed, torch.inf).argsort().tolist()
     return [index for index in order if not score.drawings.failed[index]][:count]
-
-
-def verdict(right_before: bool, guide_p: float) -> str:
-    """What a wrong picture's arms and its guide say in one line."""
-    before = "right" if right_before else "wrong already"
-    after = "is content" if guide_p >= CONTENT else "is not content either"
-    return f"{before} without the guide; the guide {after}"
 
 
 def describe(bench: Bench, before: Score, score: Score) -> list[dict[str, Any]]:
@@ -48,7 +39,7 @@ def describe(bench: Bench, before: Score, score: Score) -> list[dict[str, Any]]:
                 "jury_p": round(float(p[label]), 4),
                 "text_contour_says": classes[earlier],
                 "guide_p": round(guide_p, 3),
-                "verdict": verdict(bool(before.hits[index]), guide_p),
+                "right_before": bool(before.hits[index]),
                 **guided_steps(score.drawings.traces[index]),
             }
         )
@@ -80,23 +71,3 @@ def picture(
         for row in rows
     ]
     return strip(lines, [row["class"] for row in rows], feet, scale=2)
-
-
-def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Markdown lines."""
-    lines = [
-        "| class | jury says | jury's p of the class | text + contour is taken for | guide p at "
-        "the guided steps | s_K | s_T | s_C | guide p, finished | |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in rows:
-        p, classifier, text, contour = (
-            " ".join(f"{value:.2g}" for value in row[name])
-            for name in ("p", "s_classifier", "s_text", "s_contour")
-        )
-        lines.append(
-            f"| {row['class']} | {row['jury_says']} ({row['jury_p_of_that']:.2f}) | "
-            f"{row['jury_p']:.3f} | {row['text_contour_says']} | {p} | {classifier} | {text} | "
-            f"{contour} | {row['guide_p']:.2f} | {row['verdict']} |"
-        )
-    return lines
