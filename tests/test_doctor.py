@@ -36,7 +36,7 @@ from higfa_cli.recipe.load import load_recipe
 from higfa_cli.stages.context import make_context
 from higfa_cli.text import gib
 from tests.support import tiny
-from tests.support.recipes import drawing_keys, drawing_recipe, load_model, write_recipe
+from tests.support.recipes import drawing_keys, drawing_recipe, load_model
 from tests.support.shapes import write_class_folders
 
 CHECKS = [
@@ -66,12 +66,13 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: Path) -> Path:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
     folder = tmp_path_factory.mktemp("models")
-    return {family: tiny.make_model(folder / family, family=family) for family in ("sd", "sdxl")}
+    families = ("sd", "sdxl", "sd3", "sd35")
+    return {family: tiny.make_model(folder / family, family=family) for family in families}
 
 
 def small_recipe(folder: Path, model: Path, controlnet: Path, **drawing: Any) -> Path:
     write_class_folders(folder / "photos" / "train", 2, 0)
-    return write_recipe(
+    return small_recipe(
         folder / "tiny.yaml", (model, controlnet), **drawing_keys(**{"steps": 4} | drawing)
     )
 
@@ -232,6 +233,36 @@ def test_a_broken_folder_is_named_to_the_file(
     assert missing() == ["tokenizer/vocab.json", "tokenizer/merges.txt", "config.json"]
     (model / "model_index.json").write_text("{")
     assert missing()[0] == "model_index.json"
+
+
+def test_every_file_of_a_model_counts(models: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
+    """With T5 beside both CLIPs, and without it."""
+    model, controlnet = (tmp_path / "three", models["sd3"][1])
+    shutil.copytree(models["sd3"][0], model)
+    settings = Model(base=str(model), controlnet=str(controlnet))
+    assert missing_files(settings, tmp_path) == []
+    gone = [
+        "tokenizer_3/tokenizer.json",
+        "text_encoder_3/model.safetensors",
+        "transformer/config.json",
+    ]
+    for file in gone:
+        (model / file).unlink()
+    found = {one.file for one in missing_files(settings, tmp_path)}
+    assert found == {"tokenizer_3/spiece.model", *gone[1:]}
+    base, controlnet = map(str, models["sd35"])
+    assert missing_files(Model(base=base, controlnet=controlnet), tmp_path) == []
+
+
+def test_a_solver_of_another_family_is_named(
+    models: dict[str, tuple[Path, Path]], tmp_path: Path
+) -> None:
+    recipe = small_recipe(tmp_path, *models["sd3"])
+    failed = row(examine(recipe, exit_code=1), "model")
+    assert failed["detail"].endswith("`ddim` cannot draw from Stable Diffusion 3")
+    assert failed["remedy"] == "use flow-euler"
+    answer = examine(recipe, "--set", "sampling.scheduler=flow-euler")
+    assert row(answer, "model")["detail"] == "Stable Diffusion 3, flow; flow-euler, 32 px"
 
 
 def test_pickles_alone_do_not_do(models: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
@@ -462,11 +493,12 @@ def test_warnings_do_not_fail(models: dict[str, tuple[Path, Path]], tmp_path: Pa
     assert answer["next"].startswith("higfa contours")
 
 
-@pytest.mark.parametrize("family", ["sd", "sdxl"])
+@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "sd35"])
 def test_self_check_draws_and_compares(
     models: dict[str, tuple[Path, Path]], tmp_path: Path, family: str
 ) -> None:
-    recipe = small_recipe(tmp_path, *models[family], scheduler="euler")
+    solver = "flow-euler" if family.startswith("sd3") else "euler"
+    recipe = small_recipe(tmp_path, *models[family], scheduler=solver)
     answer = examine(recipe, "--self-check")
     found = answer["self_check"]
     assert [one["check"] for one in found["checks"]] == [

@@ -25,7 +25,7 @@ GUIDED = strengths(text=3.0, classifier=2.0, switch=0.5, grad_norm="rms")
 OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 1.00 GiB"
 
 
-@pytest.fixture(scope="module", params=["sd", "sdxl"])
+@pytest.fixture(scope="module", params=["sd", "sdxl", "sd3"])
 def folders(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path]:

@@ -149,7 +149,6 @@ def model_parts(ctx: Context) -> Architecture:
     recipe = ctx.recipe
     arch = architecture(recipe.model, ctx.base)
     check_size(arch, recipe.size, recipe.model)
-    FAMILIES[arch.family].check_scheduler(recipe.sampling.scheduler)
     evaluations_of(ctx, arch)
     return arch
 
@@ -160,16 +159,20 @@ def evaluations_of(ctx: Context, arch: Architecture) -> tuple[int, int]:
     Raises UserError for a scheduler configuration that is not supported.
     """
     guidance, sampling = ctx.recipe.guidance, ctx.recipe.sampling
+    family = FAMILIES[arch.family]
 
     def compute() -> dict[str, Any]:
         from higfa_cli.models.draw import evaluations
-        from higfa_cli.models.scheduler import make_solver
 
-        solver = make_solver(sampling.scheduler, arch.scheduler, sampling.steps)
+        solver = family.solver(sampling.scheduler, arch.scheduler, sampling.steps)
         denoiser, guide = evaluations(guidance, solver.levels)
         return {"denoiser": denoiser, "guide": guide}
 
-    key = [arch.scheduler, ctx.recipe.model_dump(mode="json", include={"guidance", "sampling"})]
+    key = [
+        arch.family,
+        arch.scheduler,
+        ctx.recipe.model_dump(mode="json", include={"guidance", "sampling"}),
+    ]
     counts = remembered("evaluations", key, compute)
     return counts["denoiser"], counts["guide"]
 
