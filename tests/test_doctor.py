@@ -72,7 +72,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Pa
 
 def small_recipe(folder: Path, model: Path, controlnet: Path, **drawing: Any) -> Path:
     write_class_folders(folder / "photos" / "train", 2, 0)
-    return small_recipe(
+    return write_recipe(
         folder / "tiny.yaml", (model, controlnet), **drawing_keys(**{"steps": 4} | drawing)
     )
 
