@@ -94,13 +94,13 @@ class SplitCounts(Artifact):
 
 
 class Results(Artifact):
-    """What the downstream trainings gave; `selection`: which photos chose the checkpoints."""
+    """What the downstream trainings gave; `chosen_by`: which photos chose the checkpoints."""
 
     remedy: ClassVar[str] = "run `higfa train-downstream --force`"
 
     arms: Annotated[Several[ArmResult], Field(min_length=1)]
     classes: Several[str]
-    selection: str
+    chosen_by: str
     test: str
     counts: SplitCounts
 

@@ -44,7 +44,7 @@ from higfa_cli.artifacts.lock import (
 )
 from higfa_cli.artifacts.records import RunRecord
 from higfa_cli.artifacts.safe_paths import refuse_linked_folders, why_outside
-from higfa_cli.artifacts.stage_outputs import SCRATCH, StageRun, whole
+from higfa_cli.artifacts.stage_outputs import SCRATCH, StageRun, unchanged
 from higfa_cli.artifacts.stage_state import (
     StageInputs,
     StageState,
@@ -146,7 +146,7 @@ def part_run(
             if not living:
                 entries = _open(directory, inputs, recipe, resume=True)[1]
             elif _is_open(directory, inputs):
-                entries = whole(directory, _recorded(directory))
+                entries = unchanged(directory, _recorded(directory))
             else:
                 raise UserError(
                     f"{directory} is in use: {', '.join(living)} still at work with another "
@@ -154,7 +154,7 @@ def part_run(
                     exit_code=BUSY,
                 )
             own = journal(directory, part)
-            write_journal(own, whole(directory, read_journal(own)))
+            write_journal(own, unchanged(directory, read_journal(own)))
             run = StageRun(directory, recipe.run.device, entries, part)
             open_plan(run)
         yield run
@@ -165,7 +165,7 @@ def worker_run(directory: Path, recipe: Recipe, part: str) -> Iterator[StageRun]
     """Work on one part for a process that holds the folder's lock and closes the stage."""
     with part_lock(directory, part):
         own = journal(directory, part)
-        write_journal(own, whole(directory, read_journal(own)))
+        write_journal(own, unchanged(directory, read_journal(own)))
         yield StageRun(directory, recipe.run.device, {}, part)
 
 
@@ -279,7 +279,7 @@ def _prepare(directory: Path, inputs: StageInputs, resume: bool) -> dict[str, En
 
 def _keep_whole(directory: Path, outputs: Mapping[str, Entry]) -> dict[str, Entry]:
     """The outputs that are whole; changed ones are removed."""
-    kept = whole(directory, outputs)
+    kept = unchanged(directory, outputs)
     for name in outputs.keys() - kept.keys():
         (directory / name).unlink(missing_ok=True)
     # The finished record is about to be replaced: one journal takes over what it and all

@@ -101,14 +101,14 @@ def _show_rows(rows: list[dict[str, Any]]) -> None:
 def _show_missing(missing: list[dict[str, Any]]) -> None:
     """Counts per repository, then the commands, each of which can be pasted."""
     from higfa_cli.cli.output import print_line
-    from higfa_cli.forecast.model_files import FOLDER, WHOLE, MissingFile, by_repository
+    from higfa_cli.forecast.model_files import ENTIRE_REPOSITORY, FOLDER, MissingFile, by_repository
     from higfa_cli.text import plural
 
     rows = [MissingFile(**row) for row in missing]
     print_line("missing:")
     for (repo, revision), files in by_repository(rows).items():
         counted = f"{plural(len(files), 'file')} of"
-        special = {WHOLE: "the whole of", FOLDER: "no folder"}
+        special = {ENTIRE_REPOSITORY: "the whole of", FOLDER: "no folder"}
         at = f" at {revision[:12]}" if revision else ""
         print_line(f"  {special.get(files[0], counted)} {repo}{at}")
     print_line("what to do:")

@@ -26,7 +26,7 @@ from higfa_cli.recipe.refs import resolve_ref, weights_path
 INDEX = "model_index.json"
 CONFIG = "config.json"
 SCHEDULER = "scheduler/scheduler_config.json"
-WHOLE = "(whole repository)"
+ENTIRE_REPOSITORY = "(whole repository)"
 FOLDER = "(folder)"
 _COMMAND = "hf download "
 _NO_FOLDER = (
@@ -45,7 +45,7 @@ class MissingFile:
         key: recipe key that asks for it.
         repo: hub id, or the local folder.
         revision: of the hub id; None where the recipe pins none.
-        file: path inside `repo`, WHOLE, or FOLDER where there is no such folder.
+        file: path inside `repo`, ENTIRE_REPOSITORY, or FOLDER where there is no such folder.
         remedy: the command that fetches it, or what to do.
         remark: what to know beside the command.
     """
@@ -237,7 +237,7 @@ def _remedy(place: _Place, files: Iterable[str]) -> tuple[str, str]:
 def _download(repo: str, revision: str | None, files: Iterable[str]) -> str:
     words = [*_COMMAND.split(), repo, *(["--revision", revision] if revision else [])]
     files = list(files)
-    if files == [WHOLE]:
+    if files == [ENTIRE_REPOSITORY]:
         for pattern in ("*.json", "*.txt", "*.safetensors"):
             words += ["--include", pattern]
         return shlex.join(words)
@@ -267,7 +267,7 @@ def _of_pipeline(place: _Place) -> list[str]:
     file = place.find(INDEX)
     index = shipped(str(place.at)).get(INDEX) if file is None else _json(file)
     if index is None:
-        return [WHOLE if file is None and not place.local else INDEX]
+        return [ENTIRE_REPOSITORY if file is None and not place.local else INDEX]
     try:
         family = family_of(str(index.get("_class_name")))
     except UserError:

@@ -190,9 +190,9 @@ def _difference(one: _Drawn, other: _Drawn) -> float:
 
 
 def _finite(drawn: _Drawn) -> Row:
-    whole = bool(drawn.picture.isfinite().all()) and all(bool(s.finite.all()) for s in drawn.steps)
-    remedy = "" if whole else "set model.dtype: bfloat16 or float32"
-    return Row("finite", verdict(whole), "latents, guide and picture", remedy)
+    finite = bool(drawn.picture.isfinite().all()) and all(bool(s.finite.all()) for s in drawn.steps)
+    remedy = "" if finite else "set model.dtype: bfloat16 or float32"
+    return Row("finite", verdict(finite), "latents, guide and picture", remedy)
 
 
 def _not_constant(drawn: _Drawn) -> Row:

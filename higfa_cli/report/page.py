@@ -247,7 +247,7 @@ def page_context(material: Material) -> dict[str, Any]:
         "arms_table": arms_table(arms, test),
         "bars": figures.interval_bars([a.difference for a in arms]),
         "class_table": by_class,
-        "method": wording.verdict_method(arm, test, results.selection),
+        "method": wording.verdict_method(arm, test, results.chosen_by),
         "gallery": material.gallery,
         "picture_labels": tuple(PICTURES.values()),
         "guide_off": not recipe.guidance.consulted,

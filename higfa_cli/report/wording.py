@@ -21,7 +21,7 @@ _BEST_ON = (
     "The checkpoint of each training is the one best on {}; "
     "the test photos were read once, by that checkpoint."
 )
-SELECTION = {
+CHOSEN_BY = {
     "val": _BEST_ON.format("the validation photos"),
     "last": "No photos were kept aside for validation, so each training's last checkpoint is "
     "used; the test photos were read once.",
@@ -87,9 +87,9 @@ def headline(arms: Sequence[Arm], test: bool) -> Headline:
     return Headline("no-evidence", "No evidence", text)
 
 
-def verdict_method(arm: Arm | None, test: bool, selection: str) -> tuple[str, ...]:
+def verdict_method(arm: Arm | None, test: bool, chosen_by: str) -> tuple[str, ...]:
     """How the verdict came about, sentence by sentence."""
-    chosen = SELECTION.get(selection, _BEST_ON.format(selection))
+    chosen = CHOSEN_BY.get(chosen_by, _BEST_ON.format(chosen_by))
     if not test:
         return (
             "There is no test split, so no verdict is possible. The table shows accuracy on the "

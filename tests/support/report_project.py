@@ -92,7 +92,7 @@ def write_downstream(root: Path, arms: dict[str, list[set[int]]], n: int, test: 
         row = {"name": name, "synthetic": None, "synthetic_images": count, "missing_classes": []}
         rows.append(row | {"runs": runs})
     counts = {"train": 120, "val": 40, "test": n if test else 0}
-    results = {"arms": rows, "classes": list(CLASSES), "selection": "val", "counts": counts}
+    results = {"arms": rows, "classes": list(CLASSES), "chosen_by": "val", "counts": counts}
     dump(root / "train-downstream/results.json", results | {"test": "read once"})
     write_record(root / "train-downstream", DownstreamCounts(arms=len(rows), trainings=3))
 
