@@ -72,7 +72,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Pa
 
 def small_recipe(folder: Path, model: Path, controlnet: Path, **drawing: Any) -> Path:
     write_class_folders(folder / "photos" / "train", 2, 0)
-    return write_recipe(
+    return drawing_recipe(
         folder / "tiny.yaml", (model, controlnet), **drawing_keys(**{"steps": 4} | drawing)
     )
 
@@ -150,7 +150,8 @@ def test_missing_files_are_named_with_their_command(
     # The whole of both models and the classifier, in half precision: 9 GiB, or 3 GiB for SD 1.5.
     gib = float(re.search(r"about ([\d.]+) GiB of weights", row(answer, "disk")["detail"])[1])  # type: ignore[index]
     assert (8.5 < gib < 9.2) if settings.base == XL else (2 < gib < 3)
-    assert row(answer, "time")["status"] == "warning" and "steps" in row(answer, "time")["remedy"]
+    time = row(answer, "time")
+    assert time["status"] == "ok" and "not known before a preview" in time["detail"]
     assert answer["next"] == (
         f"put the data right (see `data` above), then run `higfa doctor {name}` again"
     )
