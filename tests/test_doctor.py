@@ -24,19 +24,19 @@ from higfa_cli.forecast.estimate import ALLOWANCE
 from higfa_cli.forecast.findings import Findings
 from higfa_cli.forecast.machine import Device, device_of
 from higfa_cli.forecast.model_files import (
-    ENTIRE_REPOSITORY,
     FOLDER,
     MissingFile,
     missing_files,
     missing_weights,
 )
+from higfa_cli.forecast.repository import ENTIRE_REPOSITORY
 from higfa_cli.recipe.classifiers import Training
 from higfa_cli.recipe.drawing import Model
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.stages.context import make_context
 from higfa_cli.text import gib
 from tests.support import tiny
-from tests.support.recipes import drawing_keys, drawing_recipe, load_model
+from tests.support.recipes import drawing_keys, drawing_recipe, load_model, write_recipe
 from tests.support.shapes import write_class_folders
 
 CHECKS = [
@@ -72,7 +72,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Pa
 
 def small_recipe(folder: Path, model: Path, controlnet: Path, **drawing: Any) -> Path:
     write_class_folders(folder / "photos" / "train", 2, 0)
-    return drawing_recipe(
+    return write_recipe(
         folder / "tiny.yaml", (model, controlnet), **drawing_keys(**{"steps": 4} | drawing)
     )
 

@@ -173,6 +173,9 @@ def test_contours_are_read_from_their_stage(ctx: Context, name: str) -> None:
     item = next(one for one in plan(ctx) if one.contour == rows[0]["file_name"])
     with pytest.raises(UserError, match="contours"):
         drawing.read_contour(ctx, item)
+    # Before any model is loaded: there is none.
+    with pytest.raises(UserError, match="contours"):
+        preview.sweep(ctx, "guidance.text.scale", [1.0])
 
 
 @pytest.mark.parametrize("name", PATHS)

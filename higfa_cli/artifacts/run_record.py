@@ -26,7 +26,6 @@ from higfa_cli.artifacts.atomic import (
     temporary_note,
     write_text,
 )
-from higfa_cli.artifacts.crash import crash_point
 from higfa_cli.artifacts.journal import (
     Entry,
     journal,
@@ -242,7 +241,6 @@ def _close(run: StageRun, record: RunRecord, **ending: object) -> None:
 def _clear_traces(directory: Path) -> None:
     """Remove what only an unfinished run needs."""
     for path in journals(directory):
-        crash_point()
         path.unlink(missing_ok=True)
     shutil.rmtree(directory / SCRATCH, ignore_errors=True)
 
@@ -265,7 +263,6 @@ def _prepare(directory: Path, inputs: StageInputs, resume: bool) -> dict[str, En
     if resume and record is not None and record.inputs.key == inputs.key:
         return _keep_whole(directory, outputs)
     for name in [*outputs, RESOLVED]:
-        crash_point()
         (directory / name).unlink(missing_ok=True)
     _clear_traces(directory)
     folders = [item for item in directory.rglob("*") if item.is_dir() and not item.is_symlink()]

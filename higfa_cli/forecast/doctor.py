@@ -12,7 +12,6 @@ from higfa_cli.forecast import capacity, estimate
 from higfa_cli.forecast.findings import Findings, Row
 from higfa_cli.forecast.machine import device_of
 from higfa_cli.forecast.model_files import (
-    ENTIRE_REPOSITORY,
     FOLDER,
     MissingFile,
     by_repository,
@@ -20,6 +19,7 @@ from higfa_cli.forecast.model_files import (
     missing_files,
     missing_weights,
 )
+from higfa_cli.forecast.repository import ENTIRE_REPOSITORY
 from higfa_cli.models.architecture import WrongSize, family_at
 from higfa_cli.models.families import FAMILIES, KNOWN
 from higfa_cli.stages import pipeline

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from higfa_cli.artifacts.artifact import read_model
-from higfa_cli.artifacts.records import Pace
+from higfa_cli.artifacts.artifact import parse, read_model
+from higfa_cli.artifacts.records import Pace, SynthesisCounts
 from higfa_cli.artifacts.rows import PlanItem
 from higfa_cli.artifacts.stage_state import read_record
 from higfa_cli.data.layouts import layout_of
@@ -274,15 +274,12 @@ def _stale_contours(ctx: Context) -> str | None:
 
 
 def _of_run(ctx: Context) -> Pace | None:
-    if not ctx.ws.synthesize.record.is_file():
-        return None
+    files = ctx.ws.synthesize
     try:
-        record = read_record(ctx.ws.synthesize.directory)
+        record = read_record(files.directory)
+        seconds = parse(record.counts, SynthesisCounts, files.record).seconds_per_image
     except UserError:
         # The stage's state reports it; the time is then not known.
-        return None
-    seconds = record.counts.get("seconds_per_image")
-    if not isinstance(seconds, int | float):
         return None
     return Pace(parameters=record.inputs.parameters, seconds=seconds, device=record.device)
 

@@ -280,7 +280,7 @@ def _limits(material: Material, arms: Sequence[Arm], test: bool) -> tuple[str, .
     )
 
 
-def render_html(context: Mapping[str, Any]) -> str:
+def render_html(context: Mapping[str, object]) -> str:
     env = _environment(autoescape=True, finalize=_finalize_html)
     env.globals.update(width=figures.WIDTH, height=figures.HEIGHT, chart_left=figures.LEFT)
     env.globals.update(
@@ -291,7 +291,7 @@ def render_html(context: Mapping[str, Any]) -> str:
     return env.get_template("report.html.j2").render(context)
 
 
-def render_markdown(context: Mapping[str, Any]) -> str:
+def render_markdown(context: Mapping[str, object]) -> str:
     # Escaping in `finalize` covers every expression, so that a template cannot forget it.
     env = _environment(autoescape=False, finalize=_finalize_markdown)
     env.filters.update(table=markdown_table, code=markdown_code)

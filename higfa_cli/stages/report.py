@@ -33,6 +33,7 @@ from higfa_cli.report.page import (
 from higfa_cli.report.stats import Prediction
 from higfa_cli.report.tables import arms_csv, csv_text, latex_table
 from higfa_cli.stages.context import Context
+from higfa_cli.stages.summaries import ReportSummary
 
 NAME = "report"
 VERSION = 1
@@ -77,7 +78,7 @@ def inputs(ctx: Context, **options: Any) -> StageInputs:
     return StageInputs(parameters=parameters, files=files)
 
 
-def run(ctx: Context, **options: Any) -> dict[str, Any]:
+def run(ctx: Context, **options: Any) -> ReportSummary:
     """Write report.html, report.md, results.csv and results.tex; returns the verdict.
 
     Raises UserError: results missing, or artifacts that contradict one another.

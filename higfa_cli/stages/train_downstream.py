@@ -6,7 +6,6 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torchmetrics.functional.classification import multiclass_f1_score
@@ -28,6 +27,7 @@ from higfa_cli.stages.arms import STAGE, Arm, choose_arms
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.inputs import downstream_inputs
 from higfa_cli.stages.photos import load_photos
+from higfa_cli.stages.summaries import DownstreamSummary
 from higfa_cli.training.calibration import fit_temperature
 from higfa_cli.training.folds import stratified_folds
 from higfa_cli.training.mixing import TrainSet
@@ -62,7 +62,7 @@ class Material:
 
 def run(
     ctx: Context, synthetic: Sequence[str] = (), arms: Sequence[str] | None = None
-) -> dict[str, Any]:
+) -> DownstreamSummary:
     """Train each arm once per seed with the same number of steps, then read the test photos.
 
     `synthetic`: `[NAME=]DIR` each, a folder of class folders. `arms`: only the arms of these
@@ -317,7 +317,7 @@ def _csv(samples: Sequence[Sample], predicted: Sequence[str], confidence: Sequen
     return buffer.getvalue()
 
 
-def _summary(ctx: Context, results: Results) -> dict[str, Any]:
+def _summary(ctx: Context, results: Results) -> DownstreamSummary:
     def mean(values: Sequence[float | None]) -> float | None:
         known = [value for value in values if value is not None]
         return sum(known) / len(known) if len(known) == len(values) else None
