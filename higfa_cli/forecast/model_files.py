@@ -125,6 +125,8 @@ def weights_of(backbone: str, key: str = "guide") -> tuple[bool, str | None]:
     def compute() -> dict[str, Any]:
         import timm
 
+        from higfa_cli.models.backbones import check_name
+
         check_name(backbone, key)
         repo = timm.models.get_pretrained_cfg_value(backbone, "hf_hub_id")
         return {"pretrained": timm.models.is_model_pretrained(backbone), "repo": repo}
