@@ -25,7 +25,7 @@ from higfa_cli.stages.batching import batch_size, costliest_step
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.drawing import contour_path, draw_items, load, load_model, load_steering
 from higfa_cli.stages.gallery import choose
-from higfa_cli.stages.inputs import drawing_parameters
+from higfa_cli.stages.inputs import synthesize_inputs
 from higfa_cli.stages.pipeline import check_upstream
 from higfa_cli.stages.plan import plan
 
@@ -89,7 +89,7 @@ def sweep(ctx: Context, key: str, values: Sequence[Any]) -> dict[str, object]:
 
 def _keep_pace(ctx: Context, model: DiffusionModel, seconds: float) -> None:
     """For `doctor` and `--dry-run`, which then know the time."""
-    parameters = drawing_parameters(ctx.recipe)
+    parameters = synthesize_inputs(ctx).recorded.parameters
     pace = Pace(parameters=parameters, seconds=seconds, device=str(model.device))
     write_model(ctx.ws.preview_pace, pace)
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.loading import load_pipeline
 from higfa_cli.recipe.keys import section_keys
 from higfa_cli.recipe.schema import Recipe
+from higfa_cli.recipe.strict_yaml import dump_yaml
 
 NETWORK = {"backbone": "test_resnet.r160_in1k", "pretrained": False, "image_size": 32}
 # Edges of the shapes that tests draw.
@@ -49,7 +49,7 @@ def write_recipe(path: Path, model: tuple[str | Path, str | Path], **sections: A
     }
     for name, value in sections.items():
         tree[name] = tree.get(name, {}) | value if isinstance(value, dict) else value
-    path.write_text(yaml.safe_dump(tree, allow_unicode=True), encoding="utf-8")
+    path.write_text(dump_yaml(tree), encoding="utf-8")
     return path
 
 
