@@ -33,7 +33,7 @@ def drawing_keys(**names: Any) -> dict[str, dict[str, Any]]:
     return sections
 
 
-def write_recipe(path: Path, model: tuple[str | Path, str | Path], **sections: Any) -> Path:
+def write_recipe(path: Path, model: tuple[str | Path, str | Path], /, **sections: Any) -> Path:
     """A recipe over the folder `photos` beside it, with tiny networks, on the CPU.
 
     Of `sections` keys are added to those here; anything but a section is set. Returns `path`.
@@ -42,10 +42,10 @@ def write_recipe(path: Path, model: tuple[str | Path, str | Path], **sections: A
         "name": path.stem,
         "size": 32,
         "data": {"root": "photos"},
-        "guide": NETWORK,
+        "guide": dict(NETWORK),
         "model": {"base": str(model[0]), "controlnet": str(model[1])},
         "run": {"device": "cpu"},
-        "downstream": NETWORK,
+        "downstream": dict(NETWORK),
     }
     for name, value in sections.items():
         tree[name] = tree.get(name, {}) | value if isinstance(value, dict) else value
