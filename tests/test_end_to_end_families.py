@@ -19,7 +19,8 @@ from higfa_cli.recipe.strict_yaml import dump_yaml
 from higfa_cli.stages.batch_files import Models
 from higfa_cli.stages.batching import batch_size, costliest_step
 from higfa_cli.stages.context import Context, make_context
-from higfa_cli.stages.drawing import draw_items, plan
+from higfa_cli.stages.drawing import draw_items
+from higfa_cli.stages.plan import plan
 from tests.support import tiny
 from tests.support.photo_project import CLASSES, higfa, write_photos
 from tests.support.recipes import drawing_keys, write_recipe

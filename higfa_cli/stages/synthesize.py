@@ -16,9 +16,9 @@ from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import evaluations
 from higfa_cli.stages.batch_files import Models, failures, rows_of, write_metadata
 from higfa_cli.stages.context import ArmContext, Context, arms_of
-from higfa_cli.stages.drawing import arm_plan
 from higfa_cli.stages.inputs import synthesize_inputs
 from higfa_cli.stages.photos import load_photos
+from higfa_cli.stages.plan import arm_plan
 from higfa_cli.stages.shards import (
     Shard,
     count_workers,
