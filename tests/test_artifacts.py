@@ -276,6 +276,7 @@ def test_tampered_record_cannot_reach_outside(tmp_path: Path) -> None:
     assert (tmp_path / "precious").read_text() == "x"
 
 
+@pytest.mark.fault("files", "folder that higfa did not make", "refused")
 def test_folder_that_is_not_ours_or_not_writable(tmp_path: Path) -> None:
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "thesis.tex").write_text("x")

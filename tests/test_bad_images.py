@@ -50,6 +50,12 @@ def label(case: Case) -> str:
 # --- the one reader
 
 
+@pytest.mark.fault(
+    "images",
+    "truncated, empty, foreign, oversized, animated, 16-bit, CMYK, palette, rotated and "
+    "other odd files",
+    "each accepted with a defined conversion, or rejected with a reason of a closed list",
+)
 @pytest.mark.parametrize("case", CASES, ids=label)
 def test_every_file_has_its_outcome(case: Case, tmp_path: Path) -> None:
     path = tmp_path / case.name
@@ -71,6 +77,11 @@ def test_every_file_has_its_outcome(case: Case, tmp_path: Path) -> None:
         case.check(pixels)
 
 
+@pytest.mark.fault(
+    "images",
+    "truncated, empty, foreign, oversized, animated, 16-bit, CMYK, palette, rotated and "
+    "other odd files",
+)
 def test_the_generator_covers_every_reason() -> None:
     assert len(CASES) >= 45
     assert len({case.name for case in CASES}) == len(CASES)
@@ -85,6 +96,11 @@ def test_a_path_that_no_file_system_takes_is_missing(tmp_path: Path) -> None:
     assert file_state(path) == "unreadable"
 
 
+@pytest.mark.fault(
+    "images",
+    "not enough memory for a picture; the largest picture",
+    "rejected; under 1 GB",
+)
 @pytest.mark.parametrize("room", [40, 200])
 def test_memory_that_is_not_there_is_a_size(tmp_path: Path, room: int) -> None:
     """Megabytes left: too few to decode 88 million grey pixels, or to turn them into RGB."""
@@ -236,6 +252,9 @@ def check_accounts(summary: dict[str, Any], folder: Path, found: int) -> list[di
     return rows
 
 
+@pytest.mark.fault(
+    "images", "a folder of good and bad images", "accepted + rejected = found, no crash"
+)
 @pytest.mark.timeout(120)
 def test_contours_over_all_of_them(tmp_path: Path) -> None:
     folder = tmp_path / "photos/train/odd"
@@ -265,6 +284,7 @@ def test_contours_over_all_of_them(tmp_path: Path) -> None:
     assert peak < ONE_GB, f"{peak / 1000:.0f} MB"
 
 
+@pytest.mark.fault("images", "a folder of good and bad images")
 @pytest.mark.slow
 @pytest.mark.skipif("HIGFA_IMAGE_CORPUS" not in os.environ, reason="no HIGFA_IMAGE_CORPUS")
 @pytest.mark.timeout(1800)
@@ -384,6 +404,7 @@ def test_without_contours_a_bad_photo_is_one_line(recipe: Path) -> None:
     assert not (recipe.parent / "out/train-downstream").exists()
 
 
+@pytest.mark.fault("images", "a file that turns bad between stages", "one line")
 @pytest.mark.parametrize("where", ["train", "test"])
 @pytest.mark.parametrize("how", ["cut", "empty", "pipe", "folder", "gone-link"])
 def test_a_file_that_turns_bad_between_stages(recipe: Path, where: str, how: str) -> None:
@@ -426,6 +447,7 @@ def test_a_bad_picture_of_another_arm_is_named_before_anything_is_trained(recipe
     assert not (recipe.parent / "out/train-downstream").exists()
 
 
+@pytest.mark.fault("images", "some photos are bad", "left out by every stage alike")
 def test_every_stage_leaves_out_the_same_photos(recipe: Path) -> None:
     higfa("contours", str(recipe))
     ctx = make_context(load_recipe(str(recipe)))
@@ -442,6 +464,7 @@ def test_every_stage_leaves_out_the_same_photos(recipe: Path) -> None:
 # --- --strict and --max-bad
 
 
+@pytest.mark.fault("images", "`--strict`, `--max-bad`", "list and fail")
 def test_strict_lists_what_is_bad_and_fails(recipe: Path) -> None:
     for _ in range(2):  # the second time from the list
         message = error_of(higfa("contours", str(recipe), "--strict", exit_code=1))
@@ -461,6 +484,7 @@ def test_strict_lists_what_is_bad_and_fails(recipe: Path) -> None:
     assert listed(recipe) == {}
 
 
+@pytest.mark.fault("images", "`--strict`, `--max-bad`")
 @pytest.mark.parametrize(
     ("limit", "code"),
     [("0", 1), ("2", 1), ("3", 0), ("14%", 1), ("14.3%", 0), ("100%", 0)],
@@ -523,6 +547,7 @@ def test_a_broken_list_is_named(recipe: Path, line: str) -> None:
 # --- nothing left
 
 
+@pytest.mark.fault("images", "a class of which nothing is left", "error")
 @pytest.mark.parametrize(("split", "said"), [("train", "class `a`"), ("val", "split val")])
 def test_a_class_or_a_split_of_which_nothing_is_left(recipe: Path, split: str, said: str) -> None:
     folders = [recipe.parent / f"photos/{split}/a"]
@@ -569,6 +594,7 @@ def test_shots_are_drawn_from_the_photos_that_can_be_used(recipe: Path) -> None:
     assert len(after) == 3 and before[0] not in after and set(before[1:]) < set(after)
 
 
+@pytest.mark.fault("images", "not enough memory for a picture; the largest picture")
 def test_the_largest_picture_that_is_read_stays_under_a_gigabyte(tmp_path: Path) -> None:
     """With every conversion on its way: palette, transparency, a quarter turn."""
     (tmp_path / "large.png").write_bytes(large_palette_png(9400))

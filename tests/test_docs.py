@@ -17,7 +17,7 @@ import typer
 from higfa_cli.cli.app import app
 from higfa_cli.recipe.keys import is_section, recipe_keys
 from higfa_cli.recipe.load import load_recipe
-from tools import make_docs
+from tools import faults, make_docs
 from tools.pocket.lab import pages
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -81,6 +81,41 @@ def test_every_file_of_data_says_where_its_numbers_come_from() -> None:
     assert {file for _, file, _ in SHOWN} | {"measurements"} == set(data)
     for name in ("ablation", "bars", "checkpoints", "instruments"):
         assert set(data[name]["made"]) == {"command", "commit", "weights", "machine"}
+
+
+def marked(root: Path, *marks: str) -> Path:
+    """A folder of tests with these marks."""
+    (root / "tests").mkdir(parents=True)
+    bodies = [
+        f"@pytest.mark.fault({mark})\ndef test_{i}() -> None: ...\n" for i, mark in enumerate(marks)
+    ]
+    (root / "tests" / "test_some.py").write_text("".join(bodies), encoding="utf-8")
+    return root
+
+
+def test_faults_are_collected_from_the_marks_of_the_tests(tmp_path: Path) -> None:
+    rows = faults.faults(
+        marked(tmp_path, '"stop", "a", "ends"', '"files", "b", "x"', '"stop", "a"')
+    )
+    tests = ["tests/test_some.py::test_0", "tests/test_some.py::test_2"]
+    assert rows["stop"] == {"a": faults.Fault("ends", tests)}
+    text = faults.page(tmp_path)
+    assert f"| a | ends | {', '.join(tests)} |" in text
+
+
+@pytest.mark.parametrize(
+    ("marks", "words"),
+    [
+        (('"weather", "a", "x"',), "no section `weather`"),
+        (('"stop", "a"',), "no test gives the outcome of `a`"),
+        (('"stop", "a", "x"', '"stop", "a", "y"'), "another outcome of `a`"),
+    ],
+)
+def test_a_mark_that_makes_no_row_is_refused(
+    marks: tuple[str, ...], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        faults.page(marked(tmp_path, *marks))
 
 
 def test_tables_of_figures_are_made_from_data() -> None:

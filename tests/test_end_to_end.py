@@ -165,7 +165,7 @@ def test_report_is_self_contained(workspace: Path) -> None:
     html = (workspace / "report" / "report.html").read_text(encoding="utf-8")
     assert "box%odd" in html
     assert "http://" not in html.replace("http://www.w3.org", "")
-    assert html.count("data:image/png") >= 10
+    assert html.count("data:image/png") >= 8
     rows = list(csv.DictReader((workspace / "report" / "results.csv").open(encoding="utf-8")))
     assert len(rows) == 2
 

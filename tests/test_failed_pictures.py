@@ -58,6 +58,7 @@ def without_room(monkeypatch: pytest.MonkeyPatch, chosen: Callable[[PlanItem], b
     monkeypatch.setattr(drawing, "draw_together", draw_together)
 
 
+@pytest.mark.fault("numbers", "one picture or one batch fails")
 def test_one_batch_fails_and_the_others_do_not_change(
     project: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +85,7 @@ def test_one_batch_fails_and_the_others_do_not_change(
     assert tree(out) == whole
 
 
+@pytest.mark.fault("numbers", "one picture or one batch fails")
 def test_a_failed_picture_of_an_interrupted_run_stays_failed(
     project: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,6 +99,11 @@ def test_a_failed_picture_of_an_interrupted_run_stays_failed(
     assert tree(out) == failed
 
 
+@pytest.mark.fault(
+    "numbers",
+    "one picture or one batch fails",
+    "exit 3, the others are unchanged; it stays failed when the run resumes",
+)
 def test_one_picture_of_a_batch_fails(
     project: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,11 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
         yield server
 
 
+@pytest.mark.fault(
+    "numbers",
+    "confidence of exactly 0 or 1",
+    "finite, neighbours unchanged, no gradient where it is 1",
+)
 @pytest.mark.parametrize("read", ["conditional", "composed"])
 @pytest.mark.parametrize("grad_norm", ["none", "rms"])
 def test_confidence_of_exactly_one_and_zero(
@@ -62,6 +67,7 @@ def test_confidence_of_exactly_one_and_zero(
     assert not np.array_equal(pixels(pictures(model, guidance, unsure)), pixels([one, zero]))
 
 
+@pytest.mark.fault("numbers", "zero gradient", "stays zero")
 def test_a_guide_that_is_blind_has_no_gradient_and_spoils_nothing(
     folders: tuple[Path, Path],
 ) -> None:
@@ -73,6 +79,11 @@ def test_a_guide_that_is_blind_has_no_gradient_and_spoils_nothing(
             assert drawn.error is None
 
 
+@pytest.mark.fault(
+    "numbers",
+    "every picture fails",
+    "exit 3, counted and listed; later stages refuse; the mended model draws them all",
+)
 def test_all_pictures_failed_is_said_counted_and_stops_what_follows(
     forks: Forks, tmp_path: Path
 ) -> None:
@@ -102,6 +113,7 @@ def test_all_pictures_failed_is_said_counted_and_stops_what_follows(
     assert json.loads(out)["summary"]["higfa"]["images"] == 4
 
 
+@pytest.mark.fault("numbers", "a class with one photo", "trains, repeatable")
 def test_class_with_one_photo(forks: Forks, tmp_path: Path) -> None:
     recipe = write_project(tmp_path, per_class=3, models=True, guide={**GUIDE, "batch_size": 4})
     for number in (1, 2):
@@ -138,6 +150,7 @@ app()
 """
 
 
+@pytest.mark.fault("stop", "a second signal", "ends at once, resumable")
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 def test_second_signal_ends_the_program_at_once(second: int) -> None:
     with subprocess.Popen(
@@ -153,6 +166,11 @@ def test_second_signal_ends_the_program_at_once(second: int) -> None:
         assert child.wait(timeout=10) == -second
 
 
+@pytest.mark.fault(
+    "stop",
+    "SIGHUP under `nohup`, SIGINT in the background of a script",
+    "stays ignored",
+)
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
 def test_signal_that_is_ignored_stays_ignored(number: int) -> None:
     """As under `nohup`, or in the background of a shell's script."""

@@ -41,6 +41,7 @@ def one_line(error: pytest.ExceptionInfo[UserError], *parts: object) -> str:
 # --- checkpoints ------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("hostile", "pickled weights and models", "refused, not opened")
 @pytest.mark.parametrize("kind", ["plain", "torch"])
 @pytest.mark.parametrize("key", ["guide.weights", "downstream.weights"])
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -57,6 +58,7 @@ def test_pickled_weights_are_not_opened(
     assert not canary.dead
 
 
+@pytest.mark.fault("hostile", "pickled weights and models")
 @pytest.mark.parametrize("command", ["predict", "export"])
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_pickled_models_are_not_opened(
@@ -203,6 +205,7 @@ BROKEN: dict[str, Callable[[Path], None]] = {
 }
 
 
+@pytest.mark.fault("hostile", "checkpoints that are broken or lie", "one line")
 @pytest.mark.parametrize("case", BROKEN)
 def test_broken_checkpoints_are_one_line(tmp_path: Path, checkpoint: Path, case: str) -> None:
     path = Path(shutil.copy(checkpoint, tmp_path / "x.safetensors"))
@@ -356,6 +359,7 @@ FOLDERS: dict[str, Callable[[Path, Canary], None]] = {
 }
 
 
+@pytest.mark.fault("hostile", "model folders with code", "none is run")
 @pytest.mark.parametrize("case", FOLDERS)
 def test_model_folders_run_no_code(
     tmp_path: Path,

@@ -127,6 +127,11 @@ each = pytest.mark.parametrize("name", ALL, ids=list(NAMES))
 # --- folders ----------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(
+    "hostile",
+    "class names: slashes, dots, markup, format strings, case, Unicode forms",
+    "reversible folder names, no collision, original kept",
+)
 @each
 def test_folder_names_are_safe_and_reversible(tmp_path: Path, name: str) -> None:
     folder = class_dir(name)
@@ -139,6 +144,10 @@ def test_folder_names_are_safe_and_reversible(tmp_path: Path, name: str) -> None
     assert (tmp_path / folder).resolve().parent == tmp_path.resolve()
 
 
+@pytest.mark.fault(
+    "hostile",
+    "class names: slashes, dots, markup, format strings, case, Unicode forms",
+)
 def test_no_two_classes_share_a_folder_on_any_file_system() -> None:
     folders = class_dirs(ALL)
     assert set(folders) == set(ALL)
@@ -169,6 +178,7 @@ def test_two_folders_of_one_name_are_not_merged(tmp_path: Path) -> None:
 # --- text -------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("hostile", "such class names in report, terminal and tables")
 @each
 def test_shown_text_is_inert(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     print_line(f"class {name}")
@@ -186,6 +196,7 @@ def test_shown_text_is_inert(name: str, capsys: pytest.CaptureFixture[str]) -> N
         assert inert(name) == name and f"class {name}" in out
 
 
+@pytest.mark.fault("hostile", "such class names in report, terminal and tables")
 @each
 def test_cells_of_every_format(name: str) -> None:
     cell = csv_cell(name)
@@ -243,6 +254,7 @@ def page(root: Path, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) ->
     return {path.name: path.read_text("utf-8") for path in made if path.suffix != ".json"}
 
 
+@pytest.mark.fault("hostile", "such class names in report, terminal and tables", "inert")
 @pytest.mark.parametrize("start", range(0, len(ALL), 20))
 def test_the_report_is_inert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: int) -> None:
     names = ALL[start : start + 20]
@@ -327,6 +339,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
     return root / "out", printed
 
 
+@pytest.mark.fault(
+    "hostile",
+    "class names: slashes, dots, markup, format strings, case, Unicode forms",
+)
 def test_the_whole_pipeline_keeps_the_names(run: tuple[Path, bytes]) -> None:
     workspace, printed = run
     assert_inert(printed)

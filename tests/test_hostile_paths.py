@@ -29,6 +29,7 @@ from higfa_cli.recipe.data import Data
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.stages import drawing, pipeline, preview, report
 from higfa_cli.stages.context import Context, make_context
+from higfa_cli.stages.plan import plan
 from higfa_cli.stages.table import stage_of
 from higfa_cli.training.checkpoint import load_checkpoint
 from tests.support.hostile import PATHS, Canary, assert_inert, higfa, hostile_root, path_of, photo
@@ -106,6 +107,7 @@ LISTS: dict[str, Callable[[Path, str], None]] = {
 }
 
 
+@pytest.mark.fault("hostile", "paths that lead out: `..`, absolute, links, NUL", "refused")
 @pytest.mark.parametrize("layout", LISTS)
 @pytest.mark.parametrize("name", PATHS)
 def test_listed_photos_lie_in_the_data_folder(tmp_path: Path, layout: str, name: str) -> None:
@@ -121,6 +123,7 @@ def test_listed_photos_lie_in_the_data_folder(tmp_path: Path, layout: str, name:
     assert any(word in message for word in ("line", ".mat"))
 
 
+@pytest.mark.fault("hostile", "paths that lead out: `..`, absolute, links, NUL")
 @pytest.mark.parametrize("name", PATHS)
 def test_the_rule_itself(tmp_path: Path, name: str) -> None:
     root = hostile_root(tmp_path)
@@ -167,9 +170,12 @@ def test_contours_are_read_from_their_stage(ctx: Context, name: str) -> None:
     rows[0]["file_name"] = path_of(name, ctx.workspace)
     rows[0]["sha256"] = hash_file(ctx.workspace / "secret.png")
     write_jsonl(manifest, rows)
-    item = next(one for one in drawing.plan(ctx) if one.contour == rows[0]["file_name"])
+    item = next(one for one in plan(ctx) if one.contour == rows[0]["file_name"])
     with pytest.raises(UserError, match="contours"):
         drawing.read_contour(ctx, item)
+    # Before any model is loaded: there is none.
+    with pytest.raises(UserError, match="contours"):
+        preview.sweep(ctx, "guidance.text.scale", [1.0])
 
 
 @pytest.mark.parametrize("name", PATHS)
@@ -208,6 +214,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+@pytest.mark.fault("hostile", "records and results of a stranger")
 @pytest.mark.parametrize("resume", [False, True], ids=["anew", "resumed"])
 @pytest.mark.parametrize("source", ["record", "journal"])
 @pytest.mark.parametrize("name", PATHS)
@@ -264,6 +271,7 @@ REPLACED: dict[str, str] = {
 }
 
 
+@pytest.mark.fault("hostile", "paths that lead out: `..`, absolute, links, NUL")
 @pytest.mark.parametrize("case", LINKS)
 def test_links_that_lead_out_stop_the_stage(tmp_path: Path, case: str) -> None:
     stage = tmp_path / "runs" / "s"
@@ -326,6 +334,11 @@ RECORDS: dict[str, Any] = {
 }
 
 
+@pytest.mark.fault(
+    "hostile",
+    "records and results of a stranger",
+    "replaced or refused; nothing outside is removed",
+)
 @pytest.mark.parametrize("stage", ["contours", "synthesize/higfa", "train-downstream"])
 @pytest.mark.parametrize("case", RECORDS)
 def test_hostile_records_are_replaced_or_refused(ctx: Context, case: str, stage: str) -> None:
@@ -360,6 +373,7 @@ RESULTS: dict[str, Any] = {
 }
 
 
+@pytest.mark.fault("hostile", "records and results of a stranger")
 @pytest.mark.parametrize("case", RESULTS)
 def test_hostile_results_are_one_line(ctx: Context, case: str) -> None:
     path = ctx.ws.downstream.results

@@ -38,11 +38,14 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     "binary-tag": ("name: !!binary aGk=", "is refused"),
     "timestamp-tag": ("name: !!timestamp 2024-01-02", "is refused"),
     "set-tag": ("name: !!set {a}", "is refused"),
-    "billion-laughs": (LAUGHS, "without aliases"),
-    "billion-merges": (MERGES, "without aliases"),
-    "alias-of-itself": ("name: &a [*a]", "contains itself"),
-    "mapping-of-itself": ("name: &a {b: *a}", "contains itself"),
-    "unknown-alias": ("name: *nowhere", "undefined alias"),
+    "billion-laughs": (LAUGHS, "are refused; write the values out"),
+    "billion-merges": (MERGES, "are refused; write the values out"),
+    "alias-of-itself": ("name: &a [*a]", "are refused; write the values out"),
+    "mapping-of-itself": ("name: &a {b: *a}", "are refused; write the values out"),
+    "unknown-alias": ("name: *nowhere", "are refused; write the values out"),
+    "anchor-alone": (MINIMAL + "guide: &g {epochs: 3}", "are refused; write the values out"),
+    "alias": (MINIMAL + "guide: &g {epochs: 3}\ndownstream: *g", "line 4: anchors (&g)"),
+    "merge-key": (MINIMAL + "guide: {<<: {epochs: 3}}", "unknown key `guide.<<`"),
     "nested-lists": ("name: " + "[" * 5000, "nested too deeply"),
     "nested-mappings": ("name: " + "{a: " * 5000, "nested too deeply"),
     "nested-blocks": ("".join(" " * i + "a:\n" for i in range(600)), "nested too deeply|unknown"),
@@ -99,6 +102,7 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
 }
 
 
+@pytest.mark.fault("hostile", "recipes: tags, alias bombs, duplicate keys, depth, size", "refused")
 @pytest.mark.parametrize("case", REFUSED)
 def test_recipes_are_refused(tmp_path: Path, case: str) -> None:
     text, said = REFUSED[case]
@@ -123,12 +127,6 @@ READ = {
     "byte-order-mark": ("\ufeff" + MINIMAL, "name", "mine"),
     "scientific": (MINIMAL + "guide: {learning_rate: 1e-3}", "guide.learning_rate", 0.001),
     "no-as-a-name": (MINIMAL.replace("mine", "no"), "name", "no"),
-    "merge-key": (
-        MINIMAL + "guide: &g {epochs: 3}\ndownstream: {<<: *g, seeds: [1]}",
-        "downstream.epochs",
-        3,
-    ),
-    "alias": (MINIMAL + "guide: &g {epochs: 3}\ndownstream: *g", "downstream.epochs", 3),
     "environment": (MINIMAL.replace("photos", "$HOME/photos"), "data.root", "$HOME/photos"),
     "braces": (MINIMAL.replace("mine", "'{x} %s {0.__class__}'"), "name", "{x} %s {0.__class__}"),
     "markup": (MINIMAL.replace("mine", "'[red]<b>'"), "name", "[red]<b>"),
@@ -136,6 +134,7 @@ READ = {
 }
 
 
+@pytest.mark.fault("hostile", "recipes: typing traps", "read as they stand")
 @pytest.mark.parametrize("case", READ)
 def test_recipes_are_read_as_they_stand(tmp_path: Path, case: str) -> None:
     text, key, value = READ[case]
@@ -160,22 +159,23 @@ def test_devices(name: str) -> None:
 
 WORDS: dict[str, tuple[str, str | bytes, str]] = {
     "python-apply": ("w.yaml", "!!python/object/apply:os.system ['touch CANARY']", "not a mapping"),
-    "laughs": ("w.yaml", LAUGHS, "not a mapping"),
+    "laughs": ("w.yaml", LAUGHS, "aliases .* are refused"),
     "nested": ("w.yaml", "a: " + "[" * 5000, "nested too deeply"),
     "nested-json": ("w.json", "[" * 100_000, "nested too deeply"),
-    "repeated": ("w.yaml", "a: x\na: y\n", "occurs twice"),
-    "repeated-json": ("w.json", '{"a": "x", "a": "y"}', "occurs twice"),
+    "repeated": ("w.yaml", "a: x\na: y\n", "appears twice"),
+    "repeated-json": ("w.json", '{"a": "x", "a": "y"}', "appears twice"),
     "number-json": ("w.json", '{"a": 1e999}', "not a mapping"),
     "long-number-json": ("w.json", '{"a": ' + "9" * 5000 + "}", "is broken"),
-    "key-a-list": ("w.yaml", "? [a]\n: b\n", "is broken"),
+    "key-a-list": ("w.yaml", "? [a]\n: b\n", "is not a text"),
     "list": ("w.yaml", "- a\n- b\n", "not a mapping"),
     "empty": ("w.yaml", "", "not a mapping"),
-    "nul": ("w.yaml", "a: \0", "is broken"),
+    "nul": ("w.yaml", "a: \0", "not valid YAML"),
     "binary": ("w.yaml", bytes(range(256)), "cannot be read"),
     "ten-megabytes": ("w.yaml", "a: " + "x" * 10_000_000, "bytes"),
 }
 
 
+@pytest.mark.fault("hostile", "class words, prompt banks, split files", "refused with the line")
 @pytest.mark.parametrize("case", WORDS)
 def test_class_words_and_prompt_banks(tmp_path: Path, case: str) -> None:
     name, text, said = WORDS[case]
@@ -214,6 +214,7 @@ SPLITS: dict[str, tuple[str, str]] = {
 }
 
 
+@pytest.mark.fault("hostile", "class words, prompt banks, split files")
 @pytest.mark.parametrize("case", SPLITS)
 def test_split_files(tmp_path: Path, case: str) -> None:
     text, said = SPLITS[case]

@@ -70,6 +70,7 @@ def test_a_folder_name_gives_the_class_back(name: str) -> None:
         assert class_name(folder) == name
 
 
+@pytest.mark.fault("hostile", "any text, any bytes (property tests)")
 @FIXED
 @given(st.sets(names, max_size=8) | st.sets(st.text("aAbBéÉ.%", min_size=1, max_size=3)))
 def test_folders_never_collide(found: set[str]) -> None:
@@ -131,6 +132,7 @@ def parse(text: str) -> Any:
         return None
 
 
+@pytest.mark.fault("hostile", "any text, any bytes (property tests)", "read or refused")
 @FIXED
 @given(st.text() | lines | st.text("&*[]{}:-!<>|%'\"\n a1"))
 def test_any_text_is_read_or_refused_as_a_recipe(text: str) -> None:
@@ -189,6 +191,7 @@ READERS = {
 }
 
 
+@pytest.mark.fault("hostile", "any text, any bytes (property tests)")
 @pytest.mark.parametrize("reader", READERS)
 @FEW
 @given(data=bytes_of_files)

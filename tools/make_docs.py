@@ -1,7 +1,7 @@
 """Write the pages of docs/ that follow from something else.
 
 recipe.md from the schema, commands.md from the commands' own help, the laboratory's pages from the
-numbers in docs/data.
+numbers in docs/data, faults.md from the marks of the tests.
 
 python tools/make_docs.py            write them
 python tools/make_docs.py --check    exit 1 where a file is not what would be written
@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Run as a file, this program finds its own folder and not the checkout.
 sys.path.insert(0, str(ROOT))
 
+from tools import faults  # noqa: E402
 from tools.pocket.lab import pages  # noqa: E402
 
 DOCS = ROOT / "docs"
@@ -97,7 +98,12 @@ def walk(command: click.Command, name: str) -> Iterator[tuple[str, click.Command
 def made_pages(docs: Path) -> dict[str, Callable[[], str]]:
     """Every made page of a docs folder, and what makes it."""
     measured = {f"{name}.md": partial(pages.render, name, pages.read(docs)) for name in pages.PAGES}
-    return {"recipe.md": recipe_page, "commands.md": commands_page, **measured}
+    return {
+        "recipe.md": recipe_page,
+        "commands.md": commands_page,
+        "faults.md": partial(faults.page, ROOT),
+        **measured,
+    }
 
 
 def main() -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 from higfa_cli.artifacts.artifact import Artifact
@@ -31,10 +30,14 @@ class StageRun:
     counts: Artifact | None = None
     _outputs: dict[str, Entry] = field(default_factory=dict)
 
-    @cached_property
+    @property
     def kept(self) -> dict[str, str]:
         """Whole outputs of earlier runs, or of other participants: name -> sha256."""
         return {name: entry.sha256 for name, entry in self.entries.items()}
+
+    def is_kept(self, name: str) -> bool:
+        """Whether an output is among the `kept`."""
+        return name in self.entries
 
     def output(self, path: Path, seconds: float | None = None) -> None:
         """Register a finished file below the stage's folder as an output.
@@ -70,7 +73,7 @@ class StageRun:
         return {name: seconds for name, seconds in timed if seconds is not None}
 
 
-def whole(directory: Path, entries: Mapping[str, Entry]) -> dict[str, Entry]:
+def unchanged(directory: Path, entries: Mapping[str, Entry]) -> dict[str, Entry]:
     """The entries whose files are as they were written."""
     return {
         name: entry

@@ -228,3 +228,8 @@ class ArmWorkspace(Workspace):
     @property
     def filter(self) -> FilterFolder:
         return FilterFolder(self.root / "filter" / self.arm_name)
+
+    @property
+    def preview_pace(self) -> Path:
+        """How long a picture of the arm's last preview took."""
+        return self.previews / f"pace-{self.arm_name}.json"

@@ -83,7 +83,7 @@ def command(
 
 def _how(
     shard: str | None, workers: str | None, engine: str, retry_failed: bool, flags: StageFlags
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Who draws. Raises UserError (exit code 2) for what cannot go together."""
     if shard is not None and (workers is not None or retry_failed or flags.force):
         raise UserError(
@@ -91,7 +91,7 @@ def _how(
             "the same folder",
             exit_code=2,
         )
-    how: dict[str, Any] = {}
+    how: dict[str, object] = {}
     if shard is not None:
         how["shard"] = _parse_shard(shard)
     if workers is not None:
@@ -120,7 +120,7 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 7
 
 
-def _sheet(name: str, flags: StageFlags, draw: Callable[[Context], dict[str, Any]]) -> None:
+def _sheet(name: str, flags: StageFlags, draw: Callable[[Context], Mapping[str, object]]) -> None:
     from higfa_cli.cli.output import stdout_for_result
 
     ctx = flags.choice.context(flags.quiet, flags.force)
@@ -129,13 +129,15 @@ def _sheet(name: str, flags: StageFlags, draw: Callable[[Context], dict[str, Any
     show_result(f"synthesize, {name}:", result, flags)
 
 
-def _preview(ctx: Context, count: int, arms: list[str] | None) -> dict[str, Any]:
+def _preview(ctx: Context, count: int, arms: list[str] | None) -> Mapping[str, object]:
     from higfa_cli.stages.preview import preview
 
     return preview(ctx, count, arms or tuple(ctx.recipe.arms))
 
 
-def _sweep(ctx: Context, key: str, values: Sequence[Any], arms: list[str] | None) -> dict[str, Any]:
+def _sweep(
+    ctx: Context, key: str, values: Sequence[Any], arms: list[str] | None
+) -> Mapping[str, object]:
     from higfa_cli.recipe.arms import main_arm
     from higfa_cli.stages.preview import sweep
 
@@ -147,7 +149,6 @@ def _dry_run(flags: StageFlags, arms: Sequence[str]) -> None:
 
     # Notes only bridge the silence.
     ctx = flags.choice.context(flags.quiet or flags.as_json, flags.force)
-    ctx.progress.note("loading torch, diffusers and timm ...")
     with stdout_for_result(flags.as_json):
         from higfa_cli.forecast.dry_run import dry_run
 
@@ -156,10 +157,10 @@ def _dry_run(flags: StageFlags, arms: Sequence[str]) -> None:
     show_result("synthesize, dry run:", shown, flags)
 
 
-def _readable(result: Mapping[str, Any]) -> dict[str, Any]:
+def _readable(result: Mapping[str, Any]) -> dict[str, object]:
     """A dry run's numbers in units for people."""
 
-    shown: dict[str, Any] = {}
+    shown: dict[str, object] = {}
     for key, value in result.items():
         if key == "estimated_memory_bytes":
             shown["estimated_memory"] = _memory(value, result["batch_size"])
@@ -194,7 +195,7 @@ def _memory(size: int | None, batch: int | str) -> str | None:
     return f"{gib(size)} for {pictures}, plus {roughly(ALLOWANCE)} on a GPU"
 
 
-def _first(row: Mapping[str, Any]) -> dict[str, Any]:
+def _first(row: Mapping[str, str]) -> dict[str, str]:
     prompt = row["prompt"]
     if len(prompt) > _PROMPT_SHOWN:
         prompt = prompt[:_PROMPT_SHOWN] + " ..."

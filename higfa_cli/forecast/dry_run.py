@@ -28,7 +28,7 @@ _TOTALS = (
 )
 
 
-def dry_run(ctx: Context, arms: Sequence[str] = ()) -> dict[str, Any]:
+def dry_run(ctx: Context, arms: Sequence[str] = ()) -> dict[str, object]:
     """The plan in numbers; nothing is loaded or written, and the network is not asked.
 
     Where the contours are there, the counts are the plan's own; where they are not, they are
@@ -58,7 +58,7 @@ def dry_run(ctx: Context, arms: Sequence[str] = ()) -> dict[str, Any]:
         check_recipe(arm.recipe, arm.base)
         rows[arm.name] = _arm(arm, counted.images, notes)
     size = ctx.recipe.run.batch_size
-    result: dict[str, Any] = {
+    result: dict[str, object] = {
         "classes": counted.classes,
         "counted_from": counted.source,
         "batch_size": size,
@@ -80,10 +80,10 @@ def dry_run(ctx: Context, arms: Sequence[str] = ()) -> dict[str, Any]:
 def _arm(ctx: ArmContext, images: int, notes: dict[str | None, None]) -> dict[str, Any]:
     cost = picture_cost(ctx)
     size = ctx.recipe.run.batch_size
-    seconds, source = seconds_per_picture(ctx, cost.flops, cost.reason)
+    seconds, source = seconds_per_picture(ctx) or (None, None)
     notes |= dict.fromkeys(cost.notes)
     if seconds is None and cost.flops is not None:
-        notes[f"time is not known: {source}"] = None
+        notes["time is not known before a preview or a run has measured it"] = None
     memory = None
     if cost.architecture is not None:
         memory = memory_of(ctx, cost.architecture, 1 if size == "auto" else size).peak
@@ -99,7 +99,7 @@ def _arm(ctx: ArmContext, images: int, notes: dict[str | None, None]) -> dict[st
         "flops_per_image": cost.flops,
         "estimated_memory_bytes": memory,
         "estimated_seconds": _times(seconds, images),
-        "estimated_from": source if seconds is not None else None,
+        "estimated_from": source,
         "output": str(ctx.ws.synthesize.images),
     }
 

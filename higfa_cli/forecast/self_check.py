@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import psutil
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from higfa_cli import __version__
 from higfa_cli.data.layouts import layout_of
-from higfa_cli.forecast.estimate import photos_folder, synchronize
+from higfa_cli.forecast.estimate import photos_folder
 from higfa_cli.forecast.findings import Row, verdict
 from higfa_cli.method.guidance import Guidance, TextStrength
 from higfa_cli.method.sampler import Step, sample
@@ -35,8 +35,8 @@ from higfa_cli.models.modules import diffusers_class
 from higfa_cli.models.renoise import seeded_noise
 from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.stages.context import Context
-from higfa_cli.stages.drawing import class_prompts
 from higfa_cli.stages.photos import load_photos
+from higfa_cli.stages.plan import class_prompts
 from higfa_cli.text import gib, plural
 
 STEPS = 4
@@ -59,6 +59,15 @@ class _Drawn:
     picture: Tensor
     steps: Sequence[Step]
     seconds: Sequence[float]
+
+
+class _Measured(TypedDict):
+    """Of a sampling that is not the first."""
+
+    seconds_per_unguided_step: float
+    seconds_per_guided_step: float
+    memory_bytes: int
+    memory_of: str
 
 
 def self_check(ctx: Context) -> dict[str, Any]:
@@ -169,12 +178,12 @@ def _draw(
     start = seeded_noise([_SEED], model.latent_shape, model.device)
     target = torch.zeros(1, dtype=torch.long, device=model.device)
     steps, seconds = [], []
-    synchronize(model.device)
+    _synchronize(model.device)
     before = time.perf_counter()
     for step in sample(
         start, target, denoiser, model.solver(STEPS), guidance, DecodedGuide(model, guide)
     ):
-        synchronize(model.device)
+        _synchronize(model.device)
         now = time.perf_counter()
         steps.append(step)
         seconds.append(now - before)
@@ -190,9 +199,9 @@ def _difference(one: _Drawn, other: _Drawn) -> float:
 
 
 def _finite(drawn: _Drawn) -> Row:
-    whole = bool(drawn.picture.isfinite().all()) and all(bool(s.finite.all()) for s in drawn.steps)
-    remedy = "" if whole else "set model.dtype: bfloat16 or float32"
-    return Row("finite", verdict(whole), "latents, guide and picture", remedy)
+    finite = bool(drawn.picture.isfinite().all()) and all(bool(s.finite.all()) for s in drawn.steps)
+    remedy = "" if finite else "set model.dtype: bfloat16 or float32"
+    return Row("finite", verdict(finite), "latents, guide and picture", remedy)
 
 
 def _not_constant(drawn: _Drawn) -> Row:
@@ -278,7 +287,7 @@ def _stock_latents(model: DiffusionModel, prompt: str, contour: Tensor, noise: T
     return latents
 
 
-def _measured(model: DiffusionModel, drawn: _Drawn) -> dict[str, Any]:
+def _measured(model: DiffusionModel, drawn: _Drawn) -> _Measured:
     """Seconds per step and peak memory, of a sampling that is not the first."""
     guided = [s.p is not None for s in drawn.steps]
 
@@ -301,9 +310,7 @@ def _measured(model: DiffusionModel, drawn: _Drawn) -> dict[str, Any]:
     }
 
 
-def _block(
-    ctx: Context, model: DiffusionModel, measured: dict[str, Any], rows: Sequence[Row]
-) -> str:
+def _block(ctx: Context, model: DiffusionModel, measured: _Measured, rows: Sequence[Row]) -> str:
     """The block for reports: fenced, and nothing in it says whose machine this is."""
     recipe = ctx.recipe
     marks = {"ok": "ok", "failed": "FAILED", "warning": "warning"}
@@ -358,3 +365,11 @@ def _driver() -> str:
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return (said.stdout.splitlines() or ["unknown"])[0].strip()
+
+
+def _synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was asked to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from higfa_cli.recipe.section import Count, Fraction, NonNegative, Section
+
+#: Part of the memory, free once the weights are loaded, that an automatic batch may take.
+AUTOMATIC_SHARE = 0.5
 
 
 class Model(Section):
@@ -103,6 +106,6 @@ class Run(Section):
     )
     memory: Memory = Field(default_factory=Memory)
 
-    def parting(self) -> dict[str, Any]:
+    def parting(self) -> dict[str, object]:
         """The keys that pictures depend on, by rounding; not where the work and the files are."""
         return self.model_dump(mode="json", exclude={"device", "local_files_only"})

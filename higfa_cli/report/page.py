@@ -12,9 +12,11 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from higfa_cli.artifacts.records import FilterCounts, SynthesisCounts
+from higfa_cli.artifacts.results import ArmResult, Assessment, Calibration, Results
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.errors import UserError
-from higfa_cli.recipe.arms import GALLERY, HIGFA, TEXT_CONTOUR, Changes, main_arm, trained_as
+from higfa_cli.recipe.arms import GALLERY, HIGFA, TEXT_CONTOUR, Changes, trained_as
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.report import figures, wording
 from higfa_cli.report.stats import Difference, Prediction, paired_difference
@@ -76,14 +78,13 @@ class Exhibit:
 
 @dataclass(frozen=True)
 class DrawnArm:
-    """One of the recipe's arms, as it was drawn and filtered; None or empty where it was not."""
+    """One of the recipe's arms; `cost`, `device`: of its drawing. None or empty where absent."""
 
     name: str
     changes: Changes
-    guided: bool
-    cost: Mapping[str, Any] | None
-    filtered: Mapping[str, Any] | None
-    traces: Sequence[Mapping[str, Any]]
+    cost: SynthesisCounts | None
+    device: str
+    filtered: FilterCounts | None
 
     @property
     def change_list(self) -> str:
@@ -94,95 +95,83 @@ class DrawnArm:
 
 @dataclass(frozen=True)
 class Material:
-    """Everything the report is made from, as the stages wrote it; None or empty where absent."""
+    """Everything the report is made from; None, empty or 0 where absent.
+
+    `contours` of `sources` photos; `failed`: pictures that could not be drawn; `curves`, `guided`:
+    of the main arm.
+    """
 
     recipe: Recipe
-    results: Mapping[str, Any]
+    results: Results
     predictions: Predictions
-    contours: Sequence[Mapping[str, Any]]
-    calibration: Mapping[str, Any] | None
-    drawn: Sequence[DrawnArm]
+    contours: int
+    sources: int
+    calibration: Calibration | None
     gallery: Sequence[Exhibit]
+    curves: figures.Curves | None
+    failed: int
+    guided: bool
+    drawn: Sequence[DrawnArm]
     commands: Sequence[str]
     versions: Mapping[str, str]
 
-    @property
-    def main(self) -> DrawnArm:
-        """The arm whose curves are shown."""
-        name = main_arm([arm.name for arm in self.drawn])
-        return next(arm for arm in self.drawn if arm.name == name)
 
-
-def has_test(results: Mapping[str, Any]) -> bool:
-    return bool(results.get("counts", {}).get("test"))
-
-
-def read_arms(results: Mapping[str, Any], predictions: Predictions, seed: int) -> tuple[Arm, ...]:
+def read_arms(results: Results, predictions: Predictions, seed: int) -> tuple[Arm, ...]:
     """Arms with their paired difference from the arm `real`, in the order of the results.
 
     Raises:
-        UserError: no arm; predictions that contradict the results; arms of different test photos.
+        UserError: predictions that contradict the results; arms of different test photos.
     """
-    if not results.get("arms"):
-        raise UserError(
-            "train-downstream/results.json holds no arm; run: higfa train-downstream RECIPE --force"
-        )
-    test = has_test(results)
     arms = []
-    for arm in results["arms"]:
-        name = arm["name"]
+    for arm in results.arms:
         difference = None
-        if test:
-            _check_agreement(arm, predictions[name])
-            if name != REFERENCE:
-                difference = _difference(predictions, REFERENCE, name, seed)
-        arms.append(Arm(name, int(arm["synthetic_images"]), tuple(arm["runs"]), difference))
+        if results.has_test:
+            _check_agreement(arm, predictions[arm.name])
+            if arm.name != REFERENCE:
+                difference = _difference(predictions, REFERENCE, arm.name, seed)
+        arms.append(Arm(arm.name, arm.synthetic_images, arm.runs, difference))
     return tuple(arms)
 
 
 def _difference(
     predictions: Predictions, reference: str, name: str, seed: int
 ) -> Difference | None:
-    """Arm `name` minus arm `reference`, paired; None where one of them was not trained."""
+    """Arm `name` minus arm `reference`, paired; None where one of them was not tested."""
     if not {reference, name} <= predictions.keys():
         return None
-    # The difference from `real` keeps the resamples that it has always had.
     versus = () if reference == REFERENCE else (reference,)
     rng_seed = seed_for("report", "bootstrap", seed, name, *versus)
     return paired_difference(predictions[reference], predictions[name], rng_seed)
 
 
-def _check_agreement(
-    arm: Mapping[str, Any], predictions: Mapping[int, Sequence[Prediction]]
-) -> None:
-    for run in arm["runs"]:
-        rows = predictions[run["seed"]]
+def _check_agreement(arm: ArmResult, predictions: Mapping[int, Sequence[Prediction]]) -> None:
+    for run in arm.runs:
+        rows = predictions[run.seed]
         accuracy = sum(p.correct for p in rows) / max(len(rows), 1)
-        if abs(accuracy - run["test_accuracy"]) > 5e-4:
+        if run.test_accuracy is None or abs(accuracy - run.test_accuracy) > 5e-4:
             raise UserError(
-                f"arm {arm['name']}, seed {run['seed']}: predictions.csv gives test accuracy "
-                f"{accuracy:.4f}, results.json {run['test_accuracy']:.4f}; "
+                f"arm {arm.name}, seed {run.seed}: its predictions give test accuracy "
+                f"{accuracy:.4f}, the results {number(run.test_accuracy, 4)}; "
                 "train again: higfa train-downstream RECIPE --force"
             )
 
 
-def calibration_table(calibration: Mapping[str, Any]) -> Table:
+def calibration_table(calibration: Calibration) -> Table:
     """Expected calibration error per noise level, before and after the temperature."""
 
-    def row(name: str, progress: float | None, level: Mapping[str, Any]) -> tuple[str, ...]:
-        accuracy = level.get("accuracy")
+    def row(name: str, progress: float | None, level: Assessment) -> tuple[str, ...]:
         return (
             name,
             number(progress, 2),
-            *(number(level.get(k), 3) for k in ("ece_before", "ece_after")),
-            number(None if accuracy is None else 100 * accuracy),
+            number(level.ece_before, 3),
+            number(level.ece_after, 3),
+            number(100 * level.accuracy),
         )
 
-    rows = [row(number(v["sigma"], 3), v["progress"], v) for v in calibration["levels"]]
-    if calibration.get("clean"):
-        rows.append(row("clean photos", None, calibration["clean"]))
-    source = "validation photos" if calibration["source"] == "val" else calibration["source"]
-    temperature = f"{calibration['temperature']:.3f}"
+    rows = [row(number(level.sigma, 3), level.progress, level) for level in calibration.levels]
+    rows.append(row("clean photos", None, calibration.clean))
+    source = "validation photos" if calibration.source == "val" else calibration.source
+    temperature = f"{calibration.temperature:.3f}"
     return Table(
         f"Expected calibration error (ECE, 0 is perfect) of the guide on {source} taken through "
         f"noise, denoiser and decoder, before and after dividing logits by T = {temperature}.",
@@ -199,46 +188,44 @@ def calibration_table(calibration: Mapping[str, Any]) -> Table:
 
 def cost_table(drawn: Sequence[DrawnArm]) -> Table | None:
     """Cost of the sampling by arm, without loading models; None where nothing was drawn."""
-    keys = {
-        "Seconds": "seconds_per_image",
-        "Denoiser evaluations": "denoiser_evaluations_per_image",
-        "Guide evaluations": "guide_evaluations_per_image",
-    }
-    costs = {arm.name: arm.cost for arm in drawn if arm.cost is not None}
+    costs = [(arm.name, arm.cost, arm.device) for arm in drawn if arm.cost is not None]
     if not costs:
         return None
     made = dict.fromkeys(
-        f"{int(cost['images']):,} pictures on {cost['device']} in {cost['dtype']}, "
-        f"batches of {cost['batch_size']}"
-        for cost in costs.values()
+        f"{cost.images:,} pictures on {device} in {cost.dtype}, batches of {cost.batch_size}"
+        for _, cost, device in costs
     )
-    return Table(
-        f"Per picture; {'; '.join(made)}.",
-        (Column("Arm", False), *(Column(title) for title in keys)),
-        tuple(
-            (name, *(significant(cost[key]) for key in keys.values()))
-            for name, cost in costs.items()
-        ),
+    titles = ("Seconds", "Denoiser evaluations", "Guide evaluations")
+    rows = tuple(
+        (
+            name,
+            significant(cost.seconds_per_image),
+            significant(cost.denoiser_evaluations_per_image),
+            significant(cost.guide_evaluations_per_image),
+        )
+        for name, cost, _ in costs
     )
+    columns = (Column("Arm", False), *(Column(title) for title in titles))
+    return Table(f"Per picture; {'; '.join(made)}.", columns, rows)
 
 
 def settings_table(material: Material) -> Table:
     """The recipe's choices that the results depend on most."""
-    recipe, counts = material.recipe, material.results.get("counts", {})
+    recipe, counts = material.recipe, material.results.counts.plain()
     sampling, text, contour = recipe.sampling, recipe.guidance.text, recipe.guidance.contour
     k = recipe.guidance.classifier
     switch = f"u ≥ {k.switch:g}" if k.switch_sigma is None else f"σ ≤ {k.switch_sigma:g}"
-    splits = ", ".join(f"{counts[x]:,} {x}" for x in ("train", "val", "test") if counts.get(x))
-    sources = len({row["source"] for row in material.contours})
+    splits = ", ".join(f"{count:,} {split}" for split, count in counts.items() if count)
+    contours = f"{material.contours:,} of {material.sources:,} photos"
     rows = [
         ("Recipe", recipe.name),
         (
             "Recipe seed; training seeds",
             f"{recipe.seed}; {_list(recipe.downstream.seeds)}",
         ),
-        ("Classes", f"{len(material.results.get('classes', [])):,}"),
+        ("Classes", f"{len(material.results.classes):,}"),
         ("Photos", splits or "not recorded"),
-        ("Contours", f"{len(material.contours):,} of {sources:,} photos" if sources else "none"),
+        ("Contours", contours if material.contours else "none"),
         ("Contour extractor", recipe.contours.extractor),
         (
             "Sampler",
@@ -254,7 +241,7 @@ def settings_table(material: Material) -> Table:
             f"modulation {k.modulation}",
         ),
         ("Guide backbone", recipe.guide.backbone),
-        ("Filter", wording.filter_rules(recipe.filter.model_dump())),
+        ("Filter", wording.filter_rules(recipe.filter)),
         *((f"Arm {arm.name}", arm.change_list) for arm in material.drawn),
         (
             "Downstream classifier",
@@ -273,12 +260,9 @@ def _list(values: Sequence[int]) -> str:
 def page_context(material: Material) -> dict[str, Any]:
     """All that the templates show; sections without material carry None and a reason."""
     results, recipe = material.results, material.recipe
-    test = has_test(results)
+    test, curves = results.has_test, material.curves
     arms = read_arms(results, material.predictions, recipe.seed)
     arm = wording.main_arm(arms)
-    main = material.main
-    finished = [row for row in main.traces if not row.get("error")]
-    curves = figures.read_curves(finished) if finished else None
     by_class = None
     if arm and arm.difference:
         reference, other = (
@@ -297,21 +281,19 @@ def page_context(material: Material) -> dict[str, Any]:
         "arms_table": arms_table(arms, test),
         "bars": figures.interval_bars([a.difference for a in arms]),
         "class_table": by_class,
-        "method": wording.verdict_method(arm, test, str(results.get("selection", "not recorded"))),
+        "method": wording.verdict_method(arm, test, results.chosen_by),
         "gallery": material.gallery,
-        "picture_labels": [
-            picture.label for row in material.gallery[:1] for picture in row.pictures
-        ],
-        "guide_off": not main.guided,
+        "picture_labels": [p.label for row in material.gallery[:1] for p in row.pictures],
+        "guide_off": not material.guided,
         "curves": curves,
         "charts": [figures.chart(c, curves) for c in curves.curves] if curves else [],
         "curves_table": figures.curves_table(curves) if curves else None,
         "calibration": calibration_table(material.calibration) if material.calibration else None,
         "cost": cost_table(material.drawn),
         "filtered": [
-            f"{each.name}: {wording.filter_sentence(each.filtered)}"
-            for each in material.drawn
-            if each.filtered is not None
+            f"{drawn.name}: {wording.filter_sentence(drawn.filtered)}"
+            for drawn in material.drawn
+            if drawn.filtered is not None
         ],
         "settings": settings_table(material),
         "commands": material.commands,
@@ -323,19 +305,20 @@ def _limits(material: Material, arms: Sequence[Arm], test: bool) -> tuple[str, .
     return wording.limits(
         arms,
         test,
-        cross_validated=(material.calibration or {}).get("source") == "cross-validation",
-        failed=sum(bool(row.get("error")) for arm in material.drawn for row in arm.traces),
+        cross_validated=material.calibration is not None
+        and material.calibration.source == "cross-validation",
+        failed=material.failed,
         missing={
-            arm["name"]: len(arm["missing_classes"])
-            for arm in material.results["arms"]
-            if arm.get("missing_classes")
+            arm.name: len(arm.missing_classes)
+            for arm in material.results.arms
+            if arm.missing_classes
         },
         gallery=bool(material.gallery),
         confident=any(row.confidence is not None for row in material.gallery),
     )
 
 
-def render_html(context: Mapping[str, Any]) -> str:
+def render_html(context: Mapping[str, object]) -> str:
     env = _environment(autoescape=True, finalize=_finalize_html)
     env.globals.update(width=figures.WIDTH, height=figures.HEIGHT, chart_left=figures.LEFT)
     env.globals.update(
@@ -346,7 +329,7 @@ def render_html(context: Mapping[str, Any]) -> str:
     return env.get_template("report.html.j2").render(context)
 
 
-def render_markdown(context: Mapping[str, Any]) -> str:
+def render_markdown(context: Mapping[str, object]) -> str:
     # Escaping in `finalize` covers every expression, so that a template cannot forget it.
     env = _environment(autoescape=False, finalize=_finalize_markdown)
     env.filters.update(table=markdown_table, code=markdown_code)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,13 +30,14 @@ from higfa_cli.models.device import resolve_device
 from higfa_cli.stages.context import ArmContext, Context, arms_of
 from higfa_cli.stages.inputs import filter_inputs, filter_reads_guide
 from higfa_cli.stages.photos import load_photos
+from higfa_cli.stages.summaries import FilterSummary
 
 NAME = "filter"
 # Pictures that the guide reads at once: few, for they may be large.
 _BATCH = 16
 
 
-def run(ctx: Context, arms: Sequence[str]) -> dict[str, Any]:
+def run(ctx: Context, arms: Sequence[str]) -> dict[str, FilterSummary]:
     """Write `selection.jsonl` of each arm; no picture is deleted or moved.
 
     Returns:
@@ -49,7 +49,7 @@ def run(ctx: Context, arms: Sequence[str]) -> dict[str, Any]:
     return {arm.name: _filter(arm) for arm in arms_of(ctx, NAME, arms)}
 
 
-def _filter(ctx: ArmContext) -> dict[str, Any]:
+def _filter(ctx: ArmContext) -> FilterSummary:
     """One row per drawn picture."""
     dataset = load_photos(ctx)
     inputs = filter_inputs(ctx)
@@ -83,7 +83,7 @@ def _filter(ctx: ArmContext) -> dict[str, Any]:
         "selection": str(files.selection),
         "pictures": counts.pictures,
         "kept": counts.kept,
-        "rejected": counts.rejected,
+        "rejected": {reason: counts.rejected[reason] for reason in PICTURE_FAULTS},
         "classes_without": empty,
     }
 

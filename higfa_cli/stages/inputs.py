@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from higfa_cli.artifacts.fingerprint import hash_file, hash_json, hash_tree
 from higfa_cli.artifacts.run_record import StageInputs
@@ -62,7 +61,7 @@ def synthesize_inputs(ctx: ArmContext) -> StageInputs:
     return StageInputs({"version": 2, **drawing_parameters(ctx), **words}, files)
 
 
-def drawing_parameters(ctx: ArmContext) -> dict[str, Any]:
+def drawing_parameters(ctx: ArmContext) -> dict[str, object]:
     """The keys that the pictures of an arm depend on."""
     recipe = ctx.recipe
     pictures = {"per_contour": recipe.pictures.per_contour, "sample": ctx.sample}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,19 +11,24 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from higfa_cli.artifacts.artifact import write_model
 from higfa_cli.artifacts.atomic import write_bytes, write_json
 from higfa_cli.artifacts.plan import sample
+from higfa_cli.artifacts.records import Pace
 from higfa_cli.artifacts.rows import PlanItem
 from higfa_cli.artifacts.safe_paths import contained
 from higfa_cli.data.images import encode_png, read_image
 from higfa_cli.errors import UserError
+from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import Drawn
 from higfa_cli.recipe.load import override_recipe
 from higfa_cli.stages.batch_files import Models
 from higfa_cli.stages.batching import batch_size, costliest_step
 from higfa_cli.stages.context import ArmContext, Context
-from higfa_cli.stages.drawing import contour_path, draw_items, plan
+from higfa_cli.stages.drawing import contour_path, draw_items
+from higfa_cli.stages.inputs import synthesize_inputs
 from higfa_cli.stages.pipeline import check_upstream
+from higfa_cli.stages.plan import plan
 
 # Sections of which a value changes the pictures, but not which they are.
 SWEPT = ("model", "guidance", "sampling", "prompts")
@@ -31,7 +37,7 @@ CAPTION = 14
 TILE = 128
 
 
-def preview(ctx: Context, count: int, arms: Sequence[str]) -> dict[str, Any]:
+def preview(ctx: Context, count: int, arms: Sequence[str]) -> dict[str, object]:
     """Draw `count` pictures of each arm's plan, spread over the classes, as one contact sheet.
 
     They are the very pictures that the full run would draw, up to rounding from other batches.
@@ -57,14 +63,17 @@ def _previewed(ctx: ArmContext, models: Models, items: Sequence[PlanItem]) -> li
     model, guide = models.of(ctx)
     size = batch_size(ctx, model, costliest_step(ctx, model, guide, items[0]))
     groups = [items[start : start + size] for start in range(0, len(items), size)]
-    return [
+    started = time.perf_counter()
+    drawn = [
         picture
         for group in ctx.progress.track(groups, f"preview {ctx.name}")
         for picture in draw_items(ctx, model, guide, ctx.recipe.guidance, group)
     ]
+    _keep_pace(ctx, model, (time.perf_counter() - started) / len(items))
+    return drawn
 
 
-def sweep(ctx: Context, key: str, values: Sequence[Any], arms: Sequence[str]) -> dict[str, Any]:
+def sweep(ctx: Context, key: str, values: Sequence[Any], arms: Sequence[str]) -> dict[str, object]:
     """Draw the same few seeds of one arm for every value of one key: one row per value.
 
     Raises:
@@ -93,6 +102,13 @@ def sweep(ctx: Context, key: str, values: Sequence[Any], arms: Sequence[str]) ->
     return {"sheet": str(path), "arm": arm.name, "key": key, "rows": table}
 
 
+def _keep_pace(ctx: ArmContext, model: DiffusionModel, seconds: float) -> None:
+    """For `doctor` and `--dry-run`, which then know the time."""
+    parameters = synthesize_inputs(ctx).recorded.parameters
+    pace = Pace(parameters=parameters, seconds=seconds, device=str(model.device))
+    write_model(ctx.ws.preview_pace, pace)
+
+
 def _swept(
     ctx: ArmContext, key: str, values: Sequence[Any], chosen: Sequence[PlanItem]
 ) -> Iterator[tuple[Any, list[Drawn]]]:
@@ -118,7 +134,7 @@ def _same_pictures(items: Sequence[PlanItem], chosen: Sequence[PlanItem]) -> lis
     return [by_id[item.id] for item in chosen]
 
 
-def _summary(drawn: Sequence[Drawn]) -> dict[str, Any]:
+def _summary(drawn: Sequence[Drawn]) -> dict[str, object]:
     """Mean final confidence of the guide (None where it was off) and failures."""
     final = [p.trace["p"][-1] for p in drawn if p.error is None]
     known = [value for value in final if value is not None]

@@ -7,11 +7,11 @@ draws a batch does not change it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -90,7 +90,7 @@ def settle(job: ArmJob, record: StageRun, workers: int = 1) -> Settled:
     """
     ctx, items = job.ctx, job.items
     files, device = ctx.ws.synthesize, resolve_device(ctx.recipe.run.device).type
-    if files.name(files.plan) in record.kept:
+    if record.is_kept(files.name(files.plan)):
         record.keep(files.name(files.plan))
     else:
         asked = ctx.recipe.run.batch_size
@@ -111,7 +111,7 @@ def settle(job: ArmJob, record: StageRun, workers: int = 1) -> Settled:
             f"go on with --device {plan.device}, or start again with --force"
         )
     settled = Settled(in_batches(items, plan.batch_size), plan.batch_size, plan.threads)
-    if files.name(files.items) in record.kept:
+    if record.is_kept(files.name(files.items)):
         record.keep(files.name(files.items))
     else:
         write_rows(files.items, settled.items)
@@ -149,8 +149,8 @@ def draw_batches(
 
 
 def run_shard(
-    job: ArmJob, shard: Shard, finish: Callable[[ArmJob, StageRun], dict[str, Any]]
-) -> dict[str, Any]:
+    job: ArmJob, shard: Shard, finish: Callable[[ArmJob, StageRun], Mapping[str, object]]
+) -> Mapping[str, object]:
     """Draw one shard; `finish` closes the stage if all the others are done.
 
     Raises UserError (exit code 75): the shard is taken, or one process draws the whole plan.
@@ -178,7 +178,7 @@ def run_shard(
             return finish(job, record)
 
 
-def closed(job: ArmJob) -> dict[str, Any] | None:
+def closed(job: ArmJob) -> Mapping[str, object] | None:
     """The summary of an arm that is finished with these inputs."""
     files = job.ctx.ws.synthesize
     record = read_record(files.directory)

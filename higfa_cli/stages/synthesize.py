@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -17,10 +17,10 @@ from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import evaluations
 from higfa_cli.stages.batch_files import Models, failures, rows_of, write_metadata
 from higfa_cli.stages.context import ArmContext, Context, Silent, arms_of
-from higfa_cli.stages.drawing import arm_plan
 from higfa_cli.stages.engines import Engine, ShardTask, engine_of
 from higfa_cli.stages.inputs import synthesize_inputs
 from higfa_cli.stages.photos import load_photos
+from higfa_cli.stages.plan import arm_plan
 from higfa_cli.stages.shards import (
     ArmJob,
     Shard,
@@ -44,7 +44,7 @@ def run(
     workers: int | Literal["auto"] = 1,
     engine: str = "local",
     retry_failed: bool = False,
-) -> dict[str, Any]:
+) -> Mapping[str, object]:
     """Draw the plan of each arm; batches of an interrupted run that are whole are kept.
 
     Args:
@@ -75,7 +75,7 @@ def run(
     return {job.ctx.name: _draw(job, not ctx.force, retry_failed) for job in jobs}
 
 
-def _draw(job: ArmJob, resume: bool, retry_failed: bool = False) -> dict[str, Any]:
+def _draw(job: ArmJob, resume: bool, retry_failed: bool = False) -> Mapping[str, object]:
     """Draw an arm in this process."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -86,7 +86,7 @@ def _draw(job: ArmJob, resume: bool, retry_failed: bool = False) -> dict[str, An
 
 def _draw_in_shards(
     ctx: Context, jobs: Sequence[ArmJob], count: int, engine: Engine, retry_failed: bool
-) -> dict[str, Any]:
+) -> Mapping[str, object]:
     """Have other processes draw all arms, a shard each; the last of them closes an arm.
 
     Raises UserError when one ended before its time; the batches of the others stay.
@@ -101,12 +101,12 @@ def _draw_in_shards(
         watch(ctx, engine(tasks), traces)
     summaries = {job.ctx.name: closed(job) or _draw(job, resume=True) for job in jobs}
     return {
-        name: summary | {"drawn_now": sum(len(group) for group in todo[name])}
+        name: {**summary, "drawn_now": sum(len(group) for group in todo[name])}
         for name, summary in summaries.items()
     }
 
 
-def _finish(job: ArmJob, record: StageRun, retry_failed: bool = False) -> dict[str, Any]:
+def _finish(job: ArmJob, record: StageRun, retry_failed: bool = False) -> Mapping[str, object]:
     """Draw what is missing of the plan, then everything that is made of the whole."""
     ctx, models = job.ctx, job.models
     files = ctx.ws.synthesize
