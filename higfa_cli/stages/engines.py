@@ -7,7 +7,6 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from signal import SIG_IGN, SIGINT, signal
@@ -17,28 +16,28 @@ from tqdm import tqdm
 
 from higfa_cli.errors import UserError
 from higfa_cli.models.device import gpus, resolve_device
-from higfa_cli.stages.context import Context
 
 
-@dataclass(frozen=True)
-class ShardTask:
-    """One shard of every arm's plan. Picklable, with a silent `ctx`; call it where it is drawn."""
+class Task(Protocol):
+    """A shard to draw. Picklable; call it where it is drawn."""
 
-    ctx: Context
-    arms: tuple[str, ...]
-    index: int
-    count: int
+    @property
+    def index(self) -> int:
+        """From 0."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """As the recipe names it."""
+        ...
+
+    def on(self, device: str) -> Task:
+        """The same on another device."""
+        ...
 
     def __call__(self) -> None:
-        from higfa_cli.stages.synthesize import run
-
-        run(self.ctx, self.arms, shard=(self.index, self.count))
-
-    def on(self, device: str) -> ShardTask:
-        """The same on another device."""
-        run = self.ctx.recipe.run.model_copy(update={"device": device})
-        recipe = self.ctx.recipe.model_copy(update={"run": run})
-        return replace(self, ctx=replace(self.ctx, recipe=recipe))
+        """Draw it. Raises UserError."""
+        ...
 
 
 class Crew(Protocol):
@@ -53,7 +52,7 @@ class Crew(Protocol):
         ...
 
 
-Engine = Callable[[Sequence[ShardTask]], Crew]
+Engine = Callable[[Sequence[Task]], Crew]
 
 
 class LocalCrew:
@@ -78,7 +77,7 @@ class LocalCrew:
         return [job.exitcode or 0 for job in self._jobs]
 
 
-def local(tasks: Sequence[ShardTask]) -> Crew:
+def local(tasks: Sequence[Task]) -> Crew:
     """A process for each shard; with several GPUs and none named, each has one of its own."""
     spawn = multiprocessing.get_context("spawn")
     placed = [task.on(f"cuda:{task.index % gpus()}") if _any_gpu(task) else task for task in tasks]
@@ -96,12 +95,11 @@ def engine_of(name: str) -> Engine:
     return ENGINES[name]
 
 
-def _any_gpu(task: ShardTask) -> bool:
-    device = task.ctx.recipe.run.device
-    return device in ("auto", "cuda") and resolve_device(device).type == "cuda"
+def _any_gpu(task: Task) -> bool:
+    return task.device in ("auto", "cuda") and resolve_device(task.device).type == "cuda"
 
 
-def _draw(task: ShardTask) -> None:
+def _draw(task: Task) -> None:
     """A process's life: its shard, unless the parent goes before."""
     # Ctrl-C reaches the whole group of processes; the parent answers it and ends its shards.
     signal(SIGINT, SIG_IGN)
@@ -111,7 +109,7 @@ def _draw(task: ShardTask) -> None:
     try:
         task()
     except UserError as error:
-        print(f"error: shard {task.index}/{task.count}: {error}", file=sys.stderr)
+        print(f"error: shard {task.index}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -17,7 +17,7 @@ from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import evaluations
 from higfa_cli.stages.batch_files import Models, failures, rows_of, write_metadata
 from higfa_cli.stages.context import ArmContext, Context, Silent, arms_of
-from higfa_cli.stages.engines import Engine, ShardTask, engine_of
+from higfa_cli.stages.engines import Engine, engine_of
 from higfa_cli.stages.inputs import synthesize_inputs
 from higfa_cli.stages.photos import load_photos
 from higfa_cli.stages.plan import arm_plan
@@ -35,6 +35,31 @@ from higfa_cli.stages.shards import (
 )
 
 NAME = "synthesize"
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One shard of every arm's plan, for an engine; `ctx` is silent."""
+
+    ctx: Context
+    arms: tuple[str, ...]
+    index: int
+    count: int
+
+    def __call__(self) -> None:
+        """Draw it. Raises UserError as `run`."""
+        run(self.ctx, self.arms, shard=(self.index, self.count))
+
+    @property
+    def device(self) -> str:
+        """As the recipe names it."""
+        return self.ctx.recipe.run.device
+
+    def on(self, device: str) -> ShardTask:
+        """The same on another device."""
+        run = self.ctx.recipe.run.model_copy(update={"device": device})
+        recipe = self.ctx.recipe.model_copy(update={"run": run})
+        return replace(self, ctx=replace(self.ctx, recipe=recipe))
 
 
 def run(
