@@ -20,7 +20,8 @@ from higfa_cli.errors import UserError
 from higfa_cli.recipe.load import load_recipe, override_recipe
 from tests.support.lab_project import CLASSES, write_judges, write_lab
 from tools.pocket.lab import ablation, bars, checkpoints, guides, worst
-from tools.pocket.lab.ablation import ablate, axes_around, is_recipe
+from tools.pocket.lab.ablation import ablate
+from tools.pocket.lab.axes import SWEEPS, axes_around, is_recipe
 from tools.pocket.lab.bars import compare
 from tools.pocket.lab.bench import RECIPE, Request
 from tools.pocket.lab.draw import Drawings
@@ -192,8 +193,9 @@ def test_another_number_of_pictures_begins_a_new_table(request_: Request) -> Non
 def test_a_value_of_tau_has_a_guide_of_its_own(
     request_: Request, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ablation, "TAUS", (0.0,))
-    monkeypatch.setattr(ablation, "TOGETHER", ((0.0, 1.0, 2.0), (0.5, 1.0, 2.0), (0.5, 2.0, 5.0)))
+    points = {"tau": ((0.0,),), "together": ((0.0, 1.0, 2.0), (0.5, 1.0, 2.0), (0.5, 2.0, 5.0))}
+    few = [replace(sweep, points=points.get(sweep.name, sweep.points)) for sweep in SWEEPS]
+    monkeypatch.setattr(ablation, "SWEEPS", tuple(few))
     parts = ablate(request_, ["together", "tau"], tiny_features)["parts"]
     assert [row["value"] for row in parts["tau"]["rows"]] == ["0", "0.5"]
     guides = request_.workspace / "guides"

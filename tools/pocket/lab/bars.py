@@ -15,6 +15,7 @@ from typing import Any
 from higfa_cli.artifacts.atomic import read_json
 from higfa_cli.errors import UserError
 from tools.pocket.lab import figures, guides, pages, strips, worst
+from tools.pocket.lab.arms import FIRST_STEP, FIXED, HIGFA, TEXT_CONTOUR, Arm
 from tools.pocket.lab.bench import (
     Bench,
     Features,
@@ -23,7 +24,6 @@ from tools.pocket.lab.bench import (
     open_bench,
     start_results,
 )
-from tools.pocket.lab.draw import FIRST_STEP, FIXED, HIGFA, TEXT_CONTOUR, Arm
 from tools.pocket.lab.guides import SCALE
 from tools.pocket.lab.scores import Score, rounded
 from tools.pocket.lab.thresholds import matched, verdicts

@@ -31,10 +31,8 @@ from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.inputs import model_inputs
 from tools.pocket.lab import figures
+from tools.pocket.lab.arms import DRAWN, HIGFA, Arm
 from tools.pocket.lab.draw import (
-    DRAWN,
-    HIGFA,
-    Arm,
     Setting,
     Workers,
     arm_context,

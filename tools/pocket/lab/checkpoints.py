@@ -16,8 +16,8 @@ from typing import Any
 from higfa_cli.artifacts.atomic import read_json
 from higfa_cli.errors import UserError
 from tools.pocket.lab import figures, pages, strips
+from tools.pocket.lab.arms import TEXT_CONTOUR, TEXT_ONLY, Arm
 from tools.pocket.lab.bench import Features, Request, command, constants, made, open_bench
-from tools.pocket.lab.draw import TEXT_CONTOUR, TEXT_ONLY, Arm
 from tools.pocket.lab.scores import Score
 from tools.pocket.train.unpack import HISTORY
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -39,42 +39,10 @@ from higfa_cli.stages.inputs import model_inputs
 from higfa_cli.stages.photos import load_photos
 from higfa_cli.stages.pipeline import step
 from higfa_cli.stages.shards import torch_threads
+from tools.pocket.lab.arms import DRAWN, Arm
 
 # Batches per file of the cache.
 PART = 2
-# Sections that say how a picture is drawn.
-DRAWN = {"size", "model", "guidance", "sampling", "prompts"}
-
-_UNGUIDED = {"guidance.classifier.switch": 1.0, "guidance.classifier.switch_sigma": None}
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One way to draw.
-
-    `settings`: recipe key of a section in DRAWN -> value. `guide`: another guide's checkpoint than
-    the workspace's.
-    """
-
-    name: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    guide: Path | None = None
-
-
-TEXT_ONLY = Arm(
-    "text only",
-    {**_UNGUIDED, "guidance.contour.scale": 0.0, "guidance.contour.floor": 0.0},
-)
-TEXT_CONTOUR = Arm("text + contour", _UNGUIDED)
-HIGFA = Arm("HiGFA")
-FIXED = Arm(
-    "fixed strength",
-    {"guidance.classifier.gamma": 0.0, "guidance.classifier.modulation": "constant"},
-)
-FIRST_STEP = Arm(
-    "from the first step",
-    {"guidance.classifier.switch": 0.0, "guidance.classifier.switch_sigma": None},
-)
 
 
 @dataclass(frozen=True)

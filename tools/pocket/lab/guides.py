@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from tools.pocket.lab import figures
+from tools.pocket.lab.arms import Arm
 from tools.pocket.lab.bench import Bench, Request
-from tools.pocket.lab.draw import Arm, prepare
+from tools.pocket.lab.draw import prepare
 from tools.pocket.lab.scores import Score, rounded
 from tools.pocket.lab.thresholds import BOTH
 

@@ -34,8 +34,9 @@ from higfa_cli.stages.inputs import model_inputs
 from higfa_cli.stages.shards import torch_threads
 from higfa_cli.training.calibration import expected_calibration_error
 from tools.pocket.lab import figures, measure, pages
+from tools.pocket.lab.arms import DRAWN, TEXT_CONTOUR, TEXT_ONLY, Arm
 from tools.pocket.lab.bench import JUDGES, check_pocket, constants, made, silence
-from tools.pocket.lab.draw import DRAWN, TEXT_CONTOUR, TEXT_ONLY, Arm, Drawings
+from tools.pocket.lab.draw import Drawings
 from tools.pocket.lab.features import NAME as FEATURE_SPACE
 from tools.pocket.lab.features import looks_like_aircraft
 from tools.pocket.lab.judges import jury_log_probabilities

@@ -15,7 +15,8 @@ from higfa_cli.models.loading import load_pipeline
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.stages.context import Context, make_context
 from tools.pocket.lab import measure
-from tools.pocket.lab.draw import Arm, Drawings, Setting, draw_arm, prepare
+from tools.pocket.lab.arms import Arm
+from tools.pocket.lab.draw import Drawings, Setting, draw_arm, prepare
 from tools.pocket.lab.features import load_feature_network
 from tools.pocket.lab.freeze import data_hash
 from tools.pocket.lab.judges import Judge, load_judges
