@@ -18,7 +18,7 @@ from higfa_cli.errors import UserError
 from higfa_cli.recipe.load import load_recipe
 from tools.pocket.lab import figures, pages, strips
 from tools.pocket.lab.arms import HIGFA, Arm
-from tools.pocket.lab.axes import SWEEPS, Axis, axes_around, is_recipe, switched_at
+from tools.pocket.lab.axes import SWEEPS, Axis, Value, axes_around, is_recipe, switched_at
 from tools.pocket.lab.bench import (
     Bench,
     Features,

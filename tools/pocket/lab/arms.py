@@ -1,4 +1,4 @@
-"""Ways to draw that are compared: an arm is a name, the recipe's changed keys, and perhaps a guide."""
+"""Ways to draw: an arm is a name, the keys of the recipe that it changes, and perhaps a guide."""
 
 from __future__ import annotations
 
