@@ -19,55 +19,49 @@ from higfa_cli.recipe.load import load_recipe
 from tools.pocket.lab import figures, pages, strips
 from tools.pocket.lab.arms import HIGFA, Arm
 from tools.pocket.lab.axes import SWEEPS, Axis, Value, axes_around, is_recipe, switched_at
-from tools.pocket.lab.bench import (
-    Bench,
-    Features,
-    Request,
-    command,
-    open_bench,
-    start_results,
-)
 from tools.pocket.lab.draw import prepare
+from tools.pocket.lab.laboratory import Features, Instruments, open_instruments, start_results
+from tools.pocket.lab.options import Options, command
 from tools.pocket.lab.scores import Score
 
 PER_CLASS = 10
 SPLIT = "val"
 
 
-def ablate(request: Request, names: Sequence[str], features: Features) -> dict[str, Any]:
+def ablate(options: Options, names: Sequence[str], features: Features) -> dict[str, Any]:
     """Draw and measure the named axes (none named: all); returns what data/ablation.json holds.
 
     Raises UserError as the stages, or for an axis that is not there.
     """
-    recipe = load_recipe(request.recipe).recipe
+    recipe = load_recipe(options.recipe).recipe
     known = {axis.name: axis for axis in axes_around(recipe, SWEEPS)}
     if unknown := [name for name in names if name not in known]:
         raise UserError(f"--axes {unknown[0]}: no such axis; axes are {', '.join(known)}")
-    with open_bench(request, SPLIT, features) as bench:
-        path = request.data("ablation")
-        results = start_results(path, request, bench, SPLIT)
+    with open_instruments(options, SPLIT, features) as instruments:
+        path = options.data("ablation")
+        results = start_results(path, options, instruments, SPLIT)
         asked = [known[name] for name in names or known]
         # Guides before pictures: training takes both cores.
-        arms = [[_arm(request, axis, value) for value in axis.values] for axis in asked]
-        bench.ahead([HIGFA, *chain(*arms)])
+        arms = [[_arm(options, axis, value) for value in axis.values] for axis in asked]
+        instruments.ahead([HIGFA, *chain(*arms)])
         for axis, own in zip(asked, arms, strict=True):
-            rows = _measure(request, bench, axis, own)
+            rows = _measure(options, instruments, axis, own)
             parts = {**results["parts"], axis.name: {"title": axis.title, "rows": rows}}
             results["parts"] = {name: parts[name] for name in known if name in parts}
-            pages.publish(request.out, "ablation", results)
+            pages.publish(options.out, "ablation", results)
     return results
 
 
 def _measure(
-    request: Request, bench: Bench, axis: Axis, arms: Sequence[Arm]
+    options: Options, instruments: Instruments, axis: Axis, arms: Sequence[Arm]
 ) -> list[dict[str, Any]]:
     """Rows of one table; its strip is written beside."""
-    base = bench.measure(HIGFA)
+    base = instruments.score(HIGFA)
     scores: list[tuple[str, Score]] = []
     rows = []
     for value, arm in zip(axis.values, arms, strict=True):
-        same = is_recipe(value, bench.setting.ctx.recipe)
-        score = base if same else bench.measure(arm)
+        same = is_recipe(value, instruments.samples.ctx.recipe)
+        score = base if same else instruments.score(arm)
         against = None if same else figures.paired(base.hits, score.hits)
         rows.append(
             {"value": value.label, "is_recipe": same, **score.row()}
@@ -75,19 +69,19 @@ def _measure(
         )
         scores.append((value.label, score))
     shown = axis.name in pages.SHOWN
-    folder = request.out / "pictures" if shown else request.workspace / "strips"
-    strips.save(bench.strip(scores), folder / f"ablation-{axis.name}.png")
+    folder = options.out / "pictures" if shown else options.workspace / "strips"
+    strips.save(instruments.strip(scores), folder / f"ablation-{axis.name}.png")
     return rows
 
 
-def _arm(request: Request, axis: Axis, value: Value) -> Arm:
+def _arm(options: Options, axis: Axis, value: Value) -> Arm:
     """How the value is drawn; a guide of its own is trained, once for each tau."""
     name, tau = f"{axis.name} {value.label}", value.guide_tau
     if tau is None:
-        return Arm(name, value.settings)
-    place = request.workspace / "guides" / f"tau-{tau:g}"
-    prepare(request.recipe, place, SPLIT, 1, switched_at(tau))
-    return Arm(name, value.settings, place / "finetune-guide" / "guide.safetensors")
+        return Arm(name, value.sampless)
+    place = options.workspace / "guides" / f"tau-{tau:g}"
+    prepare(options.recipe, place, SPLIT, 1, switched_at(tau))
+    return Arm(name, value.sampless, place / "finetune-guide" / "guide.safetensors")
 
 
 def main() -> None:
