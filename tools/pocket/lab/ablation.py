@@ -78,10 +78,10 @@ def _arm(options: Options, axis: Axis, value: Value) -> Arm:
     """How the value is drawn; a guide of its own is trained, once for each tau."""
     name, tau = f"{axis.name} {value.label}", value.guide_tau
     if tau is None:
-        return Arm(name, value.sampless)
+        return Arm(name, value.settings)
     place = options.workspace / "guides" / f"tau-{tau:g}"
     prepare(options.recipe, place, SPLIT, 1, switched_at(tau))
-    return Arm(name, value.sampless, place / "finetune-guide" / "guide.safetensors")
+    return Arm(name, value.settings, place / "finetune-guide" / "guide.safetensors")
 
 
 def main() -> None:

@@ -73,7 +73,7 @@ def _point(
     name = f"{arm.name}, " + ", ".join(
         f"{key.rpartition('.')[2]} {value}" for key, value in settings.items()
     )
-    score = instruments.score(Arm(name, {**arm.sampless, **settings}))
+    score = instruments.score(Arm(name, {**arm.settings, **settings}))
     return _row(settings[SCALE], score, higfa)
 
 

@@ -36,7 +36,7 @@ def arm_of(package: Path, kind: Arm) -> Arm:
         "model.base": str((package / "sd").resolve()),
         "model.controlnet": str((package / "controlnet").resolve()),
     }
-    return Arm(f"{kind.name}, {package.name}", {**kind.sampless, **places})
+    return Arm(f"{kind.name}, {package.name}", {**kind.settings, **places})
 
 
 def steps_of(package: Path) -> int:
