@@ -214,9 +214,9 @@ def draw_arm(
 
 def photos_of(samples: Samples) -> Tensor:
     """The photo behind every item, uint8 [N, 3, S, S], as the contours saw it before their warp."""
-    samples = {sample.key: sample for sample in load_photos(samples.ctx).samples}
+    by_key = {photo.key: photo for photo in load_photos(samples.ctx).samples}
     side = samples.ctx.recipe.size
-    photos = [fit_square(samples[item.source].read(), side) for item in samples.items]
+    photos = [fit_square(by_key[item.source].read(), side) for item in samples.items]
     return torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2).contiguous()
 
 
