@@ -233,14 +233,23 @@ def test_a_link_to_a_folder_stops_the_stage(tmp_path: Path) -> None:
 
 
 def test_the_process_is_killed_at_the_step_that_is_asked_for(tmp_path: Path) -> None:
-    script = "from higfa_cli.artifacts.atomic import *\nwrite_text(Path(sys.argv[1]), 'x')"
-    for step, left in (("1", 0), ("2", 1), ("99", 1)):
+    script = "\n".join(
+        (
+            "import sys",
+            "from higfa_cli.artifacts.atomic import *",
+            "from tests.support.steps import stop_before",
+            "stop_before(int(sys.argv[2]))",
+            "write_text(Path(sys.argv[1]), 'x')",
+        )
+    )
+    # The folder, the temporary file, its sync, the rename, the folder's sync.
+    for step, left in (("1", 0), ("2", 0), ("3", 1), ("4", 1), ("5", 1), ("99", 1)):
         folder = tmp_path / step
         folder.mkdir()
         done = subprocess.run(
-            [sys.executable, "-c", "import sys\n" + script, str(folder / "a")],
+            [sys.executable, "-c", script, str(folder / "a"), step],
             cwd=ROOT,
-            env=os.environ | {"HIGFA_TEST_STOP_AT": step},
         )
         assert done.returncode == (0 if step == "99" else -signal.SIGKILL)
         assert len(list(folder.iterdir())) == left
+        assert (folder / "a").exists() == (step in ("5", "99"))

@@ -393,9 +393,9 @@ def test_class_words_stay_text(tmp_path: Path) -> None:
         ("a: x\nb: ''\n", "`b` has no words"),
         ("- a\n- b\n", "not a mapping"),
         ("a: [x]\nb: y\n", "not a mapping"),
-        ("a: x\na: y\nb: z\n", "`a` occurs twice"),
+        ("a: x\na: y\nb: z\n", "line 2: key `a` appears twice"),
         ("a: !!python/object/apply:os.getcwd []\nb: y\n", "not a mapping"),
-        ("a: {\n", "broken"),
+        ("a: {\n", "line 2: "),
     ],
 )
 def test_broken_class_words_are_named(tmp_path: Path, text: str, match: str) -> None:

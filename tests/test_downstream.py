@@ -85,7 +85,7 @@ def test_results_hold_every_arm_at_the_same_budget(done: Context) -> None:
     assert [arm["synthetic_images"] for arm in results["arms"]] == [0, 16, 6]
     assert arms["real+diffmix"]["missing_classes"] == list(CLASSES[2:])
     assert results["counts"] == {"train": 20, "val": 20, "test": 20}
-    assert (results["selection"], results["classes"]) == ("val", list(CLASSES))
+    assert (results["chosen_by"], results["classes"]) == ("val", list(CLASSES))
     runs = [run for arm in results["arms"] for run in arm["runs"]]
     assert [run["seed"] for run in runs] == [0, 1] * 3
     assert {(run["steps"], run["images_seen"]) for run in runs} == {(9, 72)}
@@ -162,7 +162,7 @@ def test_best_model_goes_by_validation(done: Context, tmp_path: Path) -> None:
     results = Results(
         arms=arms,
         classes=CLASSES,
-        selection="val",
+        chosen_by="val",
         test="read once",
         counts=SplitCounts(train=1, val=1, test=1),
     )
@@ -275,7 +275,7 @@ def test_without_val_and_test_the_results_say_so(tmp_path: Path) -> None:
     train_downstream.run(ctx, arms=["real"])
     stage = ctx.stage_dir("train-downstream")
     results = read_json(stage / "results.json")
-    assert results["selection"] == train_downstream.HELD_OUT
+    assert results["chosen_by"] == train_downstream.HELD_OUT
     assert results["counts"] == {"train": 16, "val": 4, "test": 0}
     run = results["arms"][0]["runs"][0]
     assert run["test_accuracy"] is None and run["test_macro_f1"] is None
@@ -288,7 +288,7 @@ def test_held_out_part_is_stratified_and_spares_single_photos(tmp_path: Path) ->
     for number in range(1, 5):
         (tmp_path / "data/train/red disc" / f"{number}.png").unlink()
     dataset = load_dataset(context(tmp_path).recipe.data, tmp_path, 0)
-    chosen = train_downstream.select(dataset, 0)
+    chosen = train_downstream.hold_out(dataset, 0)
     assert sorted(s.cls for s in chosen.chooses) == [CLASSES[0], CLASSES[1], CLASSES[3]]
     assert {s.key for s in chosen.train}.isdisjoint(s.key for s in chosen.chooses)
     assert len(chosen.train) + len(chosen.chooses) == len(dataset.of("train"))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from higfa_cli.errors import UserError
+from higfa_cli.errors import RecipeError, UserError
 from higfa_cli.method import schedule
 from higfa_cli.method.protocols import Branch
 from higfa_cli.models.draw import evaluations
@@ -225,3 +225,41 @@ def test_prediction_of_x0_is_refused(tmp_path: Path) -> None:
     model = load(tiny.make_model(tmp_path, "sample"))
     with pytest.raises(UserError, match="prediction_type `sample`"):
         model.solver(4)
+
+
+def test_solvers_are_refused_by_family(tmp_path: Path) -> None:
+    diffusion, flow = (tiny.make_model(tmp_path / f, family=f) for f in ("sd", "sd3"))
+    with pytest.raises(RecipeError, match=r"`ddim` cannot draw from Stable Diffusion 3; use flow"):
+        load(flow, scheduler="ddim")
+    with pytest.raises(RecipeError, match=r"`flow-euler` cannot draw from Stable Diffusion; use"):
+        load(diffusion, scheduler="flow-euler")
+    model = load(flow)
+    other = model.with_sampling(model.sampling.model_copy(update={"scheduler": "euler"}))
+    with pytest.raises(RecipeError, match="`euler` cannot draw from Stable Diffusion 3"):
+        other.solver(4)
+
+
+def test_more_positions_than_a_transformer_has(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"size: 68 is more than 64, the largest that `.*sd` draws"):
+        load(tiny.make_model(tmp_path, family="sd3"), size=68)
+
+
+def test_latents_of_a_shifted_autoencoder_come_back(tmp_path: Path) -> None:
+    """encode is (z - shift) * scaling_factor, decode its inverse; by hand."""
+    model = load(tiny.make_model(tmp_path, family="sd3"))
+    vae = model.autoencoder.vae
+    images = torch.rand(1, 3, tiny.SIZE, tiny.SIZE, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        z = vae.encode(images).latent_dist.mode()
+        torch.testing.assert_close(model.encode(images), (z - 0.0609) * 1.5305)
+        torch.testing.assert_close(model.encode(images, shifted=False), z * 1.5305)
+        torch.testing.assert_close(model.decode(model.encode(images)), vae.decode(z).sample)
+
+
+def test_a_guide_is_never_asked_at_pure_noise(tmp_path: Path) -> None:
+    model = load(tiny.make_model(tmp_path, family="sd3"))
+    drawn = pictures(model, strengths(switch=0.0), make_guide())
+    assert drawn[0].trace["sigma"][0] == 1.0
+    assert [p is None for p in drawn[0].trace["p"]] == [True, False, False, False]
+    by_level = pictures(model, strengths(switch_sigma=0.9), make_guide())[0].trace
+    assert [p is None for p in by_level["p"]] == [s > 0.9 for s in by_level["sigma"]]

@@ -172,6 +172,9 @@ def test_contours_are_read_from_their_stage(ctx: Context, name: str) -> None:
     item = next(one for one in drawing.plan(ctx) if one.contour == rows[0]["file_name"])
     with pytest.raises(UserError, match="contours"):
         drawing.read_contour(ctx, item)
+    # Before any model is loaded: there is none.
+    with pytest.raises(UserError, match="contours"):
+        preview.sweep(ctx, "guidance.text.scale", [1.0])
 
 
 @pytest.mark.parametrize("name", PATHS)
@@ -191,7 +194,7 @@ def test_the_gallery_is_read_from_its_stage(ctx: Context, name: str) -> None:
     row = dict.fromkeys(report.PICTURES, path_of(name, ctx.workspace))
     write_jsonl(folder / "gallery.jsonl", [row | {"id": "1", "class": "A320", "seed": 1}])
     with pytest.raises(UserError, match=r"names a file in|cannot read image"):
-        report._gallery(ctx, {})
+        report._gallery(ctx.ws.synthesize)
 
 
 def finish(directory: Path, **files: str) -> None:

@@ -20,7 +20,7 @@ from tests.support.strengths import strengths
 GUIDED = strengths(text=3.0, classifier=2.0, switch=0.5, grad_norm="rms")
 
 
-@pytest.fixture(scope="module", params=["sd", "sdxl"])
+@pytest.fixture(scope="module", params=["sd", "sdxl", "sd3"])
 def folders(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path]:

@@ -258,7 +258,7 @@ def test_yaml_numbers_and_words() -> None:
         ("a: !!set {x}", "the tag '!!set' is refused"),
         ("1: x", "key 1 is not a text; put it in quotes"),
         ("a: [1", "x.yaml, line 1"),
-        ("a: *nowhere", "undefined alias"),
+        ("a: *nowhere", "aliases (*nowhere) are refused"),
         ("a: \x07", "x.yaml: not valid YAML"),
     ],
 )
@@ -269,8 +269,9 @@ def test_yaml_traps_are_refused(text: str, part: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_alias_that_contains_itself(tmp_path: Path) -> None:
-    assert "contains itself" in refused(tmp_path, "name: &a [*a]")
+def test_anchors_and_aliases_are_refused_with_their_line(tmp_path: Path) -> None:
+    message = refused(tmp_path, MINIMAL + "guide: &g {epochs: 3}\ndownstream: *g\n")
+    assert "line 4: anchors (&g) and aliases (*g) are refused; write the values out" in message
 
 
 def test_recipe_that_is_a_list_or_absent(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from higfa_cli.artifacts.fingerprint import hash_bytes
+from higfa_cli.artifacts.rows import TraceRow
 from higfa_cli.errors import UserError
 from higfa_cli.report import figures, tables, wording
 from higfa_cli.report.stats import Difference, Prediction, mean_std, paired_difference
@@ -171,12 +173,25 @@ def test_latex_escape() -> None:
 # --- figures ----------------------------------------------------------------------------------
 
 
-def test_curves_by_hand() -> None:
-    def row(p: float, k: float) -> dict[str, Any]:
-        fixed = {"u": [0.0, 0.5], "sigma": [1.0, 0.5], "s_text": [4, 2], "s_contour": [1, 1]}
-        return fixed | {"p": [None, p], "s_classifier": [0.0, k], "grad_norm": [None, 2.0]}
+def traced(p: float, k: float, id: str = "0") -> TraceRow:
+    """Two steps, guided at the second."""
+    return TraceRow(
+        id=id,
+        error=None,
+        effective_batch=1,
+        u=(0.0, 0.5),
+        sigma=(1.0, 0.5),
+        s_text=(4.0, 2.0),
+        s_contour=(1.0, 1.0),
+        s_classifier=(0.0, k),
+        p=(None, float(p)),
+        grad_norm=(None, 2.0),
+    )
 
-    curves = figures.read_curves([row(p, 1 - p) for p in np.linspace(0, 1, 11)])
+
+def test_curves_by_hand() -> None:
+    curves = figures.read_curves([traced(p, 1 - p) for p in np.linspace(0, 1, 11)])
+    assert curves is not None
     by_key = {c.key: c for c in curves.curves}
     assert (curves.switch, curves.images) == (1, 11)
     assert by_key["p"].mean == (None, pytest.approx(0.5))
@@ -188,7 +203,31 @@ def test_curves_by_hand() -> None:
     assert drawn.line == "M197.0 88.0L350.0 88.0"
     assert drawn.switch == "197.0"
     with pytest.raises(UserError, match="different steps"):
-        figures.read_curves([row(0.5, 0.5), row(0.5, 0.5) | {"u": [0.0]}])
+        figures.read_curves([traced(0.5, 0.5), traced(0.5, 0.5).model_copy(update={"u": (0.0,)})])
+    assert figures.read_curves([]) is None
+
+
+def test_curves_of_many_images_hold_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Means are over all images; the band is over a sample, always the same one."""
+    values = np.random.default_rng(0).uniform(size=500)
+    rows = [traced(p, 0.5, id=hash_bytes(str(p).encode())[:16]) for p in values]
+    exact = figures.read_curves(rows)
+    monkeypatch.setattr(figures, "SAMPLE", 100)
+    held = []
+
+    def lowest(sample: list[Any]) -> list[Any]:
+        held.append(len(sample))
+        return sorted(sample, key=lambda entry: entry[0])[:100]
+
+    monkeypatch.setattr(figures, "_lowest", lowest)
+    sampled = figures.read_curves(iter(rows))
+    assert exact is not None and sampled is not None
+    assert max(held) <= 200 and sampled.images == 500
+    (before, after) = (next(c for c in x.curves if c.key == "p") for x in (exact, sampled))
+    assert after.mean == before.mean and after.mean[1] == pytest.approx(values.mean())
+    assert after.low[1] != before.low[1]
+    assert after.low[1] == pytest.approx(before.low[1], abs=0.1)
+    assert figures.read_curves(reversed(rows)).curves[0].low == after.low  # type: ignore[union-attr]
 
 
 def test_nice_ticks() -> None:
@@ -363,7 +402,7 @@ def test_predictions_that_contradict_the_results_are_refused(tmp_path: Path) -> 
 def test_gallery_cannot_reach_outside(tmp_path: Path) -> None:
     ctx = workspace(tmp_path, BETTER)
     draw_aircraft(tmp_path / "secret.png", "text", 0)
-    row = {"id": "id0", "class": "A320", **dict.fromkeys(WAYS, "../secret.png")}
+    row = {"id": "id0", "class": "A320", "seed": 0, **dict.fromkeys(WAYS, "../secret.png")}
     dump_rows(tmp_path / "synthesize/gallery.jsonl", [row])
     with pytest.raises(UserError, match=r"secret\.png. leaves it"):
         report.run(ctx)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -147,6 +148,31 @@ def test_names_that_are_no_text_survive(tmp_path: Path) -> None:
     row |= {"split": "train", "reason": "odd-name", "detail": "rename it", "state": "00"}
     (read,) = read_rows(dump(tmp_path / "rejected.jsonl", row), RejectedRow)
     assert read.key == row["key"] and str(read) == "train/a/\\udc80.jpg (odd-name)"
+
+
+def names_of_files() -> set[str]:
+    """Of all artifacts, as the workspace spells them."""
+    listed = {name for folder in Workspace(Path()).stages.values() for name in folder.writes}
+    others = {"failed.jsonl", "fit.json", ".outputs.jsonl"}
+    return {PurePosixPath(name).name for name in listed if "<" not in name} | others
+
+
+def test_no_other_module_spells_a_path_of_an_artifact() -> None:
+    """In messages and docstrings a name may stand; as a path of its own it may not."""
+    package = Path(__file__).resolve().parent.parent / "higfa_cli"
+    names = names_of_files()
+    assert {"manifest.jsonl", "guide.safetensors", "results.json", "run.json"} <= names
+    # A classifier's file in a hub's cache is no artifact.
+    foreign = {"backbones.py", "model_files.py"}
+    found = [
+        f"{path.relative_to(package)}: {node.value}"
+        for path in package.rglob("*.py")
+        if path.name not in ("workspace.py", "journal.py", *foreign)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if " " not in node.value and PurePosixPath(node.value).name in names
+    ]
+    assert found == []
 
 
 def test_what_a_stage_writes_lies_in_its_folder() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from higfa_cli.artifacts import crash
 from higfa_cli.errors import UserError
 from higfa_cli.models.backbones import Backbone, create_backbone
 from higfa_cli.recipe.classifiers import Downstream
@@ -131,10 +130,3 @@ def test_checkpoint_does_not_run_code_and_says_when_it_is_broken(tmp_path: Path)
     with pytest.raises(UserError, match="is broken"):
         load_checkpoint(path)
     assert not (tmp_path / "touched").exists()
-
-
-def test_crash_point_does_nothing_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(crash.STOP_AT, raising=False)
-    before = str(crash._steps)
-    crash.crash_point()
-    assert str(crash._steps) == before

@@ -14,6 +14,8 @@ from higfa_cli.text import inert
 
 T = TypeVar("T")
 # JSON has lists alone, so this one type is taken from another.
+# As large as a float holds exactly; files of strangers may hold any number of digits.
+Count = Annotated[int, Field(ge=0, le=2**53)]
 Several = Annotated[tuple[T, ...], Field(strict=False)]
 _SHOWN = 80
 

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import ConfigDict, Field, JsonValue, model_validator
 
-from higfa_cli.artifacts.artifact import Artifact, Several
+from higfa_cli.artifacts.artifact import Artifact, Count, Several
 from higfa_cli.artifacts.rows import PictureFault
 
 
@@ -22,26 +22,26 @@ class DownstreamOptions(Artifact):
 class PhotoCounts(Artifact):
     """accepted + rejected = found."""
 
-    found: int
-    accepted: int
-    rejected: int
+    found: Count
+    accepted: Count
+    rejected: Count
 
 
 class ContourCounts(Artifact):
     """Of stage contours; `sources`: photos that gave contours."""
 
-    images: int
-    sources: int
+    images: Count
+    sources: Count
     photos: PhotoCounts
 
 
 class GuideCounts(Artifact):
     """Of stage finetune-guide."""
 
-    photos: int
-    noised: int
-    steps: int
-    best_epoch: int
+    photos: Count
+    noised: Count
+    steps: Count
+    best_epoch: Count
     seconds: float
 
 
@@ -52,41 +52,41 @@ class SynthesisCounts(Artifact):
     `peak_device_memory`: bytes.
     """
 
-    images: int
-    failed: int
-    failures: dict[str, int]
-    smallest_batch: int | None
-    drawn_now: int
+    images: Count
+    failed: Count
+    failures: dict[str, Count]
+    smallest_batch: Count | None
+    drawn_now: Count
     seconds: float
     seconds_per_image: float
-    denoiser_evaluations_per_image: int
-    guide_evaluations_per_image: int
-    batch_size: int
+    denoiser_evaluations_per_image: Count
+    guide_evaluations_per_image: Count
+    batch_size: Count
     dtype: str
-    peak_device_memory: int | None
+    peak_device_memory: Count | None
 
 
 class FilterCounts(Artifact):
     """Of stage filter; a picture that is rejected for two reasons counts under both."""
 
-    pictures: int
-    kept: int
-    rejected: dict[PictureFault, int]
-    kept_by_class: dict[str, int]
+    pictures: Count
+    kept: Count
+    rejected: dict[PictureFault, Count]
+    kept_by_class: dict[str, Count]
 
 
 class DownstreamCounts(Artifact):
     """Of stage train-downstream."""
 
-    arms: int
-    trainings: int
+    arms: Count
+    trainings: Count
 
 
 class ReportCounts(Artifact):
     """Of stage report."""
 
-    arms: int
-    gallery: int
+    arms: Count
+    gallery: Count
 
 
 class RecordedInputs(Artifact):

@@ -6,14 +6,14 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from higfa_cli.artifacts.artifact import Artifact, Several
+from higfa_cli.artifacts.artifact import Artifact, Count, Several
 
 
 class EpochRow(Artifact):
     """One epoch of a training; `run` names it where a file holds several."""
 
     run: str | None = None
-    epoch: int
+    epoch: Count
     loss: float
     learning_rate: float
     replaced: float
@@ -24,7 +24,7 @@ class EpochRow(Artifact):
 class Assessment(Artifact):
     """Accuracy, and expected calibration error before and after the temperature, of one set."""
 
-    count: int
+    count: Count
     accuracy: float
     ece_before: float
     ece_after: float
@@ -59,12 +59,12 @@ class TrainingRow(Artifact):
     remedy: ClassVar[str] = "run `higfa train-downstream --force`"
 
     seed: int
-    best_epoch: int
+    best_epoch: Count
     val_accuracy: float | None
     temperature: float
     replaced: float
-    steps: int
-    images_seen: int
+    steps: Count
+    images_seen: Count
     seconds: float
 
 
@@ -80,7 +80,7 @@ class ArmResult(Artifact):
 
     name: str
     synthetic: str | None
-    synthetic_images: int
+    synthetic_images: Count
     missing_classes: Several[str]
     runs: Annotated[Several[ArmRun], Field(min_length=1)]
 
@@ -88,18 +88,23 @@ class ArmResult(Artifact):
 class SplitCounts(Artifact):
     """Photos by split."""
 
-    train: int
-    val: int
-    test: int
+    train: Count
+    val: Count
+    test: Count
 
 
 class Results(Artifact):
-    """What the downstream trainings gave; `selection`: which photos chose the checkpoints."""
+    """What the downstream trainings gave; `chosen_by`: which photos chose the checkpoints."""
 
     remedy: ClassVar[str] = "run `higfa train-downstream --force`"
 
     arms: Annotated[Several[ArmResult], Field(min_length=1)]
     classes: Several[str]
-    selection: str
+    chosen_by: str
     test: str
     counts: SplitCounts
+
+    @property
+    def has_test(self) -> bool:
+        """Whether there were test photos."""
+        return self.counts.test > 0

@@ -10,6 +10,8 @@ from higfa_cli.artifacts.artifact import Artifact, Several
 
 Pair = Annotated[tuple[float, float], Field(strict=False)]
 Index = Annotated[int, Field(ge=0)]
+# Beyond what single precision holds, and far from where sums overflow.
+Traced = Annotated[float, Field(ge=-1e39, le=1e39)]
 
 Split = Literal["train", "val", "test"]
 ImageFault = Literal[
@@ -168,13 +170,13 @@ class TraceRow(Artifact):
     id: str
     error: str | None
     effective_batch: int
-    u: Several[float] = ()
-    sigma: Several[float] = ()
-    s_text: Several[float | None] = ()
-    s_contour: Several[float | None] = ()
-    s_classifier: Several[float | None] = ()
-    p: Several[float | None] = ()
-    grad_norm: Several[float | None] = ()
+    u: Several[Traced] = ()
+    sigma: Several[Traced] = ()
+    s_text: Several[Traced | None] = ()
+    s_contour: Several[Traced | None] = ()
+    s_classifier: Several[Traced | None] = ()
+    p: Several[Traced | None] = ()
+    grad_norm: Several[Traced | None] = ()
 
 
 class PlanFile(Artifact):

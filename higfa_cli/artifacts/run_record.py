@@ -26,7 +26,6 @@ from higfa_cli.artifacts.atomic import (
     temporary_note,
     write_text,
 )
-from higfa_cli.artifacts.crash import crash_point
 from higfa_cli.artifacts.journal import (
     Entry,
     journal,
@@ -44,7 +43,7 @@ from higfa_cli.artifacts.lock import (
 )
 from higfa_cli.artifacts.records import RunRecord
 from higfa_cli.artifacts.safe_paths import refuse_linked_folders, why_outside
-from higfa_cli.artifacts.stage_outputs import SCRATCH, StageRun, whole
+from higfa_cli.artifacts.stage_outputs import SCRATCH, StageRun, unchanged
 from higfa_cli.artifacts.stage_state import (
     StageInputs,
     StageState,
@@ -146,7 +145,7 @@ def part_run(
             if not living:
                 entries = _open(directory, inputs, recipe, resume=True)[1]
             elif _is_open(directory, inputs):
-                entries = whole(directory, _recorded(directory))
+                entries = unchanged(directory, _recorded(directory))
             else:
                 raise UserError(
                     f"{directory} is in use: {', '.join(living)} still at work with another "
@@ -154,7 +153,7 @@ def part_run(
                     exit_code=BUSY,
                 )
             own = journal(directory, part)
-            write_journal(own, whole(directory, read_journal(own)))
+            write_journal(own, unchanged(directory, read_journal(own)))
             run = StageRun(directory, recipe.run.device, entries, part)
             open_plan(run)
         yield run
@@ -165,7 +164,7 @@ def worker_run(directory: Path, recipe: Recipe, part: str) -> Iterator[StageRun]
     """Work on one part for a process that holds the folder's lock and closes the stage."""
     with part_lock(directory, part):
         own = journal(directory, part)
-        write_journal(own, whole(directory, read_journal(own)))
+        write_journal(own, unchanged(directory, read_journal(own)))
         yield StageRun(directory, recipe.run.device, {}, part)
 
 
@@ -242,7 +241,6 @@ def _close(run: StageRun, record: RunRecord, **ending: object) -> None:
 def _clear_traces(directory: Path) -> None:
     """Remove what only an unfinished run needs."""
     for path in journals(directory):
-        crash_point()
         path.unlink(missing_ok=True)
     shutil.rmtree(directory / SCRATCH, ignore_errors=True)
 
@@ -265,7 +263,6 @@ def _prepare(directory: Path, inputs: StageInputs, resume: bool) -> dict[str, En
     if resume and record is not None and record.inputs.key == inputs.key:
         return _keep_whole(directory, outputs)
     for name in [*outputs, RESOLVED]:
-        crash_point()
         (directory / name).unlink(missing_ok=True)
     _clear_traces(directory)
     folders = [item for item in directory.rglob("*") if item.is_dir() and not item.is_symlink()]
@@ -279,7 +276,7 @@ def _prepare(directory: Path, inputs: StageInputs, resume: bool) -> dict[str, En
 
 def _keep_whole(directory: Path, outputs: Mapping[str, Entry]) -> dict[str, Entry]:
     """The outputs that are whole; changed ones are removed."""
-    kept = whole(directory, outputs)
+    kept = unchanged(directory, outputs)
     for name in outputs.keys() - kept.keys():
         (directory / name).unlink(missing_ok=True)
     # The finished record is about to be replaced: one journal takes over what it and all

@@ -55,7 +55,7 @@ class StageRun:
         entries = dict(self.entries)
         for part in parts:
             listed = read_journal(journal(self.directory, part))
-            entries |= whole(self.directory, listed)
+            entries |= unchanged(self.directory, listed)
         self.entries = entries
         self.__dict__.pop("kept", None)
 
@@ -79,7 +79,7 @@ class StageRun:
         return {name: seconds for name, seconds in timed if seconds is not None}
 
 
-def whole(directory: Path, entries: Mapping[str, Entry]) -> dict[str, Entry]:
+def unchanged(directory: Path, entries: Mapping[str, Entry]) -> dict[str, Entry]:
     """The entries whose files are as they were written."""
     return {
         name: entry

@@ -63,7 +63,7 @@ def _with_self_check(ctx: Context, result: dict[str, Any]) -> dict[str, Any]:
 
     if result["missing_files"]:
         row = Row("self-check", "failed", _FETCH_FIRST, "fetch them first")
-        more: dict[str, Any] = {"checks": [asdict(row)]}
+        more = {"checks": [asdict(row)]}
     else:
         ctx.progress.note("drawing a few guided steps ...")
         try:
@@ -88,7 +88,7 @@ def _show(result: dict[str, Any]) -> None:
         print_line(f"next: {result['next']}")
 
 
-def _show_rows(rows: list[dict[str, Any]]) -> None:
+def _show_rows(rows: list[dict[str, str]]) -> None:
     """One line per check, and the remedy below it where it is not ok."""
     from higfa_cli.cli.output import print_line
 
@@ -102,14 +102,15 @@ def _show_rows(rows: list[dict[str, Any]]) -> None:
 def _show_missing(missing: list[dict[str, Any]]) -> None:
     """Counts per repository, then the commands, each of which can be pasted."""
     from higfa_cli.cli.output import print_line
-    from higfa_cli.forecast.model_files import FOLDER, WHOLE, MissingFile, by_repository
+    from higfa_cli.forecast.model_files import FOLDER, MissingFile, by_repository
+    from higfa_cli.forecast.repository import ENTIRE_REPOSITORY
     from higfa_cli.text import plural
 
     rows = [MissingFile(**row) for row in missing]
     print_line("missing:")
     for (repo, revision), files in by_repository(rows).items():
         counted = f"{plural(len(files), 'file')} of"
-        special = {WHOLE: "the whole of", FOLDER: "no folder"}
+        special = {ENTIRE_REPOSITORY: "the whole of", FOLDER: "no folder"}
         at = f" at {revision[:12]}" if revision else ""
         print_line(f"  {special.get(files[0], counted)} {repo}{at}")
     print_line("what to do:")

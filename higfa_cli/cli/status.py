@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from higfa_cli.cli.options import RecipeFlags
+
+if TYPE_CHECKING:
+    from higfa_cli.stages.summaries import StatusRow
 
 
 def command(flags: RecipeFlags) -> None:
@@ -32,7 +35,7 @@ def command(flags: RecipeFlags) -> None:
         print_line(f"all fresh; the report is {pipeline.report_page(ctx)}")
 
 
-def _readable(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+def _readable(rows: list[StatusRow]) -> list[dict[str, str]]:
     """The rows for people; a reason that stops several stages stands at the first of them."""
     shown = []
     before: set[str] = set()

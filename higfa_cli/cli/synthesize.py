@@ -80,7 +80,7 @@ def command(
 
 def _how(
     shard: str | None, workers: str | None, retry_failed: bool, flags: StageFlags
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Who draws. Raises UserError (exit code 2) for what cannot go together."""
     if shard is not None and (workers is not None or retry_failed or flags.force):
         raise UserError(
@@ -88,7 +88,7 @@ def _how(
             "the same folder",
             exit_code=2,
         )
-    how: dict[str, Any] = {}
+    how: dict[str, object] = {}
     if shard is not None:
         how["shard"] = _parse_shard(shard)
     if workers is not None:
@@ -117,7 +117,7 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 7
 
 
-def _sheet(name: str, flags: StageFlags, draw: Callable[[Context], dict[str, Any]]) -> None:
+def _sheet(name: str, flags: StageFlags, draw: Callable[[Context], Mapping[str, object]]) -> None:
     from higfa_cli.cli.output import stdout_for_result
 
     ctx = flags.choice.context(flags.quiet, flags.force)
@@ -126,13 +126,13 @@ def _sheet(name: str, flags: StageFlags, draw: Callable[[Context], dict[str, Any
     show_result(f"synthesize, {name}:", result, flags)
 
 
-def _preview(ctx: Context, count: int) -> dict[str, Any]:
+def _preview(ctx: Context, count: int) -> Mapping[str, object]:
     from higfa_cli.stages.preview import preview
 
     return preview(ctx, count)
 
 
-def _sweep(ctx: Context, key: str, values: Sequence[Any]) -> dict[str, Any]:
+def _sweep(ctx: Context, key: str, values: Sequence[Any]) -> Mapping[str, object]:
     from higfa_cli.stages.preview import sweep
 
     return sweep(ctx, key, values)
@@ -152,10 +152,10 @@ def _dry_run(flags: StageFlags) -> None:
     show_result("synthesize, dry run:", shown, flags)
 
 
-def _readable(result: Mapping[str, Any]) -> dict[str, Any]:
+def _readable(result: Mapping[str, Any]) -> dict[str, object]:
     """A dry run's numbers in units for people."""
 
-    shown: dict[str, Any] = {}
+    shown: dict[str, object] = {}
     for key, value in result.items():
         if key == "estimated_memory_bytes":
             shown["estimated_memory"] = _memory(value, result["batch_size"])
@@ -185,7 +185,7 @@ def _memory(size: int | None, batch: int | str) -> str | None:
     return f"{gib(size)} for {pictures}, plus {roughly(ALLOWANCE)} on a GPU"
 
 
-def _first(row: Mapping[str, Any]) -> dict[str, Any]:
+def _first(row: Mapping[str, str]) -> dict[str, str]:
     prompt = row["prompt"]
     if len(prompt) > _PROMPT_SHOWN:
         prompt = prompt[:_PROMPT_SHOWN] + " ..."

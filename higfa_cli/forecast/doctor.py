@@ -15,13 +15,13 @@ from higfa_cli.forecast.estimate import device_name
 from higfa_cli.forecast.findings import Findings, Row
 from higfa_cli.forecast.model_files import (
     FOLDER,
-    WHOLE,
     MissingFile,
     by_repository,
     find_folder,
     missing_files,
     missing_weights,
 )
+from higfa_cli.forecast.repository import ENTIRE_REPOSITORY
 from higfa_cli.models.architecture import WrongSize, family_at
 from higfa_cli.models.device import resolve_device
 from higfa_cli.models.families import FAMILIES, KNOWN
@@ -34,12 +34,12 @@ from higfa_cli.stages.recipe_checks import check_texts
 from higfa_cli.text import gib, plural
 
 
-def doctor(ctx: Context, selection: str) -> dict[str, Any]:
+def doctor(ctx: Context, recipe: str) -> dict[str, Any]:
     """Check what the recipe's stages will need; loads no weights and asks no network.
 
     Args:
         ctx: the recipe and its workspace.
-        selection: how the recipe was chosen on the command line, for the next command.
+        recipe: what stood after the command, a file or a name and its flags, for the next command.
 
     Returns:
         {"ok", "checks": rows of check, status, detail and remedy, "missing_files", "next"}.
@@ -66,7 +66,7 @@ def doctor(ctx: Context, selection: str) -> dict[str, Any]:
         "workspace": str(ctx.workspace),
         "checks": [asdict(row) for row in rows],
         "missing_files": [asdict(one) for one in known.missing],
-        "next": _next(known, rows, selection),
+        "next": _next(known, rows, recipe),
     }
 
 
@@ -173,7 +173,7 @@ def _model_files(ctx: Context, known: Findings) -> Row:
         return Row("model files", "failed", f"{first.key}: {detail}{more}", remedy)
     places = len(by_repository(known.missing))
     files = plural(len(known.missing), "file")
-    if any(one.file == WHOLE for one in known.missing):
+    if any(one.file == ENTIRE_REPOSITORY for one in known.missing):
         files = "files"
     detail = f"{files} of {plural(places, 'repository', 'repositories')} are missing"
     return Row("model files", "failed", detail, "fetch them with the commands below")
@@ -183,7 +183,7 @@ def _lacks_configuration(missing: list[MissingFile]) -> bool:
     """Whether nothing can be said of the model before more files are here."""
     return any(
         one.key.startswith("model.")
-        and (one.file in (WHOLE, FOLDER) or one.file.endswith(".json"))
+        and (one.file in (ENTIRE_REPOSITORY, FOLDER) or one.file.endswith(".json"))
         and one.repo not in KNOWN
         for one in missing
     )
@@ -251,10 +251,10 @@ def _dtype(ctx: Context, known: Findings) -> Row:
     return Row("dtype", "ok", f"{dtype}; autoencoder and guide in float32")
 
 
-def _next(known: Findings, rows: list[Row], selection: str) -> str | None:
+def _next(known: Findings, rows: list[Row], recipe: str) -> str | None:
     """What to do first; None where something must be mended by hand, or all is done."""
     failed_ones = {row.check for row in rows if row.status == "failed"}
-    again = f"then run `{f'higfa doctor {selection}'.rstrip()}` again"
+    again = f"then run `{f'higfa doctor {recipe}'.rstrip()}` again"
     if "data" in failed_ones:
         return f"put the data right (see `data` above), {again}"
     if any(one.file == FOLDER for one in known.missing):
@@ -265,4 +265,4 @@ def _next(known: Findings, rows: list[Row], selection: str) -> str | None:
         return f"fetch the files {how}, {again}"
     if failed_ones:
         return None
-    return pipeline.next_stage(pipeline.status(known.ctx), selection)
+    return pipeline.next_stage(pipeline.status(known.ctx), recipe)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from higfa_cli.artifacts.plan import in_batches
 from higfa_cli.forecast.estimate import (
@@ -20,7 +19,7 @@ NAME = "synthesize"
 _FIRST = 3
 
 
-def dry_run(ctx: Context) -> dict[str, Any]:
+def dry_run(ctx: Context) -> dict[str, object]:
     """The plan in numbers; nothing is loaded or written, and the network is not asked.
 
     Where the contours are there, the counts are the plan's own; where they are not, they are
@@ -47,7 +46,7 @@ def dry_run(ctx: Context) -> dict[str, Any]:
     memory = None
     if cost.architecture is not None:
         memory = memory_of(ctx, cost.architecture, 1 if size == "auto" else size).peak
-    result: dict[str, Any] = {
+    result: dict[str, object] = {
         "images": counted.images,
         "classes": counted.classes,
         "counted_from": counted.source,

@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 import torch
 
-from higfa_cli.artifacts.atomic import read_json
+from higfa_cli.artifacts.artifact import parse
+from higfa_cli.artifacts.records import SynthesisCounts
 from higfa_cli.artifacts.rows import PlanItem
-from higfa_cli.artifacts.run_record import RECORD
+from higfa_cli.artifacts.stage_state import read_record
 from higfa_cli.data.layouts import layout_of
 from higfa_cli.errors import UserError
 from higfa_cli.forecast.model_files import FOLDER, missing_files
@@ -26,7 +27,7 @@ from higfa_cli.models.fake import Setup
 from higfa_cli.models.families import FAMILIES
 from higfa_cli.models.families.family import Architecture
 from higfa_cli.models.footprint import Footprint, flops_per_picture, guided_step
-from higfa_cli.models.scheduler import FlowSolver, SchedulerSolver, make_solver
+from higfa_cli.models.scheduler import FlowSolver, SchedulerSolver
 from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.drawing import plan
@@ -157,8 +158,8 @@ def model_and_solver(ctx: Context) -> tuple[Architecture, SchedulerSolver | Flow
     known = architecture(recipe.model, ctx.base)
     check_size(known, recipe.size, recipe.model)
     sampling = recipe.sampling
-    FAMILIES[known.family].check_scheduler(sampling.scheduler)
-    return known, make_solver(sampling.scheduler, known.scheduler, sampling.steps)
+    family = FAMILIES[known.family]
+    return known, family.solver(sampling.scheduler, known.scheduler, sampling.steps)
 
 
 def check_drawable(ctx: Context) -> None:
@@ -308,18 +309,13 @@ def _stale_contours(ctx: Context) -> str | None:
 
 def _earlier(ctx: Context, device: torch.device) -> float | None:
     """Seconds per picture of the workspace's last run, if it was of these settings and here."""
-    path = ctx.stage_dir("synthesize") / RECORD
-    if not path.is_file():
-        return None
-    record = read_json(path)
+    files = ctx.ws.synthesize
     try:
-        parameters = record["inputs"]["parameters"]
-        seconds, where = record["counts"].get("seconds_per_image"), record["device"]
-        before = {section: parameters[section] for section in _PACE}
-    except (KeyError, TypeError, AttributeError):
+        record = read_record(files.directory)
+        seconds = parse(record.counts, SynthesisCounts, files.record).seconds_per_image
+    except UserError:
         return None
     recipe = ctx.recipe
     now = recipe.model_dump(mode="json", include=_PACE) | {"run": recipe.run.parting()}
-    if not isinstance(seconds, int | float) or where != str(device) or before != now:
-        return None
-    return float(seconds)
+    before = {section: record.inputs.parameters.get(section) for section in _PACE}
+    return seconds if record.device == str(device) and before == now else None

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import psutil
 import torch
@@ -59,6 +59,15 @@ class _Drawn:
     picture: Tensor
     steps: Sequence[Step]
     seconds: Sequence[float]
+
+
+class _Measured(TypedDict):
+    """Of a sampling that is not the first."""
+
+    seconds_per_unguided_step: float
+    seconds_per_guided_step: float
+    memory_bytes: int
+    memory_of: str
 
 
 def self_check(ctx: Context) -> dict[str, Any]:
@@ -190,9 +199,9 @@ def _difference(one: _Drawn, other: _Drawn) -> float:
 
 
 def _finite(drawn: _Drawn) -> Row:
-    whole = bool(drawn.picture.isfinite().all()) and all(bool(s.finite.all()) for s in drawn.steps)
-    remedy = "" if whole else "set model.dtype: bfloat16 or float32"
-    return Row("finite", verdict(whole), "latents, guide and picture", remedy)
+    finite = bool(drawn.picture.isfinite().all()) and all(bool(s.finite.all()) for s in drawn.steps)
+    remedy = "" if finite else "set model.dtype: bfloat16 or float32"
+    return Row("finite", verdict(finite), "latents, guide and picture", remedy)
 
 
 def _not_constant(drawn: _Drawn) -> Row:
@@ -278,7 +287,7 @@ def _stock_latents(model: DiffusionModel, prompt: str, contour: Tensor, noise: T
     return latents
 
 
-def _measured(model: DiffusionModel, drawn: _Drawn) -> dict[str, Any]:
+def _measured(model: DiffusionModel, drawn: _Drawn) -> _Measured:
     """Seconds per step and peak memory, of a sampling that is not the first."""
     guided = [s.p is not None for s in drawn.steps]
 
@@ -301,9 +310,7 @@ def _measured(model: DiffusionModel, drawn: _Drawn) -> dict[str, Any]:
     }
 
 
-def _block(
-    ctx: Context, model: DiffusionModel, measured: dict[str, Any], rows: Sequence[Row]
-) -> str:
+def _block(ctx: Context, model: DiffusionModel, measured: _Measured, rows: Sequence[Row]) -> str:
     """The block for reports: fenced, and nothing in it says whose machine this is."""
     recipe = ctx.recipe
     marks = {"ok": "ok", "failed": "FAILED", "warning": "warning"}

@@ -94,7 +94,7 @@ def check_fit(arch: Architecture, settings: Model) -> None:
             f"model.controlnet `{settings.controlnet}` is a `{name}`; use "
             f"a {family.controlnet_class}"
         )
-    reads, draws = arch.network.get("in_channels"), arch.vae.get("latent_channels")
+    reads, draws = family.latent_channels(arch.network), arch.vae.get("latent_channels")
     if reads is not None and draws is not None and reads != draws:
         raise UserError(
             f"model.base `{settings.base}`: its denoiser reads {reads} channels, its "

@@ -183,7 +183,7 @@ def _with_weights(backbone: Backbone, path: Path, key: str) -> Backbone:
     return replace(backbone, skipped=skipped, mean=mean, std=std)
 
 
-def _own_normalisation(own: Mapping[str, Any], path: Path) -> tuple[Triple, Triple]:
+def _own_normalisation(own: Mapping[str, object], path: Path) -> tuple[Triple, Triple]:
     try:
         mean, std = triple(own["mean"]), triple(own["std"])
         if min(std) <= 0:

@@ -85,7 +85,7 @@ class ControlledDenoiser:
 
     def _residuals(
         self, x: Tensor, text: TextStates, level: Level, with_contour: int
-    ) -> list[Tensor]:
+    ) -> list[list[Tensor]]:
         """ControlNet residuals, zero for the branches without a contour; none if none has one."""
         if with_contour == 0:
             return []
@@ -106,7 +106,7 @@ class ControlledDenoiser:
         def pad(residual: Tensor) -> Tensor:
             return torch.cat([residual.new_zeros(missing, *residual.shape[1:]), residual])
 
-        return [pad(residual) for residual in residuals]
+        return [[pad(residual) for residual in group] for group in residuals]
 
 
 class _ScaledGradient(torch.autograd.Function):

@@ -12,7 +12,7 @@ from torch import Tensor
 from higfa_cli.models.autoencoder import Autoencoder
 from higfa_cli.models.denoiser import Conditions, ControlledDenoiser
 from higfa_cli.models.families.family import Family
-from higfa_cli.models.scheduler import FlowSolver, SchedulerSolver, make_solver
+from higfa_cli.models.scheduler import FlowSolver, SchedulerSolver
 from higfa_cli.models.text import TextStates, stack
 from higfa_cli.recipe.drawing import Sampling
 
@@ -58,7 +58,7 @@ class DiffusionModel:
     def latent_shape(self) -> tuple[int, int, int]:
         """[C, h, w] of one x0."""
         side = self.size // self.autoencoder.factor
-        return (self.network.config.in_channels, side, side)
+        return (self.autoencoder.channels, side, side)
 
     def encode(self, images: Tensor, shifted: bool = True) -> Tensor:
         """Images [B, 3, S, S] in [-1, 1] -> x0; `shifted` as in `Autoencoder.encode`."""
@@ -101,8 +101,7 @@ class DiffusionModel:
 
     def solver(self, steps: int) -> SchedulerSolver | FlowSolver:
         """The recipe's solver with N = steps. Raises RecipeError for one of another family."""
-        self.family.check_scheduler(self.sampling.scheduler)
-        return make_solver(self.sampling.scheduler, self.scheduler_config, steps)
+        return self.family.solver(self.sampling.scheduler, self.scheduler_config, steps)
 
     def _make_room(self) -> None:
         for hook in self.offloads:

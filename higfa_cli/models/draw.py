@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -124,7 +123,7 @@ def _traces(steps: Sequence[Step]) -> list[dict[str, list[float | None]]]:
         "p": [None if step.p is None else step.p.tolist() for step in steps],
         "grad_norm": [None if s.grad_norm is None else s.grad_norm.tolist() for s in steps],
     }
-    shared: dict[str, Any] = {
+    shared: dict[str, list[float | None]] = {
         "u": [step.level.progress for step in steps],
         "sigma": [step.level.sigma for step in steps],
     }

@@ -27,9 +27,9 @@ from higfa_cli.models.classifier import Classifier
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import DecodedGuide
 from higfa_cli.models.fake import NEGATIVE, PROMPT, Setup, fake_guide, fake_model
+from higfa_cli.models.families import FAMILIES
 from higfa_cli.models.families.family import Architecture
 from higfa_cli.models.live_memory import LiveMemory
-from higfa_cli.models.scheduler import make_solver
 
 _ALL_RUN = (0.0, 1.0)
 
@@ -144,7 +144,8 @@ def flops_per_picture(
     """
     guidance, sampling = setup.guidance, setup.sampling
     # Not under fake tensors: the levels are numbers.
-    levels = make_solver(sampling.scheduler, arch.scheduler, sampling.steps).levels
+    family = FAMILIES[arch.family]
+    levels = family.solver(sampling.scheduler, arch.scheduler, sampling.steps).levels
     with _fake():
         model = fake_model(arch, setup)
         guide = DecodedGuide(model, fake_guide(backbone, guide_size))

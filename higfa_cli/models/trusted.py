@@ -24,7 +24,7 @@ _REMEDY = (
 _LARGEST_JSON = 20_000_000
 
 
-def check_index(index: Mapping[str, Any], name: str) -> None:
+def check_index(index: Mapping[str, object], name: str) -> None:
     """Check the content of a model_index.json; `name` is how messages call the model.
 
     Raises UserError: a pipeline or a part of it is a class from elsewhere than diffusers and

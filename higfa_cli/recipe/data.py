@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -57,7 +57,7 @@ class Data(Section):
         "a number, or a percentage of all photos found. `0` (`--strict`): none.",
     )
 
-    def choices(self) -> dict[str, Any]:
+    def choices(self) -> dict[str, object]:
         """The keys that choose and cut photos; the others name files, which are hashed, or stop."""
         return self.model_dump(mode="json", include={"layout", "shots", "crop_bottom"})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -101,6 +101,6 @@ class Run(Section):
     )
     memory: Memory = Field(default_factory=Memory)
 
-    def parting(self) -> dict[str, Any]:
+    def parting(self) -> dict[str, object]:
         """The keys that pictures depend on, by rounding; not where the work and the files are."""
         return self.model_dump(mode="json", exclude={"device", "local_files_only"})

@@ -53,7 +53,7 @@ def load_recipe(ref: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
     return LoadedRecipe(_validate(tree, f"recipe {ref}", set_by), base, origin)
 
 
-def override_recipe(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+def override_recipe(recipe: Recipe, values: Mapping[str, object]) -> Recipe:
     """A copy of a recipe with dotted keys set to values. Raises RecipeError when invalid."""
     tree = recipe.model_dump(mode="json")
     for key, value in values.items():
@@ -63,7 +63,7 @@ def override_recipe(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     return _validate(tree, f"recipe {recipe.name}", {})
 
 
-def recipe_schema() -> dict[str, Any]:
+def recipe_schema() -> dict[str, object]:
     """JSON schema of a recipe, for editors."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -102,7 +102,7 @@ def _read(ref: str) -> tuple[str, Path, str]:
     return text, resolved.parent, str(resolved)
 
 
-def _validate(tree: Mapping[str, Any], origin: str, set_by: Mapping[str, str]) -> Recipe:
+def _validate(tree: Mapping[str, object], origin: str, set_by: Mapping[str, str]) -> Recipe:
     try:
         _check_text(tree, origin)
         text = json.dumps(tree)

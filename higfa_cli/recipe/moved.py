@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 #: Old key or section -> new one. The longest beginning of a key counts.
 MOVED = {
@@ -52,12 +51,12 @@ def new_sections(old: str) -> list[str]:
     return list(dict.fromkeys(new.partition(".")[0] for new in inside))
 
 
-def old_keys(tree: Mapping[str, Any]) -> list[str]:
+def old_keys(tree: Mapping[str, object]) -> list[str]:
     """Dotted keys of a recipe that have moved, or whose section is no more, in its order."""
     return [key for key in _leaves(tree, "") if new_key(key) or key.startswith("synthesize.")]
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[str]:
+def _leaves(tree: Mapping[str, object], prefix: str) -> Iterator[str]:
     for name, value in tree.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}{name}.")

@@ -99,9 +99,10 @@ def _gains(
     reference: Sequence[Prediction], other: Sequence[Prediction], order: Sequence[Prediction]
 ) -> np.ndarray:
     """[n] integers in -1, 0, 1: gain of `other` on each photo, in the order of `order`."""
-    first = {p.key: p for p in reference}
-    second = {p.key: p for p in other}
-    keys = [p.key for p in order]
+    # With its true class: that too must be the same for both.
+    first = {(p.key, p.true): p for p in reference}
+    second = {(p.key, p.true): p for p in other}
+    keys = [(p.key, p.true) for p in order]
     if (
         not keys
         or set(keys) != set(first)

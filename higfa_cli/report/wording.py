@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+from higfa_cli.artifacts.records import FilterCounts
+from higfa_cli.artifacts.rows import PictureFault
+from higfa_cli.recipe.classifiers import Filter
 from higfa_cli.report.bootstrap import RESAMPLES
 from higfa_cli.report.stats import FEWEST_SEEDS, Difference
 from higfa_cli.report.tables import REFERENCE, Arm, number
@@ -18,14 +21,14 @@ _BEST_ON = (
     "The checkpoint of each training is the one best on {}; "
     "the test photos were read once, by that checkpoint."
 )
-SELECTION = {
+CHOSEN_BY = {
     "val": _BEST_ON.format("the validation photos"),
     "last": "No photos were kept aside for validation, so each training's last checkpoint is "
     "used; the test photos were read once.",
 }
 
 
-REJECTED = {
+REJECTED: dict[PictureFault, str] = {
     "confidence": "below the guide's confidence",
     "top_k": "not among the guide's first choices",
     "best_of": "less sure than another picture of the same photo",
@@ -84,9 +87,9 @@ def headline(arms: Sequence[Arm], test: bool) -> Headline:
     return Headline("no-evidence", "No evidence", text)
 
 
-def verdict_method(arm: Arm | None, test: bool, selection: str) -> tuple[str, ...]:
+def verdict_method(arm: Arm | None, test: bool, chosen_by: str) -> tuple[str, ...]:
     """How the verdict came about, sentence by sentence."""
-    chosen = SELECTION.get(selection, _BEST_ON.format(selection))
+    chosen = CHOSEN_BY.get(chosen_by, _BEST_ON.format(chosen_by))
     if not test:
         return (
             "There is no test split, so no verdict is possible. The table shows accuracy on the "
@@ -127,12 +130,12 @@ def _by_seed(d: Difference) -> str:
     return ", ".join(f"{number(points, sign=True)} (seed {seed})" for seed, points in pairs)
 
 
-def filter_sentence(counts: Mapping[str, Any]) -> str:
+def filter_sentence(counts: FilterCounts) -> str:
     """How many drawn pictures may train, and why the others may not."""
-    pictures, kept = counts["pictures"], counts["kept"]
+    pictures, kept = counts.pictures, counts.kept
     if kept == pictures:
         return f"The filter kept all {plural(pictures, 'drawn picture')}."
-    rejected = {reason: n for reason in REJECTED if (n := counts["rejected"].get(reason, 0))}
+    rejected = {reason: n for reason in REJECTED if (n := counts.rejected.get(reason, 0))}
     reasons = ", ".join(f"{count:,} {REJECTED[reason]}" for reason, count in rejected.items())
     several = " (some for more than one reason)" if sum(rejected.values()) > pictures - kept else ""
     return (
@@ -141,14 +144,14 @@ def filter_sentence(counts: Mapping[str, Any]) -> str:
     )
 
 
-def filter_rules(rules: Mapping[str, Any]) -> str:
+def filter_rules(rules: Filter) -> str:
     """What the recipe's filter asks of a picture."""
     asked = {
-        f"confidence ≥ {rules['confidence']:g}": rules["confidence"] > 0,
-        f"among the guide's first {rules['top_k']}": rules["top_k"] is not None,
-        f"best of {rules['best_of']}": rules["best_of"] > 1,
-        f"correlation with the source photo < {rules['duplicate']}": rules["duplicate"] is not None,
-        f"standard deviation ≥ {rules['constant']:g}": rules["constant"] > 0,
+        f"confidence ≥ {rules.confidence:g}": rules.confidence > 0,
+        f"among the guide's first {rules.top_k}": rules.top_k is not None,
+        f"best of {rules.best_of}": rules.best_of > 1,
+        f"correlation with the source photo < {rules.duplicate}": rules.duplicate is not None,
+        f"standard deviation ≥ {rules.constant:g}": rules.constant > 0,
     }
     return ", ".join(text for text, used in asked.items() if used) or "none"
 

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -41,6 +40,7 @@ from higfa_cli.errors import UserError
 from higfa_cli.recipe.contours import Contours
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.photos import usable_photos
+from higfa_cli.stages.summaries import ContoursSummary
 
 NAME = "contours"
 # Raised whenever the same inputs would give other files.
@@ -60,7 +60,7 @@ def inputs(ctx: Context) -> StageInputs:
     return _inputs(ctx, listing)
 
 
-def run(ctx: Context) -> dict[str, Any]:
+def run(ctx: Context) -> ContoursSummary:
     """Write `images/<class>/<stem>-<k>.png`, `manifest.jsonl` and `rejected.jsonl`.
 
     Every photo of every split is decoded first; those that cannot be used are listed with their
@@ -98,12 +98,7 @@ def run(ctx: Context) -> dict[str, Any]:
             f"warning: {len(rejected)} of {found} photos were left out: {first_of(rejected)}; "
             f"reasons in {known.path}"
         )
-    return {
-        **_summary(files.directory, dataset, rows, sources),
-        "photos": photos.plain(),
-        "rejected": _by_reason(rejected),
-        "rejected_list": str(known.path),
-    }
+    return _summary(ctx, dataset, rows, rejected, sources, photos)
 
 
 def _found(ctx: Context) -> Listing:
@@ -285,13 +280,18 @@ def _stems(samples: Sequence[Sample]) -> dict[str, str]:
 
 
 def _summary(
-    directory: Path, dataset: Dataset, rows: Sequence[ContourRow], sources: int
-) -> dict[str, Any]:
+    ctx: Context,
+    dataset: Dataset,
+    rows: Sequence[ContourRow],
+    rejected: Sequence[RejectedRow],
+    sources: int,
+    photos: PhotoCounts,
+) -> ContoursSummary:
     fractions = [row.edge_fraction for row in rows]
     splits: dict[str, str] = {row.source: row.split for row in rows}
     return {
         "stage": NAME,
-        "directory": str(directory),
+        "directory": str(ctx.ws.contours.directory),
         "classes": len(dataset.classes),
         "splits": dict(Counter(splits.values())),
         "sources": sources,
@@ -301,4 +301,7 @@ def _summary(
             "mean": sum(fractions) / len(fractions),
             "max": max(fractions),
         },
+        "photos": photos.plain(),
+        "rejected": _by_reason(rejected),
+        "rejected_list": str(ctx.ws.contours.rejected),
     }

@@ -8,7 +8,7 @@ import io
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ class Probabilities(nn.Module):
 
 def export(
     model_path: Path, out: Path, format: Literal["safetensors", "onnx"] = "safetensors"
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Write the model, labels.json and preprocessing.json into the folder `out`.
 
     safetensors: the checkpoint as it is. onnx: input `images` float32 [B, 3, S, S], RGB in
@@ -58,13 +58,13 @@ def export(
     write_bytes(written[0], data)
     write_json(written[1], list(classifier.spec.classes))
     write_json(written[2], _preprocessing(classifier, format))
-    result: dict[str, Any] = {"format": format, "files": [str(path) for path in written]}
+    result: dict[str, object] = {"format": format, "files": [str(path) for path in written]}
     if format == "onnx":
         result["largest_difference_from_torch"] = difference
     return result
 
 
-def _preprocessing(classifier: Classifier, format: str) -> dict[str, Any]:
+def _preprocessing(classifier: Classifier, format: str) -> dict[str, object]:
     spec = asdict(classifier.spec)
     spec.pop("classes")
     inside = format == "onnx"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,13 +30,14 @@ from higfa_cli.models.device import resolve_device
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.inputs import filter_inputs, filter_reads_guide
 from higfa_cli.stages.photos import load_photos
+from higfa_cli.stages.summaries import FilterSummary
 
 NAME = "filter"
 # Pictures that the guide reads at once: few, for they may be large.
 _BATCH = 16
 
 
-def run(ctx: Context) -> dict[str, Any]:
+def run(ctx: Context) -> FilterSummary:
     """Write `selection.jsonl`, one row per drawn picture; no picture is deleted or moved.
 
     Returns:
@@ -78,7 +78,7 @@ def run(ctx: Context) -> dict[str, Any]:
         "selection": str(files.selection),
         "pictures": counts.pictures,
         "kept": counts.kept,
-        "rejected": counts.rejected,
+        "rejected": {reason: counts.rejected[reason] for reason in PICTURE_FAULTS},
         "classes_without": empty,
     }
 

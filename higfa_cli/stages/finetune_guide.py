@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,6 +35,7 @@ from higfa_cli.stages.guide_pool import (
 )
 from higfa_cli.stages.inputs import guide_inputs
 from higfa_cli.stages.photos import load_photos
+from higfa_cli.stages.summaries import GuideSummary
 from higfa_cli.training.calibration import HeldOut, calibrate
 from higfa_cli.training.folds import stratified_folds
 from higfa_cli.training.mixing import TrainSet
@@ -60,7 +60,7 @@ class Pool:
         return self.pictures.select(torch.tensor(numbers, dtype=torch.int64))
 
 
-def run(ctx: Context) -> dict[str, Any]:
+def run(ctx: Context) -> GuideSummary:
     """Train and calibrate; writes guide.safetensors, calibration.json and history.jsonl.
 
     Raises UserError for bad data, an unknown backbone, or weights that cannot be had.
@@ -273,13 +273,17 @@ def _summary(
     fitted: FitResult,
     calibration: Calibration,
     counts: GuideCounts,
-) -> dict[str, Any]:
+) -> GuideSummary:
     return {
         "stage": NAME,
         "guide": str(ctx.ws.guide.checkpoint),
         "backbone": ctx.recipe.guide.backbone,
         "classes": len(dataset.classes),
-        **counts.plain(),
+        "photos": counts.photos,
+        "noised": counts.noised,
+        "steps": counts.steps,
+        "best_epoch": counts.best_epoch,
+        "seconds": counts.seconds,
         "epoch_selected_by": fitted.selected,
         "calibrated_on": calibration.source,
         "temperature": calibration.temperature,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from higfa_cli.artifacts.fingerprint import hash_file, hash_json, hash_tree
 from higfa_cli.artifacts.run_record import StageInputs
@@ -62,7 +61,7 @@ def synthesize_inputs(ctx: Context) -> StageInputs:
     return StageInputs({"version": 2, **drawing_parameters(ctx.recipe), **words}, files)
 
 
-def drawing_parameters(recipe: Recipe) -> dict[str, Any]:
+def drawing_parameters(recipe: Recipe) -> dict[str, object]:
     """The sections that the pictures depend on."""
     return recipe.model_dump(mode="json", include=_PICTURES_READ) | {"run": recipe.run.parting()}
 

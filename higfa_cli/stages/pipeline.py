@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from higfa_cli.artifacts.atomic import read_json, write_note
+from higfa_cli.artifacts.artifact import read_model
+from higfa_cli.artifacts.atomic import write_note
+from higfa_cli.artifacts.records import DownstreamOptions
 from higfa_cli.artifacts.run_record import (
     RECORD,
     StageInputs,
@@ -19,6 +21,7 @@ from higfa_cli.artifacts.run_record import (
 )
 from higfa_cli.errors import UserError
 from higfa_cli.stages.context import Context
+from higfa_cli.stages.summaries import IntendedRow, StatusRow, StepRow
 from higfa_cli.stages.table import STAGES, stage_of
 
 NAMES = tuple(stage.name for stage in STAGES)
@@ -38,8 +41,8 @@ def state(ctx: Context, stage: str, **options: Any) -> StageState:
 
 
 def run_stage(
-    ctx: Context, stage: str, how: Mapping[str, Any] | None = None, **options: Any
-) -> dict[str, Any]:
+    ctx: Context, stage: str, how: Mapping[str, object] | None = None, **options: Any
+) -> Mapping[str, object]:
     """Run one stage; returns its summary.
 
     `options` say what is made, `how` how it is done ({"workers": 2}): the result is the same.
@@ -64,12 +67,9 @@ def check_upstream(ctx: Context, stage: str, **options: Any) -> None:
 
 
 def step(
-    ctx: Context, stage: str, how: Mapping[str, Any] | None = None, **options: Any
-) -> dict[str, Any]:
-    """Run a stage unless it is fresh (`ctx.force`, or failed items to retry: anyway).
-
-    Returns {"stage", "action": "ran" | "skipped", "seconds", "directory", "summary"}.
-    """
+    ctx: Context, stage: str, how: Mapping[str, object] | None = None, **options: Any
+) -> StepRow:
+    """Run a stage unless it is fresh (`ctx.force`, or failed items to retry: anyway)."""
     started = time.perf_counter()
     again = ctx.force or bool(how and how.get("retry_failed"))
     fresh = not again and state(ctx, stage, **options).kind == "fresh"
@@ -85,45 +85,40 @@ def step(
     }
 
 
-def iter_stages(
-    ctx: Context, first: str = NAMES[0], last: str = NAMES[-1]
-) -> Iterator[dict[str, Any]]:
+def iter_stages(ctx: Context, first: str = NAMES[0], last: str = NAMES[-1]) -> Iterator[StepRow]:
     """Run the stages from `first` to `last`, skipping what is fresh; yields each one's `step`."""
     for stage in _between(first, last):
         yield step(ctx, stage)
 
 
-def run_all(ctx: Context, first: str = NAMES[0], last: str = NAMES[-1]) -> list[dict[str, Any]]:
+def run_all(ctx: Context, first: str = NAMES[0], last: str = NAMES[-1]) -> list[StepRow]:
     """All rows of `iter_stages`."""
     return list(iter_stages(ctx, first, last))
 
 
-def status(ctx: Context) -> list[dict[str, Any]]:
-    """Per stage {"stage", "state", "reasons", "blocked", "directory"}, in the pipeline's order.
+def status(ctx: Context) -> list[StatusRow]:
+    """The state of every stage, in the pipeline's order."""
+    states: dict[str, StageState] = {}
+    return [
+        StatusRow(
+            stage=stage,
+            state=_state(ctx, stage, {}, states).kind,
+            reasons=list(states[stage].reasons),
+            blocked=isinstance(states[stage], Blocked),
+            directory=str(ctx.stage_dir(stage)),
+        )
+        for stage in NAMES
+    ]
 
-    "blocked" is whether running it now would fail at once.
-    """
-    rows = []
-    known: dict[str, StageState] = {}
-    for stage in NAMES:
-        found = _state(ctx, stage, {}, known)
-        row: dict[str, Any] = {"stage": stage, "state": found.kind, "reasons": list(found.reasons)}
-        row["blocked"] = isinstance(found, Blocked)
-        rows.append(row | {"directory": str(ctx.stage_dir(stage))})
-    return rows
 
-
-def intended(ctx: Context, first: str = NAMES[0], last: str = NAMES[-1]) -> list[dict[str, Any]]:
-    """What `iter_stages` would do, with nothing done: per stage {"stage", "action", "reasons"}.
-
-    "action": "skip"; "run"; "fail", where what the stage reads is not there and no earlier one of
-    these stages would make it; "not reached" after that.
-    """
+def intended(ctx: Context, first: str = NAMES[0], last: str = NAMES[-1]) -> list[IntendedRow]:
+    """What `iter_stages` would do, with nothing done."""
     chosen = _between(first, last)
-    rows: list[dict[str, Any]] = []
+    rows: list[IntendedRow] = []
     for row in status(ctx):
         if row["stage"] not in chosen:
             continue
+        action: Literal["run", "skip", "fail", "not reached"]
         action = "run" if ctx.force or row["state"] != "fresh" else "skip"
         before = {earlier["action"] for earlier in rows}
         if "fail" in before:
@@ -133,11 +128,11 @@ def intended(ctx: Context, first: str = NAMES[0], last: str = NAMES[-1]) -> list
         reasons = row["reasons"]
         if row["blocked"] and before and action != "fail":
             reasons = [f"after {rows[-1]['stage']}"]
-        rows.append({"stage": row["stage"], "action": action, "reasons": reasons})
+        rows.append(IntendedRow(stage=row["stage"], action=action, reasons=reasons))
     return rows
 
 
-def next_command(rows: list[dict[str, Any]], recipe: str) -> str | None:
+def next_command(rows: Sequence[StatusRow], recipe: str) -> str | None:
     """The command to type next, or None when all is fresh: `doctor` where a stage would fail.
 
     `recipe` is what stood after the command: a file or a name, and its flags.
@@ -148,13 +143,13 @@ def next_command(rows: list[dict[str, Any]], recipe: str) -> str | None:
     return next_stage(rows, recipe)
 
 
-def next_stage(rows: list[dict[str, Any]], recipe: str) -> str | None:
+def next_stage(rows: Sequence[StatusRow], recipe: str) -> str | None:
     """The first stage that is not fresh, as a command; None when all is fresh."""
     first = next((row["stage"] for row in rows if row["state"] != "fresh"), None)
     return None if first is None else f"higfa {first} {recipe}".rstrip()
 
 
-def describe(ctx: Context, stage: str, **options: Any) -> dict[str, Any]:
+def describe(ctx: Context, stage: str, **options: Any) -> Mapping[str, object]:
     """What running a stage would do: resolved parameters, inputs, state, files to be written."""
     inputs = stage_of(stage).inputs(ctx, **options)
     directory = ctx.stage_dir(stage)
@@ -175,7 +170,7 @@ def report_page(ctx: Context) -> Path:
 
 
 def _state(
-    ctx: Context, stage: str, options: Mapping[str, Any], known: dict[str, StageState]
+    ctx: Context, stage: str, options: Mapping[str, object], known: dict[str, StageState]
 ) -> StageState:
     """`state`, hashing each stage once: `known` collects what has been found."""
     if stage not in known:
@@ -184,7 +179,7 @@ def _state(
 
 
 def _find_state(
-    ctx: Context, stage: str, options: Mapping[str, Any], known: dict[str, StageState]
+    ctx: Context, stage: str, options: Mapping[str, object], known: dict[str, StageState]
 ) -> StageState:
     directory = ctx.stage_dir(stage)
     try:
@@ -207,36 +202,18 @@ def _upstream_state(ctx: Context, stage: str, known: dict[str, StageState]) -> S
     are what was asked for, and `report` may read them.
     """
     found = _state(ctx, stage, {}, known)
-    path = _options_file(ctx, stage)
+    path = ctx.ws.options(stage)
     if found.kind != "fresh" and path.is_file():
-        options = read_json(path)
-        if not _is_options(options):
-            raise UserError(f"{path} is not what higfa wrote there; delete it")
-        as_last_run = _find_state(ctx, stage, options, known)
+        options = read_model(path, DownstreamOptions)
+        as_last_run = _find_state(ctx, stage, options.plain(), known)
         return as_last_run if as_last_run.kind == "fresh" else found
     return found
 
 
-def _is_options(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and value.keys() <= {"synthetic", "arms"}
-        and all(
-            one is None or (isinstance(one, list) and all(isinstance(text, str) for text in one))
-            for one in value.values()
-        )
-    )
-
-
-def _options_file(ctx: Context, stage: str) -> Path:
-    # Beside the stage's folder, as its lock is: the folder belongs to one run, this outlives it.
-    return ctx.workspace / f".{stage}.options.json"
-
-
-def _remember_options(ctx: Context, stage: str, options: Mapping[str, Any]) -> None:
-    path = _options_file(ctx, stage)
+def _remember_options(ctx: Context, stage: str, options: Mapping[str, object]) -> None:
+    path = ctx.ws.options(stage)
     if options:
-        write_note(path, dict(options))
+        write_note(path, DownstreamOptions.model_validate(options).plain())
     else:
         path.unlink(missing_ok=True)
 

@@ -37,7 +37,7 @@ CAPTION = 14
 TILE = 128
 
 
-def preview(ctx: Context, count: int) -> dict[str, Any]:
+def preview(ctx: Context, count: int) -> dict[str, object]:
     """Draw `count` pictures of the plan, spread over the classes, as one contact sheet.
 
     They are the very pictures that the full run would draw, up to rounding from other batches.
@@ -60,7 +60,7 @@ def preview(ctx: Context, count: int) -> dict[str, Any]:
     return {"sheet": str(path), "images": len(chosen), **_summary(drawn)}
 
 
-def sweep(ctx: Context, key: str, values: Sequence[Any]) -> dict[str, Any]:
+def sweep(ctx: Context, key: str, values: Sequence[Any]) -> dict[str, object]:
     """Draw the same few seeds for every value of one key: one row per value.
 
     Raises:
@@ -118,7 +118,7 @@ def _same_pictures(items: Sequence[PlanItem], chosen: Sequence[PlanItem]) -> lis
     return [by_id[item.id] for item in chosen]
 
 
-def _summary(drawn: Sequence[Drawn]) -> dict[str, Any]:
+def _summary(drawn: Sequence[Drawn]) -> dict[str, object]:
     """Mean final confidence of the guide (None where it was off) and failures."""
     final = [p.trace["p"][-1] for p in drawn if p.error is None]
     known = [value for value in final if value is not None]

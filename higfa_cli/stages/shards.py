@@ -12,12 +12,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from tqdm import tqdm
@@ -150,8 +150,8 @@ def run_shard(
     known: StageInputs,
     items: Sequence[PlanItem],
     shard: Shard,
-    finish: Callable[[StageRun, Models], dict[str, Any]],
-) -> dict[str, Any]:
+    finish: Callable[[StageRun, Models], Mapping[str, object]],
+) -> Mapping[str, object]:
     """Draw one shard; `finish` closes the stage if all the others are done.
 
     Raises UserError (exit code 75): the shard is taken, or one process draws the whole plan.

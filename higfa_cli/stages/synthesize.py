@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 
@@ -35,7 +35,7 @@ def run(
     shard: tuple[int, int] | None = None,
     workers: int | Literal["auto"] = 1,
     retry_failed: bool = False,
-) -> dict[str, Any]:
+) -> Mapping[str, object]:
     """Draw the whole plan; batches of an interrupted run that are whole are kept.
 
     Args:
@@ -65,7 +65,7 @@ def _finish(
     items: Sequence[PlanItem],
     workers: int = 1,
     retry_failed: bool = False,
-) -> dict[str, Any]:
+) -> Mapping[str, object]:
     """Draw what is missing of the plan, then everything that is made of the whole."""
     files = ctx.ws.synthesize
     settled = settle(ctx, record, models, items, workers)

@@ -5,7 +5,7 @@ Nothing here needs torch before a stage runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ class Stage:
 
     name: str
     inputs: Callable[..., StageInputs]
-    run: Callable[..., dict[str, Any]]
+    run: Callable[..., Mapping[str, object]]
     writes: tuple[str, ...]
 
 
@@ -50,25 +50,25 @@ def stage_of(name: str) -> Stage:
     raise UserError(f"there is no stage `{name}`; stages are {names}", exit_code=2)
 
 
-def _guide(ctx: Context) -> dict[str, Any]:
+def _guide(ctx: Context) -> Mapping[str, object]:
     from higfa_cli.stages import finetune_guide
 
     return finetune_guide.run(ctx)
 
 
-def _synthesize(ctx: Context, **how: Any) -> dict[str, Any]:
+def _synthesize(ctx: Context, **how: Any) -> Mapping[str, object]:
     from higfa_cli.stages import synthesize
 
     return synthesize.run(ctx, **how)
 
 
-def _filter(ctx: Context) -> dict[str, Any]:
+def _filter(ctx: Context) -> Mapping[str, object]:
     from higfa_cli.stages import filter as stage
 
     return stage.run(ctx)
 
 
-def _downstream(ctx: Context, **options: Any) -> dict[str, Any]:
+def _downstream(ctx: Context, **options: Any) -> Mapping[str, object]:
     from higfa_cli.stages import train_downstream
 
     return train_downstream.run(ctx, **options)

@@ -6,7 +6,6 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torchmetrics.functional.classification import multiclass_f1_score
@@ -28,6 +27,7 @@ from higfa_cli.stages.arms import STAGE, Arm, choose_arms
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.inputs import downstream_inputs
 from higfa_cli.stages.photos import load_photos
+from higfa_cli.stages.summaries import DownstreamSummary
 from higfa_cli.training.calibration import fit_temperature
 from higfa_cli.training.folds import stratified_folds
 from higfa_cli.training.mixing import TrainSet
@@ -42,12 +42,12 @@ LAST = "last"
 
 
 @dataclass(frozen=True)
-class Selection:
-    """What trains and what chooses the checkpoint; `how` stands in the results."""
+class RealPhotos:
+    """Photos that train, and those that choose the checkpoint; `chosen_by` names the latter."""
 
     train: tuple[Sample, ...]
     chooses: tuple[Sample, ...]
-    how: str
+    chosen_by: str
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Material:
 
 def run(
     ctx: Context, synthetic: Sequence[str] = (), arms: Sequence[str] | None = None
-) -> dict[str, Any]:
+) -> DownstreamSummary:
     """Train each arm once per seed with the same number of steps, then read the test photos.
 
     `synthetic`: `[NAME=]DIR` each, a folder of class folders. `arms`: only the arms of these
@@ -75,8 +75,8 @@ def run(
     dataset = load_photos(ctx)
     chosen = choose_arms(ctx, synthetic, arms)
     device = resolve_device(recipe.run.device)
-    selection = select(dataset, recipe.seed)
-    held = {sample.key for sample in selection.chooses}
+    photos = hold_out(dataset, recipe.seed)
+    held = {sample.key for sample in photos.chooses}
     listings = {
         arm.name: None
         if arm.folder is None
@@ -89,7 +89,7 @@ def run(
     _check_readable(ctx, dataset.of("test"), [one for one in foreign if one is not None])
     with stage_run(files.directory, inputs, recipe, resume=not ctx.force) as record:
         record.device = str(device)
-        real, val = _real(ctx, selection)
+        real, val = _real(ctx, photos)
         trained = {}
         for arm in chosen:
             material = _material(ctx, arm, listings[arm.name], real, val)
@@ -102,13 +102,13 @@ def run(
                 _arm_result(ctx, arm, listings[arm.name], tested[arm.name]) for arm in chosen
             ),
             classes=dataset.classes,
-            selection=selection.how,
+            chosen_by=photos.chosen_by,
             test="read once per checkpoint, after all training"
             if dataset.of("test")
             else "no test split: test accuracy is null",
             counts=SplitCounts(
-                train=len(selection.train),
-                val=len(selection.chooses),
+                train=len(photos.train),
+                val=len(photos.chooses),
                 test=len(dataset.of("test")),
             ),
         )
@@ -119,7 +119,7 @@ def run(
     return _summary(ctx, results)
 
 
-def select(dataset: Dataset, seed: int) -> Selection:
+def hold_out(dataset: Dataset, seed: int) -> RealPhotos:
     """The val split chooses the checkpoint; without one, a stratified fifth of train does.
 
     A class of a single photo keeps it for training. Where nothing can be held out, the last
@@ -127,7 +127,7 @@ def select(dataset: Dataset, seed: int) -> Selection:
     """
     train, val = dataset.of("train"), dataset.of("val")
     if val:
-        return Selection(train, val, "val")
+        return RealPhotos(train, val, "val")
     keys = [sample.key for sample in train]
     labels = [sample.class_id for sample in train]
     parts = stratified_folds(keys, labels, _HELD_OUT_PARTS, seed)
@@ -137,18 +137,19 @@ def select(dataset: Dataset, seed: int) -> Selection:
         if part == 0 and labels.count(sample.class_id) > 1
     ]
     if not held:
-        return Selection(train, (), LAST)
-    kept = set(held)
-    return Selection(tuple(s for s in train if s not in kept), tuple(held), HELD_OUT)
+        return RealPhotos(train, (), LAST)
+    aside = set(held)
+    rest = tuple(sample for sample in train if sample not in aside)
+    return RealPhotos(rest, tuple(held), HELD_OUT)
 
 
 def _seeds(ctx: Context) -> tuple[int, ...]:
     return tuple(dict.fromkeys(ctx.recipe.downstream.seeds))
 
 
-def _real(ctx: Context, selection: Selection) -> tuple[Pictures, Pictures | None]:
-    real = _load(ctx, selection.train)
-    return real, _load(ctx, selection.chooses) if selection.chooses else None
+def _real(ctx: Context, photos: RealPhotos) -> tuple[Pictures, Pictures | None]:
+    real = _load(ctx, photos.train)
+    return real, _load(ctx, photos.chooses) if photos.chooses else None
 
 
 def _load(ctx: Context, samples: Sequence[Sample]) -> Pictures:
@@ -316,7 +317,7 @@ def _csv(samples: Sequence[Sample], predicted: Sequence[str], confidence: Sequen
     return buffer.getvalue()
 
 
-def _summary(ctx: Context, results: Results) -> dict[str, Any]:
+def _summary(ctx: Context, results: Results) -> DownstreamSummary:
     def mean(values: Sequence[float | None]) -> float | None:
         known = [value for value in values if value is not None]
         return sum(known) / len(known) if len(known) == len(values) else None
@@ -324,7 +325,7 @@ def _summary(ctx: Context, results: Results) -> dict[str, Any]:
     return {
         "stage": NAME,
         "results": str(ctx.ws.downstream.results),
-        "selection": results.selection,
+        "chosen_by": results.chosen_by,
         "test": results.test,
         "counts": results.counts.plain(),
         "arms": [

@@ -83,7 +83,7 @@ class _Loop:
     generator: torch.Generator
     device: torch.device
 
-    def state(self, so_far: _Progress) -> dict[str, Any]:
+    def state(self, so_far: _Progress) -> dict[str, object]:
         """Everything that going on from here needs, on whatever device it lies."""
         return {
             "network": self.network.state_dict(),

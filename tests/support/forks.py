@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.support.signals import heed_signals
+from tests.support.steps import stop_before
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -116,7 +117,6 @@ def wait_for(path: Path, seconds: float = 60) -> None:
 
 
 def _child(request: Mapping[str, Any]) -> None:
-    from higfa_cli.artifacts import crash
     from higfa_cli.cli.app import main
 
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
@@ -129,17 +129,16 @@ def _child(request: Mapping[str, Any]) -> None:
     os.chdir(request["cwd"])
     if request["limit"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["limit"], request["limit"]))
-    if request["stop_at"] is not None:
-        os.environ[crash.STOP_AT] = str(request["stop_at"])
+    steps = None if request["stop_at"] is None else stop_before(request["stop_at"])
     if request["still"]:
         time.monotonic = time.perf_counter = lambda: 0.0
     sys.argv = ["higfa", *request["argv"]]
     try:
         main()
     finally:
-        if request["stop_at"] == 0:
-            out = Path(request["out"])
-            out.with_suffix(".steps").write_text(str(next(crash._steps) - 1))
+        if steps is not None and request["stop_at"] == 0:
+            out, taken = Path(request["out"]), steps()
+            out.with_suffix(".steps").write_text(str(taken))
             out.with_suffix(".modules").write_text("\n".join(sys.modules))
 
 

@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from higfa_cli.artifacts.artifact import Artifact, write_model, write_rows
+from higfa_cli.artifacts.records import DownstreamCounts, RecordedInputs, RunRecord, SynthesisCounts
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages.context import Context
 from tests.support.recipes import drawing_keys
+from tests.support.shapes import contour_row, picture_row
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 CLASSES = ("A320", "A321", "BAE 146-200", HOSTILE)
@@ -83,15 +86,34 @@ def write_downstream(root: Path, arms: dict[str, list[set[int]]], n: int, test: 
             accuracy = write_predictions(path, wrong, n) if test else None
             run = {"seed": seed, "best_epoch": 7, "val_accuracy": 0.6 + seed / 100}
             run |= {"test_accuracy": accuracy, "test_macro_f1": accuracy, "images_seen": 4800}
+            run |= {"temperature": 1.0, "replaced": 0.0, "steps": 300}
             runs.append(run | {"seconds": 20.5 + seed + number})
         count = 0 if name == "real" else 240
-        rows.append({"name": name, "synthetic": None, "synthetic_images": count, "runs": runs})
+        row = {"name": name, "synthetic": None, "synthetic_images": count, "missing_classes": []}
+        rows.append(row | {"runs": runs})
     counts = {"train": 120, "val": 40, "test": n if test else 0}
-    results = {"arms": rows, "classes": list(CLASSES), "selection": "val", "counts": counts}
-    dump(root / "train-downstream/results.json", results)
-    record = {"higfa": "0.1.0", "python": "3.11.7", "libraries": {"torch": "2.13.0"}}
-    record |= {"argv": ["/somewhere/bin/higfa", "run", "my recipe.yaml"], "started": "2001-02-03"}
-    dump(root / "train-downstream/run.json", record)
+    results = {"arms": rows, "classes": list(CLASSES), "chosen_by": "val", "counts": counts}
+    dump(root / "train-downstream/results.json", results | {"test": "read once"})
+    write_record(root / "train-downstream", DownstreamCounts(arms=len(rows), trainings=3))
+
+
+def write_record(folder: Path, counts: Artifact) -> None:
+    record = RunRecord(
+        status="done",
+        higfa="0.1.0",
+        libraries={"torch": "2.13.0"},
+        python="3.11.7",
+        platform="here",
+        device="cpu",
+        argv=("/somewhere/bin/higfa", "run", "my recipe.yaml"),
+        pid=1,
+        seed=0,
+        started="2001-02-03",
+        inputs=RecordedInputs(key="", parameters={}, files={}),
+        outputs={},
+        counts=counts.plain(),
+    )
+    write_model(folder / "run.json", record)
 
 
 def trace(number: int, steps: int = 20, switch: int = 14) -> dict[str, Any]:
@@ -99,7 +121,8 @@ def trace(number: int, steps: int = 20, switch: int = 14) -> dict[str, Any]:
     u = [i / steps for i in range(steps)]
     rise = [None if i < switch else (i - switch + 1) / (steps - switch) for i in range(steps)]
     p = [None if r is None else float(min(1, 0.3 + 0.6 * r * rng.uniform(0.6, 1.1))) for r in rise]
-    row: dict[str, Any] = {"id": f"id{number}", "u": u, "p": p}
+    row: dict[str, Any] = {"id": f"id{number}", "u": u, "p": p, "error": None}
+    row["effective_batch"] = 16
     row["sigma"] = [math.cos(v * math.pi / 2) for v in u]
     row["s_text"] = [4.0 if v is None else 1 + 3 * v for v in p]
     row["s_contour"] = [1.5 if v is None else 1 + 0.5 * v for v in p]
@@ -114,37 +137,51 @@ def write_synthesis(root: Path, shown: int = 4, images: int = 24, guided: bool =
     for i in range(images):
         cls = CLASSES[i % len(CLASSES)]
         confidence = 0.62 + i / 100 if guided else None
-        row = {"file_name": f"{i}.png", "class": cls, "id": f"id{i}", "confidence": confidence}
-        metadata.append(row | {"status": "done", "error": None})
+        metadata.append(
+            picture_row(file_name=f"{i}.png", cls=cls, id=f"id{i}", confidence=confidence)
+        )
         if i < shown:
             names = {way: f"gallery/id {i}-{way}.png" for way in WAYS}
             for way, name in names.items():
                 draw_aircraft(folder / name, way, i)
-            gallery.append({"id": f"id{i}", "class": cls, **names})
-    dump_rows(folder / "images/metadata.jsonl", metadata)
+            gallery.append({"id": f"id{i}", "class": cls, "seed": i, **names})
+    write_rows(folder / "images/metadata.jsonl", metadata)
     dump_rows(folder / "gallery.jsonl", gallery)
     traces = [trace(i, switch=14 if guided else 20) for i in range(images)]
     dump_rows(folder / "traces/batch-00000.jsonl", traces[: images // 2])
     dump_rows(folder / "traces/batch-00001.jsonl", traces[images // 2 :])
-    counts = {"images": images, "denoiser_evaluations_per_image": 60, "dtype": "float32"}
-    counts |= {"guide_evaluations_per_image": 6, "seconds_per_image": 1.5, "batch_size": 16}
-    dump(folder / "run.json", {"status": "done", "counts": counts, "device": "cpu"})
+    counts = SynthesisCounts(
+        images=images,
+        failed=0,
+        failures={},
+        smallest_batch=16,
+        drawn_now=images,
+        seconds=1.5 * images,
+        seconds_per_image=1.5,
+        denoiser_evaluations_per_image=60,
+        guide_evaluations_per_image=6,
+        batch_size=16,
+        dtype="float32",
+        peak_device_memory=None,
+    )
+    write_record(folder, counts)
 
 
 def write_upstream(root: Path) -> None:
     levels = [
-        {"sigma": s, "progress": u, "ece_before": b, "ece_after": b / 4, "accuracy": a}
+        {"sigma": s, "progress": u, "count": 40, "ece_before": b, "ece_after": b / 4, "accuracy": a}
         for s, u, b, a in (
             (0.46, 0.7, 0.214, 0.58),
             (0.31, 0.8, 0.176, 0.69),
             (0.16, 0.9, 0.1, 0.7),
         )
     ]
-    clean = {"ece_before": 0.08, "ece_after": 0.031, "accuracy": 0.74}
+    clean = {"count": 40, "ece_before": 0.08, "ece_after": 0.031, "accuracy": 0.74}
     calibration = {"source": "val", "levels": levels, "clean": clean, "temperature": 1.83}
+    calibration |= {"overall": clean, "reconstructed": clean}
     dump(root / "finetune-guide/calibration.json", calibration)
-    rows = [{"class": CLASSES[i % 4], "source": f"train/{i // 2}.jpg"} for i in range(240)]
-    dump_rows(root / "contours/manifest.jsonl", rows)
+    rows = [contour_row(cls=CLASSES[i % 4], source=f"train/{i // 2}.jpg") for i in range(240)]
+    write_rows(root / "contours/manifest.jsonl", rows)
 
 
 def make_recipe(**classifier: float) -> Recipe:

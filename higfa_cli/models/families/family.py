@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from higfa_cli.models.scheduler import FlowSolver, SchedulerSolver
     from higfa_cli.models.text import TextStates
 
 Config = dict[str, Any]
@@ -114,6 +115,10 @@ class Family(ABC):
     def text_width(self, config: Config) -> int | None:
         """Width of the text states that a network or ControlNet reads; None where it reads none."""
 
+    def latent_channels(self, network: Config) -> int | None:
+        """Channels of the latents that a network reads; None where its configuration is silent."""
+        return network.get("in_channels")
+
     def prediction_type(self, scheduler: Mapping[str, Any]) -> str:
         """What the network predicts, as `scheduler.conversion` takes it."""
         # diffusers' own default, for files older than the key.
@@ -126,6 +131,18 @@ class Family(ABC):
                 f"sampling.scheduler: `{name}` cannot draw from {self.title}; use "
                 f"{' or '.join(self.schedulers)}"
             )
+
+    def solver(
+        self, name: str, config: Mapping[str, Any], steps: int
+    ) -> SchedulerSolver | FlowSolver:
+        """The solver `name` for a model with that scheduler config, with N = `steps`.
+
+        Raises RecipeError for one that cannot draw from this family.
+        """
+        from higfa_cli.models.scheduler import make_solver
+
+        self.check_scheduler(name)
+        return make_solver(name, config, steps)
 
     # Text.
 
@@ -166,8 +183,8 @@ class Family(ABC):
         condition: Tensor,
         scale: float,
         size: int,
-    ) -> list[Tensor]:
-        """The ControlNet's residuals times `scale`, in the order in which `denoise` takes them.
+    ) -> list[list[Tensor]]:
+        """The ControlNet's residuals times `scale`, in groups as `denoise` takes them.
 
         Args:
             x: noisy latents [B, C, h, w].
@@ -183,7 +200,7 @@ class Family(ABC):
         timestep: float,
         text: TextStates,
         size: int,
-        residuals: Sequence[Tensor] = (),
+        residuals: Sequence[Sequence[Tensor]] = (),
     ) -> Tensor:
         """The network's output [B, C, h, w]; without residuals no ControlNet has been asked."""
 

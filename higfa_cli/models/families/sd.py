@@ -80,8 +80,8 @@ class StableDiffusion(Family):
         condition: Tensor,
         scale: float,
         size: int,
-    ) -> list[Tensor]:
-        """Those of the way down, and the middle's last."""
+    ) -> list[list[Tensor]]:
+        """Those of the way down, and the middle's one."""
         down, middle = controlnet(
             x,
             timestep,
@@ -91,7 +91,7 @@ class StableDiffusion(Family):
             return_dict=False,
             **self.added(text, size),
         )
-        return [*down, middle]
+        return [list(down), [middle]]
 
     def denoise(
         self,
@@ -100,12 +100,13 @@ class StableDiffusion(Family):
         timestep: float,
         text: TextStates,
         size: int,
-        residuals: Sequence[Tensor] = (),
+        residuals: Sequence[Sequence[Tensor]] = (),
     ) -> Tensor:
         """One call of the UNet."""
         control: dict[str, Any] = {}
         if residuals:
-            *control["down_block_additional_residuals"], middle = residuals
+            down, (middle,) = residuals
+            control["down_block_additional_residuals"] = down
             control["mid_block_additional_residual"] = middle
         output: Tensor = network(
             x,

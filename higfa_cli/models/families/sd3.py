@@ -109,7 +109,7 @@ class StableDiffusion3(Family):
         condition: Tensor,
         scale: float,
         size: int,
-    ) -> list[Tensor]:
+    ) -> list[list[Tensor]]:
         """One per block of the ControlNet, [B, tokens, D]."""
         config = controlnet.config
         assert text.pooled is not None
@@ -123,7 +123,7 @@ class StableDiffusion3(Family):
             conditioning_scale=scale,
             return_dict=False,
         )[0]
-        return list(blocks)
+        return [list(blocks)]
 
     def denoise(
         self,
@@ -132,7 +132,7 @@ class StableDiffusion3(Family):
         timestep: float,
         text: TextStates,
         size: int,
-        residuals: Sequence[Tensor] = (),
+        residuals: Sequence[Sequence[Tensor]] = (),
     ) -> Tensor:
         """One call of the transformer."""
         output: Tensor = network(
@@ -140,7 +140,7 @@ class StableDiffusion3(Family):
             timestep=_timesteps(timestep, x),
             encoder_hidden_states=text.states,
             pooled_projections=text.pooled,
-            block_controlnet_hidden_states=list(residuals) or None,
+            block_controlnet_hidden_states=residuals[0] if residuals else None,
             return_dict=False,
         )[0]
         return output
