@@ -22,8 +22,8 @@ from higfa_cli.forecast.estimate import (
 )
 from higfa_cli.recipe.builtin import builtin_names
 from higfa_cli.recipe.load import load_recipe
-from higfa_cli.stages import synthesize
 from higfa_cli.stages.context import make_context
+from higfa_cli.stages.inputs import drawing_parameters
 from higfa_cli.text import duration, gib, plural
 from tests.support import tiny
 from tests.support.recipes import drawing_keys, write_recipe
@@ -188,7 +188,7 @@ def test_a_device_that_is_missing_leaves_the_time_open(
 
 def test_an_earlier_run_tells_the_time(nowhere: Path, model: tuple[Path, Path]) -> None:
     ctx = make_context(load_recipe(str(tiny_recipe(nowhere, model))))
-    parameters = synthesize.parameters(ctx.recipe) | {"pictures": None, "prompts": None}
+    parameters = drawing_parameters(ctx.recipe) | {"pictures": None, "prompts": None}
     record = {
         "device": "cpu",
         "counts": {"seconds_per_image": 1.25},

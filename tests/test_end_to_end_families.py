@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 
 from higfa_cli.artifacts.atomic import read_jsonl
 from higfa_cli.artifacts.plan import in_batches
 from higfa_cli.method import schedule
 from higfa_cli.recipe.load import load_recipe
+from higfa_cli.recipe.strict_yaml import dump_yaml
 from higfa_cli.stages.batching import batch_size, costliest_step
 from higfa_cli.stages.context import Context, make_context
 from higfa_cli.stages.drawing import draw_items, load, plan
@@ -55,7 +55,7 @@ def recipe(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     tiny.make_tiny_autoencoder(root / "model")
     write_photos(root / "photos", 3, 2, 2)
     bank = {"templates": ["a {words} on sand", "a {words} at night"], "negative": "blur"}
-    (root / "mine.yaml").write_text(yaml.safe_dump(bank), encoding="utf-8")
+    (root / "mine.yaml").write_text(dump_yaml(bank), encoding="utf-8")
     drawing = {"steps": 4, "batch_size": 4, "gallery": 1, "classifier": {"switch": 0.5}}
     training = {"epochs": 1, "batch_size": 8}
     path = write_recipe(

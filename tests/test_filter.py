@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -38,6 +37,7 @@ from higfa_cli.models.backbones import create_backbone
 from higfa_cli.models.classifier import ClassifierSpec, load_classifier, save_classifier
 from higfa_cli.recipe.classifiers import Filter, Guide
 from higfa_cli.recipe.load import load_recipe, override_recipe
+from higfa_cli.recipe.strict_yaml import dump_yaml
 from higfa_cli.report import wording
 from higfa_cli.stages import filter as stage
 from higfa_cli.stages import pipeline
@@ -254,7 +254,7 @@ def synthesized(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "run": {"device": "cpu"},
         "downstream": {**classifier, "epochs": 1, "batch_size": 8, "seeds": [0]},
     }
-    (base / "tiny.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+    (base / "tiny.yaml").write_text(dump_yaml(tree), encoding="utf-8")
     ctx = make_context(load_recipe(str(base / "tiny.yaml")), base / "run")
     pipeline.step(ctx, "contours")
     write_drawn(ctx)

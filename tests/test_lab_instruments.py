@@ -16,12 +16,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 
 from higfa_cli.contour.transform import IDENTITY, apply_transform
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.contours import Transforms
+from higfa_cli.recipe.strict_yaml import dump_yaml
 from tests.support.shapes import transform
 from tests.support.tiny import make_model
 from tools.pocket.lab import features, instruments, measure, pages
@@ -208,7 +208,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "prompts": {"templates": ["a {words}"]},
         "run": {"device": "cpu"},
     }
-    (root / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    (root / "recipe.yaml").write_text(dump_yaml(recipe), encoding="utf-8")
     return root
 
 

@@ -69,8 +69,9 @@ def faults(root: Path) -> dict[str, dict[str, Fault]]:
 def marks(root: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
     """The words of every mark, with the name of its test."""
     for path in sorted((root / "tests").glob("test_*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for node in (node for node in tree.body if isinstance(node, ast.FunctionDef)):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if not isinstance(node, ast.FunctionDef):
+                continue
             for mark in node.decorator_list:
                 if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.fault":
                     words = tuple(ast.literal_eval(word) for word in mark.args)

@@ -72,8 +72,8 @@ GPU was at hand. `batch_size: auto` tries a guided step on your own device. `cha
 scores, as torch's do on CUDA in these precisions and sizes.
 
 `full`: the guide's gradient runs back through the model's own autoencoder. `checkpointed`:
-`memory.gradient_checkpointing: true`. `tiny`: `gradient_autoencoder` names an AutoencoderTiny.
-`x0` and `x_t`: `classifier.gradient`.
+`run.memory.gradient_checkpointing: true`. `tiny`: `model.gradient_autoencoder` names an
+AutoencoderTiny. `x0` and `x_t`: `guidance.classifier.gradient`.
 """
 
 
@@ -152,8 +152,8 @@ def tail() -> str:
     return """## Reading it
 
 - Keeping the full autoencoder's activations costs more than everything else together.
-  `memory.gradient_checkpointing` recomputes them block by block; what is left is the last block,
-  at the pictures' full size.
+  `run.memory.gradient_checkpointing` recomputes them block by block; what is left is the last
+  block, at the pictures' full size.
 - `slicing` decodes one picture at a time, so that with checkpointing only one picture's last block
   is live, at any batch size. It does not lower batch 1.
 - `tiling` changes nothing here: the autoencoder's tile is as large as the pictures that the model

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 from higfa_cli.artifacts.artifact import Artifact
@@ -31,10 +30,14 @@ class StageRun:
     counts: Artifact | None = None
     _outputs: dict[str, Entry] = field(default_factory=dict)
 
-    @cached_property
+    @property
     def kept(self) -> dict[str, str]:
         """Whole outputs of earlier runs, or of other participants: name -> sha256."""
         return {name: entry.sha256 for name, entry in self.entries.items()}
+
+    def is_kept(self, name: str) -> bool:
+        """Whether an output is among the `kept`."""
+        return name in self.entries
 
     def output(self, path: Path, seconds: float | None = None) -> None:
         """Register a finished file below the stage's folder as an output.
@@ -57,7 +60,6 @@ class StageRun:
             listed = read_journal(journal(self.directory, part))
             entries |= unchanged(self.directory, listed)
         self.entries = entries
-        self.__dict__.pop("kept", None)
 
     def digest(self, name: str) -> str:
         """sha256 of a registered output."""

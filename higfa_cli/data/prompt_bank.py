@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from higfa_cli.data.layouts.common import class_label
-from higfa_cli.data.prompts import PLACEHOLDER, prompt_for, read_strings
+from higfa_cli.data.prompts import read_strings
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.data import Prompts
-from higfa_cli.recipe.placeholders import typo
+from higfa_cli.recipe.placeholders import WORDS, typo
 from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.text import or_nearest
 
 BANKS = ("aircraft", "birds", "cars", "dogs", "flowers", "pets", "textures")
 KEY = "prompts.bank"
-_EXAMPLE = f'write it as in "a photo of a {PLACEHOLDER}, at dusk"'
+_EXAMPLE = f'write it as in "a photo of a {WORDS}, at dusk"'
 _SHAPES = "write a list of templates, or `class:` with a list below it for every class"
 
 
@@ -68,15 +68,12 @@ def templates_for(
 def prompts_for(
     prompts: Prompts, words: Mapping[str, str], base: Path
 ) -> Mapping[str, tuple[str, ...]]:
-    """Class -> its finished prompts: `templates_for` with the class's words filled in.
+    """Class -> its finished prompts: `templates_for` with the class's words filled in, literally.
 
     `words` holds every class of the data. Raises UserError as `templates_for` does.
     """
     return {
-        name: tuple(
-            prompt_for(template, words[name]) if PLACEHOLDER in template else template
-            for template in templates
-        )
+        name: tuple(template.replace(WORDS, words[name]) for template in templates)
         for name, templates in templates_for(prompts, tuple(words), base).items()
     }
 
@@ -153,10 +150,8 @@ def _templates(raw: Any, path: Path, cls: str) -> tuple[str, ...]:
         if wrong := typo(template):
             raise UserError(
                 f"{where}: template {number} (`{template}`): {wrong} is no placeholder and would "
-                f"be drawn as it stands; write {PLACEHOLDER}"
+                f"be drawn as it stands; write {WORDS}"
             )
-        if not cls and PLACEHOLDER not in template:
-            raise UserError(
-                f"{where}: template {number} (`{template}`) has no {PLACEHOLDER}; {_EXAMPLE}"
-            )
+        if not cls and WORDS not in template:
+            raise UserError(f"{where}: template {number} (`{template}`) has no {WORDS}; {_EXAMPLE}")
     return tuple(template.strip() for template in raw)

@@ -13,22 +13,8 @@ from typing import Any
 from higfa_cli.errors import RecipeError, UserError
 from higfa_cli.recipe.strict_yaml import parse_texts
 
-PLACEHOLDER = "{words}"
 # The words of ten thousand classes; the parser takes seconds for as much.
 MOST_BYTES = 1_000_000
-
-
-def prompt_for(template: str, words: str) -> str:
-    """The template with `{words}` replaced; any other brace or percent sign is left as it is.
-
-    Raises RecipeError when the template has no `{words}`: such prompts would ignore the class.
-    """
-    if PLACEHOLDER not in template:
-        raise RecipeError(
-            f"prompts.templates: `{template}` has no {PLACEHOLDER}; "
-            f'write it as in "a photo of a {PLACEHOLDER}"'
-        )
-    return template.replace(PLACEHOLDER, words)
 
 
 def default_words(name: str) -> str:

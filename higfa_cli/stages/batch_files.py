@@ -38,12 +38,12 @@ def is_whole(
 ) -> bool:
     """Whether all files of a batch are there from before; with `retry_failed` none may fail."""
     trace = files.trace(group[0].batch)
-    if files.name(trace) not in record.kept or not trace.is_file():
+    if not record.is_kept(files.name(trace)) or not trace.is_file():
         return False
     traces = read_rows(trace, TraceRow)
     if retry_failed and any(row.error is not None for row in traces):
         return False
-    return all(name in record.kept for name in _names(files, group, traces))
+    return all(map(record.is_kept, _names(files, group, traces)))
 
 
 def draw_batch(

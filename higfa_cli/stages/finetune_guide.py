@@ -142,7 +142,8 @@ def _render(
         size = batch_size(ctx, model, trial(model, photos, some_level))
         write_json(settled, {"batch_size": size})
     batch = int(read_json(settled)["batch_size"])
-    return render(model, photos, jobs, ctx.recipe, batch, ctx.progress, f"noising {kind} photos")
+    seed, progress = ctx.recipe.seed, ctx.progress
+    return render(model, photos, jobs, seed, batch, progress, f"noising {kind} photos")
 
 
 def _with_validation(

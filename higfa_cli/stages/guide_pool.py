@@ -109,7 +109,7 @@ def render(
     model: DiffusionModel,
     photos: Photos,
     jobs: Sequence[Job],
-    recipe: Recipe,
+    seed: int,
     batch: int,
     progress: Progress,
     description: str,
@@ -120,12 +120,12 @@ def render(
     level and how often the two have met, so no picture depends on its neighbours in the batch.
     Raises UserError when the pictures do not fit in memory.
     """
-    size = recipe.guide.image_size
+    size = photos.clean.images.shape[-1]
     check_memory(len(jobs), size)
     by_level: dict[Level | None, list[int]] = defaultdict(list)
     for number, (_, level) in enumerate(jobs):
         by_level[level].append(number)
-    seeds = _noise_seeds(photos, jobs, recipe.seed)
+    seeds = _noise_seeds(photos, jobs, seed)
     out = torch.empty((len(jobs), 3, size, size), dtype=torch.uint8)
     chunks = [
         (level, numbers[start : start + batch])

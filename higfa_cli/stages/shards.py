@@ -87,7 +87,7 @@ def settle(
     Raises UserError: the plan was settled on another kind of device.
     """
     files, device = ctx.ws.synthesize, resolve_device(ctx.recipe.run.device).type
-    if files.name(files.plan) in record.kept:
+    if record.is_kept(files.name(files.plan)):
         record.keep(files.name(files.plan))
     else:
         asked = ctx.recipe.run.batch_size
@@ -108,7 +108,7 @@ def settle(
             f"go on with --device {plan.device}, or start again with --force"
         )
     settled = Settled(in_batches(items, plan.batch_size), plan.batch_size, plan.threads)
-    if files.name(files.items) in record.kept:
+    if record.is_kept(files.name(files.items)):
         record.keep(files.name(files.items))
     else:
         write_rows(files.items, settled.items)

@@ -65,11 +65,11 @@ class ArmSummary(TypedDict):
 
 
 class DownstreamSummary(TypedDict):
-    """`selection`: which photos chose the checkpoints; `counts`: photos by split."""
+    """`chosen_by`: which photos chose the checkpoints; `counts`: photos by split."""
 
     stage: str
     results: str
-    selection: str
+    chosen_by: str
     test: str
     counts: Mapping[str, object]
     arms: list[ArmSummary]

@@ -198,7 +198,7 @@ def _train(
     files = ctx.ws.downstream.training(material.arm.name, seed)
     paths = (files.model, files.history, files.result)
     names = [ctx.ws.downstream.name(path) for path in paths]
-    if all(name in record.kept for name in names):
+    if all(map(record.is_kept, names)):
         for name in names:
             record.keep(name)
         return read_model(files.result, TrainingRow)

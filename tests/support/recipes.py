@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.loading import load_pipeline
 from higfa_cli.recipe.keys import section_keys
 from higfa_cli.recipe.schema import Recipe
+from higfa_cli.recipe.strict_yaml import dump_yaml
 
 NETWORK = {"backbone": "test_resnet.r160_in1k", "pretrained": False, "image_size": 32}
 # Edges of the shapes that tests draw.
@@ -33,7 +33,7 @@ def drawing_keys(**names: Any) -> dict[str, dict[str, Any]]:
     return sections
 
 
-def write_recipe(path: Path, model: tuple[str | Path, str | Path], **sections: Any) -> Path:
+def write_recipe(path: Path, model: tuple[str | Path, str | Path], /, **sections: Any) -> Path:
     """A recipe over the folder `photos` beside it, with tiny networks, on the CPU.
 
     Of `sections` keys are added to those here; anything but a section is set. Returns `path`.
@@ -42,14 +42,14 @@ def write_recipe(path: Path, model: tuple[str | Path, str | Path], **sections: A
         "name": path.stem,
         "size": 32,
         "data": {"root": "photos"},
-        "guide": NETWORK,
+        "guide": dict(NETWORK),
         "model": {"base": str(model[0]), "controlnet": str(model[1])},
         "run": {"device": "cpu"},
-        "downstream": NETWORK,
+        "downstream": dict(NETWORK),
     }
     for name, value in sections.items():
         tree[name] = tree.get(name, {}) | value if isinstance(value, dict) else value
-    path.write_text(yaml.safe_dump(tree, allow_unicode=True), encoding="utf-8")
+    path.write_text(dump_yaml(tree), encoding="utf-8")
     return path
 
 
