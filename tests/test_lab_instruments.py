@@ -6,6 +6,8 @@ import hashlib
 import json
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,13 +25,25 @@ from higfa_cli.recipe.strict_yaml import dump_yaml
 from tests.support.shapes import transform
 from tests.support.tiny import make_model
 from tools.pocket.lab import features, instruments, measure, pages
+from tools.pocket.lab.draw import Pictures
+from tools.pocket.lab.features import FeatureSpace
 from tools.pocket.lab.figures import Interval
 from tools.pocket.lab.freeze import data_hash
-from tools.pocket.lab.judges import ARCHITECTURES, JudgeSpec, build, load_judges, save_judge
-from tools.pocket.lab.table import Row, row
+from tools.pocket.lab.judges import (
+    ARCHITECTURES,
+    JudgeSpec,
+    build,
+    check_data,
+    check_jury,
+    jury_log_probabilities,
+    load_judges,
+    save_judge,
+)
+from tools.pocket.lab.laboratory import Instruments, open_instruments
+from tools.pocket.lab.measure import Pools, Row, row
+from tools.pocket.lab.options import Options
 from tools.pocket.lab.thresholds import met
 from tools.pocket.lab.warp import MIRRORED, REPEATED, warp_photo, warped
-from tools.pocket.lab.world import World, checked_judges
 from tools.pocket.pocket_render.catalogue import load_classes
 
 SIZE, PER_CLASS = 32, 4
@@ -198,70 +212,81 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def world_of(home: Path, out: Path, **changed: Any) -> World:
-    """The instruments' world of the tiny parts."""
-    settings: dict[str, Any] = {
-        "rendered": home / "rendered",
-        "judges_folder": home / "judges",
-        "workspace": out / "workspace",
-        "out": out,
-        "count": PER_CLASS * len(CLASSES),
-        "recipe": str(home / "recipe.yaml"),
-        "workers": 1,
-    }
-    return World(**settings | changed)
+@contextmanager
+def opened(
+    home: Path, out: Path, judges: Path | None = None
+) -> Iterator[tuple[Options, Instruments, Pools]]:
+    """The instruments on the tiny parts."""
+    options = Options(
+        recipe=str(home / "recipe.yaml"),
+        judges=judges or home / "judges",
+        workspace=out / "workspace",
+        out=out,
+        per_class=PER_CLASS,
+        workers=1,
+        rendered=home / "rendered",
+    )
+    space = FeatureSpace()
+    with open_instruments(options, "train", space, guide=False) as found:
+        yield options, found, instruments.pools_of(options, found, space)
 
 
 def test_judges_of_other_data_are_refused(home: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no judge"):
-        checked_judges(tmp_path)
+        load_judges(tmp_path)
+    old = load_judges(write_judges(tmp_path / "old", SIZE, data="0" * 64))
     with pytest.raises(UserError, match="other classes or pools"):
-        checked_judges(write_judges(tmp_path / "old", SIZE, data="0" * 64))
+        check_data(old)
     larger = write_judges(tmp_path / "larger", 2 * SIZE)
-    with pytest.raises(UserError, match=f"draws {SIZE} px"):
-        _ = world_of(home, tmp_path / "out", judges_folder=larger).judges
-    with pytest.raises(UserError, match="do not know the class Concorde"):
-        measure.judge_labels([CLASSES[1], "Concorde"], checked_judges(larger))
+    with (
+        pytest.raises(UserError, match=f"pictures have {SIZE}"),
+        opened(home, tmp_path / "out", larger),
+    ):
+        pass
+    with pytest.raises(UserError, match="Concorde"):
+        check_jury(load_judges(larger), (*CLASSES, "Concorde"), 2 * SIZE)
 
 
 def test_judges_are_counted_right(home: Path, tmp_path: Path) -> None:
-    world = world_of(home, tmp_path)
-    rows = {one.figure: one for one in instruments.judges_part(world)}
+    with opened(home, tmp_path) as (_, found, pools):
+        rows = {one.figure: one for one in instruments.judges_part(found, pools)}
     assert len(rows) == 12 and "jury at 48 px: accuracy" in rows
     judge = load_judges(home / "judges")[0]
-    hits = judge.log_probabilities(world.test.pictures).argmax(1) == world.test.labels
+    right = judge.log_probabilities(pools.test.pictures).argmax(1) == pools.test.labels
     own = rows[f"{judge.spec.architecture} at {SIZE} px: accuracy"]
-    assert own.value == pytest.approx(hits.double().mean().item())
+    assert own.value == pytest.approx(right.double().mean().item())
     assert own.threshold == 0.85 and met(asdict(own)) == "**MISSED**"
 
 
 def test_failed_pictures_never_agree(home: Path, tmp_path: Path) -> None:
-    world = world_of(home, tmp_path)
-    jury = instruments.jury_log_probabilities(world.judges, world.test.pictures)
+    with opened(home, tmp_path) as (_, found, pools):
+        jury = jury_log_probabilities(found.judges, pools.test.pictures)
     failed = torch.arange(len(jury)) < 16
-    found = measure.Pictures(world.test.pictures, jury.argmax(1), failed)
-    first, *_, log_p = measure.agreement_rows(world.judges, found)
+    pictures = Pictures(pictures=pools.test.pictures, labels=jury.argmax(1), failed=failed)
+    first, *_, log_p = measure.agreement_rows(found.judges, CLASSES, pictures)
     assert first.value == pytest.approx(1 - 16 / len(jury)) and "16 pictures failed" in first.about
     assert log_p.value == pytest.approx(jury[16:].max(dim=1).values.mean().item(), abs=1e-5)
 
 
 def test_parts_are_kept_until_their_inputs_change(home: Path, tmp_path: Path) -> None:
-    judges = write_judges(tmp_path / "judges", SIZE)
-    world = world_of(home, tmp_path / "out", judges_folder=judges)
-    found = instruments.measure_parts(world, ("judges", "warp"))
-    assert list(found) == ["judges", "warp"]
-    path = world.workspace / "parts" / "judges.json"
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    kept["rows"][0]["value"] = 0.123
-    path.write_text(json.dumps(kept), encoding="utf-8")
-    again = instruments.measure_parts(world, ("warp",))
-    assert again["judges"][0].value == 0.123 and again["warp"] == found["warp"]
+    judges, out = write_judges(tmp_path / "judges", SIZE), tmp_path / "out"
+    with opened(home, out, judges) as bench:
+        measured = instruments.measure_parts(*bench, ("judges", "warp"))
+        assert list(measured) == ["judges", "warp"]
+        path = out / "workspace" / "parts" / "judges.json"
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored["rows"][0]["value"] = 0.123
+        path.write_text(json.dumps(stored), encoding="utf-8")
+        again = instruments.measure_parts(*bench, ("warp",))
+        assert again["judges"][0].value == 0.123 and again["warp"] == measured["warp"]
     torch.manual_seed(9)
     name, spec = "resnet10t", load_judges(judges)[0].spec
     save_judge(judges / f"{name}.safetensors", build(name, len(CLASSES)), spec)
-    changed = world_of(home, world.out, judges_folder=judges)
-    assert list(instruments.measure_parts(changed, ("autoencoder",))) == ["autoencoder"]
-    assert "Not measured: Judges on test photos" in instruments.write_page(changed, {})
+    with opened(home, out, judges) as changed:
+        assert list(instruments.measure_parts(*changed, ("autoencoder",))) == ["autoencoder"]
+        options, found, _ = changed
+        page = instruments.write_page(options, found.samples, {})
+    assert "Not measured: Judges on test photos" in page
 
 
 def test_whole_run(
@@ -274,8 +299,8 @@ def test_whole_run(
     docs = tmp_path / "docs"
     command += [str(home / "judges"), "--workspace", str(tmp_path / "workspace")]
     command += ["--out", str(docs), "--workers", "1"]
-    command += ["--recipe", str(home / "recipe.yaml"), "--count"]
-    monkeypatch.setattr(sys, "argv", [*command, str(PER_CLASS * len(CLASSES))])
+    command += ["--recipe", str(home / "recipe.yaml"), "--per-class"]
+    monkeypatch.setattr(sys, "argv", [*command, str(PER_CLASS)])
     instruments.main()
     printed = capsys.readouterr().out
     written = json.loads((docs / "data" / "instruments.json").read_text(encoding="utf-8"))
@@ -294,7 +319,7 @@ def test_whole_run(
     assert "measuring" not in capsys.readouterr().out
     after = hashlib.sha256((docs / "data" / "instruments.json").read_bytes()).hexdigest()
     assert before == after
-    monkeypatch.setattr(sys, "argv", [*command, "16"])
+    monkeypatch.setattr(sys, "argv", [*command, "1"])
     with pytest.raises(SystemExit) as stopped:
         instruments.main()
-    assert stopped.value.code == 1 and "--count 16" in capsys.readouterr().err
+    assert stopped.value.code == 1 and "--per-class 1" in capsys.readouterr().err

@@ -6,10 +6,9 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from higfa_cli.artifacts.records import FilterCounts, SynthesisCounts
@@ -35,6 +34,9 @@ from higfa_cli.report.tables import (
     significant,
 )
 from higfa_cli.text import inert
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 Predictions = Mapping[str, Mapping[int, Sequence[Prediction]]]
 
@@ -348,9 +350,12 @@ def _finalize_markdown(value: Any) -> str:
 
 
 def _environment(**options: Any) -> Environment:
-    return Environment(
-        loader=PackageLoader("higfa_cli.report"),
-        undefined=StrictUndefined,
+    # Not at the top: a look at what is fresh renders nothing.
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("higfa_cli.report"),
+        undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,

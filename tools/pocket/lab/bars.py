@@ -15,16 +15,10 @@ from typing import Any
 from higfa_cli.artifacts.atomic import read_json
 from higfa_cli.errors import UserError
 from tools.pocket.lab import figures, guides, pages, strips, worst
-from tools.pocket.lab.bench import (
-    Bench,
-    Features,
-    Request,
-    command,
-    open_bench,
-    start_results,
-)
-from tools.pocket.lab.draw import FIRST_STEP, FIXED, HIGFA, TEXT_CONTOUR, Arm
+from tools.pocket.lab.arms import FIRST_STEP, FIXED, HIGFA, TEXT_CONTOUR, Arm
 from tools.pocket.lab.guides import SCALE
+from tools.pocket.lab.laboratory import Features, Instruments, open_instruments, start_results
+from tools.pocket.lab.options import Options, command
 from tools.pocket.lab.scores import Score, rounded
 from tools.pocket.lab.thresholds import matched, verdicts
 
@@ -42,9 +36,9 @@ FIXED_OF_NORM: dict[str, tuple[float, ...]] = {
 NORM = "guidance.classifier.grad_norm"
 
 
-def gain(request: Request, bench: Bench) -> dict[str, Any]:
+def gain(options: Options, instruments: Instruments) -> dict[str, Any]:
     """HiGFA minus text + transformed contour."""
-    before, after = bench.measure(TEXT_CONTOUR), bench.measure(HIGFA)
+    before, after = instruments.score(TEXT_CONTOUR), instruments.score(HIGFA)
     return {
         "arms": {TEXT_CONTOUR.name: before.row(), HIGFA.name: after.row()},
         "difference": rounded(figures.paired(before.hits, after.hits)),
@@ -52,30 +46,34 @@ def gain(request: Request, bench: Bench) -> dict[str, Any]:
     }
 
 
-def sweep(request: Request, bench: Bench) -> dict[str, Any]:
+def sweep(options: Options, instruments: Instruments) -> dict[str, Any]:
     """Diversity at matched agreement, along S_K, against the fixed-strength classifier."""
-    own = bench.setting.ctx.recipe.guidance.classifier
-    higfa = bench.measure(HIGFA)
+    own = instruments.samples.ctx.recipe.guidance.classifier
+    higfa = instruments.score(HIGFA)
     curves: dict[str, list[dict[str, Any]]] = {
-        "HiGFA": [_point(bench, HIGFA, {SCALE: m * own.scale}, higfa) for m in HIGFA_MULTIPLES]
+        "HiGFA": [
+            _point(instruments, HIGFA, {SCALE: m * own.scale}, higfa) for m in HIGFA_MULTIPLES
+        ]
     }
     meets = {}
     for norm, scales in FIXED_OF_NORM.items():
         if norm == own.grad_norm:
             scales = tuple(m * own.scale for m in FIXED_MULTIPLES)
         # Without strength the fixed classifier is text + contour.
-        start = _row(0.0, bench.measure(TEXT_CONTOUR), higfa)
-        points = [_point(bench, FIXED, {SCALE: s, NORM: norm}, higfa) for s in scales]
+        start = _row(0.0, instruments.score(TEXT_CONTOUR), higfa)
+        points = [_point(instruments, FIXED, {SCALE: s, NORM: norm}, higfa) for s in scales]
         curves[f"fixed strength, grad_norm {norm}"] = [start, *points]
         meets[norm] = matched([start, *points], higfa.agreement.value, higfa.distance)
     return {"curves": curves, "matched": meets}
 
 
-def _point(bench: Bench, arm: Arm, settings: Mapping[str, Any], higfa: Score) -> dict[str, Any]:
+def _point(
+    instruments: Instruments, arm: Arm, settings: Mapping[str, Any], higfa: Score
+) -> dict[str, Any]:
     name = f"{arm.name}, " + ", ".join(
         f"{key.rpartition('.')[2]} {value}" for key, value in settings.items()
     )
-    score = bench.measure(Arm(name, {**arm.settings, **settings}))
+    score = instruments.score(Arm(name, {**arm.settings, **settings}))
     return _row(settings[SCALE], score, higfa)
 
 
@@ -87,9 +85,9 @@ def _row(scale: float, score: Score, higfa: Score) -> dict[str, Any]:
     }
 
 
-def gap(request: Request, bench: Bench) -> dict[str, Any]:
+def gap(options: Options, instruments: Instruments) -> dict[str, Any]:
     """Adversarial gap against the classifier from the first step, with the same guide."""
-    higfa, first = bench.measure(HIGFA), bench.measure(FIRST_STEP)
+    higfa, first = instruments.score(HIGFA), instruments.score(FIRST_STEP)
     return {
         "arms": {FIRST_STEP.name: first.row()},
         "higfa": round(float(higfa.gaps.mean()), 4),
@@ -98,32 +96,32 @@ def gap(request: Request, bench: Bench) -> dict[str, Any]:
     }
 
 
-def guide(request: Request, bench: Bench) -> dict[str, Any]:
+def guide(options: Options, instruments: Instruments) -> dict[str, Any]:
     """A guide of noised pictures against one of clean photos, along S_K."""
-    return guides.along_scales(request, bench, SPLIT)
+    return guides.along_scales(options, instruments, SPLIT)
 
 
-def trainings(request: Request, bench: Bench) -> dict[str, Any]:
+def trainings(options: Options, instruments: Instruments) -> dict[str, Any]:
     """The same two guides, each trained several times."""
-    return guides.trained_again(request, bench, SPLIT)
+    return guides.trained_again(options, instruments, SPLIT)
 
 
-def calibration(request: Request, bench: Bench) -> dict[str, Any]:
+def calibration(options: Options, instruments: Instruments) -> dict[str, Any]:
     """ECE of the guide at the guided noise levels, after temperature."""
-    path = bench.setting.ctx.stage_dir("finetune-guide") / "calibration.json"
+    path = instruments.samples.ctx.stage_dir("finetune-guide") / "calibration.json"
     return {"calibration": read_json(path)}
 
 
-def failures(request: Request, bench: Bench) -> dict[str, Any]:
+def failures(options: Options, instruments: Instruments) -> dict[str, Any]:
     """The worst pictures by jury; writes their picture."""
-    before, score = bench.measure(TEXT_CONTOUR), bench.measure(HIGFA)
-    rows = worst.describe(bench, before, score)
-    path = request.out / "pictures" / "worst.png"
-    strips.save(worst.picture(bench, before, score, rows), path)
+    before, score = instruments.score(TEXT_CONTOUR), instruments.score(HIGFA)
+    rows = worst.describe(instruments, before, score)
+    path = options.out / "pictures" / "worst.png"
+    strips.save(worst.picture(instruments, before, score, rows), path)
     return {"worst": rows}
 
 
-Part = Callable[[Request, Bench], dict[str, Any]]
+Part = Callable[[Options, Instruments], dict[str, Any]]
 PARTS: dict[str, Part] = {
     "gain": gain,
     "calibration": calibration,
@@ -135,19 +133,19 @@ PARTS: dict[str, Part] = {
 }
 
 
-def compare(request: Request, names: Sequence[str], features: Features) -> dict[str, Any]:
+def compare(options: Options, names: Sequence[str], features: Features) -> dict[str, Any]:
     """Measure the named parts (none named: all); returns what data/bars.json holds.
 
     Raises UserError as the stages, or for a part that is not there.
     """
     if unknown := [name for name in names if name not in PARTS]:
         raise UserError(f"--parts {unknown[0]}: no such part; parts are {', '.join(PARTS)}")
-    path = request.data("bars")
-    with open_bench(request, SPLIT, features) as bench:
-        results = start_results(path, request, bench, SPLIT)
+    path = options.data("bars")
+    with open_instruments(options, SPLIT, features) as instruments:
+        results = start_results(path, options, instruments, SPLIT)
         for name in names or PARTS:
-            results["parts"][name] = PARTS[name](request, bench)
-            pages.publish(request.out, "bars", results)
+            results["parts"][name] = PARTS[name](options, instruments)
+            pages.publish(options.out, "bars", results)
             for verdict in verdicts({name: results["parts"][name]}):
                 print(f"{verdict.figure}: {verdict.measured} - {verdict.word}", flush=True)
     return results

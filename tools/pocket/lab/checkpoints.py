@@ -16,8 +16,9 @@ from typing import Any
 from higfa_cli.artifacts.atomic import read_json
 from higfa_cli.errors import UserError
 from tools.pocket.lab import figures, pages, strips
-from tools.pocket.lab.bench import Features, Request, command, constants, made, open_bench
-from tools.pocket.lab.draw import TEXT_CONTOUR, TEXT_ONLY, Arm
+from tools.pocket.lab.arms import TEXT_CONTOUR, TEXT_ONLY, Arm
+from tools.pocket.lab.laboratory import Features, open_instruments
+from tools.pocket.lab.options import Options, command, constants, made
 from tools.pocket.lab.scores import Score
 from tools.pocket.train.unpack import HISTORY
 
@@ -46,30 +47,30 @@ def steps_of(package: Path) -> int:
     return int(read_json(path)["denoiser"]["step"])
 
 
-def compare(request: Request, names: Sequence[str], features: Features) -> dict[str, Any]:
+def compare(options: Options, names: Sequence[str], features: Features) -> dict[str, Any]:
     """Draw and measure every package; returns what data/checkpoints.json holds."""
     packages = [Path(name) for name in names]
     if len(packages) < 2:
         raise UserError("--packages: give at least two folders")
     steps = [steps_of(package) for package in packages]
     arms = [[arm_of(package, kind) for kind in KINDS] for package in packages]
-    with open_bench(request, SPLIT, features, guide=False) as bench:
-        scores = [[bench.measure(arm) for arm in pair] for pair in arms]
+    with open_instruments(options, SPLIT, features, guide=False) as instruments:
+        scores = [[instruments.score(arm) for arm in pair] for pair in arms]
         lines = [
             (f"{step:,} {kind.name}", score)
             for step, pair in zip(steps, scores, strict=True)
             for kind, score in zip(KINDS, pair, strict=True)
         ]
-        strips.save(bench.strip(lines), request.out / "pictures" / "checkpoints.png")
+        strips.save(instruments.strip(lines), options.out / "pictures" / "checkpoints.png")
         results = {
-            "made": made(bench.setting.ctx, "checkpoints", " --packages ...")
+            "made": made(instruments.samples.ctx, "checkpoints", " --packages ...")
             | {"weights": "of each row"},
-            "constants": constants(bench.setting.ctx.recipe.guidance),
-            "pictures": len(bench.setting.items),
+            "constants": constants(instruments.samples.ctx.recipe.guidance),
+            "pictures": len(instruments.samples.items),
             "split": SPLIT,
             "rows": [_row(step, pair, scores[0]) for step, pair in zip(steps, scores, strict=True)],
         }
-    pages.publish(request.out, "checkpoints", results)
+    pages.publish(options.out, "checkpoints", results)
     return results
 
 

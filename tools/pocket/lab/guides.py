@@ -14,8 +14,10 @@ from typing import Any
 import torch
 
 from tools.pocket.lab import figures
-from tools.pocket.lab.bench import Bench, Request
-from tools.pocket.lab.draw import Arm, prepare
+from tools.pocket.lab.arms import Arm
+from tools.pocket.lab.draw import prepare
+from tools.pocket.lab.laboratory import Instruments
+from tools.pocket.lab.options import Options
 from tools.pocket.lab.scores import Score, rounded
 from tools.pocket.lab.thresholds import BOTH
 
@@ -26,11 +28,11 @@ TRAININGS = 3
 SCALE = "guidance.classifier.scale"
 
 
-def along_scales(request: Request, bench: Bench, split: str) -> dict[str, Any]:
+def along_scales(options: Options, instruments: Instruments, split: str) -> dict[str, Any]:
     """Both guides, each trained once, at several S_K."""
-    recipe = bench.setting.ctx.recipe
+    recipe = instruments.samples.ctx.recipe
     scales = [multiple * recipe.guidance.classifier.scale for multiple in MULTIPLES]
-    clean = _clean_guide(request, split, recipe.seed, recipe.seed)
+    clean = _clean_guide(options, split, recipe.seed, recipe.seed)
     pairs = [
         (
             Arm(f"noised guide, S_K {s:g}", {SCALE: s}),
@@ -38,23 +40,23 @@ def along_scales(request: Request, bench: Bench, split: str) -> dict[str, Any]:
         )
         for s in scales
     ]
-    scores = _measured(bench, pairs)
+    scores = _measured(instruments, pairs)
     rows = [{"scale": scale, **_against(*pair)} for scale, pair in zip(scales, scores, strict=True)]
     return {"guides": rows}
 
 
-def trained_again(request: Request, bench: Bench, split: str) -> dict[str, Any]:
+def trained_again(options: Options, instruments: Instruments, split: str) -> dict[str, Any]:
     """Both guides, trained with several seeds, at the recipe's S_K; the bar is for their mean."""
-    own = bench.setting.ctx.recipe.seed
+    own = instruments.samples.ctx.recipe.seed
     seeds = range(own, own + TRAININGS)
     pairs = [
         (
-            Arm(f"noised guide, seed {s}", guide=_noised_guide(request, split, s, own)),
-            Arm(f"clean guide, seed {s}", guide=_clean_guide(request, split, s, own)),
+            Arm(f"noised guide, seed {s}", guide=_noised_guide(options, split, s, own)),
+            Arm(f"clean guide, seed {s}", guide=_clean_guide(options, split, s, own)),
         )
         for s in seeds
     ]
-    scores = _measured(bench, pairs)
+    scores = _measured(instruments, pairs)
     kinds = zip(*scores, strict=True)
     noised, clean = (torch.stack([one.hits for one in kind]) for kind in kinds)
     return {
@@ -66,27 +68,29 @@ def trained_again(request: Request, bench: Bench, split: str) -> dict[str, Any]:
     }
 
 
-def _noised_guide(request: Request, split: str, seed: int, own: int) -> Path | None:
+def _noised_guide(options: Options, split: str, seed: int, own: int) -> Path | None:
     """The recipe's guide, trained with another seed; with its own it is the workspace's."""
-    return None if seed == own else _trained(request, split, f"noised-seed-{seed}", seed)
+    return None if seed == own else _trained(options, split, f"noised-seed-{seed}", seed)
 
 
-def _clean_guide(request: Request, split: str, seed: int, own: int) -> Path:
+def _clean_guide(options: Options, split: str, seed: int, own: int) -> Path:
     name = "clean" if seed == own else f"clean-seed-{seed}"
-    return _trained(request, split, name, seed, {"guide.noised_fraction": 0.0})
+    return _trained(options, split, name, seed, {"guide.noised_fraction": 0.0})
 
 
 def _trained(
-    request: Request, split: str, name: str, seed: int, changes: Mapping[str, Any] | None = None
+    options: Options, split: str, name: str, seed: int, changes: Mapping[str, Any] | None = None
 ) -> Path:
-    place = request.workspace / "guides" / name
-    prepare(request.recipe, place, split, 1, {"seed": seed, **(changes or {})})
+    place = options.workspace / "guides" / name
+    prepare(options.recipe, place, split, 1, {"seed": seed, **(changes or {})})
     return place / "finetune-guide" / "guide.safetensors"
 
 
-def _measured(bench: Bench, pairs: Sequence[tuple[Arm, Arm]]) -> list[tuple[Score, Score]]:
-    bench.ahead(arm for pair in pairs for arm in pair)
-    return [(bench.measure(noised), bench.measure(clean)) for noised, clean in pairs]
+def _measured(
+    instruments: Instruments, pairs: Sequence[tuple[Arm, Arm]]
+) -> list[tuple[Score, Score]]:
+    instruments.ahead(arm for pair in pairs for arm in pair)
+    return [(instruments.score(noised), instruments.score(clean)) for noised, clean in pairs]
 
 
 def _against(noised: Score, clean: Score) -> dict[str, Any]:

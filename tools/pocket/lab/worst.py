@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from tools.pocket.lab.bench import Bench
 from tools.pocket.lab.draw import photos_of
+from tools.pocket.lab.laboratory import Instruments
 from tools.pocket.lab.scores import Score
 from tools.pocket.lab.strips import strip
 
@@ -22,9 +22,9 @@ def worst_items(score: Score, count: int = WORST) -> list[int]:
     return [index for index in order if not score.drawings.failed[index]][:count]
 
 
-def describe(bench: Bench, before: Score, score: Score) -> list[dict[str, Any]]:
+def describe(instruments: Instruments, before: Score, score: Score) -> list[dict[str, Any]]:
     """One row per worst picture, from the instruments and from its trace at the guided steps."""
-    classes, rows = bench.setting.classes, []
+    classes, rows = instruments.samples.classes, []
     for index in worst_items(score):
         choice, earlier = (int(one.log_p[index].argmax()) for one in (score, before))
         p = score.log_p[index].exp()
@@ -32,7 +32,7 @@ def describe(bench: Bench, before: Score, score: Score) -> list[dict[str, Any]]:
         rows.append(
             {
                 "index": index,
-                "id": bench.setting.items[index].id,
+                "id": instruments.samples.items[index].id,
                 "class": classes[label],
                 "jury_says": classes[choice],
                 "jury_p_of_that": round(float(p[choice]), 3),
@@ -56,12 +56,12 @@ def guided_steps(trace: Mapping[str, Sequence[float | None]]) -> dict[str, list[
 
 
 def picture(
-    bench: Bench, before: Score, score: Score, rows: Sequence[Mapping[str, Any]]
+    instruments: Instruments, before: Score, score: Score, rows: Sequence[Mapping[str, Any]]
 ) -> Image.Image:
     """Photo, contour, text + contour and HiGFA of the worst, and what the jury says of them."""
     chosen = torch.tensor([row["index"] for row in rows])
     lines = [
-        ("photo", photos_of(bench.setting)[chosen]),
+        ("photo", photos_of(instruments.samples)[chosen]),
         ("contour", score.drawings.contours[chosen]),
         ("text + contour", before.drawings.pictures[chosen]),
         ("HiGFA", score.drawings.pictures[chosen]),
