@@ -6,15 +6,28 @@ section `guidance` is made of it.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from higfa_cli.method.protocols import Level
 
 Composition = Literal["three_term", "joint"]
 Confidence = Literal["probability", "margin"]
-Modulation = Literal["constant", "rising", "falling"]
+#: a(p, power): how text and contour follow confidence. `rising`: they yield as p falls;
+#: `falling`: they yield as p rises.
+MODULATIONS: Mapping[str, Callable[[Tensor, float], Tensor]] = {
+    "constant": lambda p, power: p**0,
+    "rising": lambda p, power: p**power,
+    "falling": lambda p, power: (1 - p) ** power,
+}
+if TYPE_CHECKING:
+    Modulation = str
+else:
+    Modulation = Literal[tuple(MODULATIONS)]
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,9 @@ import torch
 from torch import Tensor
 
 from higfa_cli.method import equations
-from higfa_cli.method.guidance import Confidence, Guidance, Modulation
+from higfa_cli.method.guidance import MODULATIONS, Confidence, Guidance
 from higfa_cli.method.protocols import Branch
 
-#: a(p, power): how text and contour follow confidence. `rising`: they yield as p falls;
-#: `falling`: they yield as p rises.
-MODULATIONS: dict[Modulation, Callable[[Tensor, float], Tensor]] = {
-    "constant": lambda p, power: torch.ones_like(p),
-    "rising": lambda p, power: p**power,
-    "falling": lambda p, power: (1 - p) ** power,
-}
 #: The confidence p, [B] in [0, 1], of logits [B, K] and labels [B].
 CONFIDENCES: dict[Confidence, Callable[[Tensor, Tensor], Tensor]] = {
     "probability": equations.probability,
