@@ -22,7 +22,7 @@ from higfa_cli.errors import UserError
 from higfa_cli.models.classifier import load_classifier
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages import train_downstream
-from higfa_cli.stages.arms import choose_arms
+from higfa_cli.stages.arms import choose_arms, left_out
 from higfa_cli.stages.context import Context, Silent
 from higfa_cli.stages.export import export
 from higfa_cli.stages.inputs import downstream_inputs
@@ -316,6 +316,12 @@ def test_interrupted_run_resumes_and_ends_the_same(tmp_path: Path) -> None:
 def _without_time(stage: Path) -> list[dict[str, Any]]:
     runs = read_json(stage / "results.json")["arms"][0]["runs"]
     return [{key: value for key, value in run.items() if key != "seconds"} for run in runs]
+
+
+def test_an_arm_that_is_not_drawn_is_named(done: Context) -> None:
+    chosen = choose_arms(done)
+    assert left_out(done, chosen) == ("text+contour",)
+    assert [arm.name for arm in chosen] == ["real", "real+higfa", "real+diffmix"]
 
 
 def test_arms_of_the_last_run_do_not_vanish(tmp_path: Path) -> None:

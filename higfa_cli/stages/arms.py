@@ -164,6 +164,16 @@ def choose_arms(
     return tuple(chosen)
 
 
+def left_out(ctx: Context, chosen: Sequence[Arm]) -> tuple[str, ...]:
+    """Arms of the recipe whose pictures are not drawn, so that they do not train."""
+    trained = {arm.name for arm in chosen}
+    return tuple(
+        name
+        for name in ctx.recipe.arms
+        if trained_as(name) not in trained and not ctx.ws.arm(name).synthesize.metadata.is_file()
+    )
+
+
 def _is_drawn(arm: Arm) -> bool:
     return arm.source is not None and (arm.source.folder / METADATA).is_file()
 

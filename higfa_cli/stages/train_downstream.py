@@ -23,7 +23,7 @@ from higfa_cli.models.backbones import create_backbone
 from higfa_cli.models.classifier import ClassifierSpec, load_classifier, save_classifier
 from higfa_cli.models.device import resolve_device
 from higfa_cli.report.tables import csv_cell
-from higfa_cli.stages.arms import STAGE, Arm, Folder, choose_arms
+from higfa_cli.stages.arms import STAGE, Arm, Folder, choose_arms, left_out
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.inputs import downstream_inputs
 from higfa_cli.stages.photos import load_photos
@@ -74,6 +74,10 @@ def run(
     recipe, files = ctx.recipe, ctx.ws.downstream
     dataset = load_photos(ctx)
     chosen = choose_arms(ctx, synthetic, arms)
+    if arms is None and (undrawn := left_out(ctx, chosen)):
+        ctx.progress.note(
+            f"not compared, as `higfa synthesize` has not drawn them: {', '.join(undrawn)}"
+        )
     device = resolve_device(recipe.run.device)
     photos = hold_out(dataset, recipe.seed)
     held = {sample.key for sample in photos.chooses}
