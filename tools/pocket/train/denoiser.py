@@ -32,11 +32,13 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from tools.pocket.train.checkpoint import Average, append_log, load_checkpoint, save_atomic
 from tools.pocket.train.contours import degrade
 from tools.pocket.train.networks import (
+    LEVELS,
     Sizes,
     build_controlnet,
     build_scheduler,
     build_text_encoder,
     build_unet,
+    sizes_of,
 )
 from tools.pocket.train.prepare import Cache
 from tools.pocket.train.text import token_ids
@@ -46,6 +48,7 @@ CAPTION_DROPOUT = 0.12
 NAMED = 3
 WARM_UP = 200
 WORKERS = 2
+AVERAGED = 0.999
 CPU = torch.device("cpu")
 
 
@@ -116,9 +119,18 @@ class Shelf:
 
 
 def draw_batch(
-    shelf: Shelf, rows: Tensor, empty: Tensor, seed: tuple[int, int], size: int, shown: int
+    shelf: Shelf,
+    rows: Tensor,
+    empty: Tensor,
+    seed: tuple[int, int],
+    size: int,
+    shown: int,
+    late: float = 0.0,
 ) -> Batch:
-    """A batch that depends on `seed` = (run, draw) alone; its first `shown` rows have contours."""
+    """A batch that depends on `seed` = (run, draw) alone; its first `shown` rows have contours.
+
+    late: share of rows whose level is drawn from the noisiest tenth.
+    """
     device = shelf.latents.device
     generator = torch.Generator(device).manual_seed(seed[0] * 10_000_019 + seed[1])
     draw = partial(torch.randint, size=(size,), generator=generator, device=device)
@@ -126,11 +138,14 @@ def draw_batch(
     copies = draw(shelf.latents.shape[1])
     latents = shelf.latents[chosen, copies].float()
     tokens = drop_captions(shelf.tokens[chosen].long(), empty, generator)
-    timesteps = draw(1000)
+    timesteps = draw(LEVELS)
     noise = torch.randn(latents.shape, generator=generator, device=device)
     # drawn last: the rest of a batch is the same with and without contours
     contours = shelf.contours[chosen[:shown], copies[:shown]]
     contours = degrade(contours[:, None].float() / 255, generator).expand(-1, 3, -1, -1)
+    if late:
+        moved = torch.rand(size, generator=generator, device=device) < late
+        timesteps = torch.where(moved, LEVELS - 1 - timesteps // 10, timesteps)
     return Batch(latents, tokens, contours, timesteps, noise)
 
 
@@ -153,6 +168,7 @@ class Rate:
     peak: float = 1e-3
     start: int = 0
     until: int = 10_000
+    warm_up: int = WARM_UP
 
     def at(self, step: int, time_left: float = 1.0) -> float:
         """The rate of step number `step`; of the leg's last step when it is past.
@@ -160,7 +176,7 @@ class Rate:
         `time_left` in [0, 1]: the share of the leg's time, where that ends it before its steps do.
         """
         left = max(1, self.until - step) / (self.until - self.start)
-        return self.peak * min(1.0, (step - self.start + 1) / WARM_UP) * min(left, time_left)
+        return self.peak * min(1.0, (step - self.start + 1) / self.warm_up) * min(left, time_left)
 
 
 def training_rows(cache: Cache) -> np.ndarray:
@@ -184,6 +200,9 @@ class Trainer:
         batch: int,
         sizes: Sizes,
         device: torch.device = CPU,
+        workers: int = WORKERS,
+        averaged: float = AVERAGED,
+        late: float = 0.0,
     ) -> None:
         torch.manual_seed(seed)
         cache = Cache.open(cache_folder)
@@ -196,18 +215,18 @@ class Trainer:
         taught = load_checkpoint(cache_folder / "text_encoder.pt")["text_encoder"]
         self.model.text_encoder.load_state_dict(taught)
         self.model.text_encoder.requires_grad_(False)
-        self.average = Average(self.model)
+        self.average = Average(self.model, averaged)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=rate.peak, betas=(0.9, 0.99), weight_decay=1e-2, fused=True
         )
         # On CPUs two single-threaded halves of a batch meet once per step; two threads inside each
         # operation meet thousands of times, which is slow where other work shares the cores.
-        self.workers = WORKERS if device.type == "cpu" else 1
+        self.workers = workers if device.type == "cpu" else 1
         self.pool = ThreadPoolExecutor(self.workers)
         self.alphas_bar = build_scheduler().alphas_cumprod.to(device)
         self.path, self.log = out / "denoiser.pt", out / "denoiser.jsonl"
-        self.seed, self.rate, self.batch = seed, rate, batch
+        self.seed, self.rate, self.batch, self.late = seed, rate, batch, late
         self.step_number, self.seen, self.seconds = 0, 0, 0.0
 
     def load(self) -> None:
@@ -260,7 +279,7 @@ class Trainer:
         """Loss and gradients of one worker's share of the step's batch."""
         size = self.batch // self.workers
         seed = (self.seed, self.step_number * self.workers + worker)
-        batch = draw_batch(self.shelf, self.rows, self.empty, seed, size, size // 2)
+        batch = draw_batch(self.shelf, self.rows, self.empty, seed, size, size // 2, self.late)
         loss = denoising_loss(self.model, batch, self.alphas_bar).mean()
         gradients = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
         return loss.detach(), gradients
@@ -321,19 +340,28 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--device", type=torch.device, default=CPU)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=WORKERS, help="threads, on a CPU")
+    parser.add_argument("--averaged", type=float, default=AVERAGED, help="decay of the average")
+    parser.add_argument("--warm-up", type=int, default=WARM_UP, help="steps")
+    parser.add_argument("--late", type=float, default=0.0, help="more of the noisiest tenth")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.backends.cudnn.benchmark = True
     arguments.out.mkdir(parents=True, exist_ok=True)
-    rate = Rate(arguments.rate, arguments.start, arguments.until)
+    rate = Rate(arguments.rate, arguments.start, arguments.until, arguments.warm_up)
+    path = arguments.out / "denoiser.pt"
+    sizes = sizes_of(load_checkpoint(path)["model"]) if path.exists() else Sizes()
     trainer = Trainer(
         arguments.cache,
         arguments.out,
         arguments.seed,
         rate,
         arguments.batch,
-        Sizes(),
+        sizes,
         arguments.device,
+        arguments.workers,
+        arguments.averaged,
+        arguments.late,
     )
     train(trainer, arguments.until, arguments.minutes, arguments.by_clock)
 
