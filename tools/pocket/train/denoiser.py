@@ -64,6 +64,10 @@ class Generator(nn.Module):
     def forward(self, noisy: Tensor, timesteps: Tensor, tokens: Tensor, contours: Tensor) -> Tensor:
         """Predicted v (n, c, h, w). `contours` (m, 3, 8h, 8w), m <= n, belong to the first m."""
         words = self.text_encoder(tokens).last_hidden_state
+        return self.read(noisy, timesteps, words, contours)
+
+    def read(self, noisy: Tensor, timesteps: Tensor, words: Tensor, contours: Tensor) -> Tensor:
+        """`forward` of the text encoder's last hidden states (n, 32, width)."""
         m, n = len(contours), len(noisy)
         if m == 0:
             return self.unet(noisy, timesteps, words).sample
@@ -142,11 +146,16 @@ def draw_batch(
     noise = torch.randn(latents.shape, generator=generator, device=device)
     # drawn last: the rest of a batch is the same with and without contours
     contours = shelf.contours[chosen[:shown], copies[:shown]]
-    contours = degrade(contours[:, None].float() / 255, generator).expand(-1, 3, -1, -1)
+    contours = degraded(contours, generator)
     if late:
         moved = torch.rand(size, generator=generator, device=device) < late
         timesteps = torch.where(moved, LEVELS - 1 - timesteps // 10, timesteps)
     return Batch(latents, tokens, contours, timesteps, noise)
+
+
+def degraded(contours: Tensor, generator: torch.Generator) -> Tensor:
+    """uint8 contours (m, h, w) as a ControlNet is shown them: (m, 3, h, w) in [0, 1]."""
+    return degrade(contours[:, None].float() / 255, generator).expand(-1, 3, -1, -1)
 
 
 def denoising_loss(model: Generator, batch: Batch, alphas_bar: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from transformers import CLIPTokenizer
 
 from tools.pocket.train.checkpoint import load_checkpoint
 from tools.pocket.train.denoiser import Generator, Shelf
-from tools.pocket.train.networks import LEVELS, build_scheduler, sizes_of
+from tools.pocket.train.networks import LEVELS, Sizes, build_scheduler, sizes_of
 from tools.pocket.train.prepare import Cache
 from tools.pocket.train.text import token_ids
 
@@ -32,11 +32,11 @@ MIDDLE = (200, 600)
 SCALE = 3.0
 
 
-def load_generator(cache: Path, run: Path) -> Generator:
-    """The averaged denoiser and ControlNet, in evaluation mode."""
+def load_generator(cache: Path, run: Path, base: Sizes | None = None) -> Generator:
+    """The averaged denoiser and ControlNet, in evaluation mode; `base` as `sizes_of`."""
     state = load_checkpoint(run / "denoiser.pt")
     tokenizer = CLIPTokenizer.from_pretrained(cache / "tokenizer", local_files_only=True)
-    model = Generator(sizes_of(state["model"]), tokenizer)
+    model = Generator(sizes_of(state["model"], base), tokenizer)
     model.load_state_dict(state["model"] | state["average"])
     return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
@@ -62,7 +62,8 @@ class Painter:
         for now, then in zip(times, [*times[1:], None], strict=True):
             alpha, sigma = self._level(now)
             both = torch.cat([x, x]) if guided else x
-            v = self.model(both, torch.full((len(both),), now), words, shown)
+            times_now = torch.full((len(both),), now, device=x.device)
+            v = self.model(both, times_now, words, shown)
             if guided:
                 v = v[n:] + scale * (v[:n] - v[n:])
             x0, eps = alpha * x - sigma * v, alpha * v + sigma * x
@@ -92,7 +93,7 @@ def redraw(
     cache: Cache, painter: Painter, paired: int, free: int, seed: int = 0
 ) -> dict[str, np.ndarray]:
     """The arrays of redrawn.npz; the first `paired` of them are paired."""
-    shelf = Shelf.of(cache, torch.device("cpu"))
+    shelf, device = Shelf.of(cache, torch.device("cpu")), painter.empty.device
     generator = torch.Generator().manual_seed(seed)
     learn = torch.from_numpy(np.flatnonzero(~cache.held_out))
     draw = partial(torch.randint, generator=generator)
@@ -110,8 +111,9 @@ def redraw(
             tokens = shelf.tokens[rows[part]].long()
             # of pure noise a last state has a hundredth of a picture, which must not be this one
             start = painter.noised(latents if kind else 0 * latents, first, generator)
-            x0 = painter.paint(start, tokens, contours, trailing(first, STEPS), scale)
-            found.append(x0.half().numpy())
+            given = (part.to(device) for part in (start, tokens, contours))
+            x0 = painter.paint(*given, trailing(first, STEPS), scale)
+            found.append(x0.half().cpu().numpy())
     return {
         "rows": rows.numpy(),
         "copies": copies.numpy(),
