@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from tools.pocket.train.networks import LEVELS, Sizes, build_scheduler, sizes_of
 from tools.pocket.train.prepare import Cache, encode_all, prepare
 from tools.pocket.train.webdata import read_web
 from tools.pocket.train.widen import widen_checkpoint
+from tools.pocket.train.wider import widen
 from tools.pocket.train.words import teach_cache
 
 BACKBONE = Path(__file__).parents[1] / "pocket" / "higfa_pocket" / "backbone.safetensors"
@@ -196,3 +198,31 @@ def test_free_latents_start_from_noise_alone(trained: Path) -> None:
     assert arrays["paired"].tolist() == [True] * 3 + [False] * 2
     assert redraw.trailing(300, 16)[0] == 300
     assert max(redraw.trailing(300, 16)[1:]) < 300 and redraw.trailing(300, 16)[-1] == 67
+
+
+@pytest.mark.parametrize(("channels", "exact"), [((32, 48), True), ((32, 24), False)])
+def test_a_wider_denoiser_starts_as_the_narrow_one(
+    trained: Path, channels: tuple[int, int], exact: bool
+) -> None:
+    tokenizer = redraw.CLIPTokenizer.from_pretrained(trained / "cache" / "tokenizer")
+    torch.manual_seed(0)
+    narrow = denoiser.Generator(TINY, tokenizer).eval()
+    for block in [
+        *narrow.controlnet.controlnet_down_blocks,
+        narrow.controlnet.controlnet_mid_block,
+    ]:
+        torch.nn.init.normal_(block.weight, std=0.1)
+    wide = denoiser.Generator(replace(TINY, unet_channels=channels), tokenizer).eval()
+    wide.load_state_dict(widen(narrow.state_dict(), tokenizer, channels, TINY))
+    x, times = torch.randn(2, 32, 8, 8), torch.tensor([20, 700])
+    given = (x, times, torch.randint(5, (2, 32)), torch.rand(2, 3, 64, 64))
+    with torch.no_grad():
+        before, after = narrow(*given), wide(*given)
+    if exact:
+        torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-3)
+    else:
+        alike = torch.corrcoef(torch.stack([before.flatten(), after.flatten()]))[0, 1]
+        assert alike > 0.8
+    # the copies are not alike to what reads them, so that they learn apart
+    reader = wide.unet.down_blocks[0].resnets[0].conv1.weight
+    assert not torch.allclose(reader[:, ::2], reader[:, 1::2])

@@ -3,16 +3,17 @@
     python -m tools.pocket.train.polish --cache CACHE --out RUN --backbone FILE --minutes 30
 
 Goes on from RUN/decoder.pt. A mean error alone makes soft pictures: where a latent leaves open what
-the picture showed, their mean is right on average and looks like none of them. Here a small network
-also tells drawn from rendered patches (hinge loss), and the decoder learns not to be found out, on
-true latents with noise, on latents redrawn by the denoiser, and on free ones (redraw.py). Its pull
-is a fixed share of the other losses' gradient at the picture. Run again to resume.
+the picture showed, their mean is right on average and looks like none of them. Here a critic of
+the backbone's features tells drawn from rendered ones (hinge loss), and the decoder learns not to
+be found out: on true latents with noise, on latents redrawn by the denoiser, and on free ones
+(redraw.py). Its pull on the picture is a fixed share of the other losses'. Run again to resume.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,35 +31,68 @@ from tools.pocket.train.decoder import (
     as_pixels,
     averaged_state,
     decode,
-    feature_distance,
+    frozen_features,
     held_out_psnr,
     reconstruction_loss,
+    relative_distance,
 )
 from tools.pocket.train.prepare import Cache
 
 CPU = torch.device("cpu")
 WARM_UP = 50
+WEIGHED_EVERY = 10
+CRITIC_RATE = 1e-3
+STAGES = (0, 1, 2)
 # Pixels of a redrawn latent's picture lie a little elsewhere: they count for less.
 PAIRED_PIXELS = 0.3
 
 
-def build_critic(width: int = 40) -> nn.Sequential:
-    """Pictures [n, 3, h, w] in [0, 1] to a map of scores of overlapping patches of 46 pixels."""
+class Critic(nn.Module):
+    """Maps of scores from frozen features, one small head a stage (Sauer et al. 2021,
+    arXiv 2111.01007): such a critic learns in some hundred steps what is wrong, and not in ten
+    thousand.
+    """
 
-    def layer(first: int, last: int, kernel: int, stride: int) -> nn.Module:
-        return spectral_norm(nn.Conv2d(first, last, kernel, stride, kernel // 2))
+    def __init__(self, channels: Sequence[int], width: int = 48) -> None:
+        super().__init__()
 
-    return nn.Sequential(
-        layer(3, width, 3, 1),
-        nn.LeakyReLU(0.2),
-        layer(width, 2 * width, 4, 2),
-        nn.LeakyReLU(0.2),
-        layer(2 * width, 3 * width, 4, 2),
-        nn.LeakyReLU(0.2),
-        layer(3 * width, 4 * width, 4, 2),
-        nn.LeakyReLU(0.2),
-        layer(4 * width, 1, 3, 1),
-    )
+        def layer(first: int, last: int, stride: int) -> nn.Module:
+            return spectral_norm(nn.Conv2d(first, last, 3, stride, 1))
+
+        self.heads = nn.ModuleList(
+            nn.Sequential(
+                layer(own, width, 1),
+                nn.LeakyReLU(0.2),
+                layer(width, width, 2),
+                nn.LeakyReLU(0.2),
+                nn.Conv2d(width, 1, 3, 1, 1),
+            )
+            for own in channels
+        )
+        for number, own in enumerate(channels):
+            self.register_buffer(f"size{number}", torch.ones(1, own, 1, 1))
+
+    @torch.no_grad()
+    def fit_sizes(self, features: Sequence[Tensor]) -> None:
+        """Have every channel come in at a standard deviation of 1, as rendered pictures have it."""
+        for number, found in enumerate(features):
+            getattr(self, f"size{number}").copy_(found.std(dim=(0, 2, 3), keepdim=True) + 1e-4)
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        return [
+            head(found / getattr(self, f"size{number}"))
+            for number, (head, found) in enumerate(zip(self.heads, features, strict=True))
+        ]
+
+
+def mean_score(maps: Sequence[Tensor]) -> Tensor:
+    """The mean over the stages, []."""
+    return torch.stack([one.mean() for one in maps]).mean()
+
+
+def hinge(maps: Sequence[Tensor], sign: float) -> Tensor:
+    """How far scores are from being above 1 (sign 1) or below -1 (sign -1), []."""
+    return torch.stack([(1 - sign * one).relu().mean() for one in maps]).mean()
 
 
 @dataclass(frozen=True)
@@ -131,14 +165,19 @@ class Trainer:
         torch.manual_seed(course.seed)
         self.course, self.cache = course, Cache.open(cache_folder)
         self.redrawn = Redrawn.open(cache_folder)
-        self.features = feature_distance(backbone, course.device)
+        self.features = frozen_features(backbone, course.device, STAGES)
         autoencoder = build_autoencoder(PatchBasis.load(cache_folder / "basis.npz"))
         self.autoencoder = autoencoder.to(course.device)
         self.decoder = autoencoder.decoder.to(memory_format=torch.channels_last)
-        self.critic = build_critic().to(course.device, memory_format=torch.channels_last)
+        sample = torch.from_numpy(self.cache.pictures[:24, 0]).permute(0, 3, 1, 2).float() / 255
+        with torch.no_grad():
+            found = self.features(sample.to(course.device))
+        self.critic = Critic([len(one[0]) for one in found]).to(course.device)
+        self.critic.fit_sizes(found)
         adam = torch.optim.AdamW
         self.optimizer = adam(self.decoder.parameters(), lr=course.rate, betas=(0.5, 0.99))
-        self.critic_optimizer = adam(self.critic.parameters(), lr=course.rate, betas=(0.5, 0.99))
+        self.critic_optimizer = adam(self.critic.parameters(), lr=CRITIC_RATE, betas=(0.5, 0.99))
+        self.weight = 0.0
         self.path, self.log = out / "decoder.pt", out / "polish.jsonl"
         state = load_checkpoint(self.path)
         self.decoder.load_state_dict(state["decoder"] | state["average"])
@@ -165,42 +204,53 @@ class Trainer:
             self.cache, self.redrawn, self.course.diet, (self.course.seed, self.step_number)
         )
         latents, wanted, others = (part.to(self.course.device) for part in batch)
+        with torch.no_grad():
+            real = self.features(others)
+            targets = self.features(wanted)
         drawn = decode(self.autoencoder, latents)
-        scores = self._teach_critic(drawn.detach(), others)
-        picture = drawn.detach().requires_grad_()
-        known = self._known_loss(picture, wanted)
-        (toward,) = torch.autograd.grad(known, picture)
+        seen = self.features(drawn)
+        scores = self._teach_critic([one.detach() for one in seen], real)
+        known = self._known_loss(drawn, wanted, seen, targets)
+        fooled = -mean_score(self.critic(seen))
+        if self.own_steps % WEIGHED_EVERY == 0:
+            self._weigh(known, fooled, drawn)
         # Before the critic knows anything its opinion is noise.
-        share = self.course.pull * min(1, self.own_steps / (4 * WARM_UP))
-        fooled = -self.critic(picture).mean()
-        (away,) = torch.autograd.grad(fooled, picture)
-        pull = share * toward.norm() / away.norm().clamp(min=1e-12)
+        share = min(1, self.own_steps / (2 * WARM_UP))
         self.optimizer.zero_grad(set_to_none=True)
-        drawn.backward(toward + pull * away)
+        (known + share * self.weight * fooled).backward()
         nn.utils.clip_grad_norm_(self.decoder.parameters(), 1.0)
         self.optimizer.step()
         self.average.update(self.decoder, self.own_steps)
         self.step_number += 1
         self.own_steps += 1
         self.seen += len(latents)
-        return {"known": known.item(), "rate": rate} | scores
+        return {"known": known.item(), "weight": self.weight} | scores
 
-    def _known_loss(self, drawn: Tensor, wanted: Tensor) -> Tensor:
+    def _weigh(self, known: Tensor, fooled: Tensor, drawn: Tensor) -> None:
+        """Choose the critic's weight so that its pull on the picture is the course's share."""
+        (toward,) = torch.autograd.grad(known, drawn, retain_graph=True)
+        (away,) = torch.autograd.grad(fooled, drawn, retain_graph=True)
+        self.weight = self.course.pull * float(toward.norm() / away.norm().clamp(min=1e-12))
+
+    def _known_loss(
+        self, drawn: Tensor, wanted: Tensor, seen: list[Tensor], targets: list[Tensor]
+    ) -> Tensor:
         """Pixels and features of those whose picture is known."""
         diet = self.course.diet
         true, paired = drawn[: diet.true], drawn[diet.true : diet.known]
         pixels = reconstruction_loss(true, wanted[: diet.true])
         pixels = pixels + PAIRED_PIXELS * reconstruction_loss(paired, wanted[diet.true :])
-        return pixels + FEATURE_WEIGHT * self.features(drawn[: diet.known], wanted)
+        own = [one[: diet.known] for one in seen]
+        return pixels + FEATURE_WEIGHT * relative_distance(own, targets)
 
-    def _teach_critic(self, drawn: Tensor, rendered: Tensor) -> dict[str, float]:
-        """Hinge loss; returns mean scores of both."""
-        low, high = self.critic(drawn.contiguous()), self.critic(rendered)
-        loss = (1 + low).relu().mean() + (1 - high).relu().mean()
+    def _teach_critic(self, drawn: list[Tensor], rendered: list[Tensor]) -> dict[str, float]:
+        """Hinge loss of features; returns mean scores of both."""
+        low, high = self.critic(drawn), self.critic(rendered)
+        loss = hinge(low, -1) + hinge(high, 1)
         self.critic_optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.critic_optimizer.step()
-        return {"drawn": low.mean().item(), "rendered": high.mean().item()}
+        return {"drawn": mean_score(low).item(), "rendered": mean_score(high).item()}
 
     def save(self, elapsed: float) -> None:
         """Write the checkpoint atomically."""
