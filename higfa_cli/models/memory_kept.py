@@ -1,4 +1,4 @@
-"""glibc told to keep the memory it has, on a CPU: torch frees and asks for the same blocks again."""
+"""glibc told to keep its memory, on a CPU: torch frees and asks for the same blocks again."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ _LARGEST = 2**30
 def keep_memory() -> bool:
     """Have freed memory kept for the next tensor; True where the C library has agreed.
 
-    Without it every larger tensor is mapped anew and its pages faulted in one by one: a quarter of
-    a training step. Linux with glibc alone; anywhere else nothing happens.
+    Without it every larger tensor is mapped anew and its pages faulted in one by one: a tenth of a
+    classifier's training step, and more where the machine is slow to give pages. Linux with glibc
+    alone; anywhere else nothing happens.
     """
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
     mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
-    return all(
-        mallopt(option, _LARGEST) == 1 for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD)
-    )
+    return all(mallopt(option, _LARGEST) == 1 for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD))
