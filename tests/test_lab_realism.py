@@ -16,6 +16,8 @@ from tools.pocket.lab.likeness import (
     kid,
     told_apart,
 )
+from tools.pocket.lab.train_judges import Labelled
+from tools.pocket.lab.usefulness import _few, gains
 
 
 def waves(cycles: float, count: int = 2) -> Tensor:
@@ -76,3 +78,19 @@ def test_teller_tells_blurred_noise_from_sharp_and_not_like_from_like() -> None:
 def test_teller_is_small() -> None:
     assert sum(p.numel() for p in build_teller().parameters()) < 100_000
     assert np.isfinite(build_teller()(torch.rand(2, 3, 64, 64)).detach().numpy()).all()
+
+
+def test_gains_are_paired_by_seed() -> None:
+    def line(arm: str, seed: int, test: float) -> dict[str, float | str | int]:
+        return {"arm": arm, "seed": seed, "test": test}
+
+    rows = [line("real", 0, 0.5), line("real", 1, 0.6), line("perfect", 0, 0.55)]
+    rows += [line("perfect", 1, 0.67), line("perfect", 2, 0.1)]
+    assert gains(rows) == {"perfect": (pytest.approx(6.0), 2)}
+
+
+def test_as_many_web_photos_as_perfect_ones_of_every_class() -> None:
+    labels = torch.arange(4).repeat_interleave(10)
+    few = _few(Labelled(torch.arange(40)[:, None], labels), 12)
+    assert few.labels.bincount().tolist() == [3, 3, 3, 3]
+    assert torch.equal(labels[few.pictures[:, 0]], few.labels)

@@ -73,7 +73,7 @@ python -m tools.pocket.train.words --web WEB --cache CACHE
 python -m tools.pocket.train.decoder --cache CACHE --out RUN --minutes 20
 OMP_NUM_THREADS=1 python -m tools.pocket.train.denoiser --cache CACHE --out RUN
 python -m tools.pocket.train.redraw --cache CACHE --run RUN
-python -m tools.pocket.train.polish --cache CACHE --out RUN --backbone pocket/higfa_pocket/backbone.safetensors
+python -m tools.pocket.train.polish --cache CACHE --out RUN --backbone BACKBONE
 python -m tools.pocket.train.export --cache CACHE --run RUN --package pocket/higfa_pocket
 python -m tools.pocket.sheet --pocket pocket/higfa_pocket --out SHEET
 ```
