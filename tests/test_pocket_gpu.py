@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tools.pocket.train import decoder, denoiser, gpu, pack, redraw
+from tools.pocket.train import batches, decoder, denoiser, gpu, pack, redraw
 from tools.pocket.train.autoencoder import PatchBasis, build_autoencoder, encode_uint8, extend_basis
 from tools.pocket.train.checkpoint import load_checkpoint, read_log
 from tools.pocket.train.networks import LEVELS, Sizes, build_scheduler, sizes_of
@@ -181,7 +181,7 @@ def test_late_levels_are_drawn_more_often(trained: Path) -> None:
         trained / "cache", trained, 0, denoiser.Rate(), 4, TINY, workers=1, late=0.6
     )
     draw = (trainer.shelf, trainer.rows, trainer.empty, (0, 1), 400, 0)
-    plain, late = denoiser.draw_batch(*draw), denoiser.draw_batch(*draw, late=0.6)
+    plain, late = batches.draw_batch(*draw), batches.draw_batch(*draw, late=0.6)
     edge = LEVELS - LEVELS // 10
     assert (plain.timesteps >= edge).float().mean() < 0.2
     assert (late.timesteps >= edge).float().mean() > 0.5

@@ -61,11 +61,11 @@ def kid(first: Tensor, second: Tensor, seed: int = 0) -> tuple[float, float]:
     generator = torch.Generator().manual_seed(seed)
     values = []
     for _ in range(SUBSETS):
-        parts = [
+        one, other = (
             features[torch.randperm(len(features), generator=generator)[:SUBSET]].double()
             for features in (first, second)
-        ]
-        values.append(float(poly_mmd(*parts, degree=3, gamma=1.0, coef=1.0)))
+        )
+        values.append(float(poly_mmd(one, other, degree=3, gamma=1.0, coef=1.0)))
     return float(np.mean(values)), float(np.std(values))
 
 

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from higfa_cli.artifacts.names import class_dirs
 from higfa_cli.artifacts.seeds import seed_for
-from higfa_cli.data.dataset import Dataset
+from higfa_cli.data.dataset import Dataset, Split
 from higfa_cli.data.images import read_image
 from higfa_cli.models.backbones import create_backbone
 from higfa_cli.models.device import resolve_device
@@ -44,6 +44,7 @@ from tools.pocket.lab.likeness import as_shipped
 from tools.pocket.lab.train_judges import Labelled, load_pool
 
 SIDE = 64
+Line = dict[str, float | str | int]
 ARMS = ("real", "perfect", "encoded", "web", "drawn")
 
 
@@ -73,7 +74,7 @@ class Question:
         """The user's photos, listed once."""
         return load_photos(self.ctx)
 
-    def split(self, name: str) -> Pictures:
+    def split(self, name: Split) -> Pictures:
         """A split of the photos at the classifier's size."""
         rows = self.photos.of(name)
         labels = [row.class_id for row in rows]
@@ -121,11 +122,11 @@ def _few(pool: Labelled, count: int) -> Labelled:
     return Labelled(pool.pictures[rows], pool.labels[rows])
 
 
-def train_once(question: Question, arm: str, seed: int) -> dict[str, float | str | int]:
+def train_once(question: Question, arm: str, seed: int) -> Line:
     """One training; its accuracy on test and validation photos."""
     began = time.time()
     recipe, size = question.ctx.recipe, question.image_size
-    train, val, test = (question.split(name) for name in ("train", "val", "test"))
+    train, val, test = question.split("train"), question.split("val"), question.split("test")
     per_epoch = -(-len(train.labels) // recipe.downstream.batch_size)
     changes = {"epochs": max(1, round(question.steps / per_epoch)), "image_size": size}
     config = recipe.downstream.model_copy(update=changes)
@@ -147,12 +148,21 @@ def train_once(question: Question, arm: str, seed: int) -> dict[str, float | str
             ]
         )
     right = float((guesses == test.labels).float().mean())
-    about = {"arm": arm, "seed": seed, "steps": fitted.steps, "replacement": question.replacement}
-    found = {"test": right, "val": fitted.val_accuracy, "best_epoch": fitted.best_epoch}
+    about: Line = {
+        "arm": arm,
+        "seed": seed,
+        "steps": fitted.steps,
+        "replacement": question.replacement,
+    }
+    found: Line = {
+        "test": right,
+        "val": fitted.val_accuracy or 0.0,
+        "best_epoch": fitted.best_epoch,
+    }
     return about | found | {"seconds": round(time.time() - began)}
 
 
-def gains(rows: Sequence[dict[str, float | str | int]]) -> dict[str, tuple[float, int]]:
+def gains(rows: Sequence[Line]) -> dict[str, tuple[float, int]]:
     """Arm -> mean gain on test over `real` in points, over the seeds that both have; how many."""
     test = {(str(r["arm"]), int(r["seed"])): 100 * float(r["test"]) for r in rows}
     found = {}

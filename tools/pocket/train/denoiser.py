@@ -20,7 +20,6 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +28,9 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from tools.pocket.train.batches import Batch, Shelf, draw_batch, training_rows
 from tools.pocket.train.checkpoint import Average, append_log, load_checkpoint, save_atomic
-from tools.pocket.train.contours import degrade
 from tools.pocket.train.networks import (
-    LEVELS,
     Sizes,
     build_controlnet,
     build_scheduler,
@@ -44,8 +42,6 @@ from tools.pocket.train.prepare import Cache
 from tools.pocket.train.text import token_ids
 
 BATCH = 64
-CAPTION_DROPOUT = 0.12
-NAMED = 3
 WARM_UP = 200
 WORKERS = 2
 AVERAGED = 0.999
@@ -89,75 +85,6 @@ def _pad_rows(part: Tensor, n: int) -> Tensor:
     return torch.cat([part, part.new_zeros(n - len(part), *part.shape[1:])])
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Latents (n, c, h, w), tokens (n, 32), contours of the first m, timesteps and noise."""
-
-    latents: Tensor
-    tokens: Tensor
-    contours: Tensor
-    timesteps: Tensor
-    noise: Tensor
-
-
-def drop_captions(tokens: Tensor, empty: Tensor, generator: torch.Generator) -> Tensor:
-    """Tokens (n, 32) with each row replaced by the empty prompt's with probability 0.12."""
-    draws = torch.rand(len(tokens), generator=generator, device=tokens.device)
-    dropped = draws < CAPTION_DROPOUT
-    return torch.where(dropped[:, None], empty, tokens)
-
-
-@dataclass(frozen=True)
-class Shelf:
-    """What batches are taken from, as tensors on the device that trains; shapes as in `Cache`."""
-
-    latents: Tensor
-    tokens: Tensor
-    contours: Tensor
-
-    @classmethod
-    def of(cls, cache: Cache, device: torch.device) -> Shelf:
-        """A cache's arrays: read where they lie on the CPU, moved to any other device."""
-        names = ("latents", "tokens", "contours")
-        return cls(*(torch.from_numpy(getattr(cache, name)).to(device) for name in names))
-
-
-def draw_batch(
-    shelf: Shelf,
-    rows: Tensor,
-    empty: Tensor,
-    seed: tuple[int, int],
-    size: int,
-    shown: int,
-    late: float = 0.0,
-) -> Batch:
-    """A batch that depends on `seed` = (run, draw) alone; its first `shown` rows have contours.
-
-    late: share of rows whose level is drawn from the noisiest tenth.
-    """
-    device = shelf.latents.device
-    generator = torch.Generator(device).manual_seed(seed[0] * 10_000_019 + seed[1])
-    draw = partial(torch.randint, size=(size,), generator=generator, device=device)
-    chosen = rows[draw(len(rows))]
-    copies = draw(shelf.latents.shape[1])
-    latents = shelf.latents[chosen, copies].float()
-    tokens = drop_captions(shelf.tokens[chosen].long(), empty, generator)
-    timesteps = draw(LEVELS)
-    noise = torch.randn(latents.shape, generator=generator, device=device)
-    # drawn last: the rest of a batch is the same with and without contours
-    contours = shelf.contours[chosen[:shown], copies[:shown]]
-    contours = degraded(contours, generator)
-    if late:
-        moved = torch.rand(size, generator=generator, device=device) < late
-        timesteps = torch.where(moved, LEVELS - 1 - timesteps // 10, timesteps)
-    return Batch(latents, tokens, contours, timesteps, noise)
-
-
-def degraded(contours: Tensor, generator: torch.Generator) -> Tensor:
-    """uint8 contours (m, h, w) as a ControlNet is shown them: (m, 3, h, w) in [0, 1]."""
-    return degrade(contours[:, None].float() / 255, generator).expand(-1, 3, -1, -1)
-
-
 def denoising_loss(model: Generator, batch: Batch, alphas_bar: Tensor) -> Tensor:
     """Per-image MSE of v = alpha eps - sigma x0 (Salimans & Ho 2022, app. D), shape (n,)."""
     alpha_bar = alphas_bar[batch.timesteps].view(-1, 1, 1, 1)
@@ -186,15 +113,6 @@ class Rate:
         """
         left = max(1, self.until - step) / (self.until - self.start)
         return self.peak * min(1.0, (step - self.start + 1) / self.warm_up) * min(left, time_left)
-
-
-def training_rows(cache: Cache) -> np.ndarray:
-    """Row numbers to draw from: those whose caption names a variant stand in them three times.
-
-    Captions of a family or a maker teach what aircraft look like, but not which is which.
-    """
-    learn = np.flatnonzero(~cache.held_out)
-    return np.concatenate([learn, np.repeat(learn[cache.named[learn]], NAMED - 1)])
 
 
 class Trainer:

@@ -43,7 +43,7 @@ from tools.pocket.train.pack import (
     write_shards,
 )
 from tools.pocket.train.prepare import Cache
-from tools.pocket.train.redraw import SCALE, STEPS, Painter, redraw, trailing
+from tools.pocket.train.redraw import SCALE, STEPS, Painter, redraw, save_arrays, trailing
 
 SAVE_SECONDS = 120
 WARM_UP_SECONDS = 10
@@ -140,8 +140,8 @@ def draw_sheet(
     contours = torch.from_numpy(cache.contours[rows, 0])[:, None].float() / 255
     tokens = torch.from_numpy(cache.tokens[rows].astype(np.int64))
     noise = torch.randn(len(rows), *cache.latents.shape[2:], generator=torch.Generator())
-    given = (part.to(device) for part in (noise, tokens, contours))
-    x0 = painter.paint(*given, trailing(LEVELS - 1, STEPS), SCALE)
+    noise, tokens, shown = (part.to(device) for part in (noise, tokens, contours))
+    x0 = painter.paint(noise, tokens, shown, trailing(LEVELS - 1, STEPS), SCALE)
     pictures = (decode(autoencoder, x0).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
     photos = cache.pictures[rows, 0]
     lines = [contours.mul(255).byte().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy(), photos]
@@ -179,7 +179,7 @@ def run(
     decoder = read_shards(pack, "decoder")
     if plan.polish > 0:
         arrays = redraw(cache, painter, 3 * plan.redrawn // 4, plan.redrawn // 4)
-        np.savez(cache_folder / "redrawn.npz", **arrays)
+        save_arrays(cache_folder / "redrawn.npz", arrays)
         counts = load_checkpoint(pack / "counts.pt")["decoder"]
         save_atomic(checkpoint_of(decoder, "decoder", counts), cache_folder / "decoder.pt")
         diet = polish.Diet(*(plan.scale * k for k in (6, 4, 2)))

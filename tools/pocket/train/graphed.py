@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tools.pocket.train.denoiser import Trainer, degraded, drop_captions
+from tools.pocket.train.batches import degraded, drop_captions
+from tools.pocket.train.denoiser import Trainer
 from tools.pocket.train.networks import LEVELS
 
 # Steps before a CUDA graph is captured: libraries choose their kernels in them.

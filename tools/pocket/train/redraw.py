@@ -10,17 +10,20 @@ pure noise. Writes CACHE/redrawn.npz: rows, copies (m,), latents float16 (m, c, 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from tools.pocket.train.batches import Shelf
 from tools.pocket.train.checkpoint import load_checkpoint
-from tools.pocket.train.denoiser import Generator, Shelf
+from tools.pocket.train.denoiser import Generator
 from tools.pocket.train.networks import LEVELS, Sizes, build_scheduler, sizes_of
 from tools.pocket.train.prepare import Cache
 from tools.pocket.train.text import token_ids
@@ -111,8 +114,8 @@ def redraw(
             tokens = shelf.tokens[rows[part]].long()
             # of pure noise a last state has a hundredth of a picture, which must not be this one
             start = painter.noised(latents if kind else 0 * latents, first, generator)
-            given = (part.to(device) for part in (start, tokens, contours))
-            x0 = painter.paint(*given, trailing(first, STEPS), scale)
+            start, tokens, contours = (part.to(device) for part in (start, tokens, contours))
+            x0 = painter.paint(start, tokens, contours, trailing(first, STEPS), scale)
             found.append(x0.half().cpu().numpy())
     return {
         "rows": rows.numpy(),
@@ -120,6 +123,14 @@ def redraw(
         "latents": np.concatenate(found),
         "paired": is_paired.numpy(),
     }
+
+
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """An .npz file, complete or not at all."""
+    partial_file = path.with_suffix(".partial.npz")
+    own: dict[str, Any] = dict(arrays)
+    np.savez(partial_file, **own)
+    partial_file.replace(path)
 
 
 def main() -> None:
@@ -138,9 +149,8 @@ def main() -> None:
         build_scheduler().alphas_cumprod,
     )
     arrays = redraw(Cache.open(asked.cache), painter, asked.paired, asked.free)
-    partial_file = asked.cache / "redrawn.partial.npz"
-    np.savez(partial_file, **arrays)
-    partial_file.replace(asked.cache / "redrawn.npz")
+    path = asked.cache / "redrawn.npz"
+    save_arrays(path, arrays)
     print(f"{asked.paired} paired and {asked.free} free latents")
 
 
