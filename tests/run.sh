@@ -11,4 +11,4 @@ export PATH="$PWD/$VENV/bin:$VENV/bin:$PATH" HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 "$VENV/bin/ruff" format --check .
 "$VENV/bin/mypy"
 "$VENV/bin/python" tools/make_docs.py --check
-"$VENV/bin/python" -m pytest --numprocesses 2 "$@"
+"$VENV/bin/python" -m pytest --numprocesses 2 --dist loadfile "$@"

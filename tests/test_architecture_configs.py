@@ -3,46 +3,39 @@
 from __future__ import annotations
 
 import json
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, UNet2DConditionModel
-from huggingface_hub import constants
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from higfa_cli.errors import UserError
-from higfa_cli.models.architecture import KNOWN, Architecture, architecture, family_of
+from higfa_cli.models.architecture import architecture
+from higfa_cli.models.families import KNOWN, family_of
+from higfa_cli.models.families.family import Architecture
 from higfa_cli.models.scheduler import CLASSES, SchedulerSolver
-from higfa_cli.recipe.schema import Synthesize
-from tests.tiny import make_model, make_tiny_autoencoder
+from higfa_cli.recipe.drawing import Model
+from tests.support.tiny import make_model, make_tiny_autoencoder
 
 SDXL = {
-    "model": "stabilityai/stable-diffusion-xl-base-1.0",
+    "base": "stabilityai/stable-diffusion-xl-base-1.0",
     "controlnet": "diffusers/controlnet-canny-sdxl-1.0",
     "gradient_autoencoder": "madebyollin/taesdxl",
 }
 SD15 = {
-    "model": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "base": "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "controlnet": "lllyasviel/control_v11p_sd15_canny",
     "gradient_autoencoder": "madebyollin/taesd",
 }
 
 
-@pytest.fixture(autouse=True)
-def empty_cache_and_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    def refuse(*_: Any, **__: Any) -> None:
-        raise AssertionError("the network was asked")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("offline")
 
 
-def of(base: Path = Path(), **keys: Any) -> Architecture:
-    return architecture(Synthesize.model_validate(keys), base)
+def of(folder: Path = Path(), **keys: Any) -> Architecture:
+    return architecture(Model.model_validate(keys), folder)
 
 
 def parameters(cls: Any, config: dict[str, Any]) -> int:
@@ -59,7 +52,7 @@ def test_shipped_denoisers_have_the_published_sizes(
     keys: dict[str, str], unet: int, controlnet: int
 ) -> None:
     found = of(**keys)
-    assert parameters(UNet2DConditionModel, found.unet) == unet
+    assert parameters(UNet2DConditionModel, found.network) == unet
     assert parameters(ControlNetModel, found.controlnet) == controlnet
 
 
@@ -102,9 +95,9 @@ def test_scaling_factors_differ_as_published() -> None:
 def test_a_local_folder_is_read_as_it_is(family: str, tmp_path: Path) -> None:
     make_model(tmp_path, family=family)
     make_tiny_autoencoder(tmp_path)
-    found = of(tmp_path, model="sd", controlnet="controlnet", gradient_autoencoder="tiny-vae")
+    found = of(tmp_path, base="sd", controlnet="controlnet", gradient_autoencoder="tiny-vae")
     assert found.family == ("sdxl" if family == "sdxl" else "sd")
-    assert found.unet["block_out_channels"] == [16, 32]
+    assert found.network["block_out_channels"] == [16, 32]
     assert len(found.text_encoders) == (2 if family == "sdxl" else 1)
     assert found.scheduler["_class_name"] == "DDIMScheduler"
     assert found.gradient_vae is not None
@@ -121,11 +114,11 @@ def cached(cache: Path, repo: str, file: str, content: Any, revision: str = "mai
     path.write_text(json.dumps(content))
 
 
-def test_the_hub_cache_wins_over_the_shipped_copy(empty_cache_and_no_network: Path) -> None:
+def test_the_hub_cache_wins_over_the_shipped_copy(offline: Path) -> None:
     shipped = of(**SD15)
     cached(
-        empty_cache_and_no_network,
-        SD15["model"],
+        offline,
+        SD15["base"],
         "vae/config.json",
         shipped.vae | {"scaling_factor": 0.5},
     )
@@ -142,14 +135,14 @@ def test_known_ids_are_hub_ids(repo: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "some/model"}, r"synthesize.model: model_index.json of `some/model` .*`hf down"),
+        ({"base": "some/model"}, r"model.base: model_index.json of `some/model` .*`hf down"),
         (
             {"controlnet": "some/net", "controlnet_revision": "abc"},
-            r"synthesize.controlnet: config.json of `some/net`.*--revision abc",
+            r"model.controlnet: config.json of `some/net`.*--revision abc",
         ),
-        ({"model": "not/a/repo"}, "synthesize.model: `not/a/repo` is neither a folder nor a hub"),
-        ({"model": SD15["controlnet"]}, "model_index.json of `lllyasviel/control.* is not on"),
-        ({"controlnet": SDXL["controlnet"]}, "of width 2048, but synthesize.model .* has 768"),
+        ({"base": "not/a/repo"}, "model.base: `not/a/repo` is neither a folder nor a hub"),
+        ({"base": SD15["controlnet"]}, "model_index.json of `lllyasviel/control.* is not on"),
+        ({"controlnet": SDXL["controlnet"]}, "of width 2048, but model.base .* has 768"),
         ({"controlnet": "madebyollin/taesd"}, "is a `AutoencoderTiny`; use a ControlNetModel"),
         ({"gradient_autoencoder": SD15["controlnet"]}, "is a `ControlNetModel`; use an Autoenc"),
     ],
@@ -163,14 +156,14 @@ def test_what_is_nowhere_or_does_not_fit_is_one_line(changes: dict[str, str], me
 def test_a_broken_folder_is_one_line(tmp_path: Path) -> None:
     make_model(tmp_path)
     (tmp_path / "sd" / "vae" / "config.json").write_text("{")
-    with pytest.raises(UserError, match=r"synthesize.model: .*vae/config.json is not readable"):
-        of(tmp_path, model="sd", controlnet="controlnet")
+    with pytest.raises(UserError, match=r"model.base: .*vae/config.json is not readable"):
+        of(tmp_path, base="sd", controlnet="controlnet")
     (tmp_path / "sd" / "vae" / "config.json").write_text("[]")
     with pytest.raises(UserError, match=r"vae/config.json holds no JSON object"):
-        of(tmp_path, model="sd", controlnet="controlnet")
+        of(tmp_path, base="sd", controlnet="controlnet")
     (tmp_path / "sd" / "model_index.json").unlink()
     with pytest.raises(UserError, match=r"model_index.json does not exist; give a folder"):
-        of(tmp_path, model="sd", controlnet="controlnet")
+        of(tmp_path, base="sd", controlnet="controlnet")
 
 
 @pytest.mark.parametrize(
@@ -183,10 +176,12 @@ def test_a_broken_folder_is_one_line(tmp_path: Path) -> None:
     ],
 )
 def test_families_by_pipeline_class(name: str, family: str) -> None:
-    assert family_of(name) == family
+    assert family_of(name).name == family
 
 
-@pytest.mark.parametrize("name", ["FluxPipeline", "StableDiffusion3Pipeline", "None"])
+@pytest.mark.parametrize(
+    "name", ["FluxPipeline", "StableDiffusion", "StableDiffusion4Pipeline", "None"]
+)
 def test_other_families_are_refused_by_name(name: str) -> None:
     with pytest.raises(UserError, match=f"`{name}`, which is not supported; use a model of"):
         family_of(name)

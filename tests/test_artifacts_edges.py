@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from higfa_cli.artifacts.artifact import read_rows
 from higfa_cli.artifacts.atomic import (
     append_line,
     check_writable,
@@ -17,13 +18,16 @@ from higfa_cli.artifacts.atomic import (
     write_bytes,
     write_text,
 )
-from higfa_cli.artifacts.contained import checked_rows, contained
-from higfa_cli.artifacts.names import class_dir, class_dirs, class_name, inert
+from higfa_cli.artifacts.class_folders import class_dir, class_dirs, class_name
 from higfa_cli.artifacts.plan import batches, in_batches, make_plan
+from higfa_cli.artifacts.records import JournalRow
+from higfa_cli.artifacts.safe_paths import contained
 from higfa_cli.artifacts.stage_state import StageInputs
 from higfa_cli.errors import UserError, remedy_for
-from tests.fault_project import no_file_longer_than
-from tests.test_artifacts import names
+from higfa_cli.text import inert
+from tests.support.fault_project import no_file_longer_than
+from tests.support.shapes import contour_row
+from tests.support.stage_folder import names
 
 # Writing
 
@@ -140,11 +144,11 @@ def test_names_that_are_shared_or_odd() -> None:
 
 
 def test_rows_and_paths_of_others(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"n": 1}\n{"n": true}\n')
-    with pytest.raises(UserError, match="row 2: `n` is missing or is no int"):
-        checked_rows(tmp_path / "a.jsonl", {"n": int})
-    (tmp_path / "a.jsonl").write_text('{"n": 1}\n')
-    assert checked_rows(tmp_path / "a.jsonl", {"n": int}) == [{"n": 1}]
+    (tmp_path / "a.jsonl").write_text('{"file_name": "a", "sha256": "0"}\n')
+    assert len(read_rows(tmp_path / "a.jsonl", JournalRow)) == 1
+    (tmp_path / "a.jsonl").write_text('{"file_name": "a", "sha256": "0"}\n{"file_name": true}\n')
+    with pytest.raises(UserError, match="row 2: `file_name`: Input should be a valid string"):
+        read_rows(tmp_path / "a.jsonl", JournalRow)
     assert contained(tmp_path, "a.jsonl", "x") == tmp_path / "a.jsonl"
     for name in (
         3,
@@ -173,12 +177,11 @@ def test_rows_and_paths_of_others(tmp_path: Path) -> None:
 
 
 def test_plan_by_hand() -> None:
-    rows = [
-        {"class": "b", "class_id": 1, "source": "s", "index": 0},
-        {"class": "a/c", "class_id": 0, "source": "t", "index": 1},
+    contours = [
+        contour_row(cls="b", class_id=1, source="s", index=0),
+        contour_row(cls="a/c", class_id=0, source="t", index=1),
     ]
-    more = {"source_sha256": "1", "file_name": "f", "sha256": "2", "transform": {}}
-    plan = make_plan([row | more for row in rows], {"a/c": ["p", "q"], "b": ["r"]}, "n", 2, seed=5)
+    plan = make_plan(contours, {"a/c": ["p", "q"], "b": ["r"]}, "n", 2, seed=5)
     assert [(item.cls, item.replica, item.batch) for item in plan] == [
         ("a/c", 2, 0),
         ("a/c", 3, 0),
@@ -188,7 +191,7 @@ def test_plan_by_hand() -> None:
     assert {item.prompt for item in plan[:2]} <= {"p", "q"} and plan[2].prompt == "r"
     assert plan[0].id == f"{plan[0].seed:016x}" and len({item.seed for item in plan}) == 4
     assert plan[0].file_name.endswith(f"/{plan[0].id}.png") and "a/c" not in plan[0].file_name
-    assert plan[2].row()["class"] == "b" and "cls" not in plan[2].row()
+    assert plan[2].plain()["class"] == "b" and "cls" not in plan[2].plain()
     assert [len(group) for group in batches(in_batches(plan, 3))] == [3, 1]
 
 
@@ -210,11 +213,5 @@ def test_key_and_prompts_depend_on_everything() -> None:
     """Other files are other inputs; every prompt of a class is drawn by some picture."""
     keys = {StageInputs({"a": 1}, {"f": "x"}).key, StageInputs({"a": 1}, {"f": "y"}).key}
     assert len(keys | {StageInputs({"a": 2}, {"f": "x"}).key}) == 3
-    rows = [
-        {
-            "class": "A", "class_id": 0, "source": f"{i}.png", "source_sha256": "s", "index": 0,
-            "file_name": f"{i}-0.png", "sha256": "c", "transform": {},
-        }
-        for i in range(20)
-    ]  # fmt: skip
+    rows = [contour_row(cls="A", source=f"{i}.png") for i in range(20)]
     assert {item.prompt for item in make_plan(rows, {"A": ["p", "q"]}, "", 1, 0)} == {"p", "q"}

@@ -16,23 +16,25 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-import yaml
 from typer.testing import CliRunner, Result
 
 import higfa_cli
 from higfa_cli.artifacts.atomic import read_json, read_jsonl
+from higfa_cli.artifacts.rows import PHOTO_FAULTS, ImageFault
 from higfa_cli.cli.app import app
 from higfa_cli.data import images
 from higfa_cli.data.dataset import load_dataset
 from higfa_cli.data.images import ImageError, read_image
-from higfa_cli.data.quarantine import REASONS, allowed, file_state, read_rejected
+from higfa_cli.data.rejected import allowed, file_state, read_rejected
+from higfa_cli.recipe.data import Data
 from higfa_cli.recipe.load import load_recipe
-from higfa_cli.recipe.schema import Data
 from higfa_cli.stages import drawing, filter, finetune_guide, train_downstream
 from higfa_cli.stages.context import make_context
+from higfa_cli.stages.inputs import downstream_inputs
 from higfa_cli.stages.photos import load_photos
-from tests.bad_images import Case, cases, encoded, large_palette_png, one_bit_png, scene
-from tests.fault_project import obey_permissions
+from tests.support.bad_images import Case, cases, encoded, large_palette_png, one_bit_png, scene
+from tests.support.fault_project import obey_permissions
+from tests.support.recipes import write_recipe
 
 CASES = cases()
 ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
@@ -48,6 +50,12 @@ def label(case: Case) -> str:
 # --- the one reader
 
 
+@pytest.mark.fault(
+    "images",
+    "truncated, empty, foreign, oversized, animated, 16-bit, CMYK, palette, rotated and "
+    "other odd files",
+    "each accepted with a defined conversion, or rejected with a reason of a closed list",
+)
 @pytest.mark.parametrize("case", CASES, ids=label)
 def test_every_file_has_its_outcome(case: Case, tmp_path: Path) -> None:
     path = tmp_path / case.name
@@ -69,10 +77,15 @@ def test_every_file_has_its_outcome(case: Case, tmp_path: Path) -> None:
         case.check(pixels)
 
 
+@pytest.mark.fault(
+    "images",
+    "truncated, empty, foreign, oversized, animated, 16-bit, CMYK, palette, rotated and "
+    "other odd files",
+)
 def test_the_generator_covers_every_reason() -> None:
     assert len(CASES) >= 45
     assert len({case.name for case in CASES}) == len(CASES)
-    assert {case.reason for case in CASES} == {None, *get_args(images.Reason)}
+    assert {case.reason for case in CASES} == {None, *get_args(ImageFault)}
     assert sum(case.reason is not None for case in CASES) >= 45
 
 
@@ -83,6 +96,11 @@ def test_a_path_that_no_file_system_takes_is_missing(tmp_path: Path) -> None:
     assert file_state(path) == "unreadable"
 
 
+@pytest.mark.fault(
+    "images",
+    "not enough memory for a picture; the largest picture",
+    "rejected; under 1 GB",
+)
 @pytest.mark.parametrize("room", [40, 200])
 def test_memory_that_is_not_there_is_a_size(tmp_path: Path, room: int) -> None:
     """Megabytes left: too few to decode 88 million grey pixels, or to turn them into RGB."""
@@ -146,9 +164,10 @@ def test_the_scan_would_find_another_reader(line: str) -> None:
 
 def test_only_two_modules_list_photos_by_themselves() -> None:
     """All others get them from `load_photos`, and so leave out the same ones."""
-    modules = sorted((PACKAGE / "stages").glob("*.py"))
-    listing = [p.stem for p in modules if "load_dataset(" in p.read_text(encoding="utf-8")]
-    assert listing == ["contours", "photos"]
+    modules = sorted([*(PACKAGE / "stages").glob("*.py"), *(PACKAGE / "forecast").glob("*.py")])
+    calls = re.compile(r"\b(list_photos|choose_photos|load_dataset)\(")
+    listing = [p.stem for p in modules if calls.search(p.read_text(encoding="utf-8"))]
+    assert listing == ["context", "photos"]
 
 
 # --- stage `contours` over all of them
@@ -156,26 +175,16 @@ def test_only_two_modules_list_photos_by_themselves() -> None:
 
 def project(base: Path, photos: Path, **data: Any) -> Path:
     """A recipe of a few seconds; returns its path."""
-    small = {
-        "backbone": "test_resnet.r160_in1k",
-        "pretrained": False,
-        "image_size": 32,
-        "epochs": 1,
-        "batch_size": 8,
-    }
-    tree = {
-        "name": "tiny",
-        "workspace": str(base / "out"),
-        "device": "cpu",
-        "data": {"root": str(photos), **data},
-        "contours": {"size": 32, "transforms": {"translation": 0, "perspective": 0}},
-        "synthesize": {"model": "none", "controlnet": "none", "size": 32},
-        "guide": small,
-        "downstream": {**small, "seeds": [0]},
-    }
-    path = base / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
-    return path
+    training = {"epochs": 1, "batch_size": 8}
+    return write_recipe(
+        base / "tiny.yaml",
+        ("none", "none"),
+        workspace=str(base / "out"),
+        data={"root": str(photos), **data},
+        contours={"transforms": {"translation": 0, "perspective": 0}},
+        guide=training,
+        downstream=training | {"seeds": [0]},
+    )
 
 
 def photo(path: Path, seed: int) -> None:
@@ -237,12 +246,15 @@ def check_accounts(summary: dict[str, Any], folder: Path, found: int) -> list[di
     assert photos["accepted"] + photos["rejected"] == found
     assert photos["rejected"] == len(rows) == len({row["key"] for row in rows})
     assert sum(summary["rejected"].values()) == len(rows)
-    assert {row["reason"] for row in rows} <= set(REASONS)
+    assert {row["reason"] for row in rows} <= set(PHOTO_FAULTS)
     assert all(row["path"].isprintable() and row["detail"] for row in rows)
     assert all({"class", "split", "state"} <= row.keys() for row in rows)
     return rows
 
 
+@pytest.mark.fault(
+    "images", "a folder of good and bad images", "accepted + rejected = found, no crash"
+)
 @pytest.mark.timeout(120)
 def test_contours_over_all_of_them(tmp_path: Path) -> None:
     folder = tmp_path / "photos/train/odd"
@@ -272,6 +284,7 @@ def test_contours_over_all_of_them(tmp_path: Path) -> None:
     assert peak < ONE_GB, f"{peak / 1000:.0f} MB"
 
 
+@pytest.mark.fault("images", "a folder of good and bad images")
 @pytest.mark.slow
 @pytest.mark.skipif("HIGFA_IMAGE_CORPUS" not in os.environ, reason="no HIGFA_IMAGE_CORPUS")
 @pytest.mark.timeout(1800)
@@ -391,6 +404,7 @@ def test_without_contours_a_bad_photo_is_one_line(recipe: Path) -> None:
     assert not (recipe.parent / "out/train-downstream").exists()
 
 
+@pytest.mark.fault("images", "a file that turns bad between stages", "one line")
 @pytest.mark.parametrize("where", ["train", "test"])
 @pytest.mark.parametrize("how", ["cut", "empty", "pipe", "folder", "gone-link"])
 def test_a_file_that_turns_bad_between_stages(recipe: Path, where: str, how: str) -> None:
@@ -433,6 +447,7 @@ def test_a_bad_picture_of_another_arm_is_named_before_anything_is_trained(recipe
     assert not (recipe.parent / "out/train-downstream").exists()
 
 
+@pytest.mark.fault("images", "some photos are bad", "left out by every stage alike")
 def test_every_stage_leaves_out_the_same_photos(recipe: Path) -> None:
     higfa("contours", str(recipe))
     ctx = make_context(load_recipe(str(recipe)))
@@ -440,7 +455,7 @@ def test_every_stage_leaves_out_the_same_photos(recipe: Path) -> None:
     assert len(want.samples) == 18 and not BAD.keys() & {one.key for one in want.samples}
     assert want == drawing.load_photos(ctx) == finetune_guide._dataset(ctx)
     assert filter.load_photos is train_downstream.load_photos is load_photos
-    files = train_downstream.inputs(ctx, arms=["real"]).files
+    files = downstream_inputs(ctx, arms=["real"]).files
     assert files["data/train"] == want.fingerprint("train")
     everything = load_dataset(ctx.recipe.data, ctx.base, 0)
     assert everything.fingerprint("train") != want.fingerprint("train")
@@ -449,6 +464,7 @@ def test_every_stage_leaves_out_the_same_photos(recipe: Path) -> None:
 # --- --strict and --max-bad
 
 
+@pytest.mark.fault("images", "`--strict`, `--max-bad`", "list and fail")
 def test_strict_lists_what_is_bad_and_fails(recipe: Path) -> None:
     for _ in range(2):  # the second time from the list
         message = error_of(higfa("contours", str(recipe), "--strict", exit_code=1))
@@ -468,6 +484,7 @@ def test_strict_lists_what_is_bad_and_fails(recipe: Path) -> None:
     assert listed(recipe) == {}
 
 
+@pytest.mark.fault("images", "`--strict`, `--max-bad`")
 @pytest.mark.parametrize(
     ("limit", "code"),
     [("0", 1), ("2", 1), ("3", 0), ("14%", 1), ("14.3%", 0), ("100%", 0)],
@@ -530,6 +547,7 @@ def test_a_broken_list_is_named(recipe: Path, line: str) -> None:
 # --- nothing left
 
 
+@pytest.mark.fault("images", "a class of which nothing is left", "error")
 @pytest.mark.parametrize(("split", "said"), [("train", "class `a`"), ("val", "split val")])
 def test_a_class_or_a_split_of_which_nothing_is_left(recipe: Path, split: str, said: str) -> None:
     folders = [recipe.parent / f"photos/{split}/a"]
@@ -576,6 +594,7 @@ def test_shots_are_drawn_from_the_photos_that_can_be_used(recipe: Path) -> None:
     assert len(after) == 3 and before[0] not in after and set(before[1:]) < set(after)
 
 
+@pytest.mark.fault("images", "not enough memory for a picture; the largest picture")
 def test_the_largest_picture_that_is_read_stays_under_a_gigabyte(tmp_path: Path) -> None:
     """With every conversion on its way: palette, transparency, a quarter turn."""
     (tmp_path / "large.png").write_bytes(large_palette_png(9400))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
+import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -21,6 +24,8 @@ from higfa_cli.cli.app import app
 from higfa_cli.cli.guard import Guarded
 from higfa_cli.cli.options import Choice
 from higfa_cli.cli.output import TerminalProgress, print_mapping
+from higfa_cli.recipe.keys import recipe_keys
+from tests.support.signals import heed_signals
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = [
@@ -66,8 +71,8 @@ def recipe(tmp_path: Path) -> Path:
         "name: small\n"
         "workspace: " + str(tmp_path / "runs") + "\n"
         "data: {root: photos}\n"
-        "contours: {size: 32}\n"
-        "synthesize: {model: some/model, controlnet: some/controlnet}\n"
+        "size: 32\n"
+        "model: {base: some/model, controlnet: some/controlnet}\n"
     )
     return path
 
@@ -77,6 +82,19 @@ def test_every_command_has_help(command: list[str]) -> None:
     code, out, _ = call(*command, "--help")
     assert code == 0
     assert "Usage:" in out and "--help" in out
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_ends_with_an_example_that_parses(command: list[str]) -> None:
+    last = call(*command, "--help")[1].rstrip().splitlines()[-1]
+    program, *words = shlex.split(last.removeprefix("  Example: ").partition(" > ")[0])
+    assert program == "higfa" and words[: len(command)] == command
+    inner: Any = typer.main.get_command(app)
+    while words and hasattr(inner, "commands"):
+        inner = inner.commands[words.pop(0)]
+    inner.make_context("higfa", list(words))
+    for key in re.findall(r"--set ([\w.]+)=", last):
+        assert key in recipe_keys()
 
 
 def test_the_commands_listed_here_are_all() -> None:
@@ -133,17 +151,17 @@ def test_recipes_list_show_check_schema() -> None:
     code, out, _ = call("recipes", "show", "pocket")
     assert code == 0 and out == (ROOT / "recipes" / "pocket-aircraft.yaml").read_text()
     assert call("recipes", "check", "aircraft")[:2] == (0, "built-in aircraft-sdxl: valid\n")
-    out = call("recipes", "check", "aircraft", "--set", "synthesize.steps=7", "--json")[1]
-    assert json.loads(out)["synthesize"]["steps"] == 7
+    out = call("recipes", "check", "aircraft", "--set", "sampling.steps=7", "--json")[1]
+    assert json.loads(out)["sampling"]["steps"] == 7
     assert "properties" in json.loads(call("recipes", "schema")[1])
 
 
 def test_recipes_check_refuses(recipe: Path) -> None:
-    recipe.write_text(recipe.read_text() + "synthesise: {}\n")
+    recipe.write_text(recipe.read_text() + "samplling: {}\n")
     code, out, err = call("recipes", "check", recipe)
     assert (code, out) == (2, "")
     assert err.startswith("error: recipe ") and err.count("\n") == 1
-    assert "unknown key `synthesise`; did you mean `synthesize`?" in err
+    assert "unknown key `samplling`; did you mean `sampling`?" in err
 
 
 # Mistakes in flags
@@ -153,19 +171,22 @@ def test_recipes_check_refuses(recipe: Path) -> None:
     ("arguments", "part"),
     [
         (["contours"], "no recipe chosen"),
-        (["contours", "--recipe", "a.yaml", "--dataset", "aircraft"], "choose one recipe"),
+        (["contours", "a.yaml", "--dataset", "aircraft"], "choose one recipe"),
+        (["contours", "--recipe", "a.yaml"], "is an argument, higfa contours a.yaml"),
         (["status", "pocket", "--dataset", "aircraft"], "choose one recipe"),
-        (["contours", "--recipe", "nowhere.yaml"], "nowhere.yaml does not exist"),
+        (["contours", "nowhere.yaml"], "nowhere.yaml does not exist"),
         (["contours", "--dataset", "nowhere"], "no built-in recipe `nowhere`"),
         (["contours", "--dataset", "recipe.yaml"], "no built-in recipe `recipe.yaml`"),
         (["contours", "--nonsense"], "--nonsense"),
         (["contours", "pocket", "again"], "unexpected extra argument"),
         (["nonsense"], "nonsense"),
-        (["predict", "a.jpg"], "no model: give --model PATH"),
+        (["predict", "a.jpg"], "no photo: higfa predict RECIPE IMAGE..."),
+        (["predict", "a.yaml", "b.jpg", "--model", "m", "--dataset", "pocket"], "not both"),
+        (["export", "--out", "x", "--format", "onnx"], "no model: give a recipe or --model"),
         (["predict", "a.jpg", "--model", "m", "--dataset", "pocket"], "not both"),
         (["synthesize", "--preview", "2", "--sweep", "seed=1"], "one of --preview, --sweep"),
-        (["synthesize", "--sweep", "steps=1"], "did you mean `synthesize.steps`?"),
-        (["synthesize", "--sweep", "synthesize.steps"], "write KEY=VALUE,VALUE"),
+        (["synthesize", "--sweep", "steps=1"], "did you mean `sampling.steps`?"),
+        (["synthesize", "--sweep", "sampling.steps"], "write KEY=VALUE,VALUE"),
         (["export", "--out", "x", "--format", "gguf"], "gguf"),
         (["init"], "--root"),
     ],
@@ -178,11 +199,11 @@ def test_mistakes_in_flags_exit_2(arguments: list[str], part: str) -> None:
 
 
 def test_bad_set_is_one_line_and_writes_nothing(recipe: Path) -> None:
-    code, out, err = call("contours", "--recipe", recipe, "--set", "contours.sise=32")
+    code, out, err = call("contours", recipe, "--set", "contours.blurr=1")
     assert (code, out) == (2, "")
     assert err == (
-        "error: --set contours.sise=32: unknown key `contours.sise`; "
-        "did you mean `contours.size`?\n"
+        "error: --set contours.blurr=1: unknown key `contours.blurr`; "
+        "did you mean `contours.blur`?\n"
     )
     assert not (recipe.parent / "runs").exists()
 
@@ -199,32 +220,32 @@ def test_run_refuses_stages_that_are_none_or_out_of_order(recipe: Path) -> None:
 
 def test_stage_runs_then_is_fresh_then_forced(recipe: Path) -> None:
     manifest = recipe.parent / "runs" / "contours" / "manifest.jsonl"
-    code, out, _ = call("contours", "--recipe", recipe, "--quiet")
+    code, out, _ = call("contours", recipe, "--quiet")
     assert code == 0 and out.startswith("contours: ") and "images: 4" in out
     first = manifest.read_bytes()
-    code, out, _ = call("contours", "--recipe", recipe, "--json")
+    code, out, _ = call("contours", recipe, "--json")
     result = json.loads(out)
     assert code == 0 and (result["action"], result["summary"]) == ("skipped", {})
-    assert "is fresh in" in call("contours", "--recipe", recipe)[1]
-    result = json.loads(call("contours", "--recipe", recipe, "--json", "--force")[1])
+    assert "is fresh in" in call("contours", recipe)[1]
+    result = json.loads(call("contours", recipe, "--json", "--force")[1])
     assert (result["stage"], result["action"]) == ("contours", "ran")
     assert result["summary"]["images"] == 4
     assert manifest.read_bytes() == first
 
 
 def test_dry_run_says_what_and_writes_nothing(recipe: Path) -> None:
-    code, out, _ = call("contours", "--recipe", recipe, "--dry-run", "--json")
+    code, out, _ = call("contours", recipe, "--dry-run", "--json")
     result = json.loads(out)
     assert code == 0 and result["kind"] == "missing"
-    assert result["parameters"]["contours"]["size"] == 32
+    assert result["parameters"]["size"] == 32
     assert "manifest.jsonl" in result["writes"]
     assert not (recipe.parent / "runs").exists()
-    assert "dry run, nothing written" in call("contours", "--recipe", recipe, "--dry-run")[1]
+    assert "dry run, nothing written" in call("contours", recipe, "--dry-run")[1]
 
 
 def test_a_dry_run_of_all_stages(recipe: Path) -> None:
     code, out, _ = call("run", str(recipe), "--dry-run")
-    assert code == 0 and "nothing written" in out and "after contours" in out
+    assert code == 0 and "nothing written" in out and "after finetune-guide" in out
     code, out, _ = call("run", str(recipe), "--dry-run", "--from", "synthesize", "--json")
     assert code == 1
     assert [row["action"] for row in json.loads(out)["stages"]][:2] == ["fail", "not reached"]
@@ -232,7 +253,7 @@ def test_a_dry_run_of_all_stages(recipe: Path) -> None:
 
 
 def test_bad_data_is_one_line_with_nothing_written(recipe: Path) -> None:
-    code, out, err = call("contours", "--recipe", recipe, "--set", "data.root=elsewhere", "--json")
+    code, out, err = call("contours", recipe, "--set", "data.root=elsewhere", "--json")
     assert (code, out) == (1, "")
     assert err.startswith("error: ") and err.count("\n") == 1 and "elsewhere" in err
     assert not (recipe.parent / "runs").exists()
@@ -253,7 +274,7 @@ def test_workspace_flag_and_run_until(recipe: Path, tmp_path: Path) -> None:
 def test_busy_folder_exits_75(recipe: Path) -> None:
     with folder_lock(recipe.parent / "runs" / "contours"):
         done = subprocess.run(
-            [sys.executable, "-m", "higfa_cli", "contours", "--recipe", str(recipe)],
+            [sys.executable, "-m", "higfa_cli", "contours", str(recipe)],
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -263,18 +284,18 @@ def test_busy_folder_exits_75(recipe: Path) -> None:
     assert done.stdout == ""
 
 
-def test_flags_repeat_the_choice() -> None:
-    choice = Choice("my recipe.yaml", False, ("name=a b",), Path("w"), "cpu")
-    assert choice.flags == ("--recipe 'my recipe.yaml' --set 'name=a b' --workspace w --device cpu")
-    assert Choice("pocket", True).flags == "--dataset pocket"
+def test_words_repeat_the_choice() -> None:
+    choice = Choice("my recipe.yaml", ("name=a b",), Path("w"), "cpu")
+    assert choice.words == ("'my recipe.yaml' --set 'name=a b' --workspace w --device cpu")
+    assert Choice("pocket").words == "pocket"
 
 
 def test_status_says_a_missing_folder_once(recipe: Path) -> None:
-    flags = ("--set", "data.root=gone", "--set", "synthesize.size=32")
-    _, out, _ = call("status", "--recipe", recipe, *flags)
+    flags = ("--set", "data.root=gone", "--set", "size=32")
+    _, out, _ = call("status", recipe, *flags)
     assert out.count("gone does not exist") == 1
     assert next(line for line in out.splitlines() if "guide" in line).endswith("  as above")
-    assert out.splitlines()[-1] == f"next: higfa doctor --recipe {recipe} {' '.join(flags)}"
+    assert out.splitlines()[-1] == f"next: higfa doctor {recipe} {' '.join(flags)}"
 
 
 # Printing
@@ -342,6 +363,7 @@ def test_interrupt_exits_130() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", SCRIPT, "wait"],
         cwd=ROOT,
+        preexec_fn=heed_signals,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as child:

@@ -9,11 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from higfa_cli.artifacts.artifact import parse
+from higfa_cli.artifacts.rows import TransformRecord
 from higfa_cli.contour.extract import canny, edge_fraction, extract, soft
 from higfa_cli.contour.geometry import CORNERS, anisotropy, project, similarity
-from higfa_cli.contour.transform import TransformRecord, apply_transform, draw_transform
+from higfa_cli.contour.transform import IDENTITY, apply_transform, draw_transform, homography
 from higfa_cli.errors import UserError
-from higfa_cli.recipe.schema import Contours, Transforms
+from higfa_cli.recipe.contours import Contours, Transforms
+from tests.support.shapes import transform
 
 SIZE = 64
 WILD = Transforms(anisotropic=0.2, elastic=0.1)
@@ -76,10 +79,10 @@ def test_soft_sees_edges_of_equal_brightness() -> None:
 @pytest.mark.parametrize("extractor", ["canny", "soft"])
 def test_padding_gives_no_edges(extractor: str) -> None:
     bright = np.full((20, 80, 3), 230, dtype=np.uint8)
-    recipe = Contours(extractor=extractor, size=64)
-    assert not extract(bright, recipe).any()
+    recipe = Contours(extractor=extractor)
+    assert not extract(bright, recipe, 64).any()
     bright[:, 40:] = 20
-    contour = extract(bright, recipe)
+    contour = extract(bright, recipe, 64)
     assert contour.shape == (64, 64)
     assert not contour[:24].any() and not contour[40:].any()
     assert contour[24:40, 30:34].any()
@@ -92,8 +95,8 @@ def test_padding_gives_no_edges(extractor: str) -> None:
 @pytest.mark.parametrize("picture", [lines, graded])
 def test_identity_and_double_flip(picture) -> None:
     contour = picture()
-    assert (apply_transform(contour, TransformRecord()) == contour).all()
-    flip = TransformRecord(flip=True)
+    assert (apply_transform(contour, transform()) == contour).all()
+    flip = transform(flip=True)
     once = apply_transform(contour, flip)
     assert (once == np.fliplr(contour)).all()
     assert (apply_transform(once, flip) == contour).all()
@@ -104,7 +107,7 @@ def test_identity_and_double_flip(picture) -> None:
 def test_a_record_redoes_its_transform(picture, transforms: Transforms) -> None:
     for seed in range(4):
         record = draw(transforms, seed)
-        again = TransformRecord.from_dict(json.loads(json.dumps(record.to_dict())))
+        again = parse(json.loads(json.dumps(record.plain())), TransformRecord, "a row")
         assert again == record
         moved = apply_transform(picture(), record)
         assert moved.tobytes() == apply_transform(picture(), again).tobytes()
@@ -117,10 +120,10 @@ def test_a_known_rotation_of_a_point() -> None:
     assert np.allclose(turned, [[0.0, -0.25]])
     dot = np.zeros((SIZE, SIZE), dtype=np.uint8)
     dot[32, 48] = 255  # centre at (16.5, 0.5) pixels from the middle
-    moved = apply_transform(dot, TransformRecord(rotation=90.0))
+    moved = apply_transform(dot, transform(rotation=90.0))
     assert np.argwhere(moved).tolist() == [[15, 32]]  # (0.5, -16.5): row 32 - 17, column 32
     soft_dot = dot // 2
-    moved = apply_transform(soft_dot, TransformRecord(rotation=90.0))
+    moved = apply_transform(soft_dot, transform(rotation=90.0))
     assert np.unravel_index(moved.argmax(), moved.shape) == (15, 32)
 
 
@@ -133,21 +136,21 @@ def test_order_flip_stretch_rotate_scale_shift_by_hand() -> None:
 
 def test_corner_shifts_land_where_they_say() -> None:
     corners = ((0.01, 0.02), (-0.03, 0.0), (0.0, -0.01), (0.02, 0.02))
-    moved = project(TransformRecord(corners=corners).matrix(), np.array(CORNERS))
+    moved = project(homography(transform(corners=corners)), np.array(CORNERS))
     assert np.allclose(moved, np.array(CORNERS) + np.array(corners))
 
 
 def test_translation_moves_whole_pixels_and_brings_in_black() -> None:
-    moved = apply_transform(lines(), TransformRecord(dx=4 / SIZE, dy=-8 / SIZE))
+    moved = apply_transform(lines(), transform(dx=4 / SIZE, dy=-8 / SIZE))
     expected = np.zeros_like(moved)
     expected[:-8, 4:] = lines()[8:, :-4]
     assert (moved == expected).all()
-    graded_moved = apply_transform(graded(), TransformRecord(dx=4 / SIZE))
+    graded_moved = apply_transform(graded(), transform(dx=4 / SIZE))
     assert np.abs(graded_moved[:, 4:].astype(int) - graded()[:, :-4]).max() <= 8
     assert not graded_moved[:, :3].any()
 
 
-@pytest.mark.parametrize("record", [TransformRecord(rotation=30.0), TransformRecord(scale=1.6)])
+@pytest.mark.parametrize("record", [transform(rotation=30.0), transform(scale=1.6)])
 def test_binary_lines_stay_thin_whole_and_binary(record: TransformRecord) -> None:
     line = np.zeros((SIZE, SIZE), dtype=np.uint8)
     line[32, 14:50] = 255
@@ -163,19 +166,19 @@ def test_binary_lines_stay_thin_whole_and_binary(record: TransformRecord) -> Non
 def test_a_step_of_a_line_is_not_cut_short() -> None:
     step = np.zeros((SIZE, SIZE), dtype=np.uint8)
     step[31, 31] = step[31, 32] = step[32, 32] = 255
-    moved = apply_transform(step, TransformRecord(scale=8.0))
+    moved = apply_transform(step, transform(scale=8.0))
     assert np.count_nonzero(moved) == 8 + 8 + 1  # two straight pieces, no diagonal
 
 
 def test_soft_contours_stay_graded() -> None:
-    moved = apply_transform(graded(), TransformRecord(rotation=20.0, scale=0.9))
+    moved = apply_transform(graded(), transform(rotation=20.0, scale=0.9))
     assert len(np.unique(moved)) > 50
     assert moved.max() > 200
 
 
 def test_a_far_shift_leaves_nothing() -> None:
     for contour in (lines(), graded()):
-        assert not apply_transform(contour, TransformRecord(dx=2.0)).any()
+        assert not apply_transform(contour, transform(dx=2.0)).any()
 
 
 def test_anisotropy_by_hand() -> None:
@@ -197,7 +200,7 @@ def test_default_family_keeps_proportions(
     record = draw(transforms, seed)
     assert record.stretch == 1.0 and record.elastic == ()
     # Singular values of the Jacobian by central differences, independent of the code's formula.
-    matrix, step = record.matrix(), 1e-5
+    matrix, step = homography(record), 1e-5
     line = np.linspace(-0.5, 0.5, 13)
     points = np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2)
     dx, dy = np.array([step, 0.0]), np.array([0.0, step])
@@ -213,7 +216,7 @@ def test_default_perspective_is_bounded_but_not_idle() -> None:
     assert max(shifts) <= 0.02
     assert np.median(shifts) > 0.004
     # Without the shrinking many draws would break the bound.
-    bent = [anisotropy(draw(Transforms(), seed).matrix()) for seed in range(50)]
+    bent = [anisotropy(homography(draw(Transforms(), seed))) for seed in range(50)]
     assert max(bent) > 1.02
 
 
@@ -231,7 +234,7 @@ def test_settings_reach_their_part_alone() -> None:
 
 
 def test_elastic_moves_points_as_its_lookup_says() -> None:
-    record = TransformRecord(elastic=draw(Transforms(elastic=0.15), 1).elastic)
+    record = transform(elastic=draw(Transforms(elastic=0.15), 1).elastic)
     assert np.abs(record.elastic).max() > 0.01
     dot = np.zeros((SIZE, SIZE), dtype=np.uint8)
     dot[20, 40] = 255
@@ -248,4 +251,4 @@ def test_elastic_moves_points_as_its_lookup_says() -> None:
 )
 def test_broken_records_are_refused(change: dict) -> None:
     with pytest.raises(UserError, match="higfa contours"):
-        TransformRecord.from_dict({**TransformRecord().to_dict(), **change})
+        parse({**IDENTITY.plain(), **change}, TransformRecord, "a row")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from higfa_cli.artifacts.rows import TransformRecord
 from higfa_cli.artifacts.run_record import stage_state
 from higfa_cli.contour.extract import extract
-from higfa_cli.contour.transform import TransformRecord, apply_transform
+from higfa_cli.contour.transform import apply_transform
 from higfa_cli.data.images import read_image
 from higfa_cli.errors import UserError
-from higfa_cli.recipe.schema import Contours, Data, Recipe, Synthesize, Transforms
+from higfa_cli.recipe.contours import Contours, Transforms
+from higfa_cli.recipe.data import Data
+from higfa_cli.recipe.drawing import Model
+from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages import contours
 from higfa_cli.stages.context import Context
 
@@ -50,8 +55,9 @@ def context(root: Path, **keys: Any) -> Context:
         name="test",
         seed=seed,
         data=Data(root=str(root), **data),
-        contours=Contours(size=32, **keys),
-        synthesize=Synthesize(model="m", controlnet="c"),
+        size=32,
+        contours=Contours(**keys),
+        model=Model(base="m", controlnet="c"),
     )
     return Context(recipe=recipe, base=root.parent, workspace=root.parent / "ws")
 
@@ -80,8 +86,8 @@ def test_every_row_can_be_redone_from_its_source(root: Path) -> None:
             written = np.array(image)
         source = root / row["source"]
         assert hashlib.sha256(source.read_bytes()).hexdigest() == row["source_sha256"]
-        contour = extract(read_image(source), ctx.recipe.contours)
-        record = TransformRecord.from_dict(row["transform"])
+        contour = extract(read_image(source), ctx.recipe.contours, ctx.recipe.size)
+        record = TransformRecord.model_validate(row["transform"])
         assert (apply_transform(contour, record) == written).all()
         assert row["edge_fraction"] == pytest.approx(written.mean() / 255)
     assert rows[0]["file_name"] == "images/737-800/p0-0.png"
@@ -97,7 +103,7 @@ def test_a_run_repeats_and_other_photos_do_not_matter(root: Path) -> None:
     assert {row["source"]: row for row in manifest(first)} == rows
     scene(root / "train/737-800/a0.png", seed=77)
     scene(root / "train/000/x.png", seed=78)
-    contours.run(first)
+    contours.run(replace(first))
     more = {row["source"]: row for row in manifest(first)}
     assert len(more) == 8
     for key, row in rows.items():
@@ -158,7 +164,7 @@ def test_a_bad_photo_is_listed_and_the_rest_goes_on(root: Path, kind: str, reaso
     assert len(list(ctx.stage_dir("contours").rglob("*.png"))) == 6
     assert stage_state(ctx.stage_dir("contours"), contours.inputs(ctx)).kind == "fresh"
     bad.unlink()
-    assert contours.run(ctx)["photos"] == {"found": 7, "accepted": 7, "rejected": 0}
+    assert contours.run(replace(ctx))["photos"] == {"found": 7, "accepted": 7, "rejected": 0}
     assert rejected(ctx) == []
 
 

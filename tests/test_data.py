@@ -14,9 +14,10 @@ from PIL import Image
 
 from higfa_cli.data.dataset import load_dataset
 from higfa_cli.data.images import ImageError, encode_png, fit_square, read_image
-from higfa_cli.data.prompts import default_words, load_words, prompt_for
-from higfa_cli.errors import RecipeError, UserError
-from higfa_cli.recipe.schema import Data
+from higfa_cli.data.prompt_bank import prompts_for
+from higfa_cli.data.prompts import default_words, load_words
+from higfa_cli.errors import UserError
+from higfa_cli.recipe.data import Data, Prompts
 
 
 def photo(path: Path, seed: int = 0, size: tuple[int, int] = (20, 16)) -> Path:
@@ -393,9 +394,9 @@ def test_class_words_stay_text(tmp_path: Path) -> None:
         ("a: x\nb: ''\n", "`b` has no words"),
         ("- a\n- b\n", "not a mapping"),
         ("a: [x]\nb: y\n", "not a mapping"),
-        ("a: x\na: y\nb: z\n", "`a` occurs twice"),
+        ("a: x\na: y\nb: z\n", "line 2: key `a` appears twice"),
         ("a: !!python/object/apply:os.getcwd []\nb: y\n", "not a mapping"),
-        ("a: {\n", "broken"),
+        ("a: {\n", "line 2: "),
     ],
 )
 def test_broken_class_words_are_named(tmp_path: Path, text: str, match: str) -> None:
@@ -407,9 +408,8 @@ def test_broken_class_words_are_named(tmp_path: Path, text: str, match: str) -> 
 
 
 def test_prompts_take_words_literally() -> None:
-    assert prompt_for("a {words}, 100 % {x}", "{0} %s") == "a {0} %s, 100 % {x}"
-    with pytest.raises(RecipeError, match=r"\{words\}"):
-        prompt_for("a photo", "x")
+    prompts = Prompts(templates=("a {words}, 100 % {",))
+    assert prompts_for(prompts, {"c": "{0} %s"}, Path()) == {"c": ("a {0} %s, 100 % {",)}
 
 
 def test_crop_bottom_takes_the_banner_away(tmp_path: Path) -> None:

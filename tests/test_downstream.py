@@ -12,18 +12,22 @@ import numpy as np
 import pytest
 import torch
 
-from higfa_cli.artifacts.atomic import read_json, write_json, write_jsonl
-from higfa_cli.artifacts.run_record import stage_state
+from higfa_cli.artifacts.artifact import write_model, write_rows
+from higfa_cli.artifacts.atomic import read_json, write_json
+from higfa_cli.artifacts.results import ArmResult, ArmRun, Results, SplitCounts
+from higfa_cli.artifacts.run_record import StageInputs, stage_run, stage_state
+from higfa_cli.artifacts.workspace import DownstreamFolder
 from higfa_cli.data.dataset import load_dataset
 from higfa_cli.errors import UserError
-from higfa_cli.models.guide import load_guide
+from higfa_cli.models.classifier import load_classifier
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages import train_downstream
 from higfa_cli.stages.arms import choose_arms
 from higfa_cli.stages.context import Context, Silent
 from higfa_cli.stages.export import export
+from higfa_cli.stages.inputs import downstream_inputs
 from higfa_cli.stages.predict import best_model, predict
-from tests.shapes import CLASSES, SIZE, write_class_folders
+from tests.support.shapes import CLASSES, SIZE, selection_row, write_class_folders
 
 
 def context(base: Path, **downstream: Any) -> Context:
@@ -40,9 +44,9 @@ def context(base: Path, **downstream: Any) -> Context:
     recipe = Recipe.model_validate(
         {
             "name": "tiny",
-            "device": "cpu",
             "data": {"root": "data"},
-            "synthesize": {"model": "none", "controlnet": "none"},
+            "model": {"base": "none", "controlnet": "none"},
+            "run": {"device": "cpu"},
             "downstream": values,
         }
     )
@@ -63,8 +67,8 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Context:
     (own / "metadata.jsonl").write_text("")
     # The filter keeps four of the five pictures of each class.
     names = [path.relative_to(own).as_posix() for path in own.rglob("*.png")]
-    rows = [{"file_name": name, "kept": not name.endswith("/0.png")} for name in names]
-    write_jsonl(base / "run/filter/selection.jsonl", rows)
+    rows = [selection_row(name, kept=not name.endswith("/0.png")) for name in names]
+    write_rows(base / "run/filter/selection.jsonl", rows)
     write_class_folders(base / "other", 3, 8, CLASSES[:2])
     ctx = context(base, epochs=3)
     train_downstream.run(ctx, synthetic=[f"diffmix={base / 'other'}"])
@@ -81,7 +85,7 @@ def test_results_hold_every_arm_at_the_same_budget(done: Context) -> None:
     assert [arm["synthetic_images"] for arm in results["arms"]] == [0, 16, 6]
     assert arms["real+diffmix"]["missing_classes"] == list(CLASSES[2:])
     assert results["counts"] == {"train": 20, "val": 20, "test": 20}
-    assert (results["selection"], results["classes"]) == ("val", list(CLASSES))
+    assert (results["chosen_by"], results["classes"]) == ("val", list(CLASSES))
     runs = [run for arm in results["arms"] for run in arm["runs"]]
     assert [run["seed"] for run in runs] == [0, 1] * 3
     assert {(run["steps"], run["images_seen"]) for run in runs} == {(9, 72)}
@@ -94,14 +98,16 @@ def test_predictions_agree_with_results_and_checkpoint(done: Context) -> None:
     dataset = load_dataset(done.recipe.data, done.base, done.recipe.seed)
     for arm in read_json(stage / "results.json")["arms"]:
         for run in arm["runs"]:
-            folder = train_downstream.run_dir(stage, arm["name"], run["seed"])
+            folder = DownstreamFolder(stage).training(arm["name"], run["seed"]).directory
             with (folder / "predictions.csv").open(newline="") as handle:
                 rows = list(csv.DictReader(handle))
             assert [row["key"] for row in rows] == [s.key for s in dataset.of("test")]
             hits = [row["true"] == row["predicted"] for row in rows]
             assert run["test_accuracy"] == pytest.approx(sum(hits) / len(hits))
             assert run["test_macro_f1"] == pytest.approx(_macro_f1(rows), abs=1e-6)
-            assert load_guide(folder / "model.safetensors").spec.temperature == run["temperature"]
+            assert (
+                load_classifier(folder / "model.safetensors").spec.temperature == run["temperature"]
+            )
 
 
 def _macro_f1(rows: list[dict[str, str]]) -> float:
@@ -116,29 +122,52 @@ def _macro_f1(rows: list[dict[str, str]]) -> float:
 
 def test_finished_run_is_fresh_and_keeps_its_arms(done: Context, tmp_path: Path) -> None:
     stage = done.stage_dir("train-downstream")
-    assert stage_state(stage, train_downstream.inputs(done)).kind == "fresh"
+    assert stage_state(stage, downstream_inputs(done)).kind == "fresh"
     assert [arm.name for arm in choose_arms(done)][-1] == "real+diffmix"
     write_class_folders(tmp_path / "more", 1, 0)
-    other = train_downstream.inputs(done, synthetic=[str(tmp_path / "more")])
+    other = downstream_inputs(done, synthetic=[str(tmp_path / "more")])
     state = stage_state(stage, other)
     assert state.kind == "stale"
     assert any("real+diffmix" in reason for reason in state.reasons)
 
 
 def test_best_model_goes_by_validation(done: Context, tmp_path: Path) -> None:
-    def arm(name: str, *pairs: tuple[float, float]) -> dict[str, Any]:
-        runs = [
-            {"seed": seed, "val_accuracy": val, "test_accuracy": test}
-            for seed, (val, test) in enumerate(pairs)
-        ]
-        return {"name": name, "runs": runs}
+    def arm(name: str, *pairs: tuple[float, float]) -> ArmResult:
+        return ArmResult(
+            name=name,
+            synthetic=None,
+            synthetic_images=0,
+            missing_classes=(),
+            runs=tuple(
+                ArmRun(
+                    seed=seed,
+                    best_epoch=1,
+                    val_accuracy=val,
+                    temperature=1.0,
+                    replaced=0.0,
+                    steps=1,
+                    images_seen=8,
+                    seconds=1.0,
+                    test_accuracy=test,
+                    test_macro_f1=test,
+                )
+                for seed, (val, test) in enumerate(pairs)
+            ),
+        )
 
     ctx = replace(done, workspace=tmp_path)
     with pytest.raises(UserError, match="run `higfa train-downstream`"):
         best_model(ctx)
-    arms = [arm("real", (0.95, 0.1), (0.1, 0.99)), arm("real+x", (0.6, 0.0), (0.8, 0.0))]
+    arms = (arm("real", (0.95, 0.1), (0.1, 0.99)), arm("real+x", (0.6, 0.0), (0.8, 0.0)))
+    results = Results(
+        arms=arms,
+        classes=CLASSES,
+        chosen_by="val",
+        test="read once",
+        counts=SplitCounts(train=1, val=1, test=1),
+    )
     stage = ctx.stage_dir("train-downstream")
-    write_json(stage / "results.json", {"arms": arms})
+    write_model(stage / "results.json", results)
     wanted = stage / "arms/real+x/seed-1/model.safetensors"
     with pytest.raises(UserError, match="missing"):
         best_model(ctx)
@@ -187,7 +216,7 @@ def test_export_onnx_equals_torch(done: Context, tmp_path: Path) -> None:
     result = export(model, tmp_path, "onnx")
     assert result["largest_difference_from_torch"] <= 1e-4
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
-    guide = load_guide(model)
+    guide = load_classifier(model)
     for count in (1, 5):
         images = torch.rand(count, 3, SIZE, SIZE)
         (found,) = session.run(["probabilities"], {"images": images.numpy()})
@@ -210,18 +239,18 @@ def test_no_pictures_is_an_error_that_names_the_command(tmp_path: Path) -> None:
     ctx = context(tmp_path)
     expected = r"`higfa synthesize` first, give --synthetic DIR, or .* with --arm real"
     with pytest.raises(UserError, match=expected):
-        train_downstream.inputs(ctx)
+        downstream_inputs(ctx)
     with pytest.raises(UserError, match="is not a folder"):
-        train_downstream.inputs(ctx, synthetic=["a=nowhere"])
+        downstream_inputs(ctx, synthetic=["a=nowhere"])
     write_class_folders(tmp_path / "a" / "x", 1, 0)
     write_class_folders(tmp_path / "b" / "x", 1, 0)
     with pytest.raises(UserError, match=r"two arms are called real\+x"):
-        train_downstream.inputs(ctx, synthetic=[str(tmp_path / "a/x"), str(tmp_path / "b/x")])
+        downstream_inputs(ctx, synthetic=[str(tmp_path / "a/x"), str(tmp_path / "b/x")])
     with pytest.raises(UserError, match="no such arm; arms are real"):
-        train_downstream.inputs(ctx, arms=["real+y"])
+        downstream_inputs(ctx, arms=["real+y"])
     for name in ("higfa", "real+higfa"):
         with pytest.raises(UserError, match="run `higfa synthesize` first"):
-            train_downstream.inputs(ctx, arms=[name])
+            downstream_inputs(ctx, arms=[name])
 
 
 def test_folder_whose_name_holds_an_equals_sign(tmp_path: Path) -> None:
@@ -246,7 +275,7 @@ def test_without_val_and_test_the_results_say_so(tmp_path: Path) -> None:
     train_downstream.run(ctx, arms=["real"])
     stage = ctx.stage_dir("train-downstream")
     results = read_json(stage / "results.json")
-    assert results["selection"] == train_downstream.HELD_OUT
+    assert results["chosen_by"] == train_downstream.HELD_OUT
     assert results["counts"] == {"train": 16, "val": 4, "test": 0}
     run = results["arms"][0]["runs"][0]
     assert run["test_accuracy"] is None and run["test_macro_f1"] is None
@@ -259,12 +288,13 @@ def test_held_out_part_is_stratified_and_spares_single_photos(tmp_path: Path) ->
     for number in range(1, 5):
         (tmp_path / "data/train/red disc" / f"{number}.png").unlink()
     dataset = load_dataset(context(tmp_path).recipe.data, tmp_path, 0)
-    chosen = train_downstream.select(dataset, 0)
+    chosen = train_downstream.hold_out(dataset, 0)
     assert sorted(s.cls for s in chosen.chooses) == [CLASSES[0], CLASSES[1], CLASSES[3]]
     assert {s.key for s in chosen.train}.isdisjoint(s.key for s in chosen.chooses)
     assert len(chosen.train) + len(chosen.chooses) == len(dataset.of("train"))
 
 
+@pytest.mark.fault("stop", "training interrupted")
 def test_interrupted_run_resumes_and_ends_the_same(tmp_path: Path) -> None:
     write_data(tmp_path)
     ctx = context(tmp_path, epochs=1)
@@ -279,7 +309,7 @@ def test_interrupted_run_resumes_and_ends_the_same(tmp_path: Path) -> None:
     train_downstream.run(ctx, arms=["real"])
     assert kept.stat().st_mtime_ns == stamp
     assert _without_time(stage) == first
-    state = stage_state(stage, train_downstream.inputs(ctx, arms=["real"]))
+    state = stage_state(stage, downstream_inputs(ctx, arms=["real"]))
     assert state.kind == "fresh"
 
 
@@ -290,11 +320,11 @@ def _without_time(stage: Path) -> list[dict[str, Any]]:
 
 def test_arms_of_the_last_run_do_not_vanish(tmp_path: Path) -> None:
     ctx = context(tmp_path)
-    record = ctx.workspace / "train-downstream" / "run.json"
-    record.parent.mkdir(parents=True)
+    record = ctx.ws.downstream.record
     gone = tmp_path / "gone"
     arms = {"real": None, "real+other": str(gone)}
-    write_json(record, {"inputs": {"parameters": {"arms": arms}}})
+    with stage_run(record.parent, StageInputs({"arms": arms}, {}), ctx.recipe):
+        pass
     with pytest.raises(UserError, match=r"real\+other of the last run: .*gone is gone"):
         choose_arms(ctx)
     assert [arm.name for arm in choose_arms(ctx, arms=["real"])] == ["real"]

@@ -4,33 +4,30 @@ from __future__ import annotations
 
 import json
 import re
-import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 from typer.testing import CliRunner
 
 from higfa_cli.cli.app import app
-from higfa_cli.data.official import official
-from higfa_cli.recipe.builtin import builtin_names
-from higfa_cli.recipe.load import load_recipe
-from higfa_cli.stages import estimate
-from higfa_cli.stages.context import make_context
-from higfa_cli.stages.estimate import (
+from higfa_cli.data.layouts import layout_of
+from higfa_cli.forecast import estimate
+from higfa_cli.forecast.estimate import (
     EFFICIENCY,
     count_pictures,
-    duration,
-    gib,
-    many,
     matmul_speed,
     seconds_per_picture,
 )
-from tests import tiny
-from tests.shapes import write_class_folders
+from higfa_cli.recipe.builtin import builtin_names
+from higfa_cli.recipe.load import load_recipe
+from higfa_cli.stages.context import make_context
+from higfa_cli.stages.inputs import drawing_parameters
+from higfa_cli.text import duration, gib, plural
+from tests.support import tiny
+from tests.support.recipes import drawing_keys, write_recipe
+from tests.support.shapes import write_class_folders
 
 KEYS = {
     "images",
@@ -60,21 +57,10 @@ PUBLIC = [
 
 
 @pytest.fixture(autouse=True)
-def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty current folder and hub cache, and a network that says so when it is asked."""
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: Path) -> Path:
+    """An empty current folder and hub cache; returns the folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-
-    asked = []
-
-    def refuse(*_: Any, **__: Any) -> None:
-        asked.append("the network was asked")
-        raise OSError(asked[-1])
-
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    yield tmp_path
-    assert not asked
+    return tmp_path
 
 
 @pytest.fixture(scope="module")
@@ -82,29 +68,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return tiny.make_model(tmp_path_factory.mktemp("dry"))
 
 
-def tiny_recipe(folder: Path, model: tuple[Path, Path], **synthesize: Any) -> Path:
+def tiny_recipe(folder: Path, model: tuple[Path, Path], **drawing: Any) -> Path:
     """4 classes of 3 photos, 2 contours per photo, 3 pictures per contour."""
     write_class_folders(folder / "photos" / "train", 3, 0)
-    tree = {
-        "name": "tiny",
-        "device": "cpu",
-        "data": {"root": "photos"},
-        "contours": {"size": 32, "per_image": 2, "canny_low": 10, "canny_high": 30},
-        "guide": {"backbone": "test_resnet.r160_in1k", "pretrained": False, "image_size": 32},
-        "synthesize": {
-            "model": str(model[0]),
-            "controlnet": str(model[1]),
-            "size": 32,
-            "steps": 4,
-            "batch_size": 5,
-            "per_contour": 3,
-            "classifier": {"switch": 0.5},
-            **synthesize,
-        },
-    }
-    path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
-    return path
+    of_all = {"steps": 4, "batch_size": 5, "per_contour": 3, "classifier": {"switch": 0.5}}
+    contours = {"per_image": 2, "canny_low": 10, "canny_high": 30}
+    drawing = drawing_keys(**of_all | drawing)
+    return write_recipe(folder / "tiny.yaml", model, contours=contours, **drawing)
 
 
 def dry(*flags: str | Path) -> dict[str, Any]:
@@ -119,10 +89,10 @@ def dry(*flags: str | Path) -> dict[str, Any]:
 def test_every_public_recipe_plans_with_nothing_there(name: str, nowhere: Path) -> None:
     plan = dry("--dataset", name)
     assert plan.keys() == KEYS
-    about = official(load_recipe(name).recipe.data.layout)
+    about = layout_of(load_recipe(name).recipe.data.layout)
     assert about is not None
     assert plan["counted_from"] == "published split sizes"
-    assert (plan["images"], plan["classes"]) == (2 * about.train, about.classes)
+    assert (plan["images"], plan["classes"]) == (2 * about.sizes["train"], about.classes)
     assert (plan["batch_size"], plan["batches"]) == ("auto", None)
     # 30 steps of three branches; progress 21/30 = 0.7 is the first guided one of nine.
     assert (plan["steps"], plan["guided_steps"]) == (30, 9)
@@ -146,7 +116,7 @@ def test_published_sizes_by_hand() -> None:
     # FGVC-Aircraft has 3334 training photos of 100 variants, CUB-200-2011 5994 of 200 birds.
     assert counted("aircraft-sdxl") == 3334 * 2 == 6668
     assert counted("cub-sdxl") == 5994 * 2 == 11988
-    assert counted("cub-sdxl", "synthesize.per_contour=5", "contours.per_image=3") == 5994 * 15
+    assert counted("cub-sdxl", "pictures.per_contour=5", "contours.per_image=3") == 5994 * 15
     assert counted("aircraft-sdxl", "contours.splits=[train,val]") == (3334 + 3333) * 2
     assert counted("aircraft-sdxl", "data.shots=5") == 5 * 100 * 2
     # 40 shots are more than there are: about 33 per variant.
@@ -163,7 +133,7 @@ def test_a_split_that_was_never_published_is_refused() -> None:
 
 
 def test_photos_without_contours(nowhere: Path, model: tuple[Path, Path]) -> None:
-    plan = dry("--recipe", tiny_recipe(nowhere, model))
+    plan = dry(tiny_recipe(nowhere, model))
     assert plan.keys() == KEYS
     assert plan["counted_from"] == "photos"
     # 4 classes x 3 photos x 2 contours x 3 replicas
@@ -178,30 +148,30 @@ def test_photos_without_contours(nowhere: Path, model: tuple[Path, Path]) -> Non
 
 def test_contours_give_the_plan_itself(nowhere: Path, model: tuple[Path, Path]) -> None:
     recipe = tiny_recipe(nowhere, model)
-    made = CliRunner().invoke(app, ["contours", "--recipe", str(recipe), "--quiet"])
+    made = CliRunner().invoke(app, ["contours", str(recipe), "--quiet"])
     assert made.exit_code == 0, made.output
-    plan = dry("--recipe", recipe)
+    plan = dry(recipe)
     assert plan.keys() == KEYS | {"first"}
     assert (plan["counted_from"], plan["images"], plan["batches"]) == ("contours", 72, 15)
     assert [row["replica"] for row in plan["first"]] == [0, 1, 2]
     assert all(row["class"] == "blue disc" and row["batch"] == 0 for row in plan["first"])
-    long = "synthesize.prompts.templates=['a " + "very " * 20 + "nice {words}']"
-    words = ["synthesize", "--recipe", str(recipe), "--dry-run", "--set", long]
+    long = "prompts.templates=['a " + "very " * 20 + "nice {words}']"
+    words = ["synthesize", str(recipe), "--dry-run", "--set", long]
     lines = CliRunner().invoke(app, words).stdout.splitlines()
     head = next(index for index, line in enumerate(lines) if line.strip() == "first:")
     assert lines[head + 1].split() == ["id", "class", "source", "prompt"]
     assert lines[head + 2].endswith(("a " + "very " * 20)[:60].rstrip() + " ...")
-    automatic = dry("--recipe", recipe, "--set", "synthesize.batch_size=auto")
+    automatic = dry(recipe, "--set", "run.batch_size=auto")
     assert (automatic["batch_size"], automatic["batches"]) == ("auto", None)
     # Contours of other settings do not tell how many pictures there will be.
-    more = dry("--recipe", recipe, "--set", "contours.per_image=4")
+    more = dry(recipe, "--set", "contours.per_image=4")
     assert (more["counted_from"], more["images"]) == ("photos", 144)
     assert "contours.per_image: 2 -> 4" in more["notes"][0]
     assert "first" not in more
 
 
 def test_unknown_model_still_gives_the_counts(nowhere: Path, model: tuple[Path, Path]) -> None:
-    plan = dry("--recipe", tiny_recipe(nowhere, model), "--set", "synthesize.model=some/model")
+    plan = dry(tiny_recipe(nowhere, model), "--set", "model.base=some/model")
     assert (plan["images"], plan["batches"]) == (72, 15)
     unknown = KEYS - {"images", "classes", "counted_from", "batches", "batch_size", "steps"}
     assert all(plan[key] is None for key in unknown - {"output", "notes"})
@@ -211,18 +181,18 @@ def test_unknown_model_still_gives_the_counts(nowhere: Path, model: tuple[Path, 
 def test_a_device_that_is_missing_leaves_the_time_open(
     nowhere: Path, model: tuple[Path, Path]
 ) -> None:
-    plan = dry("--recipe", tiny_recipe(nowhere, model), "--device", "cuda:77")
+    plan = dry(tiny_recipe(nowhere, model), "--device", "cuda:77")
     assert plan["estimated_seconds"] is None and plan["flops"] > 0
     assert "cuda:77" in plan["notes"][0]
 
 
 def test_an_earlier_run_tells_the_time(nowhere: Path, model: tuple[Path, Path]) -> None:
     ctx = make_context(load_recipe(str(tiny_recipe(nowhere, model))))
-    settings = ctx.recipe.synthesize.model_dump(mode="json", exclude={"local_files_only"})
+    parameters = drawing_parameters(ctx.recipe) | {"pictures": None, "prompts": None}
     record = {
         "device": "cpu",
         "counts": {"seconds_per_image": 1.25},
-        "inputs": {"parameters": {"synthesize": settings | {"per_contour": 1, "gallery": 0}}},
+        "inputs": {"parameters": parameters},
     }
     path = ctx.stage_dir("synthesize") / "run.json"
     path.parent.mkdir(parents=True)
@@ -230,7 +200,7 @@ def test_an_earlier_run_tells_the_time(nowhere: Path, model: tuple[Path, Path]) 
     assert seconds_per_picture(ctx, 1e9) == (1.25, "an earlier run here")
     path.write_text(json.dumps(record | {"device": "cuda"}))
     assert "TFLOP/s" in seconds_per_picture(ctx, 1e9)[1]
-    record["inputs"]["parameters"]["synthesize"]["steps"] = 5  # type: ignore[index]
+    parameters["sampling"]["steps"] = 5
     path.write_text(json.dumps(record))
     assert "TFLOP/s" in seconds_per_picture(ctx, 1e9)[1]
 
@@ -247,18 +217,18 @@ def test_speed_is_measured_in_operations_per_second(
 
 def test_people_read_units(nowhere: Path, model: tuple[Path, Path]) -> None:
     recipe = tiny_recipe(nowhere, model)
-    flags = ["--set", "synthesize.per_contour=1000", "--dry-run"]
-    shown = CliRunner().invoke(app, ["synthesize", "--recipe", str(recipe), *flags]).stdout
+    flags = ["--set", "pictures.per_contour=1000", "--dry-run"]
+    shown = CliRunner().invoke(app, ["synthesize", str(recipe), *flags]).stdout
     assert "images: 24,000" in shown
     assert re.search(r"estimated memory: .*iB for 5 pictures, plus about 1.5 GiB on a GPU", shown)
     assert "_bytes" not in shown and "notes" not in shown
-    flags += ["--set", "synthesize.batch_size=auto", "--device", "cuda:77"]
-    shown = CliRunner().invoke(app, ["synthesize", "--recipe", str(recipe), *flags]).stdout
+    flags += ["--set", "run.batch_size=auto", "--device", "cuda:77"]
+    shown = CliRunner().invoke(app, ["synthesize", str(recipe), *flags]).stdout
     assert "iB for 1 picture (batch size auto), plus about" in shown
     assert "estimated time: not known" in shown
     assert (gib(3 * 2**30), gib(50 * 2**20)) == ("3.0 GiB", "50 MiB")
     assert (gib(2**20), gib(2**20 - 1), gib(0)) == ("1 MiB", "less than 1 MiB", "less than 1 MiB")
-    assert (many(1, "class", "classes"), many(2400, "class", "classes")) == (
+    assert (plural(1, "class", "classes"), plural(2400, "class", "classes")) == (
         "1 class",
         "2,400 classes",
     )
@@ -270,10 +240,9 @@ def test_people_read_units(nowhere: Path, model: tuple[Path, Path]) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (["synthesize.prompts.bank=plane"], "`plane` is neither a shipped bank"),
+        (["prompts.bank=plane"], "`plane` is neither a shipped bank"),
         (["data.class_words=words:fgvc"], "unknown reference `words:fgvc`"),
         (["data.class_words=gone.yaml"], "data.class_words: gone.yaml does not exist"),
-        (["contours.size=512"], "contours.size is 512 but synthesize.size is 1024"),
         (["data.root=pocket:gone"], "unknown reference `pocket:gone`"),
     ],
 )
@@ -287,25 +256,25 @@ def test_a_recipe_is_checked_before_anything_is_there(changes: list[str], said: 
 
 
 def test_a_size_that_the_model_cannot_draw_is_refused() -> None:
-    for changes, near in ((["synthesize.size=1000"], "992 or 1024"), (["synthesize.size=60"], "")):
+    for changes, near in ((["size=1000"], "992 or 1024"), (["size=60"], "")):
         flags = [word for change in changes for word in ("--set", change)]
         result = CliRunner().invoke(app, ["synthesize", "--dataset", "cub", "--dry-run", *flags])
         assert result.exit_code == 1 and "is not a multiple of 32" in result.stderr
         assert near in result.stderr
 
 
-def test_the_same_model_is_reckoned_once(nowhere: Path, model: tuple[Path, Path]) -> None:
+def test_the_same_model_is_computed_once(nowhere: Path, model: tuple[Path, Path]) -> None:
     recipe = str(tiny_recipe(nowhere, model, steps=5))
     estimate._flops.cache_clear()
-    for change in ("synthesize.per_contour=1", "name=other", "synthesize.steps=6"):
-        dry("--recipe", recipe, "--set", change)
+    for change in ("pictures.per_contour=1", "name=other", "sampling.steps=6"):
+        dry(recipe, "--set", change)
     found = estimate._flops.cache_info()
     assert (found.hits, found.misses) == (1, 2)
 
 
 def test_compile_is_a_recipe_key(nowhere: Path, model: tuple[Path, Path]) -> None:
-    words = ["synthesize", "--recipe", str(tiny_recipe(nowhere, model)), "--dry-run"]
-    words += ["--set", "synthesize.memory.compile=perhaps"]
+    words = ["synthesize", str(tiny_recipe(nowhere, model)), "--dry-run"]
+    words += ["--set", "run.memory.compile=perhaps"]
     assert CliRunner().invoke(app, words).exit_code == 2
     # The flag is the last override of that key, so that it mends the value.
     assert CliRunner().invoke(app, [*words, "--compile"]).exit_code == 0

@@ -11,84 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
-from PIL import Image, ImageDraw
+from PIL import Image
 from torchvision.datasets import ImageFolder
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from higfa_cli.artifacts.atomic import read_jsonl
 from higfa_cli.cli.app import app
-from tests import tiny
+from tests.support.photo_project import CLASSES, higfa
 
-CLASSES = ("disc", "ring", "box%odd")
 STAGES = ("contours", "finetune-guide", "synthesize", "filter", "train-downstream", "report")
-
-
-def draw_photo(kind: str, rng: np.random.Generator) -> Image.Image:
-    image = Image.new("RGB", (40, 32), tuple(int(c) for c in rng.integers(0, 90, 3)))
-    x, y, r = (int(v) for v in rng.integers((14, 12, 7), (26, 20, 11)))
-    colour = tuple(int(c) for c in rng.integers(150, 255, 3))
-    pen = ImageDraw.Draw(image)
-    if kind == "box%odd":
-        pen.rectangle((x - r, y - r, x + r, y + r), fill=colour)
-    else:
-        pen.ellipse((x - r, y - r, x + r, y + r), fill=colour)
-        if kind == "ring":
-            pen.ellipse((x - r // 2, y - r // 2, x + r // 2, y + r // 2), fill=(0, 0, 0))
-    return image
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("project")
-    model, controlnet = tiny.make_model(root / "model")
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 4), ("val", 3), ("test", 4)):
-        for kind in CLASSES:
-            folder = root / "photos" / split / kind
-            folder.mkdir(parents=True)
-            for i in range(count):
-                draw_photo(kind, rng).save(folder / f"{i}.png")
-    small = {
-        "backbone": "test_resnet.r160_in1k",
-        "pretrained": False,
-        "image_size": 32,
-        "epochs": 2,
-        "batch_size": 8,
-    }
-    tree = {
-        "name": "tiny",
-        "device": "cpu",
-        "data": {"root": "photos"},
-        "contours": {"size": 32},
-        "guide": small,
-        "synthesize": {
-            "model": str(model),
-            "controlnet": str(controlnet),
-            "size": 32,
-            "steps": 4,
-            "batch_size": 5,
-            "gallery": 2,
-            "classifier": {"switch": 0.5},
-        },
-        "downstream": {**small, "seeds": [0]},
-    }
-    path = root / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
-    return path
-
-
-def higfa(*arguments: str, exit_code: int = 0) -> Result:
-    result = CliRunner().invoke(app, list(arguments))
-    assert result.exit_code == exit_code, result.output
-    return result
-
-
-@pytest.fixture(scope="module")
-def workspace(recipe: Path) -> Path:
-    folder = recipe.parent / "out"
-    higfa("run", str(recipe), "--workspace", str(folder), "--quiet")
-    return folder
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -161,14 +92,14 @@ def test_second_run_skips_everything(recipe: Path, workspace: Path) -> None:
 
 
 def test_status_names_the_changed_key(recipe: Path, workspace: Path) -> None:
-    change = ("--set", "synthesize.steps=5")
+    change = ("--set", "sampling.steps=5")
     status = json.loads(
         higfa("status", str(recipe), "--workspace", str(workspace), *change, "--json").stdout
     )
     by_stage = {row["stage"]: row for row in status["stages"]}
     assert by_stage["contours"]["state"] == "fresh"
     assert by_stage["synthesize"]["state"] == "stale"
-    assert any("synthesize.steps: 4 -> 5" in reason for reason in by_stage["synthesize"]["reasons"])
+    assert any("sampling.steps: 4 -> 5" in reason for reason in by_stage["synthesize"]["reasons"])
     assert by_stage["report"]["state"] == "stale"
 
 
@@ -180,15 +111,15 @@ def test_a_lost_picture_is_drawn_again_and_nothing_else(
     whole = digests(copy / "synthesize")
     lost = next((copy / "synthesize" / "images").rglob("*.png"))
     lost.unlink()
-    flags = ("--recipe", str(recipe), "--workspace", str(copy), "--json", "--quiet")
+    flags = (str(recipe), "--workspace", str(copy), "--json", "--quiet")
     summary = json.loads(higfa("synthesize", *flags).stdout)["summary"]
     assert summary["drawn_now"] in (2, 5)  # the one batch that it belonged to
     assert digests(copy / "synthesize") == whole
 
 
 def test_seeds_do_not_depend_on_the_rest_of_the_plan(recipe: Path, workspace: Path) -> None:
-    flags = ("--recipe", str(recipe), "--workspace", str(workspace), "--json")
-    more = ("--set", "synthesize.per_contour=2")
+    flags = (str(recipe), "--workspace", str(workspace), "--json")
+    more = ("--set", "pictures.per_contour=2")
     plan = json.loads(higfa("synthesize", *flags, *more, "--dry-run").stdout)
     assert plan["images"] == 24
     assert plan["denoiser_evaluations"] == 24 * 4 * 3
@@ -198,11 +129,11 @@ def test_seeds_do_not_depend_on_the_rest_of_the_plan(recipe: Path, workspace: Pa
 
 
 def test_preview_and_sweep_draw_sheets(recipe: Path, workspace: Path) -> None:
-    flags = ("--recipe", str(recipe), "--workspace", str(workspace), "--json", "--quiet")
+    flags = (str(recipe), "--workspace", str(workspace), "--json", "--quiet")
     sheet = json.loads(higfa("synthesize", *flags, "--preview", "3").stdout)["sheet"]
     assert Image.open(sheet).size == (3 * 128, 128 + 14)
-    strong = ("--set", "synthesize.classifier.grad_norm=rms")
-    values = "synthesize.classifier.scale=0,0,2"
+    strong = ("--set", "guidance.classifier.grad_norm=rms")
+    values = "guidance.classifier.scale=0,0,2"
     result = json.loads(higfa("synthesize", *flags, *strong, "--sweep", values).stdout)
     assert [row["value"] for row in result["rows"]] == [0, 0, 2]
     strip = np.asarray(Image.open(result["sheet"]))
@@ -216,11 +147,13 @@ def test_predict_and_export_give_the_classifier(
     recipe: Path, workspace: Path, tmp_path: Path
 ) -> None:
     photo = next((recipe.parent / "photos" / "test" / "disc").iterdir())
-    flags = ("--recipe", str(recipe), "--workspace", str(workspace))
-    answer = json.loads(higfa("predict", str(photo), *flags, "--json").stdout)
+    flags = ("--workspace", str(workspace))
+    answer = json.loads(higfa("predict", str(recipe), str(photo), *flags, "--json").stdout)
     text = json.dumps(answer)
     assert all(json.dumps(name) in text for name in CLASSES)
-    higfa("export", *flags, "--format", "safetensors", "--out", str(tmp_path / "model"))
+    higfa(
+        "export", str(recipe), *flags, "--format", "safetensors", "--out", str(tmp_path / "model")
+    )
     assert list((tmp_path / "model").glob("*.safetensors"))
 
 
@@ -237,9 +170,8 @@ def test_report_is_self_contained(workspace: Path) -> None:
     ("stage", "change", "message"),
     [
         ("contours", "data.root=nowhere", "nowhere does not exist"),
-        ("finetune-guide", "contours.size=64", "contours.size is 64 but synthesize.size is 32"),
-        ("synthesize", "synthesize.model=./gone", "./gone does not exist"),
-        ("finetune-guide", "synthesize.prompts.templates=[a photo]", "has no {words}"),
+        ("synthesize", "model.base=./gone", "./gone does not exist"),
+        ("finetune-guide", "prompts.templates=[a photo]", "has no {words}"),
         ("train-downstream", "downstream.backbone=resnet17", "resnet17"),
     ],
 )
@@ -249,7 +181,7 @@ def test_bad_input_is_one_line_and_nothing_half_written(
     copy = tmp_path / "copy"
     shutil.copytree(workspace, copy)
     before = {name: digests(copy / name) for name in STAGES}
-    flags = ("--recipe", str(recipe), "--workspace", str(copy), "--quiet")
+    flags = (str(recipe), "--workspace", str(copy), "--quiet")
     result = CliRunner().invoke(app, [stage, *flags, "--set", change])
     assert result.exit_code in (1, 2)
     lines = result.stderr.strip().splitlines()
@@ -265,8 +197,8 @@ def test_guide_of_other_classes_is_refused(recipe: Path, workspace: Path, tmp_pa
     copy = tmp_path / "copy"
     shutil.copytree(workspace, copy)
     change = ("--set", f"data.root={tmp_path / 'photos'}", "--workspace", str(copy), "--quiet")
-    higfa("contours", "--recipe", str(recipe), *change)
-    result = higfa("synthesize", "--recipe", str(recipe), *change, exit_code=1)
+    higfa("contours", str(recipe), *change)
+    result = higfa("synthesize", str(recipe), *change, exit_code=1)
     assert "finetune-guide" in result.stderr
 
 
@@ -275,6 +207,6 @@ def test_same_plan_gives_the_same_bytes(recipe: Path, workspace: Path, tmp_path:
     copy = tmp_path / "copy"
     shutil.copytree(workspace, copy)
     whole = digests(copy / "synthesize")
-    flags = ("--recipe", str(recipe), "--workspace", str(copy), "--force", "--quiet")
+    flags = (str(recipe), "--workspace", str(copy), "--force", "--quiet")
     higfa("synthesize", *flags)
     assert digests(copy / "synthesize") == whole

@@ -9,19 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 
 from higfa_cli.artifacts.atomic import read_jsonl
 from higfa_cli.artifacts.plan import in_batches
-from higfa_cli.models.draw import schedule_of
+from higfa_cli.method import schedule
 from higfa_cli.recipe.load import load_recipe
-from higfa_cli.stages.batching import batch_size, dearest_step
+from higfa_cli.recipe.strict_yaml import dump_yaml
+from higfa_cli.stages.batching import batch_size, costliest_step
 from higfa_cli.stages.context import Context, make_context
 from higfa_cli.stages.drawing import draw_items, load, plan
-from higfa_cli.stages.pipeline import STAGES
-from tests import tiny
-from tests.test_end_to_end import CLASSES, draw_photo, higfa
+from higfa_cli.stages.pipeline import NAMES
+from tests.support import tiny
+from tests.support.photo_project import CLASSES, higfa, write_photos
+from tests.support.recipes import drawing_keys, write_recipe
 
 #: Family, prediction type, and recipe keys that only this one sets: each is driven once.
 RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -41,44 +42,30 @@ RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
             "prompts": {"bank": "birds"},
         },
     ),
+    "sd3": ("sd3", "flow", {"scheduler": "flow-euler", "batch_size": "auto"}),
     "pocket-like": ("pocket-like", "epsilon", {"classifier": {"switch": 0.5, "gradient": "x_t"}}),
 }
 
 
 @pytest.fixture(scope="module", params=list(RUNS))
 def recipe(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    family, prediction_type, own = RUNS[request.param]
+    family, prediction_type, changes = RUNS[request.param]
     root = tmp_path_factory.mktemp("project")
     tiny.make_model(root / "model", prediction_type, family)
     tiny.make_tiny_autoencoder(root / "model")
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 3), ("val", 2), ("test", 2)):
-        for kind in CLASSES:
-            folder = root / "photos" / split / kind
-            folder.mkdir(parents=True)
-            for i in range(count):
-                draw_photo(kind, rng).save(folder / f"{i}.png")
+    write_photos(root / "photos", 3, 2, 2)
     bank = {"templates": ["a {words} on sand", "a {words} at night"], "negative": "blur"}
-    (root / "mine.yaml").write_text(yaml.safe_dump(bank), encoding="utf-8")
-    small = {
-        "backbone": "test_resnet.r160_in1k", "pretrained": False, "image_size": 32, "epochs": 1,
-        "batch_size": 8,
-    }  # fmt: skip
-    synthesize = {
-        "model": "model/sd", "controlnet": "model/controlnet", "size": 32, "steps": 4,
-        "batch_size": 4, "gallery": 1, "classifier": {"switch": 0.5},
-    }  # fmt: skip
-    tree = {
-        "name": request.param,
-        "device": "cpu",
-        "data": {"root": "photos"},
-        "contours": {"size": 32},
-        "guide": small,
-        "synthesize": synthesize | own,
-        "downstream": {**small, "seeds": [0]},
-    }
-    path = root / "recipe.yaml"
-    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    (root / "mine.yaml").write_text(dump_yaml(bank), encoding="utf-8")
+    drawing = {"steps": 4, "batch_size": 4, "gallery": 1, "classifier": {"switch": 0.5}}
+    training = {"epochs": 1, "batch_size": 8}
+    path = write_recipe(
+        root / "recipe.yaml",
+        ("model/sd", "model/controlnet"),
+        name=request.param,
+        guide=training,
+        downstream=training | {"seeds": [0]},
+        **drawing_keys(**drawing | changes),
+    )
     higfa("run", str(path), "--workspace", str(root / "out"), "--quiet")
     return path
 
@@ -89,7 +76,7 @@ def context(recipe: Path) -> Context:
 
 def test_every_stage_is_done_and_every_picture_there(recipe: Path) -> None:
     out = recipe.parent / "out"
-    for stage in STAGES:
+    for stage in NAMES:
         assert json.loads((out / stage / "run.json").read_text())["status"] == "done"
     rows = read_jsonl(out / "synthesize" / "images" / "metadata.jsonl")
     assert len(rows) == 9
@@ -100,7 +87,7 @@ def test_every_stage_is_done_and_every_picture_there(recipe: Path) -> None:
 def test_plan_holds_the_settled_batch_size(recipe: Path) -> None:
     out = recipe.parent / "out" / "synthesize"
     settled = json.loads((out / "plan.json").read_text())
-    asked = context(recipe).recipe.synthesize.batch_size
+    asked = context(recipe).recipe.run.batch_size
     assert settled["probed"] == (asked == "auto")
     assert settled["batch_size"] == (32 if asked == "auto" else asked)
     rows = read_jsonl(out / "plan.jsonl")
@@ -111,7 +98,7 @@ def test_plan_holds_the_settled_batch_size(recipe: Path) -> None:
 
 
 def test_prompts_come_from_the_bank(recipe: Path) -> None:
-    settings = context(recipe).recipe.synthesize
+    settings = context(recipe).recipe
     rows = read_jsonl(recipe.parent / "out" / "synthesize" / "plan.jsonl")
     prompts = {row["prompt"] for row in rows}
     if settings.prompts.bank == "mine.yaml":
@@ -128,55 +115,57 @@ def test_out_of_memory_halves_the_batch_and_is_recorded(recipe: Path) -> None:
     ctx = context(recipe)
     items = in_batches(plan(ctx), 4)[:4]
     model, guide = load(ctx, items)
-    schedule = schedule_of(ctx.recipe.synthesize)
-    whole = draw_items(ctx, model, guide, schedule, items)
+    guidance = ctx.recipe.guidance
+    whole = draw_items(ctx, model, guide, guidance, items)
     assert [one.effective_batch for one in whole] == [4] * 4
 
-    most = 2 * len(schedule.branches(True))
+    most = 2 * len(schedule.branches(guidance, True))
 
     def room_for_two(_module: Any, arguments: Any) -> None:
         if len(arguments[0]) > most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    model.unet.register_forward_pre_hook(room_for_two)
-    parts = draw_items(ctx, model, guide, schedule, items)
+    model.network.register_forward_pre_hook(room_for_two)
+    parts = draw_items(ctx, model, guide, guidance, items)
     assert [one.effective_batch for one in parts] == [2] * 4
     for a, b in zip(whole, parts, strict=True):
         assert a.pixels is not None and b.pixels is not None
         assert np.abs(a.pixels.astype(int) - b.pixels.astype(int)).mean() < 2
 
-    model.unet.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(
+    model.network.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
     ))  # fmt: skip
-    failed = draw_items(ctx, model, guide, schedule, items[:2])
+    failed = draw_items(ctx, model, guide, guidance, items[:2])
     assert [(one.pixels, one.error) for one in failed] == [(None, "out of memory")] * 2
 
 
-def test_the_dearest_step_is_one_guided_step(recipe: Path) -> None:
+def test_the_costliest_step_is_one_guided_step(recipe: Path) -> None:
     ctx = context(recipe)
     items = plan(ctx)
     model, guide = load(ctx, items)
     assert guide is not None
     seen: list[tuple[str, int]] = []
-    model.unet.register_forward_pre_hook(lambda _m, a: seen.append(("unet", len(a[0]))))
+    model.network.register_forward_pre_hook(lambda _m, a: seen.append(("unet", len(a[0]))))
     guide.network.register_forward_pre_hook(lambda _m, a: seen.append(("guide", len(a[0]))))
-    dearest_step(ctx, model, guide, items[0])(3)
+    costliest_step(ctx, model, guide, items[0])(3)
     assert ("guide", 3) in seen
-    assert sum(size for name, size in seen if name == "unet") == 3 * 3
-    asked = ctx.recipe.synthesize.batch_size
-    size = batch_size(ctx, model, dearest_step(ctx, model, guide, items[0]))
+    # A flow takes two: its first step, from pure noise, is not guided.
+    steps = 2 if model.solver(1).levels[0].alpha == 0 else 1
+    assert sum(size for name, size in seen if name == "unet") == steps * 3 * 3
+    asked = ctx.recipe.run.batch_size
+    size = batch_size(ctx, model, costliest_step(ctx, model, guide, items[0]))
     assert size == (32 if asked == "auto" else asked)
 
 
 def test_sweep_over_a_model_key_and_over_prompts(recipe: Path) -> None:
     out = str(recipe.parent / "out")
-    flags = ("--recipe", str(recipe), "--workspace", out, "--json", "--quiet")
-    values = "synthesize.prompts.negative=blur,ugly"
+    flags = (str(recipe), "--workspace", out, "--json", "--quiet")
+    values = "prompts.negative=blur,ugly"
     result = json.loads(higfa("synthesize", *flags, "--sweep", values).stdout)
     assert [row["value"] for row in result["rows"]] == ["blur", "ugly"]
     strip = np.asarray(Image.open(result["sheet"]))
     blur, ugly = (strip[k * 142 : k * 142 + 128, 128:] for k in (1, 2))
     assert (blur != ugly).any()
-    values = "synthesize.dtype=float32,bfloat16"
+    values = "model.dtype=float32,bfloat16"
     rows = json.loads(higfa("synthesize", *flags, "--sweep", values).stdout)["rows"]
     assert [row["failed"] for row in rows] == [0, 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,20 @@ import pytest
 import torch
 from diffusers import (
     ControlNetModel,
+    SD3ControlNetModel,
+    StableDiffusion3ControlNetPipeline,
     StableDiffusionControlNetPipeline,
     StableDiffusionXLControlNetPipeline,
 )
+from PIL import Image
 
-from higfa_cli.method.schedule import StrengthSchedule
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import draw
-from higfa_cli.models.loading import load_pipeline
 from higfa_cli.models.renoise import seeded_noise
-from higfa_cli.models.scheduler import CLASSES
-from higfa_cli.recipe.schema import Synthesize
-from tests import tiny
+from higfa_cli.models.scheduler import CLASSES, FLOW
+from tests.support import tiny
+from tests.support.recipes import drawing_recipe, load_model
+from tests.support.strengths import strengths
 
 PROMPTS = ["a photo of a red bird", "a photo of a blue car"]
 CONTOURS = (
@@ -33,6 +36,16 @@ STOCK: dict[str, Any] = {
     "sd": StableDiffusionControlNetPipeline,
     "pocket-like": StableDiffusionControlNetPipeline,
     "sdxl": StableDiffusionXLControlNetPipeline,
+    "sd3": StableDiffusion3ControlNetPipeline,
+    "sd35": StableDiffusion3ControlNetPipeline,
+}
+#: Parts that are None in a folder, and must be named as such.
+LEFT_OUT: dict[str, dict[str, Any]] = {
+    "sd": {"safety_checker": None},
+    "pocket-like": {"safety_checker": None},
+    "sdxl": {},
+    "sd3": {},
+    "sd35": {"text_encoder_3": None, "tokenizer_3": None},
 }
 #: cfg scale, conditioning scale, control interval, negative prompt.
 CASES = [
@@ -53,42 +66,47 @@ def built(
 
 
 def load(folders: tuple[Path, Path], negative: str, **changes: Any) -> DiffusionModel:
-    model, controlnet = folders
-    settings = Synthesize(
-        model=str(model), controlnet=str(controlnet), size=tiny.SIZE, steps=STEPS, **changes
-    )
-    return load_pipeline(settings, Path(), torch.device("cpu"), [*PROMPTS, negative])
+    recipe = drawing_recipe(*folders, size=tiny.SIZE, steps=STEPS, **changes)
+    return load_model(recipe, [*PROMPTS, negative])
 
 
 def stock_pictures(
     family: str, folders: tuple[Path, Path], model: DiffusionModel, cfg: float, negative: str
 ) -> np.ndarray:
     """[B, S, S, 3] in [0, 1], as diffusers itself draws them."""
-    controlnet = ControlNetModel.from_pretrained(folders[1])
-    extra: dict[str, Any] = {} if family == "sdxl" else {"safety_checker": None}
-    pipe = STOCK[family].from_pretrained(folders[0], controlnet=controlnet, **extra)
+    control_class = SD3ControlNetModel if family in ("sd3", "sd35") else ControlNetModel
+    controlnet = control_class.from_pretrained(folders[1])
+    pipe = STOCK[family].from_pretrained(folders[0], controlnet=controlnet, **LEFT_OUT[family])
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler = model.solver(STEPS).scheduler
-    start, end = model.settings.conditioning_interval
+    start, end = model.sampling.conditioning_interval
     return pipe(
         PROMPTS,
-        image=CONTOURS.expand(-1, 3, -1, -1),
+        **pictured_contours(family),
         # Stock SDXL takes None, not "", for the prompt that is all zeros.
         negative_prompt=[negative] * len(PROMPTS) if negative else None,
         latents=seeded_noise(SEEDS, model.latent_shape, model.device),
         num_inference_steps=STEPS,
         guidance_scale=cfg,
-        controlnet_conditioning_scale=model.settings.conditioning_scale,
+        controlnet_conditioning_scale=model.sampling.conditioning_scale,
         control_guidance_start=start,
         control_guidance_end=end,
         output_type="np",
     ).images
 
 
+def pictured_contours(family: str) -> dict[str, Any]:
+    """The contours as an argument; those of Stable Diffusion 3 as a user has them, as pictures."""
+    if family not in ("sd3", "sd35"):
+        return {"image": CONTOURS.expand(-1, 3, -1, -1)}
+    white = (CONTOURS * 255).to(torch.uint8).expand(-1, 3, -1, -1).permute(0, 2, 3, 1)
+    return {"control_image": [Image.fromarray(picture.numpy()) for picture in white]}
+
+
 def our_pictures(model: DiffusionModel, cfg: float, negative: str) -> np.ndarray:
     """[B, S, S, 3] uint8 of our loop."""
-    schedule = StrengthSchedule(composition="joint", text=cfg, switch=1.0)
-    drawn = draw(model, None, schedule, PROMPTS, negative, CONTOURS, [0, 1], SEEDS)
+    guidance = strengths(composition="joint", text=cfg, switch=1.0)
+    drawn = draw(model, None, guidance, PROMPTS, negative, CONTOURS, [0, 1], SEEDS)
     return np.stack([one.pixels for one in drawn if one.pixels is not None])
 
 
@@ -141,4 +159,43 @@ def test_the_comparison_can_fail(tmp_path: Path, what: str, changes: dict[str, A
     right, wrong = load(folders, ""), load(folders, "", **changes)
     theirs = stock_pictures("sdxl", folders, right, 5.0, "")
     ours = our_pictures(wrong, 5.5 if what == "cfg" else 5.0, "")
+    assert np.abs(ours / 255 - theirs).max() > 2 / 255
+
+
+@pytest.fixture(scope="module", params=[family for family, _ in tiny.FLOWS])
+def flow(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, tuple[Path, Path]]:
+    return request.param, tiny.make_model(tmp_path_factory.mktemp("flow"), "flow", request.param)
+
+
+@pytest.mark.parametrize(("cfg", "conditioning_scale", "interval", "negative"), CASES)
+def test_joint_equals_the_stock_pipeline_of_a_flow(
+    flow: tuple[str, tuple[Path, Path]],
+    cfg: float,
+    conditioning_scale: float,
+    interval: tuple[float, float],
+    negative: str,
+) -> None:
+    test_joint_equals_the_stock_pipeline(flow, FLOW, cfg, conditioning_scale, interval, negative)
+
+
+@pytest.mark.parametrize("what", ["contours in [0, 1]", "the other shift", "another sigma"])
+def test_the_comparison_of_a_flow_can_fail(
+    flow: tuple[str, tuple[Path, Path]], what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each convention of the pipeline counts."""
+    family, folders = flow
+    model = load(folders, "", scheduler=FLOW)
+    theirs = stock_pictures(family, folders, model, 5.0, "")
+    encode = DiffusionModel.encode
+    if what == "contours in [0, 1]":
+        wrong = lambda self, images, shifted: encode(self, (images + 1) / 2, shifted)  # noqa: E731
+        monkeypatch.setattr(DiffusionModel, "encode", wrong)
+    elif what == "the other shift":
+        other = lambda self, images, shifted: encode(self, images, not shifted)  # noqa: E731
+        monkeypatch.setattr(DiffusionModel, "encode", other)
+    else:
+        model = replace(model, scheduler_config={**model.scheduler_config, "shift": 1.0})
+    ours = our_pictures(model, 5.0, "")
     assert np.abs(ours / 255 - theirs).max() > 2 / 255

@@ -13,11 +13,11 @@ import torch
 from typer.testing import CliRunner, Result
 
 from higfa_cli.artifacts.atomic import read_json, read_jsonl
-from higfa_cli.artifacts.plan import PlanItem
+from higfa_cli.artifacts.rows import PlanItem
 from higfa_cli.cli.app import app
 from higfa_cli.stages import drawing
-from tests.fault_project import tree
-from tests.kill_rounds import write_project
+from tests.support.fault_project import tree
+from tests.support.kill_rounds import write_project
 
 Draw = Callable[..., Any]
 
@@ -58,6 +58,7 @@ def without_room(monkeypatch: pytest.MonkeyPatch, chosen: Callable[[PlanItem], b
     monkeypatch.setattr(drawing, "draw_together", draw_together)
 
 
+@pytest.mark.fault("numbers", "one picture or one batch fails")
 def test_one_batch_fails_and_the_others_do_not_change(
     project: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,6 +84,7 @@ def test_one_batch_fails_and_the_others_do_not_change(
     assert tree(out) == whole
 
 
+@pytest.mark.fault("numbers", "one picture or one batch fails")
 def test_a_failed_picture_of_an_interrupted_run_stays_failed(
     project: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,6 +98,11 @@ def test_a_failed_picture_of_an_interrupted_run_stays_failed(
     assert tree(out) == failed
 
 
+@pytest.mark.fault(
+    "numbers",
+    "one picture or one batch fails",
+    "exit 3, the others are unchanged; it stays failed when the run resumes",
+)
 def test_one_picture_of_a_batch_fails(
     project: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,8 +129,8 @@ def test_all_pictures_fail(project: Path, out: Path, monkeypatch: pytest.MonkeyP
 
 def test_what_is_not_finite_fails_alike(project: Path, out: Path) -> None:
     """The classifier's push overflows: every picture fails, none is written."""
-    huge = ("--set", "synthesize.classifier.scale=3e38", "--set", "synthesize.classifier.gamma=0")
-    norm = ("--set", "synthesize.classifier.grad_norm=rms")
+    huge = ("--set", "guidance.classifier.scale=3e38", "--set", "guidance.classifier.gamma=0")
+    norm = ("--set", "guidance.classifier.grad_norm=rms")
     result = run("synthesize", project, out, "--json", *huge, *norm, code=3)
     summary = json.loads(result.stdout)["summary"]
     assert summary["failures"] == {"not finite": 6}

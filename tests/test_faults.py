@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from higfa_cli.artifacts.atomic import read_jsonl
-from tests.fault_project import ROOT, higfa, obey_permissions, one_line, tree, write_project
+from tests.support.fault_project import ROOT, higfa, obey_permissions, one_line, tree, write_project
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +42,11 @@ def runs_whole(recipe: Path, folder: Path, whole: dict[str, str]) -> None:
 # No room
 
 
+@pytest.mark.fault(
+    "surroundings",
+    "disk full",
+    "one line with path, bytes and remedy; earlier artifacts intact; resumes",
+)
 def test_full_disk(recipe: Path, whole: dict[str, str], tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -67,6 +72,7 @@ def test_full_disk(recipe: Path, whole: dict[str, str], tmp_path: Path) -> None:
     assert tree(tmp_path / "second" / "w") == whole
 
 
+@pytest.mark.fault("surroundings", "stdout on a full disk", "error; the artifacts are whole")
 @pytest.mark.parametrize(
     "arguments", [["--version"], ["--help"], ["recipes", "list"], ["recipes", "show", "pocket"]]
 )
@@ -77,6 +83,7 @@ def test_standard_output_on_a_full_disk(arguments: list[str]) -> None:
     one_line(ended.err, "standard output: No space left on device", "send the output elsewhere")
 
 
+@pytest.mark.fault("surroundings", "stdout on a full disk")
 @pytest.mark.parametrize("flag", ["--json", "--quiet"])
 def test_result_that_cannot_be_printed_is_an_error_and_the_work_is_kept(
     recipe: Path, whole: dict[str, str], tmp_path: Path, flag: str
@@ -90,6 +97,7 @@ def test_result_that_cannot_be_printed_is_an_error_and_the_work_is_kept(
     assert "skipped" in higfa(*arguments, "--json").out
 
 
+@pytest.mark.fault("surroundings", "output path is a device or a pipe", "refused, never replaced")
 def test_a_device_is_never_replaced_by_a_file(recipe: Path, tmp_path: Path) -> None:
     device = tmp_path / "device.yaml"
     os.mkfifo(device)
@@ -103,6 +111,11 @@ def test_a_device_is_never_replaced_by_a_file(recipe: Path, tmp_path: Path) -> N
 # No permission
 
 
+@pytest.mark.fault(
+    "surroundings",
+    "read-only output folder or parent",
+    "error before anything is removed",
+)
 def test_read_only_folders(recipe: Path, whole: dict[str, str], tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -126,6 +139,11 @@ def test_read_only_folders(recipe: Path, whole: dict[str, str], tmp_path: Path) 
     assert tree(workspace) == whole
 
 
+@pytest.mark.fault(
+    "surroundings",
+    "unreadable photo; unreadable folder",
+    "listed with the reason; error",
+)
 def test_unreadable_photo_is_listed_and_an_unreadable_folder_is_an_error(tmp_path: Path) -> None:
     recipe = write_project(tmp_path, per_class=2)
     photo = tmp_path / "photos/train/red disc/1.png"
@@ -147,6 +165,7 @@ def test_unreadable_photo_is_listed_and_an_unreadable_folder_is_an_error(tmp_pat
         one_line(ended.err, folder, "Permission denied", "permissions")
 
 
+@pytest.mark.fault("surroundings", "a file where a folder should be", "error; the file stays")
 @pytest.mark.parametrize("where", ["w", "w/contours", "w/.contours.lock/x"])
 def test_a_file_where_a_folder_should_be(recipe: Path, tmp_path: Path, where: str) -> None:
     blocked = tmp_path / where
@@ -161,6 +180,11 @@ def test_a_file_where_a_folder_should_be(recipe: Path, tmp_path: Path, where: st
 # Clock, zone, locale, home
 
 
+@pytest.mark.fault(
+    "surroundings",
+    "times of files in 1970 or the future",
+    "no effect: contents count",
+)
 def test_times_of_files_do_not_matter(recipe: Path, tmp_path: Path) -> None:
     shutil.copytree(recipe.parent, tmp_path / "p")
     arguments = ["contours", tmp_path / "p" / "recipe.yaml", "--workspace", tmp_path / "w"]
@@ -173,6 +197,7 @@ def test_times_of_files_do_not_matter(recipe: Path, tmp_path: Path) -> None:
         assert "is fresh" in ended.out
 
 
+@pytest.mark.fault("surroundings", "odd or unknown time zone", "no effect, records are in UTC")
 @pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "No/Such-Zone"])
 def test_time_zone(recipe: Path, whole: dict[str, str], tmp_path: Path, zone: str) -> None:
     ended = higfa("contours", recipe, "--workspace", tmp_path / "w", env={"TZ": zone})
@@ -204,6 +229,11 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return recipe
 
 
+@pytest.mark.fault(
+    "surroundings",
+    "locale C or POSIX or none, ASCII or Latin-1 streams",
+    "same bytes; valid JSON",
+)
 @pytest.mark.parametrize("locale", LOCALES)
 def test_locale(foreign: Path, tmp_path: Path, locale: str) -> None:
     folder = tmp_path / "wörk 赤"
@@ -220,6 +250,7 @@ def test_locale(foreign: Path, tmp_path: Path, locale: str) -> None:
         assert ended.code == 2 and ended.err.startswith("error: ") and ended.err.count("\n") == 1
 
 
+@pytest.mark.fault("surroundings", "UTF-8 file names switched off", "error naming `PYTHONUTF8=1`")
 def test_locale_that_cannot_name_the_files_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     recipe = write_project(tmp_path / "p", per_class=1)
     (recipe.parent / "photos").rename(recipe.parent / "Größe")
@@ -240,6 +271,7 @@ HOMES = {
 }
 
 
+@pytest.mark.fault("surroundings", "no HOME, no temporary folder, empty environment", "no effect")
 @pytest.mark.parametrize("home", HOMES)
 def test_no_home(recipe: Path, whole: dict[str, str], tmp_path: Path, home: str) -> None:
     ended = higfa("contours", recipe, "--workspace", tmp_path / "w", env=HOMES[home])
@@ -247,6 +279,7 @@ def test_no_home(recipe: Path, whole: dict[str, str], tmp_path: Path, home: str)
     assert tree(tmp_path / "w") == whole
 
 
+@pytest.mark.fault("surroundings", "read-only HOME", "no effect, nothing written there")
 def test_read_only_home(recipe: Path, whole: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "home").mkdir(mode=0o555)
     env = {"HOME": str(tmp_path / "home"), "HF_HOME": None, "XDG_CACHE_HOME": None}
@@ -257,12 +290,18 @@ def test_read_only_home(recipe: Path, whole: dict[str, str], tmp_path: Path) -> 
     assert not list((tmp_path / "home").iterdir())
 
 
+@pytest.mark.fault("surroundings", "home folder of an unknown user", "error")
 def test_home_of_nobody_is_an_error(recipe: Path) -> None:
     ended = higfa("contours", recipe, "--workspace", "~no-such-user/w")
     assert ended.code in (1, 2)
     one_line(ended.err, "~no-such-user/w", "--workspace")
 
 
+@pytest.mark.fault(
+    "surroundings",
+    "current folder deleted",
+    "absolute paths work; a relative one is an error",
+)
 def test_deleted_working_folder(recipe: Path, whole: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()
     shell = f'cd "{tmp_path}/gone" && rmdir "{tmp_path}/gone" && exec "$@"'
@@ -278,6 +317,11 @@ def test_deleted_working_folder(recipe: Path, whole: dict[str, str], tmp_path: P
 # Closed streams
 
 
+@pytest.mark.fault(
+    "surroundings",
+    "stdin, stdout or stderr closed",
+    "no effect on files or exit code",
+)
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_streams(recipe: Path, whole: dict[str, str], tmp_path: Path, closed: str) -> None:
     arguments = ["contours", recipe, "--workspace", tmp_path / "w"]
@@ -288,12 +332,14 @@ def test_closed_streams(recipe: Path, whole: dict[str, str], tmp_path: Path, clo
     assert broken.code == 2 and "Traceback" not in broken.err
 
 
+@pytest.mark.fault("surroundings", "the reader of stdout leaves (`head`)", "quiet end")
 @pytest.mark.parametrize("what", ["recipes schema", "recipes list", "--help"])
 def test_reader_that_leaves_early(what: str) -> None:
     ended = higfa(*what.split(), shell='{ sleep 0.2; "$@"; echo "code $?" >&2; } | true')
     assert ended.err in ("code 1\n", "code 141\n")
 
 
+@pytest.mark.fault("surroundings", "nobody reads stderr", "progress is lost, the run goes on")
 def test_progress_that_nobody_reads_stops_nothing(
     recipe: Path, whole: dict[str, str], tmp_path: Path
 ) -> None:
@@ -305,6 +351,7 @@ def test_progress_that_nobody_reads_stops_nothing(
         assert tree(folder) == whole
 
 
+@pytest.mark.fault("surroundings", "output is no terminal", "no control characters")
 def test_no_control_characters_where_nobody_sits(recipe: Path, tmp_path: Path) -> None:
     env = {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
     ended = higfa("contours", recipe, "--workspace", tmp_path / "w", env=env)

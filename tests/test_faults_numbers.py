@@ -16,11 +16,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from higfa_cli.artifacts.atomic import read_jsonl
-from higfa_cli.method.schedule import StrengthSchedule
-from tests import tiny
-from tests.fault_project import ROOT, one_line, tree, write_project
-from tests.forks import Forks
-from tests.test_families import load, make_guide, pictures, pixels
+from tests.support import tiny
+from tests.support.drawing import load, make_guide, pictures, pixels
+from tests.support.fault_project import ROOT, one_line, tree, write_project
+from tests.support.forks import Forks
+from tests.support.signals import heed_signals
+from tests.support.strengths import strengths
 
 GUIDE = {"backbone": "test_resnet.r160_in1k", "pretrained": False, "image_size": 32, "epochs": 1}
 
@@ -36,17 +37,22 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
         yield server
 
 
+@pytest.mark.fault(
+    "numbers",
+    "confidence of exactly 0 or 1",
+    "finite, neighbours unchanged, no gradient where it is 1",
+)
 @pytest.mark.parametrize("read", ["conditional", "composed"])
 @pytest.mark.parametrize("grad_norm", ["none", "rms"])
 def test_confidence_of_exactly_one_and_zero(
     folders: tuple[Path, Path], grad_norm: str, read: str
 ) -> None:
     model = load(folders)
-    schedule = StrengthSchedule(
+    guidance = strengths(
         text=1.0, contour=1.0, classifier=2.0, switch=0.5, grad_norm=grad_norm, read=read
     )
     sure, unsure = make_guide(bias=1e4), make_guide()
-    one, zero = pictures(model, schedule, sure, targets=(0, 1))
+    one, zero = pictures(model, guidance, sure, targets=(0, 1))
     assert (one.trace["p"][-1], zero.trace["p"][-1]) == (1.0, 0.0)
     for drawn in (one, zero):
         assert drawn.error is None
@@ -54,24 +60,30 @@ def test_confidence_of_exactly_one_and_zero(
             np.isfinite(v) for values in drawn.trace.values() for v in values if v is not None
         )
     # The neighbour of a picture with p = 0 is drawn as beside any other.
-    beside = pictures(model, schedule, sure, targets=(0, 0))[0]
+    beside = pictures(model, guidance, sure, targets=(0, 0))[0]
     assert np.array_equal(beside.pixels, one.pixels)
     # Nothing is left to say for a guide that is sure: its gradient is zero.
     assert one.trace["grad_norm"][-1] == 0.0
-    assert not np.array_equal(pixels(pictures(model, schedule, unsure)), pixels([one, zero]))
+    assert not np.array_equal(pixels(pictures(model, guidance, unsure)), pixels([one, zero]))
 
 
+@pytest.mark.fault("numbers", "zero gradient", "stays zero")
 def test_a_guide_that_is_blind_has_no_gradient_and_spoils_nothing(
     folders: tuple[Path, Path],
 ) -> None:
     model = load(folders)
     for grad_norm in ("none", "rms"):
-        schedule = StrengthSchedule(classifier=2.0, switch=0.5, grad_norm=grad_norm)
-        for drawn in pictures(model, schedule, make_guide(weight=0.0)):
+        guidance = strengths(classifier=2.0, switch=0.5, grad_norm=grad_norm)
+        for drawn in pictures(model, guidance, make_guide(weight=0.0)):
             assert drawn.trace["grad_norm"][-1] == 0.0
             assert drawn.error is None
 
 
+@pytest.mark.fault(
+    "numbers",
+    "every picture fails",
+    "exit 3, counted and listed; later stages refuse; the mended model draws them all",
+)
 def test_all_pictures_failed_is_said_counted_and_stops_what_follows(
     forks: Forks, tmp_path: Path
 ) -> None:
@@ -101,6 +113,7 @@ def test_all_pictures_failed_is_said_counted_and_stops_what_follows(
     assert json.loads(out)["summary"]["images"] == 4
 
 
+@pytest.mark.fault("numbers", "a class with one photo", "trains, repeatable")
 def test_class_with_one_photo(forks: Forks, tmp_path: Path) -> None:
     recipe = write_project(tmp_path, per_class=3, models=True, guide={**GUIDE, "batch_size": 4})
     for number in (1, 2):
@@ -137,10 +150,14 @@ app()
 """
 
 
+@pytest.mark.fault("stop", "a second signal", "ends at once, resumable")
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 def test_second_signal_ends_the_program_at_once(second: int) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, "work"], cwd=ROOT, stdout=subprocess.PIPE
+        [sys.executable, "-c", SCRIPT, "work"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        preexec_fn=heed_signals,
     ) as child:
         assert child.stdout and child.stdout.readline() == b"working\n"
         child.send_signal(signal.SIGINT)
@@ -149,16 +166,22 @@ def test_second_signal_ends_the_program_at_once(second: int) -> None:
         assert child.wait(timeout=10) == -second
 
 
-def test_hangup_that_is_ignored_stays_ignored() -> None:
-    """As under `nohup`."""
+@pytest.mark.fault(
+    "stop",
+    "SIGHUP under `nohup`, SIGINT in the background of a script",
+    "stays ignored",
+)
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+def test_signal_that_is_ignored_stays_ignored(number: int) -> None:
+    """As under `nohup`, or in the background of a shell's script."""
     script = SCRIPT.replace("time.sleep(60)", "time.sleep(0.5)")
     with subprocess.Popen(
         [sys.executable, "-c", script, "work"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN) and None,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_IGN) and None,
     ) as child:
         assert child.stdout and child.stdout.readline() == b"working\n"
-        child.send_signal(signal.SIGHUP)
+        child.send_signal(number)
         assert child.stdout.read() == b"tidying\n"
     assert child.returncode == 0

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fault_project import higfa, obey_permissions, one_line, tree, write_project
-from tests.forks import Child, Forks, wait_for
+from tests.support.fault_project import higfa, obey_permissions, one_line, tree, write_project
+from tests.support.forks import Child, Forks, wait_for
 
 FIRST, TRACES = (f"synthesize/traces/batch-0000{n}.jsonl" for n in (0, 1))
 
@@ -56,6 +56,11 @@ def same(folder: Path, whole: Path, stage: str = "synthesize") -> None:
 # No room
 
 
+@pytest.mark.fault(
+    "surroundings",
+    "file size limit or quota at any file",
+    "one line with path, bytes and remedy; earlier artifacts stay; resumes",
+)
 @pytest.mark.parametrize("limit", [400, 1000, 2500, 4500, 6000])
 def test_no_file_may_grow_beyond_a_limit(
     forks: Forks, recipe: Path, whole: Path, tmp_path: Path, limit: int
@@ -71,6 +76,7 @@ def test_no_file_may_grow_beyond_a_limit(
     same(tmp_path / "w", whole, "contours")
 
 
+@pytest.mark.fault("surroundings", "file size limit or quota at any file")
 def test_limits_strike_while_drawing(
     forks: Forks, recipe: Path, whole: Path, contoured: Path
 ) -> None:
@@ -93,13 +99,14 @@ def test_limits_strike_while_drawing(
 # Before any model is loaded
 
 
+@pytest.mark.fault("surroundings", "output cannot be written", "error before any model is loaded")
 def test_output_that_cannot_be_written_is_found_before_the_models_are_read(
     forks: Forks, recipe: Path, contoured: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(recipe.parent / "models", tmp_path / "models")
     weights = next((tmp_path / "models/sd/unet").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-64])
-    broken = ["--set", f"synthesize.model={tmp_path / 'models/sd'}"]
+    broken = ["--set", f"model.base={tmp_path / 'models/sd'}"]
     arguments = ["synthesize", recipe, *broken, "--workspace", contoured]
     (contoured / "synthesize").write_text("a file where the folder should be")
     code, _, err = forks.run(*arguments)
@@ -114,6 +121,11 @@ def test_output_that_cannot_be_written_is_found_before_the_models_are_read(
 # Signals
 
 
+@pytest.mark.fault(
+    "stop",
+    "Ctrl-C, SIGTERM, SIGHUP while pictures are drawn",
+    "the batch at work is dropped, exit 130, 143, 129; finished batches are kept",
+)
 @pytest.mark.parametrize(
     ("number", "expected"),
     [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
@@ -139,6 +151,7 @@ def test_signal_while_drawing_and_the_same_command_goes_on(
     same(contoured, whole)
 
 
+@pytest.mark.fault("stop", "Ctrl-C, SIGTERM among the contours", "exit 130, 143; no manifest")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_among_the_contours(
     forks: Forks, recipe: Path, whole: Path, tmp_path: Path, number: int
@@ -155,6 +168,7 @@ def test_signal_among_the_contours(
     same(tmp_path / "w", whole, "contours")
 
 
+@pytest.mark.fault("stop", "a second signal")
 def test_two_interrupts_at_once(forks: Forks, recipe: Path, whole: Path, contoured: Path) -> None:
     arguments = ["synthesize", recipe, "--workspace", contoured]
     child = forks.start(*arguments)
@@ -179,6 +193,11 @@ def holder(forks: Forks, recipe: Path, contoured: Path) -> Iterator[Child]:
     yield child
 
 
+@pytest.mark.fault(
+    "processes",
+    "two runs in one folder",
+    "the second exits at once with 75 and names process and host of the first, which goes on",
+)
 def test_second_run_leaves_at_once_and_the_first_goes_on(
     forks: Forks, recipe: Path, whole: Path, contoured: Path, holder: Child
 ) -> None:
@@ -191,6 +210,7 @@ def test_second_run_leaves_at_once_and_the_first_goes_on(
     same(contoured, whole)
 
 
+@pytest.mark.fault("processes", "lock of a process that has died", "cleared")
 def test_lock_of_a_dead_process_is_cleared(
     forks: Forks, recipe: Path, whole: Path, contoured: Path, holder: Child
 ) -> None:
@@ -202,6 +222,11 @@ def test_lock_of_a_dead_process_is_cleared(
     assert not list(contoured.glob(".*.json"))
 
 
+@pytest.mark.fault(
+    "processes",
+    "lock of another machine",
+    "respected; the line names the note to delete if that process has died",
+)
 def test_lock_of_another_machine_is_respected(forks: Forks, recipe: Path, tmp_path: Path) -> None:
     arguments = ["contours", recipe, "--workspace", tmp_path / "w"]
     (tmp_path / "w").mkdir()
@@ -215,6 +240,7 @@ def test_lock_of_another_machine_is_respected(forks: Forks, recipe: Path, tmp_pa
     assert forks.run(*arguments)[0] == 0
 
 
+@pytest.mark.fault("processes", "garbage in the lock files", "no lock")
 @pytest.mark.parametrize("text", ["", "{", "[]", '"x"', '{"pid": 1}', "\x00\x00", "ÿ[bold]"])
 def test_garbage_in_the_lock_files_is_no_lock(
     forks: Forks, recipe: Path, whole: Path, tmp_path: Path, text: str
@@ -235,6 +261,11 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
 
 
+@pytest.mark.fault(
+    "files",
+    "manifest, record or picture of `contours` cut, emptied, deleted or garbage",
+    "later stages refuse; `contours` makes it again",
+)
 @pytest.mark.parametrize("name", ["manifest.jsonl", "run.json", "images/blue disc/0-0.png"])
 @pytest.mark.parametrize("harm", ["cut", "emptied", "deleted", "garbage"])
 def test_harmed_contours_are_made_again(
@@ -264,6 +295,11 @@ def test_harmed_contours_are_made_again(
     same(contoured, whole, "contours")
 
 
+@pytest.mark.fault(
+    "files",
+    "metadata, plan, traces, gallery or record of `synthesize` cut or emptied",
+    "later stages refuse; `synthesize` mends it",
+)
 @pytest.mark.parametrize(
     "name",
     [
@@ -293,6 +329,7 @@ def test_harmed_synthesis_is_mended(
     same(contoured, whole)
 
 
+@pytest.mark.fault("files", "journal cut short", "its last row is dropped, its picture drawn again")
 def test_journal_cut_short(forks: Forks, recipe: Path, whole: Path, contoured: Path) -> None:
     arguments = ["synthesize", recipe, "--workspace", contoured]
     child = forks.start(*arguments)
@@ -305,6 +342,7 @@ def test_journal_cut_short(forks: Forks, recipe: Path, whole: Path, contoured: P
     same(contoured, whole)
 
 
+@pytest.mark.fault("files", "picture edited or deleted", "drawn again")
 def test_edited_and_deleted_pictures_are_drawn_again(
     forks: Forks, recipe: Path, whole: Path, contoured: Path
 ) -> None:
@@ -319,6 +357,11 @@ def test_edited_and_deleted_pictures_are_drawn_again(
     same(contoured, whole)
 
 
+@pytest.mark.fault(
+    "files",
+    "the user's files in a stage's folder",
+    "never removed after a finished run",
+)
 def test_files_of_the_user_are_never_removed(
     forks: Forks, recipe: Path, whole: Path, contoured: Path
 ) -> None:
@@ -336,6 +379,7 @@ def test_files_of_the_user_are_never_removed(
     assert left == tree(whole / "contours")
 
 
+@pytest.mark.fault("files", "stage folder is a link", "error; link and target untouched")
 def test_stage_folder_that_is_a_link_is_left_alone(
     forks: Forks, recipe: Path, tmp_path: Path
 ) -> None:
@@ -356,6 +400,11 @@ def test_stage_folder_that_is_a_link_is_left_alone(
 # A machine with nothing
 
 
+@pytest.mark.fault(
+    "surroundings",
+    "no network, dead proxies, no HOME, while drawing",
+    "no effect with local models",
+)
 def test_drawing_without_home_network_or_temporary_folder(
     recipe: Path, whole: Path, contoured: Path, tmp_path: Path
 ) -> None:

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from higfa_cli.artifacts.atomic import read_json, read_jsonl, write_bytes, write_jsonl
-from higfa_cli.artifacts.names import class_dir
+from higfa_cli.artifacts.artifact import write_rows
+from higfa_cli.artifacts.atomic import read_json, read_jsonl, write_bytes
+from higfa_cli.artifacts.class_folders import class_dir
+from higfa_cli.artifacts.records import SynthesisCounts
+from higfa_cli.artifacts.rows import PICTURE_FAULTS
 from higfa_cli.artifacts.run_record import stage_run
 from higfa_cli.cli.app import app
-from higfa_cli.data.images import encode_png, fit_square, read_image
-from higfa_cli.data.selection import (
-    REASONS,
+from higfa_cli.data.filter_rules import (
     Measured,
     decide,
     guide_keys,
@@ -31,18 +31,21 @@ from higfa_cli.data.selection import (
     spread,
     thumbnail,
 )
+from higfa_cli.data.images import encode_png, fit_square, read_image
 from higfa_cli.errors import UserError
 from higfa_cli.models.backbones import create_backbone
-from higfa_cli.models.guide import GuideSpec, load_guide, save_guide
+from higfa_cli.models.classifier import ClassifierSpec, load_classifier, save_classifier
+from higfa_cli.recipe.classifiers import Filter, Guide
 from higfa_cli.recipe.load import load_recipe, override_recipe
-from higfa_cli.recipe.schema import Filter, Guide
+from higfa_cli.recipe.strict_yaml import dump_yaml
 from higfa_cli.report import wording
 from higfa_cli.stages import filter as stage
-from higfa_cli.stages import pipeline, train_downstream
+from higfa_cli.stages import pipeline
 from higfa_cli.stages.arms import choose_arms
 from higfa_cli.stages.context import Context, make_context
+from higfa_cli.stages.inputs import downstream_inputs, filter_inputs, synthesize_inputs
 from higfa_cli.training.synthetic import list_synthetic
-from tests.shapes import CLASSES, SIZE, shape, write_class_folders
+from tests.support.shapes import CLASSES, SIZE, picture_row, shape, write_class_folders
 
 # --- rules ------------------------------------------------------------------------------------
 
@@ -181,7 +184,7 @@ def drawn(photo: np.ndarray, replica: int, label: int, rng: np.random.Generator)
 
 def write_drawn(ctx: Context) -> None:
     """A finished `synthesize` with real contours before it: its pictures are made here."""
-    inputs = pipeline.stage_module("synthesize").inputs(ctx)
+    inputs = synthesize_inputs(ctx)
     rng = np.random.default_rng(5)
     rows = []
     with stage_run(ctx.stage_dir("synthesize"), inputs, ctx.recipe) as run:
@@ -196,22 +199,31 @@ def write_drawn(ctx: Context) -> None:
                     write_bytes(images / name, encode_png(drawn(photo, kind, label, rng)))
                     run.output(images / name)
                     rows.append(
-                        {
-                            "file_name": name,
-                            "id": f"{label}-{number}-{replica}",
-                            "class": cls,
-                            "class_id": label,
-                            "source": source,
-                            "replica": replica,
-                            "status": "ok",
-                            "confidence": None,
-                        }
+                        picture_row(
+                            file_name=name,
+                            id=f"{label}-{number}-{replica}",
+                            cls=cls,
+                            class_id=label,
+                            source=source,
+                            replica=replica,
+                        )
                     )
-        write_jsonl(images / "metadata.jsonl", rows)
+        write_rows(images / "metadata.jsonl", rows)
         run.output(images / "metadata.jsonl")
-        per_image = ("seconds", "denoiser_evaluations", "guide_evaluations")
-        run.counts |= {f"{name}_per_image": 1 for name in per_image}
-        run.counts |= {"images": len(rows), "batch_size": 1, "dtype": "float32"}
+        run.counts = SynthesisCounts(
+            images=len(rows),
+            failed=0,
+            failures={},
+            smallest_batch=1,
+            drawn_now=len(rows),
+            seconds=1.0,
+            seconds_per_image=1.0,
+            denoiser_evaluations_per_image=1,
+            guide_evaluations_per_image=1,
+            batch_size=1,
+            dtype="float32",
+            peak_device_memory=None,
+        )
 
 
 def write_guide(ctx: Context, classes: tuple[str, ...] = CLASSES) -> None:
@@ -219,9 +231,9 @@ def write_guide(ctx: Context, classes: tuple[str, ...] = CLASSES) -> None:
     settings = Guide(backbone="test_resnet", pretrained=False, image_size=SIZE)
     backbone = create_backbone(settings, len(classes), ctx.base, 0, "guide")
     # Spread out: an untrained head is too undecided to tell pictures apart.
-    spec = GuideSpec(backbone.name, classes, SIZE, backbone.mean, backbone.std, 0.02)
+    spec = ClassifierSpec(backbone.name, classes, SIZE, backbone.mean, backbone.std, 0.02)
     folder = ctx.stage_dir("finetune-guide")
-    save_guide(folder / "guide.safetensors", backbone.network, spec, {})
+    save_classifier(folder / "guide.safetensors", backbone.network, spec, {})
 
 
 @pytest.fixture(scope="module")
@@ -234,18 +246,15 @@ def synthesized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     classifier = {"backbone": "test_resnet", "pretrained": False, "image_size": SIZE}
     tree = {
         "name": "tiny",
-        "device": "cpu",
         "data": {"root": "photos"},
-        "contours": {"size": SIZE, "per_image": REPLICAS, "extractor": "soft"},
-        "synthesize": {
-            "model": "some/model",
-            "controlnet": "some/controlnet",
-            "size": SIZE,
-            "classifier": {"switch": 1.0},
-        },
+        "contours": {"per_image": REPLICAS, "extractor": "soft"},
+        "size": SIZE,
+        "model": {"base": "some/model", "controlnet": "some/controlnet"},
+        "guidance": {"classifier": {"switch": 1.0}},
+        "run": {"device": "cpu"},
         "downstream": {**classifier, "epochs": 1, "batch_size": 8, "seeds": [0]},
     }
-    (base / "tiny.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+    (base / "tiny.yaml").write_text(dump_yaml(tree), encoding="utf-8")
     ctx = make_context(load_recipe(str(base / "tiny.yaml")), base / "run")
     pipeline.step(ctx, "contours")
     write_drawn(ctx)
@@ -288,7 +297,7 @@ def test_copies_mirror_images_and_single_colours_are_caught(ctx: Context) -> Non
     assert all(row["confidence"] is None and row["rank"] is None for row in rows.values())
     counts = read_json(ctx.workspace / "filter/run.json")["counts"]
     assert (counts["pictures"], counts["kept"]) == (32, 20)
-    assert counts["rejected"] == dict.fromkeys(REASONS, 0) | {"duplicate": 8, "constant": 4}
+    assert counts["rejected"] == dict.fromkeys(PICTURE_FAULTS, 0) | {"duplicate": 8, "constant": 4}
     assert counts["kept_by_class"] == dict.fromkeys(CLASSES, 5)
     assert (summary["kept"], summary["classes_without"]) == (20, [])
     assert sorted(path.name for path in ctx.stage_dir("synthesize").rglob("*")) == before
@@ -319,7 +328,7 @@ def test_the_guide_decides_on_finished_pictures(ctx: Context) -> None:
     write_guide(ctx)
     stage.run(changed(ctx, top_k=len(CLASSES)))
     rows = rows_of(ctx)
-    guide = load_guide(ctx.workspace / "finetune-guide/guide.safetensors")
+    guide = load_classifier(ctx.workspace / "finetune-guide/guide.safetensors")
     images = ctx.stage_dir("synthesize") / "images"
     for row in rows.values():
         image = torch.from_numpy(read_image(images / row["file_name"])).permute(2, 0, 1)[None]
@@ -357,10 +366,10 @@ def test_guide_is_an_input_where_it_is_used(ctx: Context) -> None:
     """Neither the sampler nor a key: then an old guide on disk cannot make the filter stale."""
     guide = "finetune-guide/guide.safetensors"
     write_guide(ctx)
-    assert guide not in stage.inputs(ctx).files
+    assert guide not in filter_inputs(ctx).files
     stage.run(ctx)
     assert {row["confidence"] for row in rows_of(ctx).values()} == {None}
-    files = stage.inputs(changed(ctx, best_of=2)).files
+    files = filter_inputs(changed(ctx, best_of=2)).files
     assert {guide, "data/train"} < files.keys()
     assert "data/test" not in files
 
@@ -402,7 +411,7 @@ def test_no_pictures_yet_or_none_drawn(ctx: Context) -> None:
         stage.run(ctx)
     metadata.unlink()
     with pytest.raises(UserError, match="run `higfa synthesize` first"):
-        stage.inputs(ctx)
+        filter_inputs(ctx)
 
 
 def test_class_without_pictures_is_named(ctx: Context) -> None:
@@ -427,7 +436,7 @@ def test_class_without_pictures_is_named(ctx: Context) -> None:
 def test_training_sees_only_what_is_kept(ctx: Context) -> None:
     strict = changed(ctx, duplicate=0.99)
     with pytest.raises(UserError, match="run `higfa filter` first"):
-        train_downstream.inputs(strict)
+        downstream_inputs(strict)
     assert [arm.name for arm in choose_arms(strict, arms=["real"])] == ["real"]
     stale = pipeline.state(strict, "train-downstream")
     assert stale.kind == "missing" and "higfa filter" in stale.reasons[0]
@@ -438,7 +447,7 @@ def test_training_sees_only_what_is_kept(ctx: Context) -> None:
     kept = [row["file_name"] for row in rows_of(ctx).values() if row["kept"]]
     assert len(kept) == 20
     assert sorted(p.relative_to(own.folder).as_posix() for p in listing.paths) == sorted(kept)
-    files = train_downstream.inputs(strict).files
+    files = downstream_inputs(strict).files
     assert {"filter/selection.jsonl", "synthesize/images/metadata.jsonl"} < files.keys()
     # The stage reads the filter: stale selection, stale training.
     with pytest.raises(UserError, match="train-downstream reads filter, which is stale"):
@@ -447,11 +456,11 @@ def test_training_sees_only_what_is_kept(ctx: Context) -> None:
 
 def test_training_depends_on_the_choice_and_not_on_its_measures(ctx: Context) -> None:
     stage.run(changed(ctx, duplicate=0.99))
-    before = train_downstream.inputs(ctx).files
+    before = downstream_inputs(ctx).files
     stage.run(changed(ctx, duplicate=0.995))
-    assert train_downstream.inputs(ctx).files == before
+    assert downstream_inputs(ctx).files == before
     stage.run(ctx)
-    assert train_downstream.inputs(ctx).files != before
+    assert downstream_inputs(ctx).files != before
 
 
 def test_outside_pictures_are_not_filtered(ctx: Context, tmp_path: Path) -> None:
@@ -459,7 +468,7 @@ def test_outside_pictures_are_not_filtered(ctx: Context, tmp_path: Path) -> None
     stage.run(ctx)
     arms = {arm.name: arm for arm in choose_arms(ctx, [f"outside={folder}"])}
     assert arms["real+outside"].kept() is None and arms["real+higfa"].kept() is not None
-    assert list(arms["real+outside"].files()) == ["synthetic/real+outside"]
+    assert list(arms["real+outside"].files(ctx.ws)) == ["synthetic/real+outside"]
 
 
 def test_kept_pictures_that_cannot_train_are_an_error(ctx: Context) -> None:
@@ -479,16 +488,16 @@ def test_from_the_command_line_to_the_report(ctx: Context) -> None:
         assert result.exit_code == 0, result.output
         return result.stdout
 
-    dry = json.loads(higfa("filter", "--recipe", recipe, *flags, "--dry-run", "--json"))
+    dry = json.loads(higfa("filter", recipe, *flags, "--dry-run", "--json"))
     assert dry["kind"] == "missing" and "selection.jsonl" in dry["writes"]
     assert not ctx.stage_dir("filter").exists()
-    out = higfa("filter", "--recipe", recipe, *flags)
+    out = higfa("filter", recipe, *flags)
     assert "kept: 20" in out
-    higfa("train-downstream", "--recipe", recipe, *flags)
+    higfa("train-downstream", recipe, *flags)
     results = read_json(ctx.workspace / "train-downstream/results.json")
     counts = {arm["name"]: arm["synthetic_images"] for arm in results["arms"]}
     assert counts == {"real": 0, "real+higfa": 20}
-    higfa("report", "--recipe", recipe, *flags)
+    higfa("report", recipe, *flags)
     sentence = (
         "The filter kept 20 of 32 drawn pictures and left 12 out of training: "
         "8 too close to the source photo, 4 nearly uniform."
@@ -504,7 +513,7 @@ def test_from_the_command_line_to_the_report(ctx: Context) -> None:
 
 
 def test_sentences_by_hand() -> None:
-    none = dict.fromkeys(REASONS, 0)
+    none = dict.fromkeys(PICTURE_FAULTS, 0)
     counts = {"pictures": 2400, "kept": 2400, "rejected": none}
     assert wording.filter_sentence(counts) == "The filter kept all 2,400 drawn pictures."
     counts = {"pictures": 9, "kept": 6, "rejected": none | {"confidence": 3, "top_k": 1}}
@@ -512,7 +521,7 @@ def test_sentences_by_hand() -> None:
         "The filter kept 6 of 9 drawn pictures and left 3 out of training (some for more than one "
         "reason): 3 below the guide's confidence, 1 not among the guide's first choices."
     )
-    assert set(wording.REJECTED) == set(REASONS)
+    assert set(wording.REJECTED) == set(PICTURE_FAULTS)
     assert wording.filter_rules(Filter(constant=0).model_dump()) == "none"
     assert wording.filter_rules(Filter(best_of=4, top_k=2).model_dump()) == (
         "among the guide's first 2, best of 4, standard deviation ≥ 2"

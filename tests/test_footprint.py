@@ -19,19 +19,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from higfa_cli.errors import UserError
 from higfa_cli.method.sampler import sample
 from higfa_cli.models.architecture import architecture
-from higfa_cli.models.draw import DecodedGuide, schedule_of
-from higfa_cli.models.footprint import (
-    Footprint,
-    decided,
-    fake_guide,
-    fake_model,
-    flops_per_picture,
-    guided_step,
-    measure_step,
-)
+from higfa_cli.models.draw import DecodedGuide
+from higfa_cli.models.fake import Setup, fake_guide, fake_model
+from higfa_cli.models.footprint import Footprint, flops_per_picture, guided_step, measure_step
 from higfa_cli.models.live_memory import LiveMemory
-from higfa_cli.recipe.schema import Synthesize
-from tests.tiny import SIZE, make_model, make_tiny_autoencoder, make_vae
+from higfa_cli.models.scheduler import FLOW
+from tests.support.recipes import drawing_recipe
+from tests.support.tiny import FLOWS, SIZE, make_model, make_tiny_autoencoder, make_vae
 from tools import memory_table
 
 MIB = 2**20
@@ -41,15 +35,17 @@ MIB = 2**20
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model of every family."""
     path = tmp_path_factory.mktemp("models")
-    for family in ("sd", "sdxl", "pocket-like"):
+    for family in ("sd", "sdxl", "pocket-like", "sd3", "sd35"):
         make_model(path / family, family=family)
     make_tiny_autoencoder(path)
     return path
 
 
-def settings(family: str, **changes: Any) -> Synthesize:
-    keys = {"model": f"{family}/sd", "controlnet": f"{family}/controlnet", "size": SIZE}
-    return Synthesize.model_validate(keys | changes)
+def settings(family: str, **changes: Any) -> Setup:
+    if (family, "flow") in FLOWS:
+        changes["scheduler"] = FLOW
+    recipe = drawing_recipe(f"{family}/sd", f"{family}/controlnet", size=SIZE, **changes)
+    return Setup.of(recipe)
 
 
 # The counting itself.
@@ -155,7 +151,7 @@ def test_attention_never_holds_the_scores() -> None:
 # A guided step.
 
 
-@pytest.mark.parametrize("family", ["sd", "sdxl", "pocket-like"])
+@pytest.mark.parametrize("family", ["sd", "sdxl", "pocket-like", "sd3", "sd35"])
 @pytest.mark.parametrize(
     "changes",
     [
@@ -167,23 +163,23 @@ def test_attention_never_holds_the_scores() -> None:
     ],
     ids=["x0", "x_t", "joint-checkpointed", "x_t-checkpointed", "tiny-offload-slicing"],
 )
-def test_a_real_run_takes_exactly_what_was_reckoned(
+def test_a_real_run_takes_exactly_what_was_computed(
     family: str, changes: dict[str, Any], folder: Path
 ) -> None:
     ours = settings(family, **changes)
-    arch = architecture(ours, folder)
-    reckoned = guided_step(arch, ours, 2, 16, "resnet10t")
+    arch = architecture(ours.model, folder)
+    computed = guided_step(arch, ours, 2, 16, "resnet10t")
     # The same call without fake tensors: real memory, real kernels.
     model, guide = fake_model(arch, ours), fake_guide("resnet10t", 16)
-    measured = measure_step(model, guide, schedule_of(ours), 2)
-    assert type(next(model.unet.parameters()).data) is Tensor
-    assert reckoned == measured
+    measured = measure_step(model, guide, ours.guidance, 2, ours.memory.cpu_offload)
+    assert type(next(model.network.parameters()).data) is Tensor
+    assert computed == measured
 
 
 @pytest.mark.parametrize("gradient", ["x0", "x_t"])
 def test_more_pictures_take_more_memory(gradient: str, folder: Path) -> None:
     ours = settings("sd", classifier={"gradient": gradient})
-    arch = architecture(ours, folder)
+    arch = architecture(ours.model, folder)
     one, two, four = (guided_step(arch, ours, n, 16, "resnet10t") for n in (1, 2, 4))
     assert one.weights == two.weights == four.weights < one.peak < two.peak < four.peak
     # All but the weights grows with the batch, and nothing faster.
@@ -219,10 +215,10 @@ def test_slicing_saves_where_there_are_several_pictures() -> None:
 @pytest.mark.parametrize("gradient", ["x0", "x_t"])
 def test_half_precision_halves_the_denoiser_alone(dtype: str, gradient: str, folder: Path) -> None:
     ours = settings("sdxl", classifier={"gradient": gradient})
-    arch = architecture(ours, folder)
-    half = ours.model_copy(update={"dtype": dtype})
+    arch = architecture(ours.model, folder)
+    half = replace(ours, model=ours.model.model_copy(update={"dtype": dtype}))
     model = fake_model(arch, ours)
-    movable = 4 * sum(p.numel() for m in (model.unet, model.controlnet) for p in m.parameters())
+    movable = 4 * sum(p.numel() for m in (model.network, model.controlnet) for p in m.parameters())
     whole, halved = (guided_step(arch, s, 2, 16, "resnet10t") for s in (ours, half))
     assert whole.weights - halved.weights == movable // 2
     assert halved.peak < whole.peak
@@ -230,24 +226,24 @@ def test_half_precision_halves_the_denoiser_alone(dtype: str, gradient: str, fol
 
 def test_layout_and_compilation_change_nothing(folder: Path) -> None:
     ours = settings("sd")
-    arch = architecture(ours, folder)
+    arch = architecture(ours.model, folder)
     other = settings("sd", memory={"channels_last": True, "compile": True})
     assert guided_step(arch, other, 1, 16, "resnet10t") == guided_step(
         arch, ours, 1, 16, "resnet10t"
     )
 
 
-def test_reckoning_leaves_no_trace(folder: Path) -> None:
+def test_computing_leaves_no_trace(folder: Path) -> None:
     ours = settings("sd", dtype="bfloat16")
     before = torch.get_rng_state()
-    guided_step(architecture(ours, folder), ours, 1, 16, "resnet10t")
+    guided_step(architecture(ours.model, folder), ours, 1, 16, "resnet10t")
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.get_default_dtype() == torch.float32
 
 
 def test_an_unknown_autoencoder_is_named(folder: Path) -> None:
     ours = settings("sd")
-    arch = architecture(ours, folder)
+    arch = architecture(ours.model, folder)
     odd = replace(arch, vae=arch.vae | {"_class_name": "VQModel"})
     with pytest.raises(UserError, match="autoencoder of `sd/sd` is a `VQModel`"):
         guided_step(odd, ours, 1, 16, "resnet10t")
@@ -255,10 +251,10 @@ def test_an_unknown_autoencoder_is_named(folder: Path) -> None:
 
 def test_an_old_scheduler_file_means_epsilon(folder: Path) -> None:
     ours = settings("sd")
-    arch = architecture(ours, folder)
+    arch = architecture(ours.model, folder)
     old = {k: v for k, v in arch.scheduler.items() if k != "prediction_type"}
-    reckoned = guided_step(replace(arch, scheduler=old), ours, 1, 16, "resnet10t")
-    assert reckoned == guided_step(arch, ours, 1, 16, "resnet10t")
+    computed = guided_step(replace(arch, scheduler=old), ours, 1, 16, "resnet10t")
+    assert computed == guided_step(arch, ours, 1, 16, "resnet10t")
 
 
 def test_weights_are_the_parameters_in_their_precision() -> None:
@@ -269,7 +265,7 @@ def test_weights_are_the_parameters_in_their_precision() -> None:
     assert sd15("full", "x0").weights == pytest.approx(expected, abs=64)
 
 
-def test_the_page_holds_what_is_reckoned_now() -> None:
+def test_the_page_holds_what_is_computed_now() -> None:
     text = memory_table.PAGE.read_text(encoding="utf-8")
     assert text.startswith(memory_table.head()) and text.endswith(memory_table.tail())
     (section,) = (part for part in text.split("## ") if part.startswith("stable-diffusion-v1-5/"))
@@ -279,19 +275,20 @@ def test_the_page_holds_what_is_reckoned_now() -> None:
         if line.startswith("| ")
     }
     for row in ("full", "full, checkpointed", "tiny"):
-        reckoned = sd15(row, "x0")
-        assert cells[row][:2] == [memory_table.number(n) for n in (reckoned.weights, reckoned.peak)]
+        computed = sd15(row, "x0")
+        assert cells[row][:2] == [memory_table.number(n) for n in (computed.weights, computed.peak)]
     batch = len(memory_table.BATCHES)
     assert cells["full"][1 + batch] == memory_table.number(sd15("full", "x_t").peak)
 
 
 def test_the_default_fits_a_card_of_24_gib() -> None:
     recipe = "aircraft-sdxl"
-    ours = memory_table.settings_of(recipe, memory_table.GRADIENTS[memory_table.DEFAULT], "x0")
-    shipped = memory_table.load_recipe(recipe).recipe.synthesize
-    assert ours.memory == shipped.memory
-    assert ours.classifier == shipped.classifier
-    peak = guided_step(architecture(shipped, Path()), shipped, 1, 224).peak / 2**30
+    ours = memory_table.recipe_of(recipe, memory_table.GRADIENTS[memory_table.DEFAULT], "x0")
+    shipped = memory_table.load_recipe(recipe).recipe
+    assert ours.run.memory == shipped.run.memory
+    assert ours.guidance == shipped.guidance
+    setup = Setup.of(shipped)
+    peak = guided_step(architecture(setup.model, Path()), setup, 1, 224).peak / 2**30
     assert 15 < peak < 24 - memory_table.ALLOWANCE
 
 
@@ -309,17 +306,16 @@ CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _at
 
 def unet_flops(recipe: str) -> tuple[float, float]:
     """(all, without attention's scores and values) of one forward pass of the true UNet, TFLOP."""
-    ours = memory_table.settings_of(recipe, {}, "x0")
-    arch = architecture(ours, Path())
+    ours = Setup.of(memory_table.recipe_of(recipe, {}, "x0"))
+    arch = architecture(ours.model, Path())
     with FakeTensorMode(), torch.no_grad():
         model = fake_model(arch, ours)
         contours = torch.empty(1, 1, ours.size, ours.size)
         c = model.conditions(["prompt"], "negative", contours)
-        added = model.family.added(c.text, ours.size)
-        x = torch.empty(1, *model.latent_shape, dtype=model.unet.dtype)
+        x = torch.empty(1, *model.latent_shape, dtype=model.network.dtype)
         # Some processors' attention kernel is not in the counter's own table.
         with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
-            model.unet(x, 500, encoder_hidden_states=c.text.states, **added)
+            model.family.denoise(model.network, x, 500, c.text, ours.size)
     counts = counter.get_flop_counts()["Global"]
     attention = sum(n for operation, n in counts.items() if "attention" in str(operation))
     total = sum(counts.values())
@@ -340,7 +336,7 @@ def test_sd15_takes_the_published_arithmetic() -> None:
     assert unet_flops("aircraft-sd15")[0] == pytest.approx(0.80, rel=0.02)
 
 
-@pytest.mark.parametrize("family", ["sd", "sdxl"])
+@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3"])
 @pytest.mark.parametrize(
     "changes",
     [
@@ -350,30 +346,22 @@ def test_sd15_takes_the_published_arithmetic() -> None:
     ],
     ids=["x0", "x_t-interval", "unguided"],
 )
-def test_a_real_sampling_does_exactly_the_reckoned_arithmetic(
+def test_a_real_sampling_does_exactly_the_computed_arithmetic(
     family: str, changes: dict[str, Any], folder: Path
 ) -> None:
     ours = settings(family, steps=5, **changes)
-    arch = architecture(ours, folder)
+    arch = architecture(ours.model, folder)
     model, guide = fake_model(arch, ours), fake_guide("resnet10t", 16)
-    conditions = model.conditions(["prompt"], "negative", torch.zeros(1, 1, SIZE, SIZE))
     with FlopCounterMode(display=False) as counter:
+        conditions = model.conditions(["prompt"], "negative", torch.zeros(1, 1, SIZE, SIZE))
         steps = sample(
             torch.zeros(1, *model.latent_shape),
             torch.zeros(1, dtype=torch.long),
             model.denoiser(conditions),
-            model.solver(ours.steps),
-            schedule_of(ours),
+            model.solver(ours.sampling.steps),
+            ours.guidance,
             DecodedGuide(model, guide),
         )
         with torch.no_grad():
             model.decode(list(steps)[-1].x)
     assert flops_per_picture(arch, ours, 16, "resnet10t") == counter.get_total_flops()
-
-
-def test_a_decided_schedule_is_the_same_schedule() -> None:
-    schedule = schedule_of(settings("sd", composition="joint", text={"scale": 1.0}))
-    same = decided(schedule)
-    for guided in (False, True):
-        assert same.branches(guided) == schedule.branches(guided)
-    assert replace(same, switch=0.0).branches(True) == schedule.branches(True)

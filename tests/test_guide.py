@@ -14,35 +14,40 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from higfa_cli.artifacts.atomic import read_json, read_jsonl
+from higfa_cli.artifacts.results import Calibration
 from higfa_cli.artifacts.run_record import stage_state
 from higfa_cli.data.dataset import load_dataset
 from higfa_cli.errors import UserError
 from higfa_cli.method.protocols import Level
 from higfa_cli.models.backbones import create_backbone
-from higfa_cli.models.guide import (
-    Guide,
-    GuideSpec,
+from higfa_cli.models.classifier import (
+    Classifier,
+    ClassifierSpec,
     check_classes,
     from_bytes,
-    load_guide,
+    load_classifier,
     network_input,
-    save_guide,
+    save_classifier,
     to_bytes,
 )
-from higfa_cli.models.loading import load_pipeline
-from higfa_cli.recipe.schema import Recipe, Training
+from higfa_cli.recipe.classifiers import Training
+from higfa_cli.recipe.load import override_recipe
+from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages import finetune_guide
 from higfa_cli.stages.context import Context, Silent
 from higfa_cli.stages.guide_pool import pool_jobs, read_photos, render
+from higfa_cli.stages.inputs import guide_inputs
+from higfa_cli.training.calibration import HeldOut, calibrate
 from higfa_cli.training.trainer import predict_logits
-from tests.shapes import CLASSES, SIZE, pictures, write_class_folders
-from tests.tiny import make_model
+from tests.support.recipes import load_model
+from tests.support.shapes import CLASSES, SIZE, pictures, write_class_folders
+from tests.support.tiny import make_model
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 CPU = torch.device("cpu")
 
 
-def spec(**changes: Any) -> GuideSpec:
+def spec(**changes: Any) -> ClassifierSpec:
     values: dict[str, Any] = {
         "backbone": "test_resnet",
         "classes": CLASSES,
@@ -51,7 +56,7 @@ def spec(**changes: Any) -> GuideSpec:
         "std": STD,
         "temperature": 1.5,
     }
-    return GuideSpec(**(values | changes))
+    return ClassifierSpec(**(values | changes))
 
 
 def training(**changes: Any) -> Training:
@@ -64,7 +69,7 @@ def training(**changes: Any) -> Training:
 
 
 @pytest.fixture(scope="module")
-def guide() -> Guide:
+def guide() -> Classifier:
     backbone = create_backbone(training(), len(CLASSES), Path(), seed=0)
     generator = torch.Generator().manual_seed(0)
     # Not the initial 0 and 1: a forgotten statistic would otherwise not show.
@@ -72,14 +77,14 @@ def guide() -> Guide:
         if buffer.is_floating_point():
             shift = torch.rand(buffer.shape, generator=generator)
             buffer.copy_(shift + (0.5 if "var" in name else 0.0))
-    return Guide(backbone.network, spec())
+    return Classifier(backbone.network, spec())
 
 
 def images(count: int, size: int = SIZE, seed: int = 0) -> torch.Tensor:
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-def test_training_and_guiding_see_the_same_network_input(guide: Guide) -> None:
+def test_training_and_guiding_see_the_same_network_input(guide: Classifier) -> None:
     picture = pictures(1, 0).images[:1]
     seen: list[torch.Tensor] = []
     hook = guide.network.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
@@ -103,15 +108,15 @@ def test_bytes_round_trip() -> None:
     assert to_bytes(torch.tensor([-1.7, 2.0])).tolist() == [0, 255]
 
 
-def test_logits_are_divided_by_the_temperature(guide: Guide) -> None:
+def test_logits_are_divided_by_the_temperature(guide: Classifier) -> None:
     ready = network_input(images(2), SIZE, MEAN, STD)
     assert torch.allclose(guide.logits(images(2)), guide.network(ready) / 1.5)
 
 
 @pytest.mark.parametrize("size", [SIZE, 48, 20])
-def test_gradient_reaches_the_picture_and_is_right(guide: Guide, size: int) -> None:
+def test_gradient_reaches_the_picture_and_is_right(guide: Classifier, size: int) -> None:
     """Against a central difference, in float64 so that the difference is sharp."""
-    exact = Guide(load_copy(guide), guide.spec)
+    exact = Classifier(load_copy(guide), guide.spec)
     exact.network.double()
 
     def log_p(batch: torch.Tensor) -> torch.Tensor:
@@ -128,13 +133,13 @@ def test_gradient_reaches_the_picture_and_is_right(guide: Guide, size: int) -> N
     assert float((x.grad * direction).sum()) == pytest.approx(float(slope), rel=1e-4)
 
 
-def load_copy(guide: Guide) -> torch.nn.Module:
+def load_copy(guide: Classifier) -> torch.nn.Module:
     network = create_backbone(training(), len(CLASSES), Path(), seed=1).network
     network.load_state_dict(guide.network.state_dict())
     return network
 
 
-def test_pictures_of_a_batch_do_not_see_each_other_even_in_train_mode(guide: Guide) -> None:
+def test_pictures_of_a_batch_do_not_see_each_other_even_in_train_mode(guide: Classifier) -> None:
     guide.train()
     batch = images(4)
     alone = torch.cat([guide.logits(one[None]) for one in batch])
@@ -142,18 +147,18 @@ def test_pictures_of_a_batch_do_not_see_each_other_even_in_train_mode(guide: Gui
     assert not any(parameter.requires_grad for parameter in guide.parameters())
 
 
-def test_pictures_must_be_square(guide: Guide) -> None:
+def test_pictures_must_be_square(guide: Classifier) -> None:
     with pytest.raises(ValueError, match="square"):
         guide.logits(torch.zeros(1, 3, 32, 48))
 
 
-def test_checkpoint_round_trip_and_equal_bytes(guide: Guide, tmp_path: Path) -> None:
+def test_checkpoint_round_trip_and_equal_bytes(guide: Classifier, tmp_path: Path) -> None:
     first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     for path in (first, second):
-        save_guide(path, guide.network, guide.spec, {"stage": "test"})
+        save_classifier(path, guide.network, guide.spec, {"stage": "test"})
     assert first.read_bytes() == second.read_bytes()
     state = torch.get_rng_state()
-    again = load_guide(first)
+    again = load_classifier(first)
     assert torch.equal(torch.get_rng_state(), state)
     assert again.spec == guide.spec
     assert torch.equal(again.logits(images(3)), guide.logits(images(3)))
@@ -174,7 +179,7 @@ def test_pickles_are_refused_untouched(tmp_path: Path, name: str) -> None:
     bomb, touched = tmp_path / name, tmp_path / "touched"
     bomb.write_bytes(pickle.dumps(_Touch(touched)))
     with pytest.raises(UserError, match="safetensors"):
-        load_guide(bomb)
+        load_classifier(bomb)
     with pytest.raises(UserError, match="safetensors"):
         create_backbone(training(weights=name), 4, tmp_path, 0)
     assert not touched.exists()
@@ -182,26 +187,26 @@ def test_pickles_are_refused_untouched(tmp_path: Path, name: str) -> None:
     assert touched.exists()
 
 
-def test_broken_and_foreign_checkpoints(guide: Guide, tmp_path: Path) -> None:
+def test_broken_and_foreign_checkpoints(guide: Classifier, tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     with pytest.raises(UserError, match="does not exist"):
-        load_guide(path)
+        load_classifier(path)
     save_file({"x": torch.zeros(1)}, path)
     with pytest.raises(UserError, match="no higfa metadata"):
-        load_guide(path)
-    save_guide(path, guide.network, spec(classes=CLASSES[:3]))
+        load_classifier(path)
+    save_classifier(path, guide.network, spec(classes=CLASSES[:3]))
     with pytest.raises(UserError, match="does not fit the network"):
-        load_guide(path)
-    save_guide(path, guide.network, spec(temperature=0.0))
+        load_classifier(path)
+    save_classifier(path, guide.network, spec(temperature=0.0))
     with pytest.raises(UserError, match="impossible metadata"):
-        load_guide(path)
-    save_guide(path, guide.network, guide.spec)
+        load_classifier(path)
+    save_classifier(path, guide.network, guide.spec)
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(UserError, match="not a readable safetensors"):
-        load_guide(path)
+        load_classifier(path)
 
 
-def test_classes_must_agree(guide: Guide) -> None:
+def test_classes_must_agree(guide: Classifier) -> None:
     check_classes(guide, CLASSES)
     with pytest.raises(UserError, match=r"does not know green disc.*lack its red, square"):
         check_classes(guide, (*CLASSES[:3], "green disc"))
@@ -251,9 +256,9 @@ def test_weights_of_others_bring_the_normalisation_that_timm_knows(tmp_path: Pat
 
 
 def test_weights_of_an_own_checkpoint_bring_their_normalisation(
-    guide: Guide, tmp_path: Path
+    guide: Classifier, tmp_path: Path
 ) -> None:
-    save_guide(tmp_path / "g.safetensors", guide.network, guide.spec)
+    save_classifier(tmp_path / "g.safetensors", guide.network, guide.spec)
     made = create_backbone(training(weights="g.safetensors"), 9, tmp_path, 0)
     assert (made.mean, made.std) == (MEAN, STD)
 
@@ -277,9 +282,7 @@ def context(tmp_path: Path, folders: tuple[Path, Path], with_val: bool, **guide:
     recipe = Recipe.model_validate(
         {
             "name": "tiny",
-            "device": "cpu",
             "data": {"root": "data"},
-            "contours": {"size": SIZE},
             "guide": {
                 "backbone": "test_resnet",
                 "pretrained": False,
@@ -290,14 +293,11 @@ def context(tmp_path: Path, folders: tuple[Path, Path], with_val: bool, **guide:
                 "folds": 2,
                 **guide,
             },
-            "synthesize": {
-                "model": str(folders[0]),
-                "controlnet": str(folders[1]),
-                "steps": 8,
-                "size": SIZE,
-                "batch_size": 5,
-                "classifier": {"switch": 0.5},
-            },
+            "size": SIZE,
+            "model": {"base": str(folders[0]), "controlnet": str(folders[1])},
+            "sampling": {"steps": 8},
+            "run": {"device": "cpu", "batch_size": 5},
+            "guidance": {"classifier": {"switch": 0.5}},
         }
     )
     return Context(recipe=recipe, base=tmp_path, workspace=tmp_path / "run", progress=Silent())
@@ -307,7 +307,7 @@ def test_finetune_guide_with_validation(tmp_path: Path, model_folders: tuple[Pat
     ctx = context(tmp_path, model_folders, with_val=True)
     summary = finetune_guide.run(ctx)
     folder = ctx.stage_dir("finetune-guide")
-    guide = load_guide(folder / "guide.safetensors")
+    guide = load_classifier(folder / "guide.safetensors")
     calibration = read_json(folder / "calibration.json")
     assert guide.spec.classes == CLASSES and guide.spec.image_size == 24
     assert guide.spec.temperature == calibration["temperature"] == summary["temperature"]
@@ -323,7 +323,7 @@ def test_finetune_guide_with_validation(tmp_path: Path, model_folders: tuple[Pat
     assert [row["epoch"] for row in history] == [1, 2]
     assert all(row["replaced"] == 0.5 for row in history)
     assert summary["noised"] == 24 * 3  # 2 noised and 1 reconstructed per photo
-    assert stage_state(folder, finetune_guide.inputs(ctx)).kind == "fresh"
+    assert stage_state(folder, guide_inputs(ctx)).kind == "fresh"
 
 
 def test_finetune_guide_without_validation_cross_validates(
@@ -347,12 +347,38 @@ def test_finetune_guide_inputs_name_what_changed(
     tmp_path: Path, model_folders: tuple[Path, Path]
 ) -> None:
     ctx = context(tmp_path, model_folders, with_val=True)
-    before = finetune_guide.inputs(ctx)
-    assert {"data/train", "data/val", "synthesize.model"} <= before.files.keys()
+    before = guide_inputs(ctx)
+    assert {"data/train", "data/val", "model.base"} <= before.files.keys()
     write_class_folders(tmp_path / "data/train", 6, seed=5)
-    after = finetune_guide.inputs(ctx)
+    after = guide_inputs(ctx)
     changed = {name for name in before.files if before.files[name] != after.files[name]}
     assert changed == {"data/train"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "stale"),
+    [
+        ("model.tiling", True, True),
+        ("model.dtype", "bfloat16", True),
+        ("sampling.conditioning_scale", 0.5, True),
+        ("size", 64, True),
+        ("contours.blur", 2.0, True),
+        ("prompts.templates", ["the {words}"], True),
+        ("guidance.classifier.switch", 0.7, True),
+        ("guidance.classifier.scale", 3.0, False),
+        ("prompts.negative", "blur", False),
+        ("contours.per_image", 3, False),
+        ("pictures.per_contour", 3, False),
+        ("run.batch_size", 3, False),
+        ("run.memory.slicing", True, False),
+    ],
+)
+def test_the_guide_depends_on_what_its_pictures_show(
+    tmp_path: Path, model_folders: tuple[Path, Path], key: str, value: object, stale: bool
+) -> None:
+    ctx = context(tmp_path, model_folders, with_val=True)
+    other = replace(ctx, recipe=override_recipe(ctx.recipe, {key: value}))
+    assert (guide_inputs(other).key != guide_inputs(ctx).key) == stale
 
 
 def test_guide_that_never_guides_is_calibrated_on_reconstructions(
@@ -360,7 +386,7 @@ def test_guide_that_never_guides_is_calibrated_on_reconstructions(
 ) -> None:
     ctx = context(tmp_path, model_folders, with_val=True, epochs=1)
     values = ctx.recipe.model_dump(mode="json")
-    values["synthesize"]["classifier"]["switch"] = 1.0
+    values["guidance"]["classifier"]["switch"] = 1.0
     ctx = replace(ctx, recipe=Recipe.model_validate(values))
     finetune_guide.run(ctx)
     calibration = read_json(ctx.stage_dir("finetune-guide") / "calibration.json")
@@ -384,18 +410,18 @@ def test_noised_pictures_do_not_depend_on_their_batch(
     recipe = ctx.recipe
     dataset = load_dataset(recipe.data, tmp_path, 0)
     photos = read_photos(dataset.of("train"), dataset, recipe, tmp_path, Silent())
-    model = load_pipeline(recipe.synthesize, tmp_path, CPU, ["", *photos.prompts])
+    model = load_model(recipe, ["", *photos.prompts], tmp_path)
     levels = finetune_guide.guided_levels(ctx, model)
     jobs = pool_jobs(photos, levels, 2, recipe.seed)
     assert len(jobs) == 24 * 3 and {level for _, level in jobs} == {None, *levels}
     per_photo = [{level for one, level in jobs if one == row} for row in range(24)]
     assert all(len(found) == 3 for found in per_photo)  # None and two different levels
-    together = render(model, photos, jobs, recipe, 16, Silent(), "all").images
+    together = render(model, photos, jobs, recipe.seed, 16, Silent(), "all").images
     some = jobs[1::7]
-    alone = render(model, photos, some, recipe, 16, Silent(), "some").images
+    alone = render(model, photos, some, recipe.seed, 16, Silent(), "some").images
     difference = (together[1::7].int() - alone.int()).abs().max()
     assert int(difference) <= 1
-    assert render(model, photos, jobs, recipe, 16, Silent(), "all").labels.tolist() == [
+    assert render(model, photos, jobs, recipe.seed, 16, Silent(), "all").labels.tolist() == [
         photos.samples[row].class_id for row, _ in jobs
     ]
 
@@ -403,26 +429,26 @@ def test_noised_pictures_do_not_depend_on_their_batch(
 def test_calibration_by_hand() -> None:
     """Two levels of two pictures, all at logit gap 2, three right: T = 2 / ln 3 for all."""
     high, low = Level(0, 0.5, 500, 0.6, 0.8), Level(1, 0.75, 250, 0.8, 0.6)
-    held = finetune_guide.HeldOut(
+    held = HeldOut(
         logits=torch.tensor([[2.0, 0.0]] * 4 + [[9.0, 0.0]]),
         labels=torch.tensor([0, 0, 0, 1, 1]),
         levels=(high, low, low, high, None),
         clean_logits=torch.tensor([[1.0, 0.0]]),
         clean_labels=torch.tensor([0]),
     )
-    found = finetune_guide.calibrate(held, (high, low), "val")
-    assert found["temperature"] == pytest.approx(2 / 1.0986123, rel=1e-6)
-    assert [row["accuracy"] for row in found["levels"]] == [0.5, 1.0]
-    assert [row["ece_after"] for row in found["levels"]] == pytest.approx([0.25, 0.25], abs=1e-5)
-    assert found["reconstructed"]["accuracy"] == 0.0
-    assert json.loads(json.dumps(found)) == found
+    found = calibrate(held, (high, low), "val")
+    assert found.temperature == pytest.approx(2 / 1.0986123, rel=1e-6)
+    assert [level.accuracy for level in found.levels] == [0.5, 1.0]
+    assert [level.ece_after for level in found.levels] == pytest.approx([0.25, 0.25], abs=1e-5)
+    assert found.reconstructed.accuracy == 0.0
+    assert Calibration.model_validate(json.loads(json.dumps(found.plain()))) == found
 
 
-def test_metadata_holds_what_a_reader_needs(guide: Guide, tmp_path: Path) -> None:
+def test_metadata_holds_what_a_reader_needs(guide: Classifier, tmp_path: Path) -> None:
     from safetensors import safe_open
 
     path = tmp_path / "g.safetensors"
-    save_guide(path, guide.network, guide.spec, {"stage": "finetune-guide"})
+    save_classifier(path, guide.network, guide.spec, {"stage": "finetune-guide"})
     with safe_open(path, framework="pt") as handle:
         about = json.loads(handle.metadata()["higfa"])
     assert about["classes"] == list(CLASSES) and about["temperature"] == 1.5

@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 
 from higfa_cli.errors import UserError
 from higfa_cli.models.backbones import METADATA_KEY, build_network, create_backbone
-from higfa_cli.models.guide import GuideSpec, load_guide, save_guide
-from higfa_cli.models.loading import load_pipeline
-from higfa_cli.recipe.schema import Downstream, Guide, Synthesize
-from tests import tiny
-from tests.hostile import BACKBONE, SMALL, Canary, assert_inert, higfa, photo
+from higfa_cli.models.classifier import ClassifierSpec, load_classifier, save_classifier
+from higfa_cli.recipe.classifiers import Downstream, Guide
+from tests.support import tiny
+from tests.support.hostile import BACKBONE, SMALL, Canary, assert_inert, higfa, photo
+from tests.support.recipes import drawing_recipe, load_model
 
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".zip", "", ".safetensors", ".SAFETENSORS")
 
@@ -41,6 +41,7 @@ def one_line(error: pytest.ExceptionInfo[UserError], *parts: object) -> str:
 # --- checkpoints ------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("hostile", "pickled weights and models", "refused, not opened")
 @pytest.mark.parametrize("kind", ["plain", "torch"])
 @pytest.mark.parametrize("key", ["guide.weights", "downstream.weights"])
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -57,6 +58,7 @@ def test_pickled_weights_are_not_opened(
     assert not canary.dead
 
 
+@pytest.mark.fault("hostile", "pickled weights and models")
 @pytest.mark.parametrize("command", ["predict", "export"])
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_pickled_models_are_not_opened(
@@ -85,8 +87,10 @@ def test_the_canary_is_alive(canary: Canary) -> None:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "guide.safetensors"
     network = build_network(BACKBONE, 3, 32)
-    save_guide(path, network, GuideSpec(BACKBONE, ("a", "b", "c"), 32, (0.5,) * 3, (0.5,) * 3))
-    assert load_guide(path).spec.classes == ("a", "b", "c")
+    save_classifier(
+        path, network, ClassifierSpec(BACKBONE, ("a", "b", "c"), 32, (0.5,) * 3, (0.5,) * 3)
+    )
+    assert load_classifier(path).spec.classes == ("a", "b", "c")
     return path
 
 
@@ -201,12 +205,13 @@ BROKEN: dict[str, Callable[[Path], None]] = {
 }
 
 
+@pytest.mark.fault("hostile", "checkpoints that are broken or lie", "one line")
 @pytest.mark.parametrize("case", BROKEN)
 def test_broken_checkpoints_are_one_line(tmp_path: Path, checkpoint: Path, case: str) -> None:
     path = Path(shutil.copy(checkpoint, tmp_path / "x.safetensors"))
     BROKEN[case](path)
     with pytest.raises(UserError) as caught:
-        load_guide(path)
+        load_classifier(path)
     message = one_line(caught)
     assert str(path) in message or "timm has no model" in message
     code, printed = higfa("predict", "--model", path, photo(tmp_path / "a.png"))
@@ -227,13 +232,13 @@ def sound_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def load(folder: Path) -> None:
-    settings = Synthesize(
-        model=str(folder / "sd"),
-        controlnet=str(folder / "controlnet"),
-        gradient_autoencoder=str(folder / "tiny-vae"),
+    recipe = drawing_recipe(
+        folder / "sd",
+        folder / "controlnet",
         size=32,
+        gradient_autoencoder=str(folder / "tiny-vae"),
     )
-    load_pipeline(settings, folder, torch.device("cpu"), ["a photo"])
+    load_model(recipe, ["a photo"], folder)
 
 
 def index(**changes: Any) -> Callable[[Path, Canary], None]:
@@ -354,6 +359,7 @@ FOLDERS: dict[str, Callable[[Path, Canary], None]] = {
 }
 
 
+@pytest.mark.fault("hostile", "model folders with code", "none is run")
 @pytest.mark.parametrize("case", FOLDERS)
 def test_model_folders_run_no_code(
     tmp_path: Path,
@@ -371,5 +377,5 @@ def test_model_folders_run_no_code(
     with pytest.raises(UserError) as caught:
         load(folder)
     assert not canary.dead
-    message = one_line(caught, "synthesize.")
+    message = one_line(caught, "model.")
     assert "safetensors" in message or case.endswith("nested")

@@ -13,10 +13,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-import yaml
 
 from higfa_cli.artifacts.atomic import read_jsonl
-from higfa_cli.artifacts.names import class_dir, class_dirs, class_name, inert
+from higfa_cli.artifacts.class_folders import class_dir, class_dirs, class_name
 from higfa_cli.cli.output import (
     TerminalProgress,
     print_json,
@@ -28,14 +27,16 @@ from higfa_cli.data.dataset import load_dataset
 from higfa_cli.data.prompt_bank import prompts_for
 from higfa_cli.errors import UserError
 from higfa_cli.models.backbones import build_network
-from higfa_cli.models.guide import GuideSpec, save_guide
-from higfa_cli.recipe.schema import Data, Prompts
+from higfa_cli.models.classifier import ClassifierSpec, save_classifier
+from higfa_cli.recipe.data import Data, Prompts
 from higfa_cli.report.tables import csv_cell, csv_text, latex_escape, markdown_escape
 from higfa_cli.stages import report
+from higfa_cli.text import inert
 from higfa_cli.training.synthetic import list_synthetic
-from tests import test_report
-from tests.hostile import BACKBONE, SMALL, assert_inert, higfa, photo
-from tests.tiny import make_model
+from tests.support import report_project
+from tests.support.hostile import BACKBONE, assert_inert, higfa, photo
+from tests.support.recipes import write_recipe
+from tests.support.tiny import make_model
 
 NAMES = {
     "slash": "F/A-18",
@@ -126,6 +127,11 @@ each = pytest.mark.parametrize("name", ALL, ids=list(NAMES))
 # --- folders ----------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(
+    "hostile",
+    "class names: slashes, dots, markup, format strings, case, Unicode forms",
+    "reversible folder names, no collision, original kept",
+)
 @each
 def test_folder_names_are_safe_and_reversible(tmp_path: Path, name: str) -> None:
     folder = class_dir(name)
@@ -138,6 +144,10 @@ def test_folder_names_are_safe_and_reversible(tmp_path: Path, name: str) -> None
     assert (tmp_path / folder).resolve().parent == tmp_path.resolve()
 
 
+@pytest.mark.fault(
+    "hostile",
+    "class names: slashes, dots, markup, format strings, case, Unicode forms",
+)
 def test_no_two_classes_share_a_folder_on_any_file_system() -> None:
     folders = class_dirs(ALL)
     assert set(folders) == set(ALL)
@@ -168,6 +178,7 @@ def test_two_folders_of_one_name_are_not_merged(tmp_path: Path) -> None:
 # --- text -------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("hostile", "such class names in report, terminal and tables")
 @each
 def test_shown_text_is_inert(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     print_line(f"class {name}")
@@ -185,6 +196,7 @@ def test_shown_text_is_inert(name: str, capsys: pytest.CaptureFixture[str]) -> N
         assert inert(name) == name and f"class {name}" in out
 
 
+@pytest.mark.fault("hostile", "such class names in report, terminal and tables")
 @each
 def test_cells_of_every_format(name: str) -> None:
     cell = csv_cell(name)
@@ -231,17 +243,18 @@ class Tags(HTMLParser):
 
 
 def page(root: Path, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    monkeypatch.setattr(test_report, "CLASSES", names)
-    ctx = test_report.workspace(root, test_report.BETTER)
+    monkeypatch.setattr(report_project, "CLASSES", names)
+    ctx = report_project.workspace(root, report_project.BETTER)
     record = json.loads((root / "train-downstream/run.json").read_text())
     record["argv"] = ["higfa", "run", *names[:10]]
     record["libraries"] = {"torch": names[-1]}
-    test_report.dump(root / "train-downstream/run.json", record)
+    report_project.dump(root / "train-downstream/run.json", record)
     report.run(ctx)
     made = (root / "report").iterdir()
     return {path.name: path.read_text("utf-8") for path in made if path.suffix != ".json"}
 
 
+@pytest.mark.fault("hostile", "such class names in report, terminal and tables", "inert")
 @pytest.mark.parametrize("start", range(0, len(ALL), 20))
 def test_the_report_is_inert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: int) -> None:
     names = ALL[start : start + 20]
@@ -265,8 +278,8 @@ MODEL_NAMES = tuple(sorted(set(ALL) - {NAMES["decomposed"]}))
 
 
 def test_predictions_are_printed_inert(tmp_path: Path) -> None:
-    spec = GuideSpec(BACKBONE, MODEL_NAMES, 32, (0.5,) * 3, (0.5,) * 3)
-    save_guide(tmp_path / "m.safetensors", build_network(BACKBONE, len(MODEL_NAMES), 32), spec)
+    spec = ClassifierSpec(BACKBONE, MODEL_NAMES, 32, (0.5,) * 3, (0.5,) * 3)
+    save_classifier(tmp_path / "m.safetensors", build_network(BACKBONE, len(MODEL_NAMES), 32), spec)
     picture = photo(tmp_path / "\x1b[31mred.png")
     for flags in ([], ["--json"]):
         code, printed = higfa(
@@ -291,7 +304,6 @@ WHOLE = (
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
     """All stages over classes of such names, from a split file; and what was printed."""
     root = tmp_path_factory.mktemp("whole")
-    model, controlnet = make_model(root / "model")
     with (root / "split.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "class", "split"])
@@ -299,27 +311,22 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
             for number, split in enumerate(("train", "train", "val", "test")):
                 path = photo(root / "photos" / f"{index}-{number}.png", 4 * index + number)
                 writer.writerow([path.name, name, split])
-    tree = {
-        "name": "[red]<b>whole",
-        "device": "cpu",
-        "data": {"root": "photos", "split_file": "split.csv"},
-        "contours": {"size": 32},
-        "guide": SMALL | {"noised_per_image": 1},
-        "synthesize": {
-            "model": str(model),
-            "controlnet": str(controlnet),
-            "size": 32,
-            "steps": 2,
-            "batch_size": 14,
-            "gallery": 7,
-            "classifier": {"switch": 0.5},
-        },
-        "filter": {"constant": 0.0},
-        "downstream": SMALL | {"seeds": [0]},
-    }
-    (root / "whole.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+    training = {"epochs": 1, "batch_size": 8}
+    write_recipe(
+        root / "whole.yaml",
+        make_model(root / "model"),
+        name="[red]<b>whole",
+        data={"split_file": "split.csv"},
+        guide=training | {"noised_per_image": 1},
+        guidance={"classifier": {"switch": 0.5}},
+        sampling={"steps": 2},
+        pictures={"gallery": 7},
+        run={"batch_size": 14},
+        filter={"constant": 0.0},
+        downstream=training | {"seeds": [0]},
+    )
     outside = {path for path in root.rglob("*") if path.is_file()}
-    flags = ["--recipe", root / "whole.yaml", "--workspace", root / "out"]
+    flags = [root / "whole.yaml", "--workspace", root / "out"]
     # As a program of its own: its libraries are then silent too.
     command = [sys.executable, "-m", "higfa_cli", "run", *flags]
     done = subprocess.run(command, capture_output=True, check=False)
@@ -332,6 +339,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
     return root / "out", printed
 
 
+@pytest.mark.fault(
+    "hostile",
+    "class names: slashes, dots, markup, format strings, case, Unicode forms",
+)
 def test_the_whole_pipeline_keeps_the_names(run: tuple[Path, bytes]) -> None:
     workspace, printed = run
     assert_inert(printed)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from higfa_cli.artifacts.artifact import write_rows
 from higfa_cli.artifacts.atomic import read_jsonl, write_json, write_jsonl, write_text
-from higfa_cli.artifacts.contained import why_outside
 from higfa_cli.artifacts.fingerprint import hash_file
 from higfa_cli.artifacts.lock import folder_lock
 from higfa_cli.artifacts.run_record import (
@@ -21,16 +21,20 @@ from higfa_cli.artifacts.run_record import (
     stage_run,
     stage_state,
 )
+from higfa_cli.artifacts.safe_paths import why_outside
 from higfa_cli.data.dataset import load_dataset
 from higfa_cli.errors import UserError
+from higfa_cli.forecast import estimate
+from higfa_cli.recipe.data import Data
 from higfa_cli.recipe.load import load_recipe
-from higfa_cli.recipe.schema import Data
-from higfa_cli.stages import drawing, estimate, pipeline, preview, report
+from higfa_cli.stages import drawing, pipeline, preview, report
 from higfa_cli.stages.context import Context, make_context
+from higfa_cli.stages.table import stage_of
 from higfa_cli.training.checkpoint import load_checkpoint
-from tests.hostile import PATHS, Canary, assert_inert, higfa, hostile_root, path_of, photo
-from tests.test_artifacts import RECIPE
-from tests.test_layouts import car_annotations, cells, dog_list, lines, mat
+from tests.support.hostile import PATHS, Canary, assert_inert, higfa, hostile_root, path_of, photo
+from tests.support.layouts import car_annotations, cells, dog_list, lines, mat
+from tests.support.shapes import picture_row
+from tests.support.stage_folder import RECIPE
 
 INPUTS = StageInputs({"version": 1}, {"data/train": "aa"})
 
@@ -102,6 +106,7 @@ LISTS: dict[str, Callable[[Path, str], None]] = {
 }
 
 
+@pytest.mark.fault("hostile", "paths that lead out: `..`, absolute, links, NUL", "refused")
 @pytest.mark.parametrize("layout", LISTS)
 @pytest.mark.parametrize("name", PATHS)
 def test_listed_photos_lie_in_the_data_folder(tmp_path: Path, layout: str, name: str) -> None:
@@ -117,6 +122,7 @@ def test_listed_photos_lie_in_the_data_folder(tmp_path: Path, layout: str, name:
     assert any(word in message for word in ("line", ".mat"))
 
 
+@pytest.mark.fault("hostile", "paths that lead out: `..`, absolute, links, NUL")
 @pytest.mark.parametrize("name", PATHS)
 def test_the_rule_itself(tmp_path: Path, name: str) -> None:
     root = hostile_root(tmp_path)
@@ -139,8 +145,9 @@ def ctx(tmp_path: Path) -> Context:
         for index in range(2):
             photo(tmp_path / "photos/train" / cls / f"{index}.png", index)
     (tmp_path / "recipe.yaml").write_text(
-        "name: small\ndata: {root: photos}\ncontours: {size: 32}\n"
-        "synthesize: {model: a/b, controlnet: a/c, size: 32, classifier: {switch: 1.0}}\n"
+        "name: small\ndata: {root: photos}\nsize: 32\n"
+        "model: {base: a/b, controlnet: a/c}\n"
+        "guidance: {classifier: {switch: 1.0}}\n"
     )
     made = make_context(load_recipe(str(tmp_path / "recipe.yaml")), tmp_path / "runs")
     pipeline.run_all(made, last="contours")
@@ -165,6 +172,9 @@ def test_contours_are_read_from_their_stage(ctx: Context, name: str) -> None:
     item = next(one for one in drawing.plan(ctx) if one.contour == rows[0]["file_name"])
     with pytest.raises(UserError, match="contours"):
         drawing.read_contour(ctx, item)
+    # Before any model is loaded: there is none.
+    with pytest.raises(UserError, match="contours"):
+        preview.sweep(ctx, "guidance.text.scale", [1.0])
 
 
 @pytest.mark.parametrize("name", PATHS)
@@ -172,19 +182,19 @@ def test_pictures_are_read_from_their_stage(ctx: Context, name: str) -> None:
     images = ctx.stage_dir("synthesize") / "images"
     with_links(images)
     photo(images.parent / "secret.png")
-    row = {"file_name": path_of(name, images.parent), "id": "1", "class": "A320", "class_id": 0}
-    write_jsonl(images / "metadata.jsonl", [row | {"source": "train/A320/0.png", "replica": 0}])
-    with pytest.raises(UserError):
-        pipeline.stage_module("filter").run(ctx)
+    row = picture_row(file_name=path_of(name, images.parent), cls="A320", source="train/A320/0.png")
+    write_rows(images / "metadata.jsonl", [row])
+    with pytest.raises(UserError, match=r"names a file in|cannot read image"):
+        stage_of("filter").run(ctx)
 
 
 @pytest.mark.parametrize("name", PATHS)
 def test_the_gallery_is_read_from_its_stage(ctx: Context, name: str) -> None:
     folder = with_links(ctx.stage_dir("synthesize"))
     row = dict.fromkeys(report.PICTURES, path_of(name, ctx.workspace))
-    write_jsonl(folder / "gallery.jsonl", [row | {"id": "1", "class": "A320"}])
-    with pytest.raises(UserError):
-        report._gallery(ctx, {})
+    write_jsonl(folder / "gallery.jsonl", [row | {"id": "1", "class": "A320", "seed": 1}])
+    with pytest.raises(UserError, match=r"names a file in|cannot read image"):
+        report._gallery(ctx.ws.synthesize)
 
 
 def finish(directory: Path, **files: str) -> None:
@@ -198,6 +208,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+@pytest.mark.fault("hostile", "records and results of a stranger")
 @pytest.mark.parametrize("resume", [False, True], ids=["anew", "resumed"])
 @pytest.mark.parametrize("source", ["record", "journal"])
 @pytest.mark.parametrize("name", PATHS)
@@ -254,6 +265,7 @@ REPLACED: dict[str, str] = {
 }
 
 
+@pytest.mark.fault("hostile", "paths that lead out: `..`, absolute, links, NUL")
 @pytest.mark.parametrize("case", LINKS)
 def test_links_that_lead_out_stop_the_stage(tmp_path: Path, case: str) -> None:
     stage = tmp_path / "runs" / "s"
@@ -316,6 +328,11 @@ RECORDS: dict[str, Any] = {
 }
 
 
+@pytest.mark.fault(
+    "hostile",
+    "records and results of a stranger",
+    "replaced or refused; nothing outside is removed",
+)
 @pytest.mark.parametrize("stage", ["contours", "synthesize", "train-downstream"])
 @pytest.mark.parametrize("case", RECORDS)
 def test_hostile_records_are_replaced_or_refused(ctx: Context, case: str, stage: str) -> None:
@@ -324,14 +341,12 @@ def test_hostile_records_are_replaced_or_refused(ctx: Context, case: str, stage:
     known = stage_state(ctx.stage_dir(stage), INPUTS)
     assert known.kind in ("partial", "stale")
     for command in ("status", "contours"):
-        code, printed = higfa(
-            command, "--recipe", ctx.base / "recipe.yaml", "--workspace", ctx.workspace
-        )
+        code, printed = higfa(command, ctx.base / "recipe.yaml", "--workspace", ctx.workspace)
         assert code == 0, printed
         assert_inert(printed)
     if case != "nested":
         assert estimate._earlier(ctx, torch.device("cpu")) is None
-    write_json(ctx.workspace / report.RESULTS, {"arms": [{"name": "real", "runs": []}]})
+    write_json(ctx.ws.downstream.results, {"arms": [{"name": "real", "runs": []}]})
     with pytest.raises(UserError):
         report.run(ctx)
 
@@ -352,14 +367,15 @@ RESULTS: dict[str, Any] = {
 }
 
 
+@pytest.mark.fault("hostile", "records and results of a stranger")
 @pytest.mark.parametrize("case", RESULTS)
 def test_hostile_results_are_one_line(ctx: Context, case: str) -> None:
-    path = ctx.workspace / report.RESULTS
+    path = ctx.ws.downstream.results
     write_text(path, json.dumps(RESULTS[case]))
     for arguments in (["report"], ["predict", str(ctx.workspace / "secret.png")]):
-        code, printed = higfa(
-            *arguments, "--recipe", ctx.base / "recipe.yaml", "--workspace", ctx.workspace
-        )
+        command, *photos = arguments
+        recipe = ctx.base / "recipe.yaml"
+        code, printed = higfa(command, recipe, *photos, "--workspace", ctx.workspace)
         assert (code, printed.count(b"\n")) == (1, 1), printed
         assert_inert(printed)
     assert not (ctx.workspace / "report" / "report.html").exists()

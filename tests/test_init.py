@@ -54,7 +54,7 @@ def test_a_flat_folder_becomes_a_recipe_that_loads(tmp_path: Path) -> None:
     assert "without a test photo: one" in result["notes"]
     loaded = load_recipe(result["recipe"])
     assert loaded.recipe.name == "mine"
-    assert loaded.recipe.contours.size == loaded.recipe.synthesize.size == 512
+    assert loaded.recipe.size == loaded.recipe.size == 512
     data = load_dataset(loaded.recipe.data, loaded.base, loaded.recipe.seed)
     per_class = Counter((s.cls, s.split) for s in data.samples)
     assert [per_class["colts-foot", s] for s in ("train", "val", "test")] == [14, 3, 3]

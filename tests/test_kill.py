@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.forks import Forks
-from tests.kill_rounds import STAGES, Killer
+from tests.support.forks import Forks
+from tests.support.kill_rounds import STAGES, Killer
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +26,11 @@ def spread(steps: int, count: int) -> list[int]:
     return [1 + round(k * (steps - 1) / (count - 1)) for k in range(count)]
 
 
+@pytest.mark.fault(
+    "stop",
+    "kill -9 at any step of any stage, also between a temporary file and its rename",
+    "tree as of an undisturbed run, no temporary files",
+)
 def test_eight_points_of_all_steps(killer: Killer) -> None:
     rounds = [killer.round(stop_at=step) for step in spread(killer.steps, 8)]
     assert [one.differences for one in rounds] == [()] * 8
@@ -33,11 +38,17 @@ def test_eight_points_of_all_steps(killer: Killer) -> None:
     assert len({one.stage for one in rounds}) >= 4
 
 
+@pytest.mark.fault(
+    "stop", "kill -9 at random moments, several times", "tree as of an undisturbed run"
+)
 def test_three_kills_at_any_time(killer: Killer) -> None:
     found = killer.round(delay=0.3 * killer.quick_seconds, kills=3)
     assert found.differences == ()
 
 
+@pytest.mark.fault(
+    "stop", "kill -9 while results of another recipe are replaced", "tree as of an undisturbed run"
+)
 def test_kills_while_outdated_results_are_replaced(killer: Killer) -> None:
     """Every stage holds results of another recipe; some are cleared when the run is killed."""
     old = killer.outdated()
@@ -46,6 +57,7 @@ def test_kills_while_outdated_results_are_replaced(killer: Killer) -> None:
     assert [one.differences for one in rounds] == [()] * 2
 
 
+@pytest.mark.fault("stop", "kill -9 while results of another recipe are replaced")
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_twenty_points_while_outdated_results_are_replaced(killer: Killer) -> None:
@@ -69,6 +81,10 @@ def test_a_kill_is_noticed(killer: Killer) -> None:
     ]
 
 
+@pytest.mark.fault(
+    "stop",
+    "kill -9 at any step of any stage, also between a temporary file and its rename",
+)
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_sixty_points_over_all_six_stages(killer: Killer) -> None:
@@ -78,6 +94,7 @@ def test_sixty_points_over_all_six_stages(killer: Killer) -> None:
     assert set(hit) == set(STAGES), hit
 
 
+@pytest.mark.fault("stop", "kill -9 at random moments, several times")
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_twenty_random_moments(killer: Killer) -> None:
@@ -88,6 +105,11 @@ def test_twenty_random_moments(killer: Killer) -> None:
     assert [one.differences for one in rounds] == [()] * 20
 
 
+@pytest.mark.fault(
+    "stop",
+    'kill -9 after the record says "done"',
+    "nothing is run again, leftovers go",
+)
 def test_a_leftover_of_the_very_last_step_goes_at_the_next_run(
     killer: Killer, tmp_path: Path
 ) -> None:

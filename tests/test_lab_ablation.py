@@ -18,15 +18,18 @@ from torch import Tensor
 from higfa_cli.artifacts.atomic import read_json, write_json
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.load import load_recipe, override_recipe
-from tests.lab_project import CLASSES, write_judges, write_lab
-from tools.pocket.lab import ablation, checkpoints, guides, method, worst
-from tools.pocket.lab.ablation import ablate, axes_around, is_recipe
-from tools.pocket.lab.bench import RECIPE, Request
+from tests.support.lab_project import CLASSES, write_judges, write_lab
+from tools.pocket.lab import ablation, bars, checkpoints, guides, worst
+from tools.pocket.lab.ablation import ablate
+from tools.pocket.lab.axes import SWEEPS, axes_around, is_recipe
+from tools.pocket.lab.bars import compare
 from tools.pocket.lab.draw import Drawings
-from tools.pocket.lab.judges import jury_log_probabilities, load_judges
-from tools.pocket.lab.method import compare, distance_at, matched
-from tools.pocket.lab.scores import Score, jury, percent
+from tools.pocket.lab.judges import jury, jury_log_probabilities, load_judges
+from tools.pocket.lab.options import RECIPE, Options
+from tools.pocket.lab.scores import Score, hits
 from tools.pocket.lab.strips import strip
+from tools.pocket.lab.text import percent
+from tools.pocket.lab.thresholds import blame, distance_at, diversity, matched, verdicts
 
 
 def tiny_features(pictures: Tensor) -> Tensor:
@@ -36,15 +39,14 @@ def tiny_features(pictures: Tensor) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def request_(tmp_path_factory: pytest.TempPathFactory) -> Request:
+def options(tmp_path_factory: pytest.TempPathFactory) -> Options:
     folder = tmp_path_factory.mktemp("lab")
     recipe = write_lab(folder)
-    return Request(
+    return Options(
         recipe=str(recipe),
         judges=write_judges(folder / "judges"),
         workspace=folder / "workspace",
         out=folder / "out",
-        docs=folder / "docs",
         per_class=2,
         workers=1,
     )
@@ -65,8 +67,7 @@ def score(
         failed=lost,
         seconds=2.0 * count,
     )
-    hits = (log_p.argmax(dim=1) == drawings.labels) & ~lost
-    return Score(drawings, log_p, hits, torch.eye(count))
+    return Score(drawings, log_p, hits(log_p, drawings), torch.eye(count))
 
 
 def test_a_score_by_hand() -> None:
@@ -142,7 +143,7 @@ def test_every_axis_holds_the_recipe_once() -> None:
 
 
 def test_the_recipes_own_value_is_added_to_an_axis() -> None:
-    recipe = override_recipe(load_recipe(str(RECIPE)).recipe, {"synthesize.text.scale": 3.5})
+    recipe = override_recipe(load_recipe(str(RECIPE)).recipe, {"guidance.text.scale": 3.5})
     axes = {axis.name: axis for axis in axes_around(recipe)}
     labels = [value.label for value in axes["text-scale"].values]
     assert labels == ["3", "3.5", "6", "10", "14"]
@@ -153,48 +154,50 @@ def test_one_strength_alone_follows_the_confidence() -> None:
     axes = {axis.name: axis for axis in axes_around(recipe)}
     alone = {value.label: value for value in axes["modulation-text"].values}
     for label in ("rising", "falling"):
-        own = override_recipe(recipe, alone[label].settings).synthesize
+        own = override_recipe(recipe, alone[label].settings).guidance
         assert own.classifier.modulation == label
         assert own.contour.floor == own.contour.scale
-        assert own.text.floor == recipe.synthesize.text.floor
+        assert own.text.floor == recipe.guidance.text.floor
 
 
-def test_an_ablation_writes_its_table_and_resumes(request_: Request) -> None:
-    ablate(request_, ["gamma"], tiny_features)
-    drawn = {file: file.stat().st_mtime_ns for file in request_.workspace.rglob("*.npz")}
+def test_an_ablation_writes_its_table_and_resumes(options: Options) -> None:
+    ablate(options, ["gamma"], tiny_features)
+    drawn = {file: file.stat().st_mtime_ns for file in options.workspace.rglob("*.npz")}
     # The pairs of gamma and S_K, and the recipe itself.
     assert len(drawn) == 13
-    results = ablate(request_, ["conditions"], tiny_features)
+    results = ablate(options, ["conditions"], tiny_features)
     assert set(results["parts"]) == {"gamma", "conditions"}
-    assert read_json(request_.out / "ablation.json") == results
+    assert read_json(options.data("ablation")) == results
     assert all(file.stat().st_mtime_ns == time for file, time in drawn.items())
     rows = results["parts"]["gamma"]["rows"]
     assert [row["value"] for row in rows[:2]] == ["gamma 0, S_K 0.25", "gamma 0, S_K 0.5"]
     assert [row["is_recipe"] for row in rows] == [False] * 12 + [True]
     assert rows[12]["against_recipe"] is None
     assert rows[0]["pictures"] == 4
-    text = (request_.docs / "ablation.md").read_text(encoding="utf-8")
+    text = (options.out / "ablation.md").read_text(encoding="utf-8")
     assert "| **recipe** |" in text
-    assert text.index("## conditions") < text.index("## gamma")
-    with Image.open(request_.docs / "pictures" / "ablation-gamma.png") as sheet:
+    assert text.index("| conditions |") < text.index("| gamma |")
+    assert (options.out / "pictures" / "ablation-conditions.png").is_file()
+    with Image.open(options.workspace / "strips" / "ablation-gamma.png") as sheet:
         # Contours, photos and thirteen values of four pictures.
         assert sheet.height == 12 + 15 * 34
 
 
-def test_another_number_of_pictures_begins_a_new_table(request_: Request) -> None:
-    ablate(request_, ["read"], tiny_features)
-    results = ablate(replace(request_, per_class=3), ["confidence"], tiny_features)
+def test_another_number_of_pictures_begins_a_new_table(options: Options) -> None:
+    ablate(options, ["read"], tiny_features)
+    results = ablate(replace(options, per_class=3), ["confidence"], tiny_features)
     assert set(results["parts"]) == {"confidence"}
 
 
 def test_a_value_of_tau_has_a_guide_of_its_own(
-    request_: Request, monkeypatch: pytest.MonkeyPatch
+    options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ablation, "TAUS", (0.0,))
-    monkeypatch.setattr(ablation, "TOGETHER", ((0.0, 1.0, 2.0), (0.5, 1.0, 2.0), (0.5, 2.0, 5.0)))
-    parts = ablate(request_, ["together", "tau"], tiny_features)["parts"]
+    points = {"tau": ((0.0,),), "together": ((0.0, 1.0, 2.0), (0.5, 1.0, 2.0), (0.5, 2.0, 5.0))}
+    few = [replace(sweep, points=points.get(sweep.name, sweep.points)) for sweep in SWEEPS]
+    monkeypatch.setattr(ablation, "SWEEPS", tuple(few))
+    parts = ablate(options, ["together", "tau"], tiny_features)["parts"]
     assert [row["value"] for row in parts["tau"]["rows"]] == ["0", "0.5"]
-    guides = request_.workspace / "guides"
+    guides = options.workspace / "guides"
     assert [path.name for path in guides.iterdir() if path.name.startswith("tau")] == ["tau-0"]
     calibration = read_json(guides / "tau-0" / "finetune-guide" / "calibration.json")
     assert len(calibration["levels"]) == 3
@@ -206,9 +209,9 @@ def test_a_value_of_tau_has_a_guide_of_its_own(
     assert [row["is_recipe"] for row in together] == [False, False, False, True]
 
 
-def test_judges_are_checked_before_any_long_work(request_: Request, tmp_path: Path) -> None:
+def test_judges_are_checked_before_any_long_work(options: Options, tmp_path: Path) -> None:
     other = write_judges(tmp_path / "other", classes=("blue disc", "green disc"))
-    elsewhere = replace(request_, judges=other, workspace=tmp_path / "workspace")
+    elsewhere = replace(options, judges=other, workspace=tmp_path / "workspace")
     with pytest.raises(UserError, match="green disc"):
         ablate(elsewhere, ["gamma"], tiny_features)
     with pytest.raises(UserError, match="no judge"):
@@ -220,9 +223,9 @@ def test_judges_are_checked_before_any_long_work(request_: Request, tmp_path: Pa
     assert not elsewhere.workspace.exists()
 
 
-def test_an_unknown_axis_is_refused(request_: Request) -> None:
+def test_an_unknown_axis_is_refused(options: Options) -> None:
     with pytest.raises(UserError, match="no such axis"):
-        ablate(request_, ["size"], tiny_features)
+        ablate(options, ["size"], tiny_features)
 
 
 def test_distance_is_read_off_where_a_curve_first_meets_the_agreement() -> None:
@@ -239,23 +242,23 @@ def test_matched_agreement_by_hand() -> None:
         for s, a, d in ((0.0, 0.5, 0.4), (30.0, 0.7, 0.3))
     ]
     # 0.35 at the agreement of 0.6.
-    assert matched("none", points, 0.6, 0.35 * 0.981)["reached"] is True
-    worse = matched("none", points, 0.6, 0.35 * 0.979)
-    assert worse["reached"] is False
-    assert worse["measured"].startswith("-2.1 %")
-    beyond = matched("rms", points, 0.8, 0.3)
-    assert beyond["reached"] is True
-    assert "out of its reach; at its best, S_K 30 with 70.0 %" in beyond["measured"]
-    below = matched("rms", points, 0.4, 0.3)
-    assert below["reached"] is None
+    assert diversity("none", matched(points, 0.6, 0.35 * 0.981)).word == "reached"
+    worse = diversity("none", matched(points, 0.6, 0.35 * 0.979))
+    assert worse.word == "MISSED"
+    assert worse.measured.startswith("-2.1 %")
+    beyond = diversity("rms", matched(points, 0.8, 0.3))
+    assert beyond.word == "reached"
+    assert "out of its reach; at its best, S_K 30 with 70.0 %" in beyond.measured
+    below = diversity("rms", matched(points, 0.4, 0.3))
+    assert below.word == "not comparable"
 
 
 def test_the_worst_come_first_and_failures_are_left_out() -> None:
     one = score([[0.9, 0.1], [0.2, 0.8], [0.1, 0.9], [0.6, 0.4]], [0, 0, 0, 0], [1.0] * 4, failed=2)
     assert worst.worst_items(one, 2) == [1, 3]
     assert worst.worst_items(one) == [1, 3, 0]
-    assert worst.verdict(True, 0.5) == "right without the guide; the guide is content"
-    assert "wrong already" in worst.verdict(False, 0.49)
+    assert blame(True, 0.5) == "right without the guide; the guide is content"
+    assert "wrong already" in blame(False, 0.49)
     trace = {
         "p": [None, 0.12345],
         "s_text": [3.0, 2.0],
@@ -271,28 +274,30 @@ def test_the_worst_come_first_and_failures_are_left_out() -> None:
 
 
 def test_the_method_is_held_against_its_bars(
-    request_: Request, monkeypatch: pytest.MonkeyPatch
+    options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(method, "HIGFA_MULTIPLES", (1.0,))
-    monkeypatch.setattr(method, "FIXED_MULTIPLES", (1.0,))
-    monkeypatch.setattr(method, "FIXED_OF_NORM", {"none": (1.0,), "rms": (0.5,)})
+    monkeypatch.setattr(bars, "HIGFA_MULTIPLES", (1.0,))
+    monkeypatch.setattr(bars, "FIXED_MULTIPLES", (1.0,))
+    monkeypatch.setattr(bars, "FIXED_OF_NORM", {"none": (1.0,), "rms": (0.5,)})
     monkeypatch.setattr(guides, "MULTIPLES", (0.5, 1.0))
     monkeypatch.setattr(guides, "TRAININGS", 2)
-    first = compare(request_, ["gain"], tiny_features)
-    results = compare(request_, [name for name in method.PARTS if name != "gain"], tiny_features)
+    first = compare(options, ["gain"], tiny_features)
+    results = compare(options, [name for name in bars.PARTS if name != "gain"], tiny_features)
     assert results["parts"]["gain"] == first["parts"]["gain"]
-    assert read_json(request_.out / "method.json") == results
+    assert read_json(options.data("bars")) == results
     arms = first["parts"]["gain"]["arms"]
     difference = arms["HiGFA"]["agreement"][0] - arms["text + contour"]["agreement"][0]
     assert first["parts"]["gain"]["difference"][0] == pytest.approx(difference)
-    ece = read_json(request_.workspace / "finetune-guide" / "calibration.json")["overall"]
-    assert f"{ece['ece_after']:.3f}" in results["parts"]["calibration"]["bars"][0]["measured"]
+    ece = read_json(options.workspace / "finetune-guide" / "calibration.json")["overall"]
+    told = {row.figure: row for row in verdicts(results["parts"])}
+    calibrated = next(row for figure, row in told.items() if figure.startswith("ECE"))
+    assert f"{ece['ece_after']:.3f}" in calibrated.measured
     sweep = results["parts"]["sweep"]["curves"]
     # The recipe's own norm: multiples of its S_K; the other's scales are as they stand.
     assert [row["scale"] for row in sweep["fixed strength, grad_norm rms"]] == [0.0, 5.0]
     assert [row["scale"] for row in sweep["fixed strength, grad_norm none"]] == [0.0, 1.0]
     assert len(results["parts"]["worst"]["worst"]) == 4
-    clean = request_.workspace / "guides" / "clean" / "finetune-guide" / "history.jsonl"
+    clean = options.workspace / "guides" / "clean" / "finetune-guide" / "history.jsonl"
     assert clean.is_file()
     along = results["parts"]["guide"]["guides"]
     assert [row["scale"] for row in along] == [2.5, 5.0]
@@ -306,15 +311,14 @@ def test_the_method_is_held_against_its_bars(
         assert row["difference"][0] == pytest.approx(means[0] - means[1], abs=1e-3)
     mean = sum(row["difference"][0] for row in again["trainings"]) / 2
     assert again["difference"][0] == pytest.approx(mean, abs=1e-3)
-    text = (request_.docs / "method.md").read_text(encoding="utf-8")
-    assert (
-        text.count("| reached |") + text.count("| MISSED |") + text.count("| not comparable |") == 6
-    )
-    assert (request_.docs / "pictures" / "worst.png").is_file()
+    text = (options.out / "bars.md").read_text(encoding="utf-8")
+    words = ("reached", "MISSED", "no evidence", "not comparable")
+    assert sum(text.count(f"| {word} |") for word in words) == len(told) == 6
+    assert (options.out / "pictures" / "worst.png").is_file()
 
 
-def test_checkpoints_are_compared_on_the_same_noise(request_: Request, tmp_path: Path) -> None:
-    model = Path(load_recipe(request_.recipe).recipe.synthesize.model)
+def test_checkpoints_are_compared_on_the_same_noise(options: Options, tmp_path: Path) -> None:
+    model = Path(load_recipe(options.recipe).recipe.model.base)
     packages = []
     for name, step in (("old", 10), ("new", 2000)):
         package = tmp_path / name / "weights"
@@ -322,14 +326,14 @@ def test_checkpoints_are_compared_on_the_same_noise(request_: Request, tmp_path:
         shutil.copytree(model.parent / "controlnet", package / "controlnet")
         write_json(package.parent / "training.json", {"denoiser": {"step": step}})
         packages.append(str(package))
-    elsewhere = replace(request_, workspace=tmp_path / "workspace")
+    elsewhere = replace(options, workspace=tmp_path / "workspace")
     results = checkpoints.compare(elsewhere, packages, tiny_features)
     first, second = results["rows"]
     # The same weights under two names draw the same pictures.
     assert [one["agreement"] for one in first["arms"]] == [o["agreement"] for o in second["arms"]]
     assert first["against_first"] == [None, None] and second["against_first"][0] == [0, 0, 0]
     assert not (tmp_path / "workspace" / "finetune-guide").exists()
-    text = (request_.docs / "checkpoints.md").read_text(encoding="utf-8")
+    text = (options.out / "checkpoints.md").read_text(encoding="utf-8")
     assert "| 2,000 | text + contour |" in text and "| 10 | text only |" in text
     with pytest.raises(UserError, match="at least two"):
         checkpoints.compare(elsewhere, packages[:1], tiny_features)
@@ -341,6 +345,6 @@ def test_checkpoints_are_compared_on_the_same_noise(request_: Request, tmp_path:
         checkpoints.compare(elsewhere, packages, tiny_features)
 
 
-def test_an_unknown_part_is_refused(request_: Request) -> None:
+def test_an_unknown_part_is_refused(options: Options) -> None:
     with pytest.raises(UserError, match="no such part; parts are gain"):
-        compare(request_, ["size"], tiny_features)
+        compare(options, ["size"], tiny_features)

@@ -11,13 +11,14 @@ import torch
 
 from higfa_cli.data.images import fit_square, read_image
 from higfa_cli.errors import UserError
-from higfa_cli.models.guide import load_guide
+from higfa_cli.models.classifier import load_classifier
 from higfa_cli.recipe.load import override_recipe
 from higfa_cli.stages import synthesize
 from higfa_cli.stages.drawing import plan
-from tests.lab_project import CLASSES, write_lab
-from tools.pocket.lab import draw
-from tools.pocket.lab.draw import Arm, Setting, draw_arm, prepare
+from tests.support.lab_project import CLASSES, write_lab
+from tools.pocket.lab import arms, draw
+from tools.pocket.lab.arms import Arm
+from tools.pocket.lab.draw import Samples, draw_arm, prepare
 
 
 @pytest.fixture(scope="module")
@@ -26,22 +27,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def setting(folder: Path) -> Setting:
+def samples(folder: Path) -> Samples:
     return prepare(str(write_lab(folder)), folder / "workspace", "val", 2)
 
 
 def test_every_class_has_as_many_pictures_and_the_first_are_of_different_classes(
-    setting: Setting,
+    samples: Samples,
 ) -> None:
-    assert setting.classes == CLASSES
-    assert setting.labels.bincount().tolist() == [2, 2]
-    assert {item.cls for item in setting.items[:2]} == set(CLASSES)
-    assert all(item.source.startswith("val/") for item in setting.items)
+    assert samples.classes == CLASSES
+    assert samples.labels.bincount().tolist() == [2, 2]
+    assert {item.cls for item in samples.items[:2]} == set(CLASSES)
+    assert all(item.source.startswith("val/") for item in samples.items)
 
 
-def test_fewer_pictures_are_a_beginning_of_more(folder: Path, setting: Setting) -> None:
-    more = prepare(str(folder / "recipe.yaml"), setting.ctx.workspace, "val", 3)
-    assert more.items[:4] == setting.items
+def test_fewer_pictures_are_a_beginning_of_more(folder: Path, samples: Samples) -> None:
+    more = prepare(str(folder / "recipe.yaml"), samples.ctx.workspace, "val", 3)
+    assert more.items[:4] == samples.items
 
 
 def test_more_pictures_than_photos_are_of_the_same_photos_warped_otherwise(
@@ -53,13 +54,13 @@ def test_more_pictures_than_photos_are_of_the_same_photos_warped_otherwise(
     assert len({item.contour_sha256 for item in many.items}) == 10
 
 
-def test_pictures_are_those_that_higfa_synthesize_draws(setting: Setting, tmp_path: Path) -> None:
-    drawings = draw_arm(setting, draw.HIGFA, tmp_path, workers=1)
+def test_pictures_are_those_that_higfa_synthesize_draws(samples: Samples, tmp_path: Path) -> None:
+    drawings = draw_arm(samples, arms.HIGFA, tmp_path, workers=1)
     # One batch, as the laboratory's.
-    values = {"synthesize.batch_size": 20, "synthesize.gallery": 0}
-    ctx = replace(setting.ctx, recipe=override_recipe(setting.ctx.recipe, values))
+    values = {"run.batch_size": 20, "pictures.gallery": 0}
+    ctx = replace(samples.ctx, recipe=override_recipe(samples.ctx.recipe, values))
     synthesize.run(ctx)
-    for item, picture in zip(setting.items, drawings.pictures, strict=True):
+    for item, picture in zip(samples.items, drawings.pictures, strict=True):
         drawn = read_image(ctx.stage_dir("synthesize") / "images" / item.file_name)
         difference = np.abs(drawn.astype(int) - picture.permute(1, 2, 0).numpy().astype(int))
         # The whole plan is one larger batch, which rounds otherwise.
@@ -68,11 +69,11 @@ def test_pictures_are_those_that_higfa_synthesize_draws(setting: Setting, tmp_pa
 
 
 def test_arms_share_contours_and_differ_in_what_they_change(
-    setting: Setting, tmp_path: Path
+    samples: Samples, tmp_path: Path
 ) -> None:
     text, both, higfa = (
-        draw_arm(setting, arm, tmp_path, workers=1)
-        for arm in (draw.TEXT_ONLY, draw.TEXT_CONTOUR, draw.HIGFA)
+        draw_arm(samples, arm, tmp_path, workers=1)
+        for arm in (arms.TEXT_ONLY, arms.TEXT_CONTOUR, arms.HIGFA)
     )
     assert torch.equal(text.contours, higfa.contours)
     assert not torch.equal(text.pictures, both.pictures)
@@ -84,20 +85,20 @@ def test_arms_share_contours_and_differ_in_what_they_change(
 
 
 def test_fixed_strength_and_first_step_are_what_their_names_say(
-    setting: Setting, tmp_path: Path
+    samples: Samples, tmp_path: Path
 ) -> None:
-    fixed = draw_arm(setting, draw.FIXED, tmp_path, workers=1).traces[0]
+    fixed = draw_arm(samples, arms.FIXED, tmp_path, workers=1).traces[0]
     assert fixed["s_classifier"] == [0.0, 0.0, 5.0]
     assert fixed["s_text"] == [4.0, 4.0, 4.0]
-    first = draw_arm(setting, draw.FIRST_STEP, tmp_path, workers=1).traces[0]
+    first = draw_arm(samples, arms.FIRST_STEP, tmp_path, workers=1).traces[0]
     assert all(value is not None for value in first["p"])
 
 
-def test_the_guide_reads_the_finished_picture(setting: Setting, tmp_path: Path) -> None:
-    drawings = draw_arm(setting, draw.TEXT_CONTOUR, tmp_path, workers=1)
-    guide = load_guide(setting.ctx.stage_dir("finetune-guide") / "guide.safetensors")
+def test_the_guide_reads_the_finished_picture(samples: Samples, tmp_path: Path) -> None:
+    drawings = draw_arm(samples, arms.TEXT_CONTOUR, tmp_path, workers=1)
+    guide = load_classifier(samples.ctx.stage_dir("finetune-guide") / "guide.safetensors")
     p = guide.probabilities(drawings.pictures)
-    wanted = [float(p[i, item.class_id]) for i, item in enumerate(setting.items)]
+    wanted = [float(p[i, item.class_id]) for i, item in enumerate(samples.items)]
     assert drawings.guide_p.tolist() == pytest.approx(wanted)
 
 
@@ -105,65 +106,66 @@ def test_without_a_guide_there_is_no_confidence_and_no_guided_arm(
     folder: Path, tmp_path: Path
 ) -> None:
     bare = prepare(str(folder / "recipe.yaml"), tmp_path / "bare", "val", 1, guide=False)
-    drawings = draw_arm(bare, draw.TEXT_CONTOUR, tmp_path, workers=1)
+    drawings = draw_arm(bare, arms.TEXT_CONTOUR, tmp_path, workers=1)
     assert drawings.guide_p.isnan().all()
     with pytest.raises(UserError, match="guide=True"):
-        draw_arm(bare, draw.HIGFA, tmp_path, workers=1)
+        draw_arm(bare, arms.HIGFA, tmp_path, workers=1)
 
 
 def test_a_second_call_draws_only_what_is_missing(
-    setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(draw, "PART", 1)
-    first = draw_arm(setting, draw.TEXT_CONTOUR, tmp_path, workers=1)
+    first = draw_arm(samples, arms.TEXT_CONTOUR, tmp_path, workers=1)
     files = sorted(tmp_path.rglob("*.npz"))
     assert len(files) == 2
     times = [file.stat().st_mtime_ns for file in files]
     files[1].unlink()
-    again = draw_arm(setting, draw.TEXT_CONTOUR, tmp_path, workers=1)
+    again = draw_arm(samples, arms.TEXT_CONTOUR, tmp_path, workers=1)
     assert files[0].stat().st_mtime_ns == times[0]
     assert files[1].stat().st_mtime_ns > times[1]
     assert torch.equal(first.pictures, again.pictures)
     assert first.traces == again.traces
 
 
-def test_cached_by_what_matters(setting: Setting, tmp_path: Path) -> None:
-    draw_arm(setting, draw.TEXT_CONTOUR, tmp_path, workers=1)
-    idle = {**draw.TEXT_CONTOUR.settings, "synthesize.classifier.scale": 7.0}
-    draw_arm(setting, Arm("the same by another name", idle), tmp_path, workers=1)
+def test_cached_by_what_matters(samples: Samples, tmp_path: Path) -> None:
+    draw_arm(samples, arms.TEXT_CONTOUR, tmp_path, workers=1)
+    idle = {**arms.TEXT_CONTOUR.settings, "guidance.classifier.scale": 7.0}
+    draw_arm(samples, Arm("the same by another name", idle), tmp_path, workers=1)
     assert len(list(tmp_path.rglob("*.npz"))) == 1
-    draw_arm(setting, Arm("other", {**idle, "synthesize.text.scale": 2.0}), tmp_path, workers=1)
+    draw_arm(samples, Arm("other", {**idle, "guidance.text.scale": 2.0}), tmp_path, workers=1)
     assert len(list(tmp_path.rglob("*.npz"))) == 2
-    draw_arm(setting, draw.HIGFA, tmp_path, workers=1)
+    draw_arm(samples, arms.HIGFA, tmp_path, workers=1)
     assert len(list(tmp_path.rglob("*.npz"))) == 3
 
 
 def test_workers_draw_what_one_process_draws(
-    setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(draw, "PART", 1)
-    alone = draw_arm(setting, draw.TEXT_CONTOUR, tmp_path / "one", workers=1)
-    together = draw_arm(setting, draw.TEXT_CONTOUR, tmp_path / "two", workers=2)
+    alone = draw_arm(samples, arms.TEXT_CONTOUR, tmp_path / "one", workers=1)
+    together = draw_arm(samples, arms.TEXT_CONTOUR, tmp_path / "two", workers=2)
     assert torch.equal(alone.pictures, together.pictures)
 
 
-def test_the_size_of_a_batch_is_known(setting: Setting, tmp_path: Path) -> None:
-    arm = Arm("auto", {"synthesize.batch_size": "auto"})
+def test_the_size_of_a_batch_is_known(samples: Samples, tmp_path: Path) -> None:
+    recipe = override_recipe(samples.ctx.recipe, {"run.batch_size": "auto"})
+    auto = replace(samples, ctx=replace(samples.ctx, recipe=recipe))
     with pytest.raises(UserError, match="write a number"):
-        draw_arm(setting, arm, tmp_path)
+        draw_arm(auto, arms.HIGFA, tmp_path)
 
 
-def test_only_synthesize_is_an_arm(setting: Setting, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"contours\.size"):
-        draw_arm(setting, Arm("size", {"contours.size": 16}), tmp_path)
+def test_an_arm_is_another_way_to_draw(samples: Samples, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no key of drawing"):
+        draw_arm(samples, Arm("more", {"contours.per_image": 16}), tmp_path)
 
 
-def test_another_guide(setting: Setting, tmp_path: Path) -> None:
+def test_another_guide(samples: Samples, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="missing"):
-        draw_arm(setting, Arm("other", guide=tmp_path / "none.safetensors"), tmp_path)
+        draw_arm(samples, Arm("other", guide=tmp_path / "none.safetensors"), tmp_path)
 
 
-def test_photos_are_those_of_the_items(setting: Setting, folder: Path) -> None:
-    photos = draw.photos_of(setting)
-    source = folder / "photos" / setting.items[1].source
+def test_photos_are_those_of_the_items(samples: Samples, folder: Path) -> None:
+    photos = draw.photos_of(samples)
+    source = folder / "photos" / samples.items[1].source
     assert np.array_equal(photos[1].permute(1, 2, 0).numpy(), fit_square(read_image(source), 32))

@@ -6,6 +6,9 @@ import hashlib
 import json
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +16,38 @@ import cv2
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 
-from higfa_cli.contour.transform import TransformRecord, apply_transform
+from higfa_cli.contour.transform import IDENTITY, apply_transform
 from higfa_cli.errors import UserError
-from higfa_cli.recipe.schema import Transforms
-from tests.tiny import make_model
-from tools.pocket.lab import features, instruments, measure
+from higfa_cli.recipe.contours import Transforms
+from higfa_cli.recipe.strict_yaml import dump_yaml
+from tests.support.shapes import transform
+from tests.support.tiny import make_model
+from tools.pocket.lab import features, instruments, measure, pages
+from tools.pocket.lab.draw import Pictures
+from tools.pocket.lab.features import FeatureSpace
 from tools.pocket.lab.figures import Interval
 from tools.pocket.lab.freeze import data_hash
-from tools.pocket.lab.judges import ARCHITECTURES, JudgeSpec, build, load_judges, save_judge
-from tools.pocket.lab.table import Row, markdown, row
+from tools.pocket.lab.judges import (
+    ARCHITECTURES,
+    JudgeSpec,
+    build,
+    check_data,
+    check_jury,
+    jury_log_probabilities,
+    load_judges,
+    save_judge,
+)
+from tools.pocket.lab.laboratory import Instruments, open_instruments
+from tools.pocket.lab.measure import Pools, Row, row
+from tools.pocket.lab.options import Options
+from tools.pocket.lab.thresholds import met
 from tools.pocket.lab.warp import MIRRORED, REPEATED, warp_photo, warped
-from tools.pocket.lab.world import World, checked_judges
 from tools.pocket.pocket_render.catalogue import load_classes
 
 SIZE, PER_CLASS = 32, 4
+ROOT = Path(__file__).resolve().parent.parent
 CLASSES = tuple(load_classes())
 
 
@@ -46,10 +64,10 @@ def picture(seed: int, side: int) -> np.ndarray:
 
 
 RECORDS = {
-    "still": TransformRecord(),
-    "flip": TransformRecord(flip=True),
-    "turn": TransformRecord(rotation=20.0),
-    "all": TransformRecord(
+    "still": IDENTITY,
+    "flip": transform(flip=True),
+    "turn": transform(rotation=20.0),
+    "all": transform(
         flip=True, rotation=-7.0, scale=0.9, dx=0.05, dy=-0.04,
         corners=((0.02, 0.0), (0.0, -0.02), (0.01, 0.01), (-0.01, 0.0)),
     ),
@@ -73,7 +91,7 @@ def test_photo_moves_as_its_contour(name: str) -> None:
 def test_borders_are_repeated_or_mirrored() -> None:
     photo = np.zeros((10, 10, 3), np.uint8)
     photo[:, 9], photo[:, 8] = 200, 100
-    to_the_left = TransformRecord(dx=-0.2)
+    to_the_left = transform(dx=-0.2)
     # Columns 8 and 9 come from outside: column 9 again, or columns 9 and 8.
     repeated = warp_photo(photo, to_the_left, REPEATED)[5, 6:, 0]
     mirrored = warp_photo(photo, to_the_left, MIRRORED)[5, 6:, 0]
@@ -83,9 +101,9 @@ def test_borders_are_repeated_or_mirrored() -> None:
 
 def test_warp_refuses_what_it_cannot_do() -> None:
     with pytest.raises(ValueError, match="homographies"):
-        warp_photo(picture(0, 16), TransformRecord(elastic=((0.01, 0.0),) * 16))
+        warp_photo(picture(0, 16), transform(elastic=((0.01, 0.0),) * 16))
     with pytest.raises(ValueError, match="square"):
-        warp_photo(picture(0, 16)[:8], TransformRecord())
+        warp_photo(picture(0, 16)[:8], IDENTITY)
 
 
 def test_warp_is_drawn_from_the_name() -> None:
@@ -138,14 +156,15 @@ def test_features_are_unit_vectors_and_know_an_aircraft() -> None:
 
 
 def test_bars_are_judged_by_the_numbers() -> None:
-    assert Row("a", 0.85, bar=0.85).reached is True
-    assert Row("a", 0.8499999, bar=0.85).reached is False
-    assert Row("a", math.nan, bar=0.85).reached is False
-    assert Row("a", 0.1).reached is None
-    kept = Row("a", 0.9, bar=0.85).plain() | {"reached": False}
-    assert Row.from_plain(kept) == Row("a", 0.9, bar=0.85) and Row.from_plain(kept).reached
-    low = row("share", Interval(0.5, 0.4, 0.6), bar=0.65, about="n")
-    text = markdown({"One": [low, Row("speed", 6.0, bar=5.0, unit="per second")]})
+    assert met(asdict(Row("a", 0.85, threshold=0.85))) == "reached"
+    assert met(asdict(Row("a", 0.8499999, threshold=0.85))) == "**MISSED**"
+    assert met(asdict(Row("a", math.nan, threshold=0.85))) == "**MISSED**"
+    assert met(asdict(Row("a", 0.1))) == ""
+    low = row("share", Interval(0.5, 0.4, 0.6), threshold=0.65, about="n")
+    rows = [asdict(one) for one in (low, Row("speed", 6.0, threshold=5.0, unit="per second"))]
+    data = pages.read(ROOT / "docs")
+    data["instruments"] |= {"parts": {"text": rows}}
+    text = pages.render("instruments", data)
     assert "| share | 50.0 % | 40.0 % to 60.0 % | at least 65.0 % | **MISSED** | n |" in text
     assert "| speed | 6.00 / s |  | at least 5.00 / s | reached |  |" in text
 
@@ -181,85 +200,93 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model, controlnet = make_model(root / "model", family="pocket-like")
     recipe: dict[str, Any] = {
         "name": "lab",
-        "device": "cpu",
         "data": {"layout": "imagefolder", "root": str(root / "photos")},
-        "contours": {"size": SIZE, "canny_low": 10.0, "canny_high": 20.0},
-        "synthesize": {
-            "model": str(model),
-            "controlnet": str(controlnet),
-            "steps": 2,
-            "size": SIZE,
-            "prompts": {"templates": ["a {words}"]},
-        },
+        "contours": {"canny_low": 10.0, "canny_high": 20.0},
+        "size": SIZE,
+        "model": {"base": str(model), "controlnet": str(controlnet)},
+        "sampling": {"steps": 2},
+        "prompts": {"templates": ["a {words}"]},
+        "run": {"device": "cpu"},
     }
-    (root / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    (root / "recipe.yaml").write_text(dump_yaml(recipe), encoding="utf-8")
     return root
 
 
-def world_of(home: Path, out: Path, **changed: Any) -> World:
-    """The instruments' world of the tiny parts."""
-    settings: dict[str, Any] = {
-        "rendered": home / "rendered",
-        "judges_folder": home / "judges",
-        "out": out,
-        "docs": out / "docs",
-        "count": PER_CLASS * len(CLASSES),
-        "recipe": str(home / "recipe.yaml"),
-        "workers": 1,
-    }
-    return World(**settings | changed)
+@contextmanager
+def opened(
+    home: Path, out: Path, judges: Path | None = None
+) -> Iterator[tuple[Options, Instruments, Pools]]:
+    """The instruments on the tiny parts."""
+    options = Options(
+        recipe=str(home / "recipe.yaml"),
+        judges=judges or home / "judges",
+        workspace=out / "workspace",
+        out=out,
+        per_class=PER_CLASS,
+        workers=1,
+        rendered=home / "rendered",
+    )
+    space = FeatureSpace()
+    with open_instruments(options, "train", space, guide=False) as found:
+        yield options, found, instruments.pools_of(options, found, space)
 
 
 def test_judges_of_other_data_are_refused(home: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no judge"):
-        checked_judges(tmp_path)
+        load_judges(tmp_path)
+    old = load_judges(write_judges(tmp_path / "old", SIZE, data="0" * 64))
     with pytest.raises(UserError, match="other classes or pools"):
-        checked_judges(write_judges(tmp_path / "old", SIZE, data="0" * 64))
+        check_data(old)
     larger = write_judges(tmp_path / "larger", 2 * SIZE)
-    with pytest.raises(UserError, match=f"draws {SIZE} px"):
-        _ = world_of(home, tmp_path / "out", judges_folder=larger).judges
-    with pytest.raises(UserError, match="do not know the class Concorde"):
-        measure.judge_labels([CLASSES[1], "Concorde"], checked_judges(larger))
+    with (
+        pytest.raises(UserError, match=f"pictures have {SIZE}"),
+        opened(home, tmp_path / "out", larger),
+    ):
+        pass
+    with pytest.raises(UserError, match="Concorde"):
+        check_jury(load_judges(larger), (*CLASSES, "Concorde"), 2 * SIZE)
 
 
 def test_judges_are_counted_right(home: Path, tmp_path: Path) -> None:
-    world = world_of(home, tmp_path)
-    rows = {one.figure: one for one in instruments.judges_part(world)}
+    with opened(home, tmp_path) as (_, found, pools):
+        rows = {one.figure: one for one in instruments.judges_part(found, pools)}
     assert len(rows) == 12 and "jury at 48 px: accuracy" in rows
     judge = load_judges(home / "judges")[0]
-    hits = judge.log_probabilities(world.test.pictures).argmax(1) == world.test.labels
+    right = judge.log_probabilities(pools.test.pictures).argmax(1) == pools.test.labels
     own = rows[f"{judge.spec.architecture} at {SIZE} px: accuracy"]
-    assert own.value == pytest.approx(hits.double().mean().item())
-    assert own.bar == 0.85 and own.reached is False
+    assert own.value == pytest.approx(right.double().mean().item())
+    assert own.threshold == 0.85 and met(asdict(own)) == "**MISSED**"
 
 
 def test_failed_pictures_never_agree(home: Path, tmp_path: Path) -> None:
-    world = world_of(home, tmp_path)
-    jury = instruments.jury_log_probabilities(world.judges, world.test.pictures)
+    with opened(home, tmp_path) as (_, found, pools):
+        jury = jury_log_probabilities(found.judges, pools.test.pictures)
     failed = torch.arange(len(jury)) < 16
-    found = measure.Pictures(world.test.pictures, jury.argmax(1), failed)
-    first, *_, log_p = measure.agreement_rows(world.judges, found)
+    pictures = Pictures(pictures=pools.test.pictures, labels=jury.argmax(1), failed=failed)
+    first, *_, log_p = measure.agreement_rows(found.judges, CLASSES, pictures)
     assert first.value == pytest.approx(1 - 16 / len(jury)) and "16 pictures failed" in first.about
     assert log_p.value == pytest.approx(jury[16:].max(dim=1).values.mean().item(), abs=1e-5)
 
 
 def test_parts_are_kept_until_their_inputs_change(home: Path, tmp_path: Path) -> None:
-    judges = write_judges(tmp_path / "judges", SIZE)
-    world = world_of(home, tmp_path / "out", judges_folder=judges)
-    found = instruments.measure_parts(world, ("judges", "warp"))
-    assert list(found) == ["judges", "warp"]
-    path = world.out / "parts" / "judges.json"
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    kept["rows"][0]["value"] = 0.123
-    path.write_text(json.dumps(kept), encoding="utf-8")
-    again = instruments.measure_parts(world, ("warp",))
-    assert again["judges"][0].value == 0.123 and again["warp"] == found["warp"]
+    judges, out = write_judges(tmp_path / "judges", SIZE), tmp_path / "out"
+    with opened(home, out, judges) as bench:
+        measured = instruments.measure_parts(*bench, ("judges", "warp"))
+        assert list(measured) == ["judges", "warp"]
+        path = out / "workspace" / "parts" / "judges.json"
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored["rows"][0]["value"] = 0.123
+        path.write_text(json.dumps(stored), encoding="utf-8")
+        again = instruments.measure_parts(*bench, ("warp",))
+        assert again["judges"][0].value == 0.123 and again["warp"] == measured["warp"]
     torch.manual_seed(9)
     name, spec = "resnet10t", load_judges(judges)[0].spec
     save_judge(judges / f"{name}.safetensors", build(name, len(CLASSES)), spec)
-    changed = world_of(home, world.out, judges_folder=judges)
-    assert list(instruments.measure_parts(changed, ("autoencoder",))) == ["autoencoder"]
-    assert "Not measured: Judges on test photos" in instruments.write_table(changed, {})
+    with opened(home, out, judges) as changed:
+        assert list(instruments.measure_parts(*changed, ("autoencoder",))) == ["autoencoder"]
+        options, found, _ = changed
+        page = instruments.write_page(options, found.samples, {})
+    assert "Not measured: Judges on test photos" in page
 
 
 def test_whole_run(
@@ -270,12 +297,13 @@ def test_whole_run(
         monkeypatch.setattr(instruments, f"SPEED_{name}", small)
     command = ["instruments", "--rendered", str(home / "rendered"), "--judges"]
     docs = tmp_path / "docs"
-    command += [str(home / "judges"), "--out", str(tmp_path), "--docs", str(docs), "--workers", "1"]
-    command += ["--recipe", str(home / "recipe.yaml"), "--count"]
-    monkeypatch.setattr(sys, "argv", [*command, str(PER_CLASS * len(CLASSES))])
+    command += [str(home / "judges"), "--workspace", str(tmp_path / "workspace")]
+    command += ["--out", str(docs), "--workers", "1"]
+    command += ["--recipe", str(home / "recipe.yaml"), "--per-class"]
+    monkeypatch.setattr(sys, "argv", [*command, str(PER_CLASS)])
     instruments.main()
     printed = capsys.readouterr().out
-    written = json.loads((tmp_path / "instruments.json").read_text(encoding="utf-8"))
+    written = json.loads((docs / "data" / "instruments.json").read_text(encoding="utf-8"))
     assert list(written["parts"]) == list(instruments.PARTS)
     assert (docs / "instruments.md").read_text(encoding="utf-8") in printed
     assert "**MISSED**" in printed and "reached" in printed
@@ -286,12 +314,12 @@ def test_whole_run(
         assert 0 <= rows["copies"]["value"] <= 1 and rows["intra-class distance"]["value"] > 0
     with Image.open(docs / "pictures" / "text-only.png") as sheet:
         assert sheet.size[0] == 16 * (SIZE + 2)
-    before = hashlib.sha256((tmp_path / "instruments.json").read_bytes()).hexdigest()
+    before = hashlib.sha256((docs / "data" / "instruments.json").read_bytes()).hexdigest()
     instruments.main()
     assert "measuring" not in capsys.readouterr().out
-    after = hashlib.sha256((tmp_path / "instruments.json").read_bytes()).hexdigest()
+    after = hashlib.sha256((docs / "data" / "instruments.json").read_bytes()).hexdigest()
     assert before == after
-    monkeypatch.setattr(sys, "argv", [*command, "16"])
+    monkeypatch.setattr(sys, "argv", [*command, "1"])
     with pytest.raises(SystemExit) as stopped:
         instruments.main()
-    assert stopped.value.code == 1 and "--count 16" in capsys.readouterr().err
+    assert stopped.value.code == 1 and "--per-class 1" in capsys.readouterr().err

@@ -15,10 +15,14 @@ from higfa_cli.data.dataset import load_dataset
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.load import load_recipe
 from tools.pocket.lab import train_judges
-from tools.pocket.lab.bench import JUDGES, check_pocket
-from tools.pocket.lab.judges import INPUT_SIDE, jury_log_probabilities
-from tools.pocket.lab.scores import jury
-from tools.pocket.lab.world import checked_judges
+from tools.pocket.lab.judges import (
+    INPUT_SIDE,
+    check_data,
+    jury,
+    jury_log_probabilities,
+    load_judges,
+)
+from tools.pocket.lab.options import JUDGES, check_pocket
 from tools.pocket.pocket_render.catalogue import load_classes
 from tools.pocket.train.unpack import UNET
 
@@ -29,7 +33,7 @@ def test_shipped_judges_know_the_shipped_test_photos() -> None:
     samples = data.of("test")
     photos = torch.from_numpy(np.stack([one.read() for one in samples])).permute(0, 3, 1, 2)
     labels = torch.tensor([one.class_id for one in samples])
-    judges = checked_judges(JUDGES)
+    judges = check_data(load_judges(JUDGES))
     assert judges[0].spec.sizes == train_judges.SIZES
     for own in (*((judge,) for judge in judges), judges):
         right = jury(own, photos, data.classes).argmax(dim=1) == labels

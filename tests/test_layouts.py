@@ -6,41 +6,16 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import pytest
-from scipy.io import savemat
 
-from higfa_cli.data.dataset import READERS, Dataset, load_dataset
-from higfa_cli.data.official import official
+from higfa_cli.data.dataset import Dataset, load_dataset
+from higfa_cli.data.layouts import CLASS_FOLDERS, layout_of
 from higfa_cli.errors import UserError
-from higfa_cli.recipe.schema import Data, Layout
-
-
-def put(root: Path, *keys: str) -> None:
-    """Photos; listing never opens them."""
-    for key in keys:
-        (root / key).parent.mkdir(parents=True, exist_ok=True)
-        (root / key).write_bytes(b"photo")
-
-
-def lines(path: Path, *text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(text) + "\n")
-
-
-def cells(*texts: str) -> np.ndarray:
-    """A MATLAB cell array, n x 1."""
-    array = np.empty((len(texts), 1), dtype=object)
-    array[:, 0] = texts
-    return array
-
-
-def mat(path: Path, **content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    savemat(path, content)
-
+from higfa_cli.recipe.data import Data, Layout
+from tests.support.layouts import car_annotations, cells, dog_list, lines, mat, put
 
 # --- the trees
 
@@ -53,14 +28,6 @@ def cub(root: Path) -> None:
     lines(root / "images.txt", *(f"{n} {name}" for n, name in enumerate(names, start=1)))
     lines(root / "image_class_labels.txt", "1 1", "2 1", "3 200")
     lines(root / "train_test_split.txt", "1 0", "2 1", "3 1")
-
-
-def car_annotations(path: Path, *rows: tuple[str, int]) -> None:
-    fields = [(name, object) for name in ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")]
-    records = np.zeros((1, len(rows)), dtype=[*fields, ("class", object), ("fname", object)])
-    for index, (name, label) in enumerate(rows):
-        records[0, index] = (30, 52, 246, 147, label, name)
-    mat(path, annotations=records)
 
 
 def cars(root: Path) -> None:
@@ -76,11 +43,6 @@ def cars(root: Path) -> None:
 
 
 CHIHUAHUA, SPANIEL = "n02085620-Chihuahua", "n02085782-Japanese_spaniel"
-
-
-def dog_list(path: Path, *rows: tuple[str, float]) -> None:
-    labels = np.array([[label] for _, label in rows])
-    mat(path, file_list=cells(*(name for name, _ in rows)), labels=labels)
 
 
 def dogs(root: Path) -> None:
@@ -172,11 +134,10 @@ def load(layout: str, root: Path) -> Dataset:
 
 
 def test_every_layout_has_a_reader_and_published_sizes() -> None:
-    assert {*READERS, "imagefolder"} == set(get_args(Layout))
-    assert official("imagefolder") is None
-    sizes = {layout: official(layout) for layout in READERS}
-    assert None not in sizes.values()
-    totals = {name: size.train + size.val + size.test for name, size in sizes.items() if size}
+    layouts = {name: layout_of(name) for name in get_args(Layout)}
+    assert layouts.pop(CLASS_FOLDERS) is None
+    totals = {name: sum(layout.sizes.values()) for name, layout in layouts.items() if layout}
+    assert all(layout is not None and layout.name == name for name, layout in layouts.items())
     assert totals == {
         "fgvc-aircraft": 10000,
         "cub": 11788,

@@ -9,8 +9,7 @@ import pytest
 
 from higfa_cli.artifacts.atomic import read_json, write_text
 from higfa_cli.artifacts.journal import Entry, journal, read_journal
-from higfa_cli.artifacts.lock import folder_lock
-from higfa_cli.artifacts.parts import gate, living_parts, part_lock
+from higfa_cli.artifacts.lock import folder_lock, gate, living_parts, part_lock
 from higfa_cli.artifacts.run_record import (
     StageInputs,
     StageRun,
@@ -23,7 +22,7 @@ from higfa_cli.artifacts.run_record import (
     worker_run,
 )
 from higfa_cli.errors import UserError
-from tests.test_artifacts import INPUTS, RECIPE
+from tests.support.stage_folder import INPUTS, RECIPE
 
 OTHER = StageInputs({"version": 2}, {})
 

@@ -14,6 +14,8 @@ from higfa_cli.errors import UserError
 from higfa_cli.recipe.load import load_recipe, override_recipe
 from higfa_cli.stages import pipeline
 from higfa_cli.stages.context import Context, make_context
+from higfa_cli.stages.inputs import synthesize_inputs
+from higfa_cli.stages.table import stage_of
 
 
 @pytest.fixture
@@ -29,8 +31,9 @@ def ctx(tmp_path: Path) -> Context:
     (tmp_path / "recipe.yaml").write_text(
         "name: small/one\n"
         "data: {root: photos}\n"
-        "contours: {size: 32}\n"
-        "synthesize: {model: a/b, controlnet: a/c, size: 32, classifier: {switch: 1.0}}\n"
+        "size: 32\n"
+        "model: {base: a/b, controlnet: a/c}\n"
+        "guidance: {classifier: {switch: 1.0}}\n"
     )
     return make_context(load_recipe(str(tmp_path / "recipe.yaml")), tmp_path / "runs")
 
@@ -42,7 +45,7 @@ def changed(ctx: Context, **values: object) -> Context:
 
 def pretend_synthesized(ctx: Context) -> None:
     """A finished record of `synthesize` with its real inputs, without drawing."""
-    inputs = pipeline.stage_module("synthesize").inputs(ctx)
+    inputs = synthesize_inputs(ctx)
     with stage_run(ctx.stage_dir("synthesize"), inputs, ctx.recipe) as run:
         write_text(run.directory / "cost.json", "{}")
         run.output(run.directory / "cost.json")
@@ -59,19 +62,19 @@ def test_workspace_of_the_recipe(
 
 def test_status_of_nothing(ctx: Context) -> None:
     rows = pipeline.status(ctx)
-    assert [row["stage"] for row in rows] == list(pipeline.STAGES)
+    assert [row["stage"] for row in rows] == list(pipeline.NAMES)
     assert {row["state"] for row in rows} == {"missing"}
     assert rows[0]["reasons"] == ["not run yet"]
     assert "contours" in rows[2]["reasons"][0]
-    assert pipeline.next_command(rows, "--recipe r.yaml") == "higfa contours --recipe r.yaml"
+    assert pipeline.next_command(rows, "r.yaml") == "higfa contours r.yaml"
     assert not ctx.workspace.exists()
 
 
 def test_without_the_data_doctor_comes_next(ctx: Context) -> None:
     rows = pipeline.status(changed(ctx, data__root="gone"))
     assert all(row["blocked"] for row in rows)
-    assert pipeline.next_command(rows, "--recipe r.yaml") == "higfa doctor --recipe r.yaml"
-    assert pipeline.next_stage(rows, "--recipe r.yaml") == "higfa contours --recipe r.yaml"
+    assert pipeline.next_command(rows, "r.yaml") == "higfa doctor r.yaml"
+    assert pipeline.next_stage(rows, "r.yaml") == "higfa contours r.yaml"
 
 
 def test_what_a_run_would_do(ctx: Context) -> None:
@@ -183,4 +186,4 @@ def test_results_of_the_last_command_line_may_be_reported(ctx: Context) -> None:
 
 def test_unknown_stage(ctx: Context) -> None:
     with pytest.raises(UserError, match="there is no stage `contour`"):
-        pipeline.stage_module("contour")
+        stage_of("contour")

@@ -11,16 +11,16 @@ import torch
 
 from higfa_cli.errors import UserError
 from higfa_cli.method.protocols import Branch
-from higfa_cli.method.schedule import StrengthSchedule
 from higfa_cli.models.draw import DecodedGuide
 from higfa_cli.models.renoise import seeded_noise
-from tests import tiny
-from tests.test_families import CONTOURS, CPU, PROMPTS, load, make_guide, pictures, pixels
+from tests.support import tiny
+from tests.support.drawing import CONTOURS, CPU, PROMPTS, load, make_guide, pictures, pixels
+from tests.support.strengths import strengths
 
-GUIDED = StrengthSchedule(text=3.0, classifier=2.0, switch=0.5, grad_norm="rms")
+GUIDED = strengths(text=3.0, classifier=2.0, switch=0.5, grad_norm="rms")
 
 
-@pytest.fixture(scope="module", params=["sd", "sdxl"])
+@pytest.fixture(scope="module", params=["sd", "sdxl", "sd3"])
 def folders(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path]:
@@ -34,13 +34,13 @@ def test_half_precision_draws_nearly_the_same_picture(
     full = pixels(pictures(load(folders), GUIDED, make_guide()))
     model = load(folders, dtype=dtype)
     half = pixels(pictures(model, GUIDED, make_guide()))
-    assert model.unet.dtype == model.controlnet.dtype == getattr(torch, dtype)
+    assert model.network.dtype == model.controlnet.dtype == getattr(torch, dtype)
     assert np.abs(full - half).mean() < 3
     assert (full != half).any()
 
 
 def test_only_the_denoiser_is_in_half_precision(folders: tuple[Path, Path]) -> None:
-    """Autoencoder weights are not rounded on their way, and guidance is reckoned in float32."""
+    """Autoencoder weights are not rounded on their way, and guidance is computed in float32."""
     model, full = load(folders, dtype="float16"), load(folders)
     for ours, theirs in zip(
         model.autoencoder.parameters(), full.autoencoder.parameters(), strict=True
@@ -105,7 +105,7 @@ def test_a_tiny_autoencoder_decodes_for_the_guide_only(
     own, model = load(folders), load(folders, gradient_autoencoder=ref)
     assert type(model.gradient_autoencoder.vae).__name__ == "AutoencoderTiny"
     assert type(model.autoencoder.vae).__name__ == "AutoencoderKL"
-    off = StrengthSchedule(switch=1.0)
+    off = strengths(switch=1.0)
     assert (pixels(pictures(own, off)) == pixels(pictures(model, off))).all()
     guide = make_guide()
     p_own, p_tiny = (pictures(m, GUIDED, guide)[0].trace["p"][-1] for m in (own, model))
@@ -131,20 +131,25 @@ def test_a_tiny_autoencoder_that_does_not_fit_is_refused(
         load(folders, gradient_autoencoder=str(tmp_path / "wrong"))
 
 
+@pytest.mark.fault(
+    "numbers",
+    "NaN in denoiser, guide or decoder",
+    "that picture fails, its neighbours are unchanged",
+)
 @pytest.mark.parametrize("where", ["denoiser", "autoencoder", "guide"])
 def test_what_is_not_finite_is_a_failed_item_and_no_picture(
     folders: tuple[Path, Path], where: str
 ) -> None:
     """One picture of two goes wrong inside a real component; its neighbour is untouched."""
     model, guide = load(folders), make_guide()
-    schedule = StrengthSchedule(text=1.0, contour=1.0, classifier=1.0, switch=0.5)
+    guidance = strengths(text=1.0, contour=1.0, classifier=1.0, switch=0.5)
     from higfa_cli.models.draw import draw
 
     def run() -> list[Any]:
-        return draw(model, guide, schedule, PROMPTS, "", CONTOURS, [0, 1], [11, 12])
+        return draw(model, guide, guidance, PROMPTS, "", CONTOURS, [0, 1], [11, 12])
 
     right = run()
-    part = {"denoiser": model.unet, "autoencoder": model.autoencoder.vae.decoder}.get(
+    part = {"denoiser": model.network, "autoencoder": model.autoencoder.vae.decoder}.get(
         where, guide.network
     )
 

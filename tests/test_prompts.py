@@ -13,8 +13,8 @@ from torchvision.datasets import Flowers102
 from higfa_cli.data.prompt_bank import BANKS, negative_for, prompts_for, templates_for
 from higfa_cli.data.prompts import default_words, load_words
 from higfa_cli.errors import UserError
+from higfa_cli.recipe.data import Prompts
 from higfa_cli.recipe.refs import WORDS, resolve_ref
-from higfa_cli.recipe.schema import Prompts
 
 DATA = Path(__file__).resolve().parent.parent / "higfa_cli" / "data"
 CLASSES = ("daisy", "747")
@@ -244,7 +244,7 @@ def test_a_shipped_bank_may_be_copied_and_changed(tmp_path: Path) -> None:
         ("templates: [a photo]\n", r"template 1 .* has no \{words\}"),
         ("- a {words}: at dusk\n", "template 1 is not text; put it in quotes"),
         ("- {words}\n", "template 1 is not text; put it in quotes"),
-        ("- {words} at dusk\n", "broken .* needs quotes"),
+        ("- {words} at dusk\n", "line 1: .* needs quotes"),
         ("- ''\n", "template 1 is empty"),
         ("- a {words}\n-\n", "template 2 is empty"),
         ("[]\n", "list of templates is empty; add one"),
@@ -253,9 +253,12 @@ def test_a_shipped_bank_may_be_copied_and_changed(tmp_path: Path) -> None:
         ("a {words}\n", "no list of templates; write a list"),
         ("templates: []\n", "list of templates is empty"),
         ("templates: a {words}\n", "no list of templates"),
-        ("templates: ['{words}']\nnegativ: x\n", "`negativ` does not.*did you mean `negative`"),
+        ("templates: ['{words}']\nnegativ: x\n", "`negativ` does not.*mean `negative`"),
         ("templates: ['{words}']\nnegative: [x]\n", "`negative` must be one text"),
-        ("templates: ['{words}']\ntemplates: ['{words}']\n", "`templates` occurs twice"),
+        (
+            "templates: ['{words}']\ntemplates: ['{words}']\n",
+            "line 2: key `templates` appears twice",
+        ),
         ("daisy: [x]\n", r"class `747` has no templates .*; add `\"747\":`"),
         ("daisy: [x]\n747: []\n", "class `747`: the list of templates is empty"),
         ("daisy: [x]\n747:\n", "class `747`: there is no list of templates"),
@@ -263,11 +266,11 @@ def test_a_shipped_bank_may_be_copied_and_changed(tmp_path: Path) -> None:
         ("daisy: [x, ' ']\n747: [y]\n", "class `daisy`: template 2 is empty"),
         ("daisy: [x, [z]]\n747: [y]\n", "class `daisy`: template 2 is not text"),
         ("dasy: [x]\n747: [y]\n", "unknown class `dasy`.*did you mean `daisy`"),
-        ("daisy: [x]\n747: [y]\nnegative: z\n", r"move it to the recipe, synthesize\.prompts\.neg"),
-        ("daisy: [x]\ndaisy: [z]\n747: [y]\n", "`daisy` occurs twice"),
+        ("daisy: [x]\n747: [y]\nnegative: z\n", r"move it to the recipe, prompts\.neg"),
+        ("daisy: [x]\ndaisy: [z]\n747: [y]\n", "line 2: key `daisy` appears twice"),
         ("cafe\u0301: [x]\ncaf\u00e9: [y]\n", "class `caf\u00e9` occurs twice"),
-        ("daisy: [\n", "broken"),
-        ("? [a]\n: [b]\n", "broken"),
+        ("daisy: [\n", "line 2: expected the node content"),
+        ("? [a]\n: [b]\n", "line 1: key .* is not a text"),
     ],
 )
 def test_a_broken_bank_names_file_place_and_remedy(tmp_path: Path, text: str, match: str) -> None:
@@ -281,10 +284,10 @@ def test_a_broken_bank_names_file_place_and_remedy(tmp_path: Path, text: str, ma
 @pytest.mark.parametrize(
     ("name", "match"),
     [
-        ("bird", "`bird` is neither a shipped bank .nearest: birds.*correct synthesize.prompts"),
+        ("bird", "`bird` is neither a shipped bank .nearest: birds.*correct prompts"),
         ("xyz", "nearest: aircraft, birds, cars"),
-        ("./nowhere.yaml", r"synthesize\.prompts\.bank: \./nowhere\.yaml does not exist"),
-        ("folder", r"folder cannot be read; correct synthesize\.prompts\.bank"),
+        ("./nowhere.yaml", r"prompts\.bank: \./nowhere\.yaml does not exist"),
+        ("folder", r"folder cannot be read; correct prompts\.bank"),
         ("latin.yaml", r"latin\.yaml cannot be read"),
     ],
 )

@@ -14,20 +14,25 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from higfa_cli.artifacts import artifact
 from higfa_cli.artifacts.atomic import read_json, read_jsonl, write_jsonl
-from higfa_cli.artifacts.contained import checked_rows, why_outside
+from higfa_cli.artifacts.class_folders import class_dir, class_dirs, class_name
 from higfa_cli.artifacts.journal import read_journal
-from higfa_cli.artifacts.names import class_dir, class_dirs, class_name, inert
+from higfa_cli.artifacts.rows import ContourRow, TransformRecord
+from higfa_cli.artifacts.safe_paths import why_outside
 from higfa_cli.artifacts.stage_state import read_record
 from higfa_cli.contour.geometry import anisotropy
-from higfa_cli.contour.transform import TransformRecord, apply_transform, draw_transform
-from higfa_cli.data.imagefolder import list_csv
+from higfa_cli.contour.transform import IDENTITY, apply_transform, draw_transform, homography
+from higfa_cli.data.layouts.imagefolder import list_csv
 from higfa_cli.data.prompts import load_words
 from higfa_cli.errors import RecipeError, UserError
+from higfa_cli.recipe.contours import Transforms
 from higfa_cli.recipe.keys import is_section, recipe_keys
 from higfa_cli.recipe.load import load_recipe, override_recipe
-from higfa_cli.recipe.schema import Recipe, Transforms
+from higfa_cli.recipe.schema import Recipe
 from higfa_cli.recipe.strict_yaml import dump_yaml, parse_yaml
+from higfa_cli.text import inert
+from tests.support.shapes import transform
 
 # The same examples on every machine and every day.
 settings.register_profile(
@@ -41,7 +46,7 @@ FIXED = settings(settings.get_profile("fixed"), max_examples=150)
 FEW = settings(settings.get_profile("fixed"), max_examples=40)
 
 RECIPE = Recipe.model_validate(
-    {"name": "t", "data": {"root": "d"}, "synthesize": {"model": "m", "controlnet": "c"}}
+    {"name": "t", "data": {"root": "d"}, "model": {"base": "m", "controlnet": "c"}}
 )
 
 # --- names ------------------------------------------------------------------------------------
@@ -65,6 +70,7 @@ def test_a_folder_name_gives_the_class_back(name: str) -> None:
         assert class_name(folder) == name
 
 
+@pytest.mark.fault("hostile", "any text, any bytes (property tests)")
 @FIXED
 @given(st.sets(names, max_size=8) | st.sets(st.text("aAbBéÉ.%", min_size=1, max_size=3)))
 def test_folders_never_collide(found: set[str]) -> None:
@@ -110,7 +116,7 @@ lines = st.lists(
     st.sampled_from(
         [
             *("name: x", "data:", "  root: y", "\t- a", "&a", "*a", "<<: *a", "? [", "]", "}"),
-            *("synthesize: {model: m", "---", "...", "%YAML 1.1", "|", ">", "'", '"', "- - -"),
+            *("model: {base: m", "---", "...", "%YAML 1.1", "|", ">", "'", '"', "- - -"),
             "!!python/name:os",
         ]
     ),
@@ -126,6 +132,7 @@ def parse(text: str) -> Any:
         return None
 
 
+@pytest.mark.fault("hostile", "any text, any bytes (property tests)", "read or refused")
 @FIXED
 @given(st.text() | lines | st.text("&*[]{}:-!<>|%'\"\n a1"))
 def test_any_text_is_read_or_refused_as_a_recipe(text: str) -> None:
@@ -176,7 +183,7 @@ bytes_of_files = (
 READERS = {
     "json": read_json,
     "jsonl": read_jsonl,
-    "rows": lambda path: checked_rows(path, {"file_name": str, "class_id": int}),
+    "rows": lambda path: artifact.read_rows(path, ContourRow),
     "journal": read_journal,
     "record": lambda path: read_record(path.parent),
     "csv": lambda path: list_csv(path.parent, path),
@@ -184,6 +191,7 @@ READERS = {
 }
 
 
+@pytest.mark.fault("hostile", "any text, any bytes (property tests)")
 @pytest.mark.parametrize("reader", READERS)
 @FEW
 @given(data=bytes_of_files)
@@ -260,7 +268,7 @@ def test_a_record_always_redraws_the_same(wanted: Transforms, seed: int, soft: b
     assert moved.shape == picture.shape and moved.dtype == np.uint8
     assert np.array_equal(picture, before)
     # As it is read from a manifest.
-    told = TransformRecord.from_dict(json.loads(json.dumps(record.to_dict())))
+    told = artifact.parse(json.loads(json.dumps(record.plain())), TransformRecord, "a row")
     assert told == record
     assert np.array_equal(apply_transform(picture, told), moved)
     if not soft:
@@ -272,35 +280,35 @@ def test_a_record_always_redraws_the_same(wanted: Transforms, seed: int, soft: b
 def test_no_transform_changes_the_aspect_unasked(wanted: Transforms, seed: int) -> None:
     plain = wanted.model_copy(update={"anisotropic": 0.0, "elastic": 0.0})
     record = draw_transform(plain, np.random.default_rng(seed))
-    assert anisotropy(record.matrix()) <= 1 + plain.aspect + 1e-6 <= 1.03 + 1e-6
-    assert all(math.isfinite(value) for value in np.ravel(record.matrix()))
+    assert anisotropy(homography(record)) <= 1 + plain.aspect + 1e-6 <= 1.03 + 1e-6
+    assert all(math.isfinite(value) for value in np.ravel(homography(record)))
 
 
 @FEW
 @given(seeds, st.booleans())
 def test_identity_and_flip(seed: int, soft: bool) -> None:
     picture = contour(seed, soft)
-    assert np.array_equal(apply_transform(picture, TransformRecord()), picture)
-    flipped = apply_transform(picture, TransformRecord(flip=True))
+    assert np.array_equal(apply_transform(picture, IDENTITY), picture)
+    flipped = apply_transform(picture, transform(flip=True))
     assert np.array_equal(flipped, picture[:, ::-1])
-    assert np.array_equal(apply_transform(flipped, TransformRecord(flip=True)), picture)
+    assert np.array_equal(apply_transform(flipped, transform(flip=True)), picture)
 
 
 @FIXED
 @given(trees)
 def test_any_record_is_read_or_refused(value: Any) -> None:
     try:
-        TransformRecord.from_dict(value)
+        artifact.parse(value, TransformRecord, "a row")
     except UserError:
         return
     raise AssertionError("no such value is a record")
 
 
 @FEW
-@given(st.dictionaries(st.sampled_from(list(TransformRecord().to_dict())), jsons))
+@given(st.dictionaries(st.sampled_from(list(IDENTITY.plain())), jsons))
 def test_any_change_of_a_record_is_read_or_refused(changes: dict[str, Any]) -> None:
     try:
-        record = TransformRecord.from_dict(TransformRecord().to_dict() | changes)
+        record = artifact.parse(IDENTITY.plain() | changes, TransformRecord, "a row")
     except UserError:
         return
-    assert np.isfinite(record.matrix()[:2]).all()
+    assert np.isfinite(homography(record)[:2]).all()

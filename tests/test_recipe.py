@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from higfa_cli.errors import RecipeError, UserError
 from higfa_cli.recipe.builtin import builtin_names
 from higfa_cli.recipe.keys import nearest_key, recipe_keys
 from higfa_cli.recipe.load import load_recipe, override_recipe, recipe_schema
+from higfa_cli.recipe.overrides import set_value
 from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.recipe.strict_yaml import dump_yaml, parse_yaml
@@ -22,7 +24,7 @@ from higfa_cli.recipe.strict_yaml import dump_yaml, parse_yaml
 MINIMAL = """\
 name: mine
 data: {root: photos}
-synthesize: {model: m, controlnet: c}
+model: {base: m, controlnet: c}
 """
 
 
@@ -44,7 +46,7 @@ def refused(folder: Path, text: str, *overrides: str) -> str:
 def test_loads_a_file_with_its_folder_as_base(tmp_path: Path) -> None:
     loaded = load_recipe(write(tmp_path, MINIMAL))
     assert loaded.recipe.name == "mine"
-    assert loaded.recipe.synthesize.steps == 25
+    assert loaded.recipe.sampling.steps == 25
     assert loaded.base == tmp_path.resolve()
     assert loaded.origin == str(tmp_path.resolve() / "recipe.yaml")
 
@@ -53,21 +55,22 @@ def test_recipe_is_frozen(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, MINIMAL)).recipe
     with pytest.raises(ValidationError, match="frozen"):
         recipe.seed = 3  # type: ignore[misc]
-    with pytest.raises(ValidationError, match="frozen"):
-        recipe.synthesize.classifier.gamma = 3.0  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        recipe.guidance.classifier.gamma = 3.0  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
     ("wrong", "meant"),
     [
         ("seeed", "seed"),
-        ("synthesize.stepz", "synthesize.steps"),
-        ("synthesize.classifier.gama", "synthesize.classifier.gamma"),
+        ("synthesize.stepz", "sampling.steps"),
+        ("guidance.classifier.gama", "guidance.classifier.gamma"),
+        ("synthesize.classifier.gama", "guidance.classifier.gamma"),
         ("contours.transforms.rotate", "contours.transforms.rotation"),
-        ("steps", "synthesize.steps"),
-        ("synthesize.gamma", "synthesize.classifier.gamma"),
-        ("sythesize.steps", "synthesize.steps"),
-        ("synthesize.clasifier.scale", "synthesize.classifier.scale"),
+        ("steps", "sampling.steps"),
+        ("synthesize.gamma", "guidance.classifier.gamma"),
+        ("sythesize.steps", "sampling.steps"),
+        ("synthesize.clasifier.scale", "guidance.classifier.scale"),
     ],
 )
 def test_nearest_key(wrong: str, meant: str) -> None:
@@ -91,8 +94,82 @@ def test_unknown_key_comes_before_the_missing_one_it_explains(tmp_path: Path) ->
     assert "unknown key `data.rooot`; did you mean `data.root`? (and 1 more)" in message
 
 
+# Every key of earlier recipes that is elsewhere now.
+MOVED_KEYS = {
+    "device": "run.device",
+    "contours.size": "size",
+    "synthesize.model": "model.base",
+    "synthesize.controlnet": "model.controlnet",
+    "synthesize.revision": "model.revision",
+    "synthesize.controlnet_revision": "model.controlnet_revision",
+    "synthesize.variant": "model.variant",
+    "synthesize.local_files_only": "run.local_files_only",
+    "synthesize.gradient_autoencoder": "model.gradient_autoencoder",
+    "synthesize.gradient_autoencoder_revision": "model.gradient_autoencoder_revision",
+    "synthesize.dtype": "model.dtype",
+    "synthesize.scheduler": "sampling.scheduler",
+    "synthesize.steps": "sampling.steps",
+    "synthesize.size": "size",
+    "synthesize.batch_size": "run.batch_size",
+    "synthesize.per_contour": "pictures.per_contour",
+    "synthesize.composition": "guidance.composition",
+    "synthesize.conditioning_scale": "sampling.conditioning_scale",
+    "synthesize.conditioning_interval": "sampling.conditioning_interval",
+    "synthesize.text.scale": "guidance.text.scale",
+    "synthesize.text.floor": "guidance.text.floor",
+    "synthesize.contour.scale": "guidance.contour.scale",
+    "synthesize.contour.floor": "guidance.contour.floor",
+    "synthesize.classifier.scale": "guidance.classifier.scale",
+    "synthesize.classifier.gamma": "guidance.classifier.gamma",
+    "synthesize.classifier.confidence": "guidance.classifier.confidence",
+    "synthesize.classifier.modulation": "guidance.classifier.modulation",
+    "synthesize.classifier.power": "guidance.classifier.power",
+    "synthesize.classifier.gradient": "guidance.classifier.gradient",
+    "synthesize.classifier.read": "guidance.classifier.read",
+    "synthesize.classifier.grad_norm": "guidance.classifier.grad_norm",
+    "synthesize.classifier.switch": "guidance.classifier.switch",
+    "synthesize.classifier.switch_sigma": "guidance.classifier.switch_sigma",
+    "synthesize.prompts.templates": "prompts.templates",
+    "synthesize.prompts.bank": "prompts.bank",
+    "synthesize.prompts.negative": "prompts.negative",
+    "synthesize.memory.cpu_offload": "run.memory.cpu_offload",
+    "synthesize.memory.gradient_checkpointing": "run.memory.gradient_checkpointing",
+    "synthesize.memory.slicing": "run.memory.slicing",
+    "synthesize.memory.tiling": "model.tiling",
+    "synthesize.memory.channels_last": "run.memory.channels_last",
+    "synthesize.memory.compile": "run.memory.compile",
+    "synthesize.gallery": "pictures.gallery",
+}
+
+
+@pytest.mark.parametrize("old", MOVED_KEYS)
+def test_a_key_that_moved_is_refused_with_its_new_name(tmp_path: Path, old: str) -> None:
+    new = MOVED_KEYS[old]
+    assert new in recipe_keys()
+    said = f"`{old}` is now `{new}`; rename it"
+    tree = parse_yaml(MINIMAL, "x")
+    set_value(tree, old, 1)
+    message = refused(tmp_path, dump_yaml(tree))
+    assert message == f"recipe {tmp_path / 'recipe.yaml'}: {said}"
+    assert refused(tmp_path, MINIMAL, f"{old}=1") == f"--set {old}=1: {said}"
+
+
+def test_a_recipe_of_moved_keys_counts_them(tmp_path: Path) -> None:
+    old = "name: x\ndevice: cpu\nsynthesize: {model: m, text: {scale: 2}, memory: {tiling: true}}\n"
+    assert refused(tmp_path, old).endswith("`device` is now `run.device`; rename it (and 3 more)")
+
+
+def test_a_slip_in_a_section_that_is_no_more(tmp_path: Path) -> None:
+    near = "unknown key `synthesize.stepz`; did you mean `sampling.steps`?"
+    assert near in refused(tmp_path, MINIMAL + "synthesize: {stepz: 3}\n")
+    assert near in refused(tmp_path, MINIMAL, "synthesize.stepz=3")
+    now = "`synthesize` is no section any more; its keys are in `size`, `model`, `run`, `sampling`"
+    for empty in ("synthesize: {}\n", "synthesize:\n"):
+        assert now in refused(tmp_path, MINIMAL + empty)
+
+
 def test_missing_key(tmp_path: Path) -> None:
-    message = refused(tmp_path, "name: x\nsynthesize: {model: m, controlnet: c}\n")
+    message = refused(tmp_path, "name: x\nmodel: {base: m, controlnet: c}\n")
     assert message.endswith("the key `data` is missing; add it")
 
 
@@ -114,32 +191,32 @@ def test_bad_value_names_the_key(tmp_path: Path, text: str, part: str) -> None:
 
 def test_override(tmp_path: Path) -> None:
     overrides = [
-        "synthesize.steps=20",
+        "sampling.steps=20",
         "guide.learning_rate=1e-3",
         "contours.transforms.scale=[0.9, 1]",
         "name=737",
-        "synthesize.prompts.negative=blurry: yes",
+        "prompts.negative=blurry: yes",
         "data.shots=null",
-        "synthesize.steps=21",
+        "sampling.steps=21",
     ]
     recipe = load_recipe(write(tmp_path, MINIMAL), overrides).recipe
-    assert recipe.synthesize.steps == 21
+    assert recipe.sampling.steps == 21
     assert recipe.guide.learning_rate == 0.001
     assert recipe.contours.transforms.scale == (0.9, 1.0)
     assert recipe.name == "737"
-    assert recipe.synthesize.prompts.negative == "blurry: yes"
+    assert recipe.prompts.negative == "blurry: yes"
     assert recipe.data.shots is None
 
 
 @pytest.mark.parametrize(
     ("override", "part"),
     [
-        ("synthesize.stepz=20", "--set synthesize.stepz=20: unknown key `synthesize.stepz`; did"),
-        ("synthesize.classifier.gama=1", "did you mean `synthesize.classifier.gamma`?"),
-        ("synthesize.steps", "write KEY=VALUE"),
-        ("synthesize.steps=0", "--set synthesize.steps=0: `synthesize.steps`: input should be"),
-        ("synthesize.steps=[", "--set synthesize.steps=["),
-        ("synthesize.text=4", "`synthesize.text` is a section; set one of its keys: `synthesize.t"),
+        ("sampling.stepz=20", "--set sampling.stepz=20: unknown key `sampling.stepz`; did"),
+        ("guidance.classifier.gama=1", "did you mean `guidance.classifier.gamma`?"),
+        ("sampling.steps", "write KEY=VALUE"),
+        ("sampling.steps=0", "--set sampling.steps=0: `sampling.steps`: input should be"),
+        ("sampling.steps=[", "--set sampling.steps=["),
+        ("guidance.text=4", "`guidance.text` is a section; set one of its keys: `guidance.t"),
     ],
 )
 def test_bad_override_names_flag_and_remedy(tmp_path: Path, override: str, part: str) -> None:
@@ -148,13 +225,13 @@ def test_bad_override_names_flag_and_remedy(tmp_path: Path, override: str, part:
 
 def test_override_recipe_validates(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, MINIMAL)).recipe
-    assert override_recipe(recipe, {"synthesize.classifier.scale": 2}).synthesize.classifier == (
-        recipe.synthesize.classifier.model_copy(update={"scale": 2.0})
+    assert override_recipe(recipe, {"guidance.classifier.scale": 2}).guidance.classifier == (
+        replace(recipe.guidance.classifier, scale=2.0)
     )
-    with pytest.raises(RecipeError, match=r"did you mean `synthesize\.steps`"):
-        override_recipe(recipe, {"synthesize.stepz": 2})
+    with pytest.raises(RecipeError, match=r"did you mean `sampling\.steps`"):
+        override_recipe(recipe, {"sampling.stepz": 2})
     with pytest.raises(RecipeError, match="greater than or equal to 1"):
-        override_recipe(recipe, {"synthesize.steps": 0})
+        override_recipe(recipe, {"sampling.steps": 0})
 
 
 def test_yaml_numbers_and_words() -> None:
@@ -181,7 +258,7 @@ def test_yaml_numbers_and_words() -> None:
         ("a: !!set {x}", "the tag '!!set' is refused"),
         ("1: x", "key 1 is not a text; put it in quotes"),
         ("a: [1", "x.yaml, line 1"),
-        ("a: *nowhere", "undefined alias"),
+        ("a: *nowhere", "aliases (*nowhere) are refused"),
         ("a: \x07", "x.yaml: not valid YAML"),
     ],
 )
@@ -192,8 +269,9 @@ def test_yaml_traps_are_refused(text: str, part: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_alias_that_contains_itself(tmp_path: Path) -> None:
-    assert "contains itself" in refused(tmp_path, "name: &a [*a]")
+def test_anchors_and_aliases_are_refused_with_their_line(tmp_path: Path) -> None:
+    message = refused(tmp_path, MINIMAL + "guide: &g {epochs: 3}\ndownstream: *g\n")
+    assert "line 4: anchors (&g) and aliases (*g) are refused; write the values out" in message
 
 
 def test_recipe_that_is_a_list_or_absent(tmp_path: Path) -> None:
@@ -249,7 +327,7 @@ def test_every_leaf_key_has_a_description() -> None:
             refers = "$ref" in spec or "allOf" in spec
             assert refers or spec.get("description"), f"{section}.{key}"
     assert set(schema["properties"]) == set(Recipe.model_fields)
-    assert "synthesize.classifier.gamma" in recipe_keys()
+    assert "guidance.classifier.gamma" in recipe_keys()
 
 
 def test_resolve_ref(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

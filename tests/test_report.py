@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import re
 from html.parser import HTMLParser
@@ -13,172 +12,30 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
 
+from higfa_cli.artifacts.fingerprint import hash_bytes
+from higfa_cli.artifacts.rows import TraceRow
 from higfa_cli.errors import UserError
-from higfa_cli.recipe.schema import Recipe
 from higfa_cli.report import figures, tables, wording
 from higfa_cli.report.stats import Difference, Prediction, mean_std, paired_difference
 from higfa_cli.stages import report
-from higfa_cli.stages.context import Context
-
-HOSTILE = "<img src=x onerror=alert(1)>"
-CLASSES = ("A320", "A321", "BAE 146-200", HOSTILE)
-SEEDS = (0, 1, 2)
-WAYS = ("source", "contour", "text", "text_contour", "higfa")
-
+from tests.support.report_project import (
+    BETTER,
+    HOSTILE,
+    REAL,
+    SEEDS,
+    SWAPPED,
+    WAYS,
+    context,
+    draw_aircraft,
+    dump_rows,
+    workspace,
+    write_downstream,
+    write_predictions,
+    write_synthesis,
+)
 
 # --- a workspace made in code -----------------------------------------------------------------
-
-
-def dump(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value), encoding="utf-8")
-
-
-def dump_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
-def draw_aircraft(path: Path, way: str, number: int, side: int = 64) -> None:
-    """A little aeroplane; each way of drawing it has its own colours."""
-    sky, body = {
-        "source": ("#7fa6cc", "#f2f2ee"),
-        "contour": ("#000000", None),
-        "text": ("#a8b9c4", "#d9d2c6"),
-        "text_contour": ("#86a9c9", "#e8e4da"),
-        "higfa": ("#7ba3cb", "#f0efe9"),
-    }[way]
-    image = Image.new("RGB", (side, side), sky)
-    draw = ImageDraw.Draw(image)
-    k, shift = side / 64, number % 5
-    shapes = [
-        [(6, 30), (50, 28 + shift / 2), (58, 33), (50, 37), (8, 36)],
-        [(24, 34), (38, 34), (20, 50), (15, 50)],
-        [(6, 31), (4, 16 + shift), (10, 16 + shift), (18, 30)],
-    ]
-    for shape in shapes:
-        points = [(x * k, y * k) for x, y in shape]
-        if body is None:
-            draw.polygon(points, outline="#ffffff")
-        else:
-            draw.polygon(points, fill=body, outline="#59636d")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path)
-
-
-def write_predictions(path: Path, wrong: set[int], n: int) -> float:
-    """n test photos over the classes in turn; returns the accuracy."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(["key", "true", "predicted", "confidence"])
-        for i in range(n):
-            true = CLASSES[i % len(CLASSES)]
-            other = CLASSES[(i + 1) % len(CLASSES)]
-            writer.writerow([f"test/{i:04d}.jpg", true, other if i in wrong else true, 0.75])
-    return 1 - len(wrong) / n
-
-
-def write_downstream(root: Path, arms: dict[str, list[set[int]]], n: int, test: bool) -> None:
-    """`arms`: name -> for each seed, the test photos that it gets wrong."""
-    rows = []
-    for number, (name, per_seed) in enumerate(arms.items()):
-        runs = []
-        for seed, wrong in zip(SEEDS, per_seed, strict=False):
-            path = root / "train-downstream/arms" / name / f"seed-{seed}" / "predictions.csv"
-            accuracy = write_predictions(path, wrong, n) if test else None
-            run = {"seed": seed, "best_epoch": 7, "val_accuracy": 0.6 + seed / 100}
-            run |= {"test_accuracy": accuracy, "test_macro_f1": accuracy, "images_seen": 4800}
-            runs.append(run | {"seconds": 20.5 + seed + number})
-        count = 0 if name == "real" else 240
-        rows.append({"name": name, "synthetic": None, "synthetic_images": count, "runs": runs})
-    counts = {"train": 120, "val": 40, "test": n if test else 0}
-    results = {"arms": rows, "classes": list(CLASSES), "selection": "val", "counts": counts}
-    dump(root / "train-downstream/results.json", results)
-    record = {"higfa": "0.1.0", "python": "3.11.7", "libraries": {"torch": "2.13.0"}}
-    record |= {"argv": ["/somewhere/bin/higfa", "run", "my recipe.yaml"], "started": "2001-02-03"}
-    dump(root / "train-downstream/run.json", record)
-
-
-def trace(number: int, steps: int = 20, switch: int = 14) -> dict[str, Any]:
-    rng = np.random.default_rng(number)
-    u = [i / steps for i in range(steps)]
-    rise = [None if i < switch else (i - switch + 1) / (steps - switch) for i in range(steps)]
-    p = [None if r is None else float(min(1, 0.3 + 0.6 * r * rng.uniform(0.6, 1.1))) for r in rise]
-    row: dict[str, Any] = {"id": f"id{number}", "u": u, "p": p}
-    row["sigma"] = [math.cos(v * math.pi / 2) for v in u]
-    row["s_text"] = [4.0 if v is None else 1 + 3 * v for v in p]
-    row["s_contour"] = [1.5 if v is None else 1 + 0.5 * v for v in p]
-    row["s_classifier"] = [0.0 if v is None else 1 - v for v in p]
-    row["grad_norm"] = [None if v is None else 8 * (1 - v) for v in p]
-    return row
-
-
-def write_synthesis(root: Path, shown: int = 4, images: int = 24, guided: bool = True) -> None:
-    folder = root / "synthesize"
-    metadata, gallery = [], []
-    for i in range(images):
-        cls = CLASSES[i % len(CLASSES)]
-        confidence = 0.62 + i / 100 if guided else None
-        row = {"file_name": f"{i}.png", "class": cls, "id": f"id{i}", "confidence": confidence}
-        metadata.append(row | {"status": "done", "error": None})
-        if i < shown:
-            names = {way: f"gallery/id {i}-{way}.png" for way in WAYS}
-            for way, name in names.items():
-                draw_aircraft(folder / name, way, i)
-            gallery.append({"id": f"id{i}", "class": cls, **names})
-    dump_rows(folder / "images/metadata.jsonl", metadata)
-    dump_rows(folder / "gallery.jsonl", gallery)
-    traces = [trace(i, switch=14 if guided else 20) for i in range(images)]
-    dump_rows(folder / "traces/batch-00000.jsonl", traces[: images // 2])
-    dump_rows(folder / "traces/batch-00001.jsonl", traces[images // 2 :])
-    counts = {"images": images, "denoiser_evaluations_per_image": 60, "dtype": "float32"}
-    counts |= {"guide_evaluations_per_image": 6, "seconds_per_image": 1.5, "batch_size": 16}
-    dump(folder / "run.json", {"status": "done", "counts": counts, "device": "cpu"})
-
-
-def write_upstream(root: Path) -> None:
-    levels = [
-        {"sigma": s, "progress": u, "ece_before": b, "ece_after": b / 4, "accuracy": a}
-        for s, u, b, a in (
-            (0.46, 0.7, 0.214, 0.58),
-            (0.31, 0.8, 0.176, 0.69),
-            (0.16, 0.9, 0.1, 0.7),
-        )
-    ]
-    clean = {"ece_before": 0.08, "ece_after": 0.031, "accuracy": 0.74}
-    calibration = {"source": "val", "levels": levels, "clean": clean, "temperature": 1.83}
-    dump(root / "finetune-guide/calibration.json", calibration)
-    rows = [{"class": CLASSES[i % 4], "source": f"train/{i // 2}.jpg"} for i in range(240)]
-    dump_rows(root / "contours/manifest.jsonl", rows)
-
-
-def make_recipe(**classifier: float) -> Recipe:
-    synthesize = {"model": "pocket:sd", "controlnet": "pocket:controlnet", "classifier": classifier}
-    return Recipe.model_validate(
-        {"name": "hangar & co", "data": {"root": "photos"}, "synthesize": synthesize}
-    )
-
-
-def context(root: Path, **classifier: float) -> Context:
-    return Context(recipe=make_recipe(**classifier), base=root, workspace=root)
-
-
-# Of 200 photos, `real` gets 80 wrong in seed 0; `better` 50 of the same ones.
-REAL = [set(range(80)), set(range(84)), set(range(76))]
-BETTER = [set(range(50)), set(range(54)), set(range(46))]
-# As many mistakes as `real` within one photo, but on other photos.
-SWAPPED = [set(range(40, 120)), set(range(40, 123)), set(range(40, 116))]
-
-
-def workspace(root: Path, other: list[set[int]] | None = None, test: bool = True) -> Context:
-    arms = {"real": REAL} | ({"real+higfa": other} if other else {})
-    write_downstream(root, arms, 200, test)
-    write_upstream(root)
-    write_synthesis(root)
-    return context(root)
 
 
 # --- statistics -------------------------------------------------------------------------------
@@ -230,6 +87,29 @@ def test_verdict(before: list[set[int]], after: list[set[int]], verdict: str) ->
     assert found is not None
     assert found.verdict == verdict
     assert found == paired_difference(arm_of(before), arm_of(after), rng_seed=7)
+
+
+@pytest.mark.parametrize(("seeds", "word"), [(1, "One seed"), (2, "Two seeds")])
+def test_below_three_seeds_there_are_figures_and_no_verdict(seeds: int, word: str) -> None:
+    real, better = ({s: rows[s] for s in range(seeds)} for rows in map(arm_of, (REAL, BETTER)))
+    found = paired_difference(real, better, rng_seed=1)
+    assert found is not None and found.low > 0
+    assert found.verdict == "no verdict"
+    arms = [tables.Arm("real", 0, (), None), tables.Arm("real+higfa", 9, (), found)]
+    shown = wording.headline(arms, test=True)
+    assert (shown.kind, shown.word) == ("none", f"{word}: no verdict")
+    assert "changed by +15.0 points" in shown.sentence and "200 test photos" in shown.sentence
+
+
+def test_seeds_that_disagree_are_no_evidence() -> None:
+    # Gains of 15, 7.5 and -5 points: each photo's mean is surely above zero, the trainings' is not.
+    mixed = [set(range(50)), set(range(69)), set(range(86))]
+    apart = paired_difference(arm_of(REAL), arm_of(mixed), rng_seed=1)
+    alike = paired_difference(arm_of(REAL), arm_of([set(range(69))] * 3), rng_seed=1)
+    assert apart is not None and alike is not None
+    assert apart.points == pytest.approx(5.83, abs=0.01)
+    assert apart.verdict == "no evidence" and alike.verdict == "helped"
+    assert apart.high - apart.low > 2 * (alike.high - alike.low)
 
 
 def test_pairing_is_by_photo_not_by_row_and_swaps_sign() -> None:
@@ -293,12 +173,25 @@ def test_latex_escape() -> None:
 # --- figures ----------------------------------------------------------------------------------
 
 
-def test_curves_by_hand() -> None:
-    def row(p: float, k: float) -> dict[str, Any]:
-        fixed = {"u": [0.0, 0.5], "sigma": [1.0, 0.5], "s_text": [4, 2], "s_contour": [1, 1]}
-        return fixed | {"p": [None, p], "s_classifier": [0.0, k], "grad_norm": [None, 2.0]}
+def traced(p: float, k: float, id: str = "0") -> TraceRow:
+    """Two steps, guided at the second."""
+    return TraceRow(
+        id=id,
+        error=None,
+        effective_batch=1,
+        u=(0.0, 0.5),
+        sigma=(1.0, 0.5),
+        s_text=(4.0, 2.0),
+        s_contour=(1.0, 1.0),
+        s_classifier=(0.0, k),
+        p=(None, float(p)),
+        grad_norm=(None, 2.0),
+    )
 
-    curves = figures.read_curves([row(p, 1 - p) for p in np.linspace(0, 1, 11)])
+
+def test_curves_by_hand() -> None:
+    curves = figures.read_curves([traced(p, 1 - p) for p in np.linspace(0, 1, 11)])
+    assert curves is not None
     by_key = {c.key: c for c in curves.curves}
     assert (curves.switch, curves.images) == (1, 11)
     assert by_key["p"].mean == (None, pytest.approx(0.5))
@@ -310,7 +203,31 @@ def test_curves_by_hand() -> None:
     assert drawn.line == "M197.0 88.0L350.0 88.0"
     assert drawn.switch == "197.0"
     with pytest.raises(UserError, match="different steps"):
-        figures.read_curves([row(0.5, 0.5), row(0.5, 0.5) | {"u": [0.0]}])
+        figures.read_curves([traced(0.5, 0.5), traced(0.5, 0.5).model_copy(update={"u": (0.0,)})])
+    assert figures.read_curves([]) is None
+
+
+def test_curves_of_many_images_hold_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Means are over all images; the band is over a sample, always the same one."""
+    values = np.random.default_rng(0).uniform(size=500)
+    rows = [traced(p, 0.5, id=hash_bytes(str(p).encode())[:16]) for p in values]
+    exact = figures.read_curves(rows)
+    monkeypatch.setattr(figures, "SAMPLE", 100)
+    held = []
+
+    def lowest(sample: list[Any]) -> list[Any]:
+        held.append(len(sample))
+        return sorted(sample, key=lambda entry: entry[0])[:100]
+
+    monkeypatch.setattr(figures, "_lowest", lowest)
+    sampled = figures.read_curves(iter(rows))
+    assert exact is not None and sampled is not None
+    assert max(held) <= 200 and sampled.images == 500
+    (before, after) = (next(c for c in x.curves if c.key == "p") for x in (exact, sampled))
+    assert after.mean == before.mean and after.mean[1] == pytest.approx(values.mean())
+    assert after.low[1] != before.low[1]
+    assert after.low[1] == pytest.approx(before.low[1], abs=0.1)
+    assert figures.read_curves(reversed(rows)).curves[0].low == after.low  # type: ignore[union-attr]
 
 
 def test_nice_ticks() -> None:
@@ -485,7 +402,7 @@ def test_predictions_that_contradict_the_results_are_refused(tmp_path: Path) -> 
 def test_gallery_cannot_reach_outside(tmp_path: Path) -> None:
     ctx = workspace(tmp_path, BETTER)
     draw_aircraft(tmp_path / "secret.png", "text", 0)
-    row = {"id": "id0", "class": "A320", **dict.fromkeys(WAYS, "../secret.png")}
+    row = {"id": "id0", "class": "A320", "seed": 0, **dict.fromkeys(WAYS, "../secret.png")}
     dump_rows(tmp_path / "synthesize/gallery.jsonl", [row])
     with pytest.raises(UserError, match=r"secret\.png. leaves it"):
         report.run(ctx)

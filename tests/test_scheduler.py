@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, PNDMScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, PNDMScheduler
 
 from higfa_cli.errors import RecipeError, UserError
-from higfa_cli.method import guidance
+from higfa_cli.method import equations
 from higfa_cli.method.protocols import Level, Prediction
-from higfa_cli.models.scheduler import CLASSES, SchedulerSolver
+from higfa_cli.models.scheduler import CLASSES, FLOW, FlowSolver, SchedulerSolver, make_solver
 
 BETAS: dict[str, Any] = {
     "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,
@@ -38,7 +38,7 @@ def noise(seed: int) -> torch.Tensor:
 
 
 def raw_output(prediction: Prediction, level: Level, prediction_type: str) -> torch.Tensor:
-    return prediction.eps if prediction_type == "epsilon" else guidance.to_v(prediction, level)
+    return prediction.eps if prediction_type == "epsilon" else equations.to_v(prediction, level)
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
@@ -49,8 +49,8 @@ def test_x0_is_the_schedulers_own(name: str, config: str, prediction_type: str) 
     ours = solver(name, prediction_type, config)
     x, raw = ours.start(noise(1)), noise(2)
     for level in ours.levels:
-        x_t = ours.to_vp(x, level)
-        convert = guidance.from_eps if prediction_type == "epsilon" else guidance.from_v
+        x_t = ours.to_x_t(x, level)
+        convert = equations.from_eps if prediction_type == "epsilon" else equations.from_v
         prediction = convert(x_t, raw, level)
         torch.testing.assert_close(
             level.alpha * prediction.x0 + level.sigma * prediction.eps, x_t, atol=1e-6, rtol=1e-6
@@ -76,8 +76,8 @@ def test_step_is_the_schedulers_own(name: str, prediction_type: str) -> None:
     plain = theirs.start(noise(1))
     for level in ours.levels:
         raw = noise(10 + level.index)
-        convert = guidance.from_eps if prediction_type == "epsilon" else guidance.from_v
-        x = ours.step(convert(ours.to_vp(x, level), raw, level), x, level)
+        convert = equations.from_eps if prediction_type == "epsilon" else equations.from_v
+        x = ours.step(convert(ours.to_x_t(x, level), raw, level), x, level)
         scheduler = theirs.scheduler
         timestep = scheduler.timesteps[level.index]
         scheduler.scale_model_input(plain, timestep)
@@ -91,7 +91,7 @@ def test_vp_state_is_what_the_denoiser_is_fed(name: str) -> None:
     x = ours.start(noise(1))
     scheduler = ours.scheduler
     fed = scheduler.scale_model_input(x, scheduler.timesteps[0])
-    torch.testing.assert_close(ours.to_vp(x, ours.levels[0]), fed, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.to_x_t(x, ours.levels[0]), fed, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", list(CLASSES))
@@ -101,7 +101,7 @@ def test_exact_prediction_ends_at_x0(name: str) -> None:
     x0 = noise(3)
     x = ours.start(noise(1))
     for level in ours.levels:
-        x_t = ours.to_vp(x, level)
+        x_t = ours.to_x_t(x, level)
         x = ours.step(Prediction(x0, (x_t - level.alpha * x0) / level.sigma), x, level)
     # DDIM stops at the first training level, whose sigma is 0.03, not at zero.
     assert (x - x0).abs().max() < (0.2 if name == "ddim" else 1e-4)
@@ -124,3 +124,48 @@ def test_a_pndm_models_config_is_read() -> None:
     direct.set_timesteps(STEPS)
     ours = SchedulerSolver("ddim", config, STEPS)
     assert [level.timestep for level in ours.levels] == direct.timesteps.tolist()
+
+
+# Flow matching.
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_flow_levels_are_the_shifted_line(shift: float) -> None:
+    levels = make_solver(FLOW, {"shift": shift}, STEPS).levels
+    assert (levels[0].alpha, levels[0].sigma, levels[0].timestep) == (0.0, 1.0, 1000.0)
+    # The scheduler shifts its own range's end and then the line between: sigma' as it says.
+    theirs = FlowMatchEulerDiscreteScheduler(shift=shift)
+    theirs.set_timesteps(STEPS)
+    for level, sigma in zip(levels, theirs.sigmas.tolist()[:-1], strict=True):
+        assert level.sigma == pytest.approx(sigma) and level.alpha == pytest.approx(1 - sigma)
+        assert level.timestep == pytest.approx(1000 * sigma)
+        assert level.progress == level.index / STEPS
+    middle = levels[STEPS // 2].sigma
+    assert middle > 0.7 if shift == 3.0 else middle == pytest.approx(0.445, abs=0.01)
+
+
+def test_flow_step_is_the_schedulers_own() -> None:
+    ours, theirs = FlowSolver({"shift": 3.0}, STEPS), FlowSolver({"shift": 3.0}, STEPS).scheduler
+    x = ours.start(noise(1))
+    plain = x
+    for level in ours.levels:
+        raw = noise(10 + level.index)
+        prediction = equations.from_flow(ours.to_x_t(x, level), raw, level)
+        torch.testing.assert_close(level.alpha * prediction.x0 + level.sigma * prediction.eps, x)
+        x = ours.step(prediction, x, level)
+        plain = theirs.step(raw, theirs.timesteps[level.index], plain).prev_sample
+        torch.testing.assert_close(x, plain, atol=1e-5, rtol=1e-5)
+
+
+def test_exact_flow_ends_at_x0() -> None:
+    ours = FlowSolver({"shift": 3.0}, 20)
+    x0, x = noise(3), ours.start(noise(1))
+    for level in ours.levels:
+        x = ours.step(Prediction(x0, (x - level.alpha * x0) / level.sigma), x, level)
+    assert (x - x0).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("option", ["use_dynamic_shifting", "invert_sigmas", "stochastic_sampling"])
+def test_other_flows_are_refused_by_name(option: str) -> None:
+    with pytest.raises(UserError, match=f"scheduler: {option} is not supported"):
+        make_solver(FLOW, {option: True}, STEPS)

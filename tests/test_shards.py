@@ -15,9 +15,9 @@ import pytest
 
 from higfa_cli.artifacts.atomic import read_json, read_jsonl
 from higfa_cli.artifacts.fingerprint import hash_file
-from tests.fault_project import one_line, tree
-from tests.forks import Child, Forks, wait_for
-from tests.kill_rounds import write_project
+from tests.support.fault_project import one_line, tree
+from tests.support.forks import Child, Forks, wait_for
+from tests.support.kill_rounds import write_project
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,11 @@ def summary(out: str) -> dict[str, object]:
     return found
 
 
+@pytest.mark.fault(
+    "processes",
+    "shards one after the other, or together",
+    "same bytes as one process",
+)
 def test_one_shard_after_the_other(project: Project, tmp_path: Path) -> None:
     out = project.workspace(tmp_path)
     code, text, err = project.draw(out, "--shard", "0/2")
@@ -89,6 +94,7 @@ def test_one_shard_after_the_other(project: Project, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.fault("processes", "shards one after the other, or together")
 def test_shards_at_the_same_time(project: Project, tmp_path: Path) -> None:
     out = project.workspace(tmp_path)
     shards = [project.start(out, "--shard", f"{index}/3") for index in range(3)]
@@ -99,6 +105,7 @@ def test_shards_at_the_same_time(project: Project, tmp_path: Path) -> None:
     assert len({row["id"] for row in rows}) == len(rows) == 6
 
 
+@pytest.mark.fault("processes", "two workers", "same bytes as one")
 def test_two_workers(project: Project, tmp_path: Path) -> None:
     out = project.workspace(tmp_path)
     code, text, err = project.draw(out, "--workers", "2")
@@ -107,6 +114,7 @@ def test_two_workers(project: Project, tmp_path: Path) -> None:
     assert tree(out) == project.whole
 
 
+@pytest.mark.fault("processes", "a worker or a shard is killed", "only its own work is lost")
 def test_a_killed_worker_loses_only_its_own(project: Project, tmp_path: Path) -> None:
     out = project.workspace(tmp_path)
     child = project.start(out, "--workers", "2")
@@ -145,6 +153,7 @@ def _workers(parent: int) -> list[int]:
     return found
 
 
+@pytest.mark.fault("processes", "a worker or a shard is killed")
 @pytest.mark.parametrize(
     "step", [pytest.param(4, marks=pytest.mark.slow), 27, pytest.param(40, marks=pytest.mark.slow)]
 )
@@ -168,10 +177,15 @@ def test_one_process_finishes_what_shards_began(project: Project, tmp_path: Path
     assert tree(out) == project.whole
 
 
+@pytest.mark.fault(
+    "processes",
+    "the same shard twice, a whole run beside a shard, another recipe",
+    "exit 75",
+)
 def test_who_is_refused(project: Project, tmp_path: Path) -> None:
     """While a shard draws: the same shard, and a run of the whole, are told who is at work."""
     out = project.workspace(tmp_path)
-    slow = ("--set", "synthesize.per_contour=40")
+    slow = ("--set", "pictures.per_contour=40")
     shard = project.start(out, "--shard", "0/2", *slow)
     wait_for(out / ".synthesize.part-shard-0-of-2.lock.json")
     wait_for(out / "synthesize" / "plan.jsonl")
@@ -182,7 +196,7 @@ def test_who_is_refused(project: Project, tmp_path: Path) -> None:
     assert code == 75, err
     one_line(err, "shard-0-of-2")
     # Another recipe must not clear the folder under it either.
-    code, _, err = project.draw(out, "--shard", "1/2", "--set", "synthesize.per_contour=2")
+    code, _, err = project.draw(out, "--shard", "1/2", "--set", "pictures.per_contour=2")
     assert code == 75, err
     one_line(err, "another recipe")
     shard.send(signal.SIGKILL)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import higfa_cli
-from higfa_cli.data.official import official
+from higfa_cli.data.layouts import layout_of
 from higfa_cli.recipe.builtin import ALIASES, builtin_names, builtin_text
 from higfa_cli.recipe.load import load_recipe, override_recipe
 from higfa_cli.recipe.overrides import check_key, parse_value
@@ -39,23 +39,22 @@ def test_the_promised_recipes_are_there() -> None:
         assert ALIASES[kind] == f"{kind}-sdxl"
     main = load_recipe("aircraft")
     assert main.origin == "built-in aircraft-sdxl"
-    assert "stable-diffusion-xl" in main.recipe.synthesize.model
-    assert "canny-sdxl" in main.recipe.synthesize.controlnet
+    assert "stable-diffusion-xl" in main.recipe.model.base
+    assert "canny-sdxl" in main.recipe.model.controlnet
     assert not set(ALIASES) & set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_sizes_agree(name: str) -> None:
+def test_the_size_is_one_that_every_family_draws(name: str) -> None:
     settings = recipe(name)
     assert settings.name == name
-    assert settings.contours.size == settings.synthesize.size
-    assert settings.synthesize.size % 64 == 0
+    assert settings.size % 64 == 0
 
 
 @pytest.mark.parametrize("name", FULL)
 def test_data_is_a_published_dataset(name: str) -> None:
     data = recipe(name).data
-    published = official(data.layout)
+    published = layout_of(data.layout)
     assert published is not None
     assert published.page in header(name)
     assert data.crop_bottom == (20 if data.layout == "fgvc-aircraft" else 0)
@@ -64,7 +63,7 @@ def test_data_is_a_published_dataset(name: str) -> None:
 @pytest.mark.parametrize("name", FULL)
 def test_bank_and_class_words_are_shipped(name: str) -> None:
     settings = recipe(name)
-    assert (SHIPPED / "banks" / f"{settings.synthesize.prompts.bank}.yaml").is_file()
+    assert (SHIPPED / "banks" / f"{settings.prompts.bank}.yaml").is_file()
     words = settings.data.class_words
     if words is not None:
         kind, _, file = words.partition(":")
@@ -73,9 +72,9 @@ def test_bank_and_class_words_are_shipped(name: str) -> None:
 
 @pytest.mark.parametrize("name", FULL)
 def test_hub_models_are_pinned_to_a_commit(name: str) -> None:
-    settings = recipe(name).synthesize
+    settings = recipe(name).model
     for model, revision in (
-        (settings.model, settings.revision),
+        (settings.base, settings.revision),
         (settings.controlnet, settings.controlnet_revision),
     ):
         assert re.fullmatch(r"[\w.-]+/[\w.-]+", model)
@@ -85,18 +84,18 @@ def test_hub_models_are_pinned_to_a_commit(name: str) -> None:
 @pytest.mark.parametrize("name", FULL)
 def test_the_tiny_autoencoder_of_the_comment_fits_the_recipe(name: str) -> None:
     found = re.findall(r"^  # (gradient_autoencoder\w*): (\S+)$", builtin_text(name)[1], re.M)
-    settings = load_recipe(name, [f"synthesize.{key}={value}" for key, value in found]).recipe
-    tiny = "madebyollin/taesdxl" if settings.synthesize.size == 1024 else "madebyollin/taesd"
-    assert settings.synthesize.gradient_autoencoder == tiny
-    assert COMMIT.fullmatch(settings.synthesize.gradient_autoencoder_revision or "")
+    settings = load_recipe(name, [f"model.{key}={value}" for key, value in found]).recipe
+    tiny = "madebyollin/taesdxl" if settings.size == 1024 else "madebyollin/taesd"
+    assert settings.model.gradient_autoencoder == tiny
+    assert COMMIT.fullmatch(settings.model.gradient_autoencoder_revision or "")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_resolved_recipe_can_be_read_back_and_swept(name: str) -> None:
     settings = recipe(name)
-    swept = override_recipe(settings, {"synthesize.classifier.scale": 7.0})
-    assert swept.synthesize.classifier.scale == 7.0
-    back = {"synthesize.classifier.scale": settings.synthesize.classifier.scale}
+    swept = override_recipe(settings, {"guidance.classifier.scale": 7.0})
+    assert swept.guidance.classifier.scale == 7.0
+    back = {"guidance.classifier.scale": settings.guidance.classifier.scale}
     assert override_recipe(swept, back) == settings
 
 
@@ -104,12 +103,12 @@ def test_a_resolved_recipe_can_be_read_back_and_swept(name: str) -> None:
 def test_the_header_says_untuned_and_how_to_tune(name: str) -> None:
     text = header(name)
     assert "UNTUNED" in text and "Open RAIL" in text
-    assert f"higfa synthesize --dataset {name} --preview 16" in text
-    sweep = re.search(rf"higfa synthesize --dataset {name} --sweep (\S+)=(\S+)", text)
+    assert f"higfa synthesize {name} --preview 16" in text
+    sweep = re.search(rf"higfa synthesize {name} --sweep (\S+)=(\S+)", text)
     assert sweep is not None
     check_key(sweep[1], "header")
     values = [parse_value(sweep[1], value, "header") for value in sweep[2].split(",")]
-    assert recipe(name).synthesize.classifier.scale in values
+    assert recipe(name).guidance.classifier.scale in values
     needs_mat = recipe(name).data.layout in ("stanford-cars", "stanford-dogs", "flowers102")
     assert ('pip install "higfa[mat]"' in text) == needs_mat
 

@@ -7,10 +7,8 @@ from pathlib import Path
 import torch
 
 from higfa_cli.models.text import TextStates, concat, cut_off_classes, stack, tokens_cut
-from tests import tiny
-from tests.test_end_to_end import higfa, recipe, workspace
-
-__all__ = ["recipe", "workspace"]
+from tests.support import tiny
+from tests.support.photo_project import higfa
 
 
 def test_tokens_that_are_cut_by_hand(tmp_path: Path) -> None:
@@ -42,10 +40,10 @@ def test_batches_of_texts() -> None:
 
 
 def test_a_run_names_the_class_whose_prompt_is_cut(recipe: Path, workspace: Path) -> None:
-    flags = ("--recipe", str(recipe), "--workspace", str(workspace))
+    flags = (str(recipe), "--workspace", str(workspace))
     long = "a {words} " + "very " * 20 + "large"
-    flags = (*flags, "--set", "synthesize.classifier.switch=1")
-    changed = ("--set", f'synthesize.prompts.templates=["{long}"]')
+    flags = (*flags, "--set", "guidance.classifier.switch=1")
+    changed = ("--set", f'prompts.templates=["{long}"]')
     result = higfa("synthesize", *flags, *changed, "--preview", "3")
     assert (
         "warning: class ring: the text encoder reads 77 tokens and cuts the end of this prompt off"

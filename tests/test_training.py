@@ -12,7 +12,7 @@ import torch
 
 from higfa_cli.errors import UserError
 from higfa_cli.models.backbones import create_backbone
-from higfa_cli.recipe.schema import Training
+from higfa_cli.recipe.classifiers import Training
 from higfa_cli.stages.context import Silent
 from higfa_cli.training.augment import make_augment
 from higfa_cli.training.calibration import (
@@ -27,7 +27,7 @@ from higfa_cli.training.mixing import TrainSet
 from higfa_cli.training.pictures import Pictures, check_memory
 from higfa_cli.training.synthetic import list_synthetic
 from higfa_cli.training.trainer import FitResult, fit, predict_logits
-from tests.shapes import CLASSES, SIZE, pictures, write_class_folders
+from tests.support.shapes import CLASSES, SIZE, pictures, write_class_folders
 
 CPU = torch.device("cpu")
 
@@ -93,8 +93,8 @@ def test_budget_is_the_same_with_and_without_a_second_source() -> None:
     mixed, _ = trained(config, TrainSet(pictures(5, 0), pictures(20, 1), 0.5), None)
     assert (plain.steps, plain.images_seen) == (3 * math.ceil(20 / 16), 3 * 2 * 16)
     assert (mixed.steps, mixed.images_seen) == (plain.steps, plain.images_seen)
-    assert all(row["replaced"] == 0 for row in plain.history)
-    assert all(row["replaced"] > 0 for row in mixed.history)
+    assert all(row.replaced == 0 for row in plain.history)
+    assert all(row.replaced > 0 for row in mixed.history)
 
 
 def test_validation_picks_the_earliest_best_epoch_and_its_state() -> None:
@@ -102,7 +102,7 @@ def test_validation_picks_the_earliest_best_epoch_and_its_state() -> None:
     config = training(epochs=8)
     backbone = create_backbone(config, len(CLASSES), Path(), 0)
     result = fit(backbone, TrainSet(pictures(12, 0)), val, config, len(CLASSES), 0, CPU, Silent())
-    accuracies = [row["val_accuracy"] for row in result.history]
+    accuracies = [row.val_accuracy for row in result.history]
     assert result.selected == "val"
     assert result.best_epoch == 1 + accuracies.index(max(accuracies))
     backbone.network.load_state_dict(result.best_state)
@@ -121,7 +121,7 @@ def test_learning_rate_warms_up_then_falls_as_a_cosine() -> None:
     expected = [3e-3] + [
         3e-3 * 0.5 * (1 + math.cos(math.pi * (4 * e - 1) / 19)) for e in range(1, 5)
     ]
-    assert [row["learning_rate"] for row in result.history] == pytest.approx(expected)
+    assert [row.learning_rate for row in result.history] == pytest.approx(expected)
 
 
 def test_batch_of_one_and_no_pictures_are_refused() -> None:

@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from higfa_cli.artifacts import crash
 from higfa_cli.errors import UserError
 from higfa_cli.models.backbones import Backbone, create_backbone
-from higfa_cli.recipe.schema import Downstream
+from higfa_cli.recipe.classifiers import Downstream
 from higfa_cli.training.checkpoint import load_checkpoint
 from higfa_cli.training.mixing import TrainSet
 from higfa_cli.training.trainer import FitResult, fit
-from tests import shapes
+from tests.support import shapes
 
 
 class Cut(Exception):
@@ -61,6 +60,7 @@ def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.fault("stop", "training interrupted", "resumes, same weights")
 @pytest.mark.parametrize("after", [1, 3])
 @pytest.mark.parametrize("validated", [True, False])
 def test_cut_between_epochs(tmp_path: Path, after: int, validated: bool) -> None:
@@ -77,6 +77,7 @@ def test_cut_between_epochs(tmp_path: Path, after: int, validated: bool) -> None
     assert again.best_epoch == whole.best_epoch
 
 
+@pytest.mark.fault("stop", "training interrupted")
 def test_cut_within_an_epoch_repeats_that_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +114,7 @@ def test_finished_training_is_not_repeated(tmp_path: Path, monkeypatch: pytest.M
     assert same(whole.best_state, again.best_state)
 
 
+@pytest.mark.fault("stop", "checkpoint of a training broken or hostile", "said, not run")
 def test_checkpoint_does_not_run_code_and_says_when_it_is_broken(tmp_path: Path) -> None:
     path = tmp_path / "t.pt"
     assert load_checkpoint(path) is None
@@ -128,10 +130,3 @@ def test_checkpoint_does_not_run_code_and_says_when_it_is_broken(tmp_path: Path)
     with pytest.raises(UserError, match="is broken"):
         load_checkpoint(path)
     assert not (tmp_path / "touched").exists()
-
-
-def test_crash_point_does_nothing_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(crash.STOP_AT, raising=False)
-    before = str(crash._steps)
-    crash.crash_point()
-    assert str(crash._steps) == before

@@ -27,16 +27,17 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from higfa_cli.method.schedule import StrengthSchedule
+from higfa_cli.method.guidance import ClassifierStrength, Guidance, TextStrength
 from higfa_cli.models.architecture import architecture
+from higfa_cli.models.classifier import Classifier, ClassifierSpec
 from higfa_cli.models.diffusion import DiffusionModel
-from higfa_cli.models.draw import draw, schedule_of
+from higfa_cli.models.draw import draw
+from higfa_cli.models.fake import Setup
 from higfa_cli.models.footprint import guided_step
-from higfa_cli.models.guide import Guide, GuideSpec
 from higfa_cli.models.loading import load_pipeline
 from higfa_cli.models.renoise import seeded_noise
-from higfa_cli.recipe.schema import Synthesize
-from tests import tiny
+from higfa_cli.recipe.drawing import Memory, Model, Run, Sampling
+from tests.support import tiny
 
 IDS = {
     "sd": (
@@ -63,7 +64,7 @@ def build(family: str, folder: Path, dtype: torch.dtype) -> None:
 
     model, controlnet, small = IDS[family]
     known = architecture(
-        Synthesize(model=model, controlnet=controlnet, gradient_autoencoder=small), Path()
+        Model(base=model, controlnet=controlnet, gradient_autoencoder=small), Path()
     )
     torch.manual_seed(0)
     torch.set_default_dtype(dtype)
@@ -88,7 +89,7 @@ def build(family: str, folder: Path, dtype: torch.dtype) -> None:
         "vae": diffusers.AutoencoderKL.from_config(known.vae),
         "text_encoder": encoders[0],
         "tokenizer": tokenizer,
-        "unet": diffusers.UNet2DConditionModel.from_config(known.unet),
+        "unet": diffusers.UNet2DConditionModel.from_config(known.network),
         "scheduler": diffusers.DDIMScheduler.from_config(known.scheduler),
     }
     if family == "sdxl":
@@ -121,42 +122,43 @@ class PeakMemory:
         self.thread.join()
 
 
-def make_guide() -> Guide:
+def make_guide() -> Classifier:
     """A random ResNet-50."""
     half, names = (0.5, 0.5, 0.5), tuple(f"class {i}" for i in range(CLASSES))
     network = timm.create_model("resnet50", num_classes=CLASSES)
-    return Guide(network, GuideSpec("resnet50", names, GUIDE_SIZE, half, half))
+    return Classifier(network, ClassifierSpec("resnet50", names, GUIDE_SIZE, half, half))
 
 
-def largest_difference(model: DiffusionModel, family: str, contour: torch.Tensor) -> float:
+def largest_difference(
+    model: DiffusionModel, folder: Path, family: str, contour: torch.Tensor
+) -> float:
     """Ours without guide against the stock pipeline on the same modules, in 1/255."""
     from diffusers import StableDiffusionControlNetPipeline, StableDiffusionXLControlNetPipeline
 
-    settings = model.settings
-    schedule = StrengthSchedule(composition="joint", text=7.5, switch=1.0)
-    ours = draw(model, None, schedule, [PROMPT], NEGATIVE, contour, [0], [SEED])[0].pixels
+    guidance = Guidance(composition="joint", text=TextStrength(7.5)).switched(1.0)
+    ours = draw(model, None, guidance, [PROMPT], NEGATIVE, contour, [0], [SEED])[0].pixels
     assert ours is not None
     extra = {"safety_checker": None, "feature_extractor": None} if family == "sd" else {}
     stock = (
         StableDiffusionControlNetPipeline if family == "sd" else StableDiffusionXLControlNetPipeline
     )
     pipe = stock.from_pretrained(
-        settings.model,
-        unet=model.unet,
+        folder / "sd",
+        unet=model.network,
         controlnet=model.controlnet,
         vae=model.autoencoder.vae,
-        dtype=model.unet.dtype,
+        dtype=model.network.dtype,
         **extra,
     )  # fmt: skip
     pipe.set_progress_bar_config(disable=True)
-    pipe.scheduler = model.solver(settings.steps).scheduler
+    pipe.scheduler = model.solver(model.sampling.steps).scheduler
     noise = seeded_noise([SEED], model.latent_shape, model.device)
     theirs = pipe(
         [PROMPT],
         image=contour.expand(-1, 3, -1, -1),
         negative_prompt=[NEGATIVE],
-        latents=noise.to(model.unet.dtype),
-        num_inference_steps=settings.steps,
+        latents=noise.to(model.network.dtype),
+        num_inference_steps=model.sampling.steps,
         guidance_scale=7.5,
         output_type="np",
     ).images[0]
@@ -174,27 +176,27 @@ def main() -> None:
     asked = parser.parse_args()
     folder = asked.folder / f"{asked.family}-{asked.dtype}"
     build(asked.family, folder, getattr(torch, asked.dtype))
-    settings = Synthesize(
-        model=str(folder / "sd"),
+    settings = Model(
+        base=str(folder / "sd"),
         controlnet=str(folder / "controlnet"),
         gradient_autoencoder=str(folder / "tiny") if asked.tiny else None,
         dtype=asked.dtype,
-        size=asked.size,
-        steps=2,
-        scheduler="dpm++2m",
-        text={"scale": 7.5},
-        classifier={"switch": 0.5, "grad_norm": "rms"},
-        memory={"gradient_checkpointing": True},
     )
-    computed = guided_step(architecture(settings, Path()), settings, 1, GUIDE_SIZE)
+    sampling, run = (
+        Sampling(steps=2, scheduler="dpm++2m"),
+        Run(memory=Memory(gradient_checkpointing=True)),
+    )
+    guidance = Guidance(text=TextStrength(7.5), classifier=ClassifierStrength(switch=0.5))
+    setup = Setup(settings, asked.size, guidance, sampling, run.memory)
+    computed = guided_step(architecture(settings, Path()), setup, 1, GUIDE_SIZE)
     before = psutil.Process().memory_info().rss
     contour = (torch.rand(1, 1, asked.size, asked.size) > 0.95).float()
     with PeakMemory() as memory:
-        model = load_pipeline(settings, Path(), torch.device("cpu"), [PROMPT, NEGATIVE])
+        model = load_pipeline(
+            settings, run, sampling, asked.size, Path(), torch.device("cpu"), [PROMPT, NEGATIVE]
+        )
         started = time.perf_counter()
-        drawn = draw(
-            model, make_guide(), schedule_of(settings), [PROMPT], NEGATIVE, contour, [3], [SEED]
-        )[0]
+        drawn = draw(model, make_guide(), guidance, [PROMPT], NEGATIVE, contour, [3], [SEED])[0]
         seconds = time.perf_counter() - started
     found: dict[str, Any] = {
         "family": asked.family,
@@ -207,7 +209,7 @@ def main() -> None:
         "process_gib": round((memory.most - before) / 2**30, 2),
     }
     if asked.dtype == "float32":  # The stock pipeline keeps its latents in the model's precision.
-        found["difference_255"] = round(largest_difference(model, asked.family, contour), 3)
+        found["difference_255"] = round(largest_difference(model, folder, asked.family, contour), 3)
     print(json.dumps(found))
 
 

@@ -1,35 +1,35 @@
-"""Write docs/recipe.md and docs/commands.md from the recipe's schema and the commands' own help.
+"""Write the pages of docs/ that follow from something else.
 
-python tools/make_docs.py            write both
+recipe.md from the schema, commands.md from the commands' own help, the laboratory's pages from the
+numbers in docs/data, faults.md from the marks of the tests.
+
+python tools/make_docs.py            write them
 python tools/make_docs.py --check    exit 1 where a file is not what would be written
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import click
 import typer
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from higfa_cli.cli.app import app
-from higfa_cli.recipe.schema import Recipe
+from higfa_cli.recipe.keys import is_section, recipe_keys
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+ROOT = Path(__file__).resolve().parent.parent
+# Run as a file, this program finds its own folder and not the checkout.
+sys.path.insert(0, str(ROOT))
 
+from tools import faults  # noqa: E402
+from tools.pocket.lab import pages  # noqa: E402
 
-def keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Leaf keys of the recipe in order, dotted."""
-    for name, field in model.model_fields.items():
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            yield from keys(annotation, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", field
+DOCS = ROOT / "docs"
 
 
 def default(field: FieldInfo) -> str:
@@ -64,7 +64,9 @@ def recipe_page() -> str:
         "JSON schema for editors; `--set KEY=VALUE` changes a key on the command line.",
     ]
     section = None
-    for key, field in keys(Recipe):
+    for key, field in recipe_keys().items():
+        if is_section(key):
+            continue
         here = key.rpartition(".")[0] or "recipe"
         if here != section:
             section = here
@@ -76,8 +78,8 @@ def recipe_page() -> str:
 
 
 def commands_page() -> str:
-    """The help text of every command."""
-    lines = ["# Commands", "", "Made by `python tools/make_docs.py` from the commands' own help."]
+    """What all commands share (`commands_head.md`), then the help text of each."""
+    lines = [(Path(__file__).parent / "commands_head.md").read_text(encoding="utf-8").rstrip()]
     root: Any = typer.main.get_command(app)
     for name, command in walk(root, "higfa"):
         with click.Context(command, info_name=name, terminal_width=96) as context:
@@ -93,13 +95,21 @@ def walk(command: click.Command, name: str) -> Iterator[tuple[str, click.Command
         yield from walk(inner, f"{name} {child}")
 
 
-PAGES = {"recipe.md": recipe_page, "commands.md": commands_page}
+def made_pages(docs: Path) -> dict[str, Callable[[], str]]:
+    """Every made page of a docs folder, and what makes it."""
+    measured = {f"{name}.md": partial(pages.render, name, pages.read(docs)) for name in pages.PAGES}
+    return {
+        "recipe.md": recipe_page,
+        "commands.md": commands_page,
+        "faults.md": partial(faults.page, ROOT),
+        **measured,
+    }
 
 
 def main() -> int:
     """Write the pages, or check them."""
     stale = []
-    for name, page in PAGES.items():
+    for name, page in made_pages(DOCS).items():
         path, text = DOCS / name, page()
         if "--check" in sys.argv:
             if not path.is_file() or path.read_text(encoding="utf-8") != text:

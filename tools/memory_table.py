@@ -1,4 +1,4 @@
-"""Write docs/memory.md: GPU memory of a guided step, reckoned without weights and without a GPU.
+"""Write docs/memory.md: GPU memory of a guided step, computed without weights and without a GPU.
 
 python -m tools.memory_table            write it (some minutes)
 python -m tools.memory_table --check    exit 1 where it is not what would be written
@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from higfa_cli.forecast import estimate
 from higfa_cli.models.architecture import architecture
+from higfa_cli.models.fake import Setup
 from higfa_cli.models.footprint import Footprint, guided_step
-from higfa_cli.recipe.load import load_recipe
-from higfa_cli.recipe.schema import Synthesize
-from higfa_cli.stages import estimate
+from higfa_cli.recipe.drawing import Memory
+from higfa_cli.recipe.load import load_recipe, override_recipe
+from higfa_cli.recipe.schema import Recipe
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "memory.md"
 GIB = 2**30
@@ -29,30 +31,32 @@ MODELS = {"aircraft-sdxl": "madebyollin/taesdxl", "aircraft-sd15": "madebyollin/
 DEFAULT = "full, checkpointed"
 #: Row -> recipe keys; TINY stands for the model's own tiny autoencoder.
 TINY = "tiny"
+CHECKPOINTING, SLICING = "run.memory.gradient_checkpointing", "run.memory.slicing"
+OFFLOAD, TILING = "run.memory.cpu_offload", "model.tiling"
 GRADIENTS: Mapping[str, Mapping[str, Any]] = {
     "full": {},
-    DEFAULT: {"gradient_checkpointing": True},
+    DEFAULT: {CHECKPOINTING: True},
     "tiny": {TINY: True},
-    "tiny, checkpointed": {TINY: True, "gradient_checkpointing": True},
+    "tiny, checkpointed": {TINY: True, CHECKPOINTING: True},
 }
 SAVINGS: Mapping[str, Mapping[str, Any]] = {
-    "full, checkpointed, `slicing`": {"gradient_checkpointing": True, "slicing": True},
-    "full, checkpointed, `tiling`": {"gradient_checkpointing": True, "tiling": True},
-    "full, checkpointed, `cpu_offload`": {"gradient_checkpointing": True, "cpu_offload": True},
+    "full, checkpointed, `slicing`": {CHECKPOINTING: True, SLICING: True},
+    "full, checkpointed, `tiling`": {CHECKPOINTING: True, TILING: True},
+    "full, checkpointed, `cpu_offload`": {CHECKPOINTING: True, OFFLOAD: True},
     "full, checkpointed, `cpu_offload`, `slicing`": {
-        "gradient_checkpointing": True,
-        "cpu_offload": True,
-        "slicing": True,
+        CHECKPOINTING: True,
+        OFFLOAD: True,
+        SLICING: True,
     },
-    "tiny, `slicing`": {TINY: True, "slicing": True},
-    "tiny, `cpu_offload`, `slicing`": {TINY: True, "cpu_offload": True, "slicing": True},
+    "tiny, `slicing`": {TINY: True, SLICING: True},
+    "tiny, `cpu_offload`, `slicing`": {TINY: True, OFFLOAD: True, SLICING: True},
 }
 
 HEAD = """# Memory
 
-GPU memory of one guided step of the true models, reckoned without weights and without a GPU:
+GPU memory of one guided step of the true models, computed without weights and without a GPU:
 the real classes run the real sampling loop on tensors that have shapes but no content
-(`higfa_cli/models/footprint.py`). `higfa doctor` reckons the same for your recipe.
+(`higfa_cli/models/footprint.py`). `higfa doctor` computes the same for your recipe.
 This page is made by `python -m tools.memory_table`.
 
 All numbers are GiB (2^30 bytes) and are the largest sum of live tensors, weights included:
@@ -61,32 +65,33 @@ denoiser and ControlNet in bfloat16, autoencoders and a ResNet-50 guide at {guid
 finished pictures, always by the full autoencoder, needs more than the guided step, the number is
 that one.
 
-**Add about {allowance} GiB** for what such a reckoning cannot see: the CUDA context, cuDNN's
+**Add about {allowance} GiB** for what such a computation cannot see: the CUDA context, cuDNN's
 workspaces, and the allocator's fragmentation. That allowance is a guess, not a measurement: no
 GPU was at hand. `batch_size: auto` tries a guided step on your own device. `channels_last` and
 `compile` are taken to change nothing, and attention to run in a fused kernel that never holds its
 scores, as torch's do on CUDA in these precisions and sizes.
 
 `full`: the guide's gradient runs back through the model's own autoencoder. `checkpointed`:
-`memory.gradient_checkpointing: true`. `tiny`: `gradient_autoencoder` names an AutoencoderTiny.
-`x0` and `x_t`: `classifier.gradient`.
+`run.memory.gradient_checkpointing: true`. `tiny`: `model.gradient_autoencoder` names an
+AutoencoderTiny. `x0` and `x_t`: `guidance.classifier.gradient`.
 """
 
 
-def settings_of(recipe: str, row: Mapping[str, Any], gradient: str) -> Synthesize:
-    """The recipe's `synthesize` with a row's keys in the place of its own memory keys."""
-    own = load_recipe(recipe).recipe.synthesize.model_dump(exclude_unset=True)
-    own["classifier"]["gradient"] = gradient
-    own["memory"] = {key: value for key, value in row.items() if key != TINY}
-    own.pop("gradient_autoencoder_revision", None)
-    own["gradient_autoencoder"] = MODELS[recipe] if row.get(TINY) else None
-    return Synthesize.model_validate(own)
+def recipe_of(name: str, row: Mapping[str, Any], gradient: str) -> Recipe:
+    """The recipe with a row's keys in the place of its own memory keys."""
+    values: dict[str, Any] = {f"run.memory.{key}": False for key in Memory.model_fields}
+    values |= {"guidance.classifier.gradient": gradient, "model.gradient_autoencoder": None}
+    values |= {"model.gradient_autoencoder_revision": None}
+    if row.get(TINY):
+        values["model.gradient_autoencoder"] = MODELS[name]
+    values |= {key: value for key, value in row.items() if key != TINY}
+    return override_recipe(load_recipe(name).recipe, values)
 
 
 def footprint(recipe: str, row: Mapping[str, Any], gradient: str, batch: int) -> Footprint:
     """One cell."""
-    settings = settings_of(recipe, row, gradient)
-    return guided_step(architecture(settings, Path.cwd()), settings, batch, GUIDE_SIZE)
+    setup = Setup.of(recipe_of(recipe, row, gradient))
+    return guided_step(architecture(setup.model, Path.cwd()), setup, batch, GUIDE_SIZE)
 
 
 def number(size: int) -> str:
@@ -103,7 +108,7 @@ def line(recipe: str, name: str, row: Mapping[str, Any], gradients: tuple[str, .
 
 def section(recipe: str) -> str:
     """A model's two tables, and whether its default fits."""
-    settings = load_recipe(recipe).recipe.synthesize
+    settings = load_recipe(recipe).recipe
     both = " | ".join(f"{g}, batch {b}" for g in ("`x0`", "`x_t`") for b in BATCHES)
     one = " | ".join(f"`x0`, batch {b}" for b in BATCHES)
     first = [line(recipe, name, row, ("x0", "x_t")) for name, row in GRADIENTS.items()]
@@ -112,9 +117,9 @@ def section(recipe: str) -> str:
     fits = "fits" if peak + ALLOWANCE <= CARD else "DOES NOT FIT"
     return "\n".join(
         (
-            f"## {settings.model}, {settings.size} px",
+            f"## {settings.model.base}, {settings.size} px",
             "",
-            f"ControlNet `{settings.controlnet}`, tiny autoencoder `{MODELS[recipe]}`.",
+            f"ControlNet `{settings.model.controlnet}`, tiny autoencoder `{MODELS[recipe]}`.",
             f"The default of `recipes/{recipe}.yaml` is *{DEFAULT}* with `x0`: {peak:.2f} GiB at",
             f"batch 1, {peak + ALLOWANCE:.2f} with the allowance, which {fits} {CARD} GiB.",
             "",
@@ -147,8 +152,8 @@ def tail() -> str:
     return """## Reading it
 
 - Keeping the full autoencoder's activations costs more than everything else together.
-  `memory.gradient_checkpointing` recomputes them block by block; what is left is the last block,
-  at the pictures' full size.
+  `run.memory.gradient_checkpointing` recomputes them block by block; what is left is the last
+  block, at the pictures' full size.
 - `slicing` decodes one picture at a time, so that with checkpointing only one picture's last block
   is live, at any batch size. It does not lower batch 1.
 - `tiling` changes nothing here: the autoencoder's tile is as large as the pictures that the model

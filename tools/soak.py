@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from higfa_cli.artifacts.atomic import append_line, read_jsonl
-from tests.forks import Forks
-from tests.kill_rounds import STAGES, Killer
+from tests.support.forks import Forks
+from tests.support.kill_rounds import STAGES, Killer
 
 
 def one_round(killer: Killer, seed: int, number: int) -> dict[str, Any]:

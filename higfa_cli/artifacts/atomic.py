@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from higfa_cli.artifacts.crash import crash_point
 from higfa_cli.errors import NO_ROOM, UserError
 
 TEMPORARY_PREFIX = ".higfa-tmp-"
@@ -27,14 +26,11 @@ def write_bytes(path: Path, data: bytes) -> None:
     try:
         _check_replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        crash_point()
         with temporary.open("xb") as handle:
             handle.write(data)
             handle.flush()
             os.fsync(handle.fileno())
-        crash_point()
         temporary.replace(path)
-        crash_point()
     except BaseException as error:
         # Where the folder has just become unwritable, its failure is the one to tell of.
         with contextlib.suppress(OSError):
@@ -62,10 +58,8 @@ def append_line(path: Path, line: str) -> None:
     """
     data = (line + "\n").encode("utf-8")
     try:
-        crash_point()
         with path.open("ab") as handle:
             handle.write(data)
-        crash_point()
     except OSError as error:
         raise _named(error, path, len(data)) from None
 
@@ -90,14 +84,11 @@ def write_note(path: Path, obj: Any) -> None:
     temporary = temporary_note(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary.unlink(missing_ok=True)
-    crash_point()
     with temporary.open("x", encoding="utf-8") as handle:
         json.dump(obj, handle, sort_keys=True, allow_nan=False)
         handle.flush()
         os.fsync(handle.fileno())
-    crash_point()
     temporary.replace(path)
-    crash_point()
 
 
 def temporary_note(path: Path) -> Path:
@@ -105,7 +96,7 @@ def temporary_note(path: Path) -> Path:
     return path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
 
 
-def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """Write one JSON object per line atomically."""
     lines = [
         json.dumps(dict(row), sort_keys=True, ensure_ascii=False, allow_nan=False) for row in rows

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
 from higfa_cli.artifacts.atomic import TEMPORARY_PREFIX
 from higfa_cli.errors import UserError
+
+# What the file system says of a file -> its hash, so that a process reads no file twice.
+_known: dict[tuple[int, ...], str] = {}
+# A file that was written so shortly before may be written again within the same tick of its clock.
+_TICK_NS = 2_000_000_000
 
 
 def hash_bytes(data: bytes) -> str:
@@ -17,10 +24,20 @@ def hash_bytes(data: bytes) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """sha256 of a file's content. Raises UserError when it cannot be read."""
+    """sha256 of a file's content, read once per process as long as it stays the same file.
+
+    Raises UserError when it cannot be read.
+    """
     try:
         with path.open("rb") as handle:
-            return hashlib.file_digest(handle, "sha256").hexdigest()
+            state = os.fstat(handle.fileno())
+            key = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+            if key not in _known:
+                digest = hashlib.file_digest(handle, "sha256").hexdigest()
+                if time.time_ns() - state.st_mtime_ns < _TICK_NS:
+                    return digest
+                _known[key] = digest
+            return _known[key]
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; check the path") from None
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from higfa_cli.artifacts.atomic import append_line, write_text
-from higfa_cli.artifacts.contained import why_outside
+from higfa_cli.artifacts.records import JournalRow
+from higfa_cli.artifacts.safe_paths import why_outside
 
 JOURNAL = ".outputs.jsonl"
 
@@ -23,8 +24,8 @@ class Entry:
 
     def line(self, name: str) -> str:
         """As the journal holds it."""
-        row = {"file_name": name, "sha256": self.sha256}
-        return json.dumps(row if self.seconds is None else {**row, "seconds": self.seconds})
+        row = JournalRow(file_name=name, sha256=self.sha256, seconds=self.seconds)
+        return json.dumps(row.plain())
 
 
 def journal(directory: Path, part: str | None = None) -> Path:
@@ -43,12 +44,9 @@ def read_journal(path: Path) -> dict[str, Entry]:
     # A pipe in its place would block.
     lines = path.read_bytes().splitlines() if path.is_file() else []
     for line in lines:
-        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            row = json.loads(line)
-            seconds = row.get("seconds")
-            entries[row["file_name"]] = Entry(
-                str(row["sha256"]), None if seconds is None else float(seconds)
-            )
+        with contextlib.suppress(ValueError, RecursionError):
+            row = JournalRow.model_validate(json.loads(line))
+            entries[row.file_name] = Entry(row.sha256, row.seconds)
     # Not by its own word alone: the journal may be a stranger's.
     return {name: entry for name, entry in entries.items() if not why_outside(path.parent, name)}
 

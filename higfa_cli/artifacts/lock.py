@@ -1,4 +1,8 @@
-"""One process at a time in a folder of artifacts."""
+"""One process at a time in a folder of artifacts, or several, each with its own part of the plan.
+
+A participant holds the lock of its part for as long as it works. Those that join or open the plan
+do so one after another, through the gate.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,15 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
-from higfa_cli.artifacts.atomic import read_json, write_note
+from higfa_cli.artifacts.artifact import read_model
+from higfa_cli.artifacts.atomic import write_note
+from higfa_cli.artifacts.records import LockNote
 from higfa_cli.errors import UserError, remedy_for
 
 BUSY = 75
@@ -53,11 +58,46 @@ def folder_lock(directory: Path) -> Iterator[None]:
 
 
 @contextmanager
+def part_lock(directory: Path, part: str) -> Iterator[None]:
+    """Hold a part of the folder's work. Raises UserError (exit code 75) when it is taken."""
+    with folder_lock(_part(directory, part)):
+        yield
+
+
+@contextmanager
+def gate(directory: Path) -> Iterator[None]:
+    """Wait until nobody else joins, opens or closes, then keep others waiting."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(directory.parent / f".{directory.name}.gate.lock"):
+        yield
+
+
+def living_parts(directory: Path) -> list[str]:
+    """The parts that somebody works on now. Call it inside the gate."""
+    prefix, suffix = f".{directory.name}.part-", ".lock"
+    names = sorted(path.name for path in directory.parent.glob(f"{prefix}*{suffix}"))
+    parts = [name.removeprefix(prefix).removesuffix(suffix) for name in names]
+    return [part for part in parts if _is_held(directory, part)]
+
+
+def refuse_living_parts(directory: Path) -> None:
+    """Raise UserError (exit code 75) while anybody works on a part of the folder."""
+    with gate(directory):
+        living = living_parts(directory)
+    if living:
+        raise UserError(
+            f"{directory} is in use: {', '.join(living)} still at work; wait until they end, "
+            "or choose another --workspace",
+            exit_code=BUSY,
+        )
+
+
+@contextmanager
 def _written(note: Path, directory: Path) -> Iterator[None]:
-    about = {"pid": os.getpid(), "host": socket.gethostname(), "boot": _boot()}
+    holder = LockNote(pid=os.getpid(), host=socket.gethostname(), boot=_boot())
     try:
         # In one step, and never through a link that lies in the note's place.
-        write_note(note, about)
+        write_note(note, holder.plain())
     except OSError as error:
         raise _unlockable(directory, error) from None
     try:
@@ -68,18 +108,16 @@ def _written(note: Path, directory: Path) -> Iterator[None]:
             note.unlink()
 
 
-def _read(note: Path) -> dict[str, Any] | None:
+def _read(note: Path) -> LockNote | None:
     """The holder's note; None where there is none (yet), or a killed process left half of it."""
     with contextlib.suppress(UserError):
-        holder = read_json(note)
-        if isinstance(holder, dict) and {"pid", "host"} <= holder.keys():
-            return holder
+        return read_model(note, LockNote)
     return None
 
 
-def _of_this_machine(holder: Mapping[str, Any]) -> bool:
+def _of_this_machine(holder: LockNote) -> bool:
     # A restarted container has another host name, yet the same kernel, which has let go.
-    return holder["host"] == socket.gethostname() or holder.get("boot") == _boot() != ""
+    return holder.host == socket.gethostname() or holder.boot == _boot() != ""
 
 
 def _boot() -> str:
@@ -89,8 +127,8 @@ def _boot() -> str:
     return ""
 
 
-def _busy(directory: Path, holder: Mapping[str, Any] | None, remedy: str) -> UserError:
-    who = f"process {holder['pid']} on {holder['host']}" if holder else "another process"
+def _busy(directory: Path, holder: LockNote | None, remedy: str) -> UserError:
+    who = f"process {holder.pid} on {holder.host}" if holder else "another process"
     return UserError(
         f"{directory} is in use by {who}; {remedy}, or choose another --workspace",
         exit_code=BUSY,
@@ -104,3 +142,17 @@ def _unlockable(directory: Path, error: Exception) -> UserError:
         reason = error.strerror or str(error)
         remedy = remedy_for(error) or "choose another --workspace"
     return UserError(f"{directory} cannot be locked: {reason}; {remedy}")
+
+
+def _is_held(directory: Path, part: str) -> bool:
+    try:
+        with part_lock(directory, part):
+            return False
+    except UserError as error:
+        if error.exit_code != BUSY:
+            raise
+        return True
+
+
+def _part(directory: Path, part: str) -> Path:
+    return directory.parent / f"{directory.name}.part-{part}"

@@ -8,7 +8,6 @@ stage; several may share its work (`part_run`), and then one of them closes it.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import shutil
@@ -18,19 +17,15 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from higfa_cli import __version__
+from higfa_cli.artifacts.artifact import write_model
 from higfa_cli.artifacts.atomic import (
     check_writable,
     remove_temporary_files,
     temporary_note,
-    write_json,
     write_text,
 )
-from higfa_cli.artifacts.contained import refuse_linked_folders, why_outside
-from higfa_cli.artifacts.crash import crash_point
-from higfa_cli.artifacts.fingerprint import canonical_json
 from higfa_cli.artifacts.journal import (
     Entry,
     journal,
@@ -38,16 +33,24 @@ from higfa_cli.artifacts.journal import (
     read_journal,
     write_journal,
 )
-from higfa_cli.artifacts.lock import BUSY, folder_lock
-from higfa_cli.artifacts.parts import gate, living_parts, part_lock, refuse_living_parts
-from higfa_cli.artifacts.stage_outputs import SCRATCH, StageRun, whole
+from higfa_cli.artifacts.lock import (
+    BUSY,
+    folder_lock,
+    gate,
+    living_parts,
+    part_lock,
+    refuse_living_parts,
+)
+from higfa_cli.artifacts.records import RunRecord
+from higfa_cli.artifacts.safe_paths import refuse_linked_folders, why_outside
+from higfa_cli.artifacts.stage_outputs import SCRATCH, StageRun, unchanged
 from higfa_cli.artifacts.stage_state import (
-    RECORD,
     StageInputs,
     StageState,
     read_record,
     stage_state,
 )
+from higfa_cli.artifacts.workspace import RECORD, RESOLVED
 from higfa_cli.errors import UserError, remedy_for
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.recipe.strict_yaml import dump_yaml
@@ -67,7 +70,6 @@ __all__ = [
     "worker_run",
 ]
 
-RESOLVED = "recipe.resolved.yaml"
 _LIBRARIES = (
     "torch",
     "torchvision",
@@ -108,16 +110,15 @@ def closing_run(
 ) -> Iterator[StageRun]:
     """`stage_run` for who already holds the folder's lock."""
     record, entries = _open(directory, inputs, recipe, resume)
-    run = StageRun(directory, recipe.device, entries)
+    run = StageRun(directory, recipe.run.device, entries)
     try:
         yield run
     except BaseException as error:
         # A record that cannot be written must not hide why the stage failed.
         with contextlib.suppress(OSError):
-            _close(run, record | {"status": "failed", "error": _one_line(error)})
+            _close(run, record, status="failed", error=_one_line(error))
         raise
-    ending = {"status": "done", "outputs": run.outputs}
-    _close(run, record | ending | ({"output_seconds": run.seconds} if run.seconds else {}))
+    _close(run, record, status="done", outputs=run.outputs, output_seconds=run.seconds)
     _clear_traces(directory)
 
 
@@ -144,7 +145,7 @@ def part_run(
             if not living:
                 entries = _open(directory, inputs, recipe, resume=True)[1]
             elif _is_open(directory, inputs):
-                entries = whole(directory, _recorded(directory))
+                entries = unchanged(directory, _recorded(directory))
             else:
                 raise UserError(
                     f"{directory} is in use: {', '.join(living)} still at work with another "
@@ -152,8 +153,8 @@ def part_run(
                     exit_code=BUSY,
                 )
             own = journal(directory, part)
-            write_journal(own, whole(directory, read_journal(own)))
-            run = StageRun(directory, recipe.device, entries, part)
+            write_journal(own, unchanged(directory, read_journal(own)))
+            run = StageRun(directory, recipe.run.device, entries, part)
             open_plan(run)
         yield run
 
@@ -163,8 +164,8 @@ def worker_run(directory: Path, recipe: Recipe, part: str) -> Iterator[StageRun]
     """Work on one part for a process that holds the folder's lock and closes the stage."""
     with part_lock(directory, part):
         own = journal(directory, part)
-        write_journal(own, whole(directory, read_journal(own)))
-        yield StageRun(directory, recipe.device, {}, part)
+        write_journal(own, unchanged(directory, read_journal(own)))
+        yield StageRun(directory, recipe.run.device, {}, part)
 
 
 def tidy(directory: Path) -> None:
@@ -191,11 +192,9 @@ def _recorded(directory: Path) -> dict[str, Entry]:
     if (directory / RECORD).is_file():
         with contextlib.suppress(UserError):
             record = read_record(directory)
-            timed = record.get("output_seconds")
-            seconds = timed if isinstance(timed, dict) else {}
-            for name, digest in record.get("outputs", {}).items():
+            for name, digest in (record.outputs or {}).items():
                 if why_outside(directory, name) is None:
-                    entries[name] = Entry(digest, seconds.get(name))
+                    entries[name] = Entry(digest, record.output_seconds.get(name))
     for path in journals(directory):
         entries |= read_journal(path)
     return entries
@@ -210,7 +209,7 @@ def _make(directory: Path) -> None:
 
 def _open(
     directory: Path, inputs: StageInputs, recipe: Recipe, resume: bool
-) -> tuple[dict[str, Any], dict[str, Entry]]:
+) -> tuple[RunRecord, dict[str, Entry]]:
     """Clear or resume the folder and say "running"; the record, and the outputs that stay."""
     refuse_linked_folders(directory)
     try:
@@ -218,7 +217,7 @@ def _open(
         check_writable(directory)
         entries = _prepare(directory, inputs, resume)
         record = _opening_record(inputs, recipe)
-        write_json(directory / RECORD, record)
+        write_model(directory / RECORD, record)
         write_text(directory / RESOLVED, dump_yaml(recipe.model_dump(mode="json")))
     except OSError as error:
         raise _unwritable(directory, error) from None
@@ -230,18 +229,18 @@ def _is_open(directory: Path, inputs: StageInputs) -> bool:
         record = read_record(directory)
     except UserError:
         return False
-    return record["status"] == "running" and record["inputs"]["key"] == inputs.key
+    return record.status == "running" and record.inputs.key == inputs.key
 
 
-def _close(run: StageRun, record: dict[str, Any]) -> None:
-    ending = {"device": run.device, "counts": run.counts, "ended": _now()}
-    write_json(run.directory / RECORD, record | ending)
+def _close(run: StageRun, record: RunRecord, **ending: object) -> None:
+    counts = {} if run.counts is None else run.counts.plain()
+    closed = ending | {"device": run.device, "counts": counts, "ended": _now()}
+    write_model(run.directory / RECORD, record.model_copy(update=closed))
 
 
 def _clear_traces(directory: Path) -> None:
     """Remove what only an unfinished run needs."""
     for path in journals(directory):
-        crash_point()
         path.unlink(missing_ok=True)
     shutil.rmtree(directory / SCRATCH, ignore_errors=True)
 
@@ -257,18 +256,17 @@ def _prepare(directory: Path, inputs: StageInputs, resume: bool) -> dict[str, En
             )
         return {}
     try:
-        record = read_record(directory)
+        record: RunRecord | None = read_record(directory)
     except UserError:
-        record = {"status": "broken", "inputs": {"key": ""}}
+        record = None
     outputs = _recorded(directory)
-    if resume and record["inputs"].get("key") == inputs.key:
+    if resume and record is not None and record.inputs.key == inputs.key:
         return _keep_whole(directory, outputs)
     for name in [*outputs, RESOLVED]:
-        crash_point()
         (directory / name).unlink(missing_ok=True)
     _clear_traces(directory)
     folders = [item for item in directory.rglob("*") if item.is_dir() and not item.is_symlink()]
-    if record["status"] != "done":
+    if record is None or record.status != "done":
         for item in [item for folder in folders for item in folder.iterdir()]:
             if item.is_symlink() or item.is_file():
                 item.unlink()
@@ -278,7 +276,7 @@ def _prepare(directory: Path, inputs: StageInputs, resume: bool) -> dict[str, En
 
 def _keep_whole(directory: Path, outputs: Mapping[str, Entry]) -> dict[str, Entry]:
     """The outputs that are whole; changed ones are removed."""
-    kept = whole(directory, outputs)
+    kept = unchanged(directory, outputs)
     for name in outputs.keys() - kept.keys():
         (directory / name).unlink(missing_ok=True)
     # The finished record is about to be replaced: one journal takes over what it and all
@@ -296,24 +294,20 @@ def _remove_empty(folders: list[Path]) -> None:
             folder.rmdir()
 
 
-def _opening_record(inputs: StageInputs, recipe: Recipe) -> dict[str, Any]:
-    return {
-        "status": "running",
-        "higfa": __version__,
-        "libraries": _library_versions(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": recipe.device,
-        "argv": sys.argv,
-        "pid": os.getpid(),
-        "seed": recipe.seed,
-        "started": _now(),
-        "inputs": {
-            "key": inputs.key,
-            "parameters": json.loads(canonical_json(inputs.parameters)),
-            "files": inputs.files,
-        },
-    }
+def _opening_record(inputs: StageInputs, recipe: Recipe) -> RunRecord:
+    return RunRecord(
+        status="running",
+        higfa=__version__,
+        libraries=_library_versions(),
+        python=platform.python_version(),
+        platform=platform.platform(),
+        device=recipe.run.device,
+        argv=tuple(sys.argv),
+        pid=os.getpid(),
+        seed=recipe.seed,
+        started=_now(),
+        inputs=inputs.recorded,
+    )
 
 
 def _library_versions() -> dict[str, str]:

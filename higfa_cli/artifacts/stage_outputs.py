@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
+from higfa_cli.artifacts.artifact import Artifact
 from higfa_cli.artifacts.fingerprint import hash_file
 from higfa_cli.artifacts.journal import Entry, append, journal, read_journal
 
@@ -28,13 +27,17 @@ class StageRun:
     device: str
     entries: Mapping[str, Entry] = field(default_factory=dict)
     part: str | None = None
-    counts: dict[str, Any] = field(default_factory=dict)
+    counts: Artifact | None = None
     _outputs: dict[str, Entry] = field(default_factory=dict)
 
-    @cached_property
+    @property
     def kept(self) -> dict[str, str]:
         """Whole outputs of earlier runs, or of other participants: name -> sha256."""
         return {name: entry.sha256 for name, entry in self.entries.items()}
+
+    def is_kept(self, name: str) -> bool:
+        """Whether an output is among the `kept`."""
+        return name in self.entries
 
     def output(self, path: Path, seconds: float | None = None) -> None:
         """Register a finished file below the stage's folder as an output.
@@ -55,9 +58,8 @@ class StageRun:
         entries = dict(self.entries)
         for part in parts:
             listed = read_journal(journal(self.directory, part))
-            entries |= whole(self.directory, listed)
+            entries |= unchanged(self.directory, listed)
         self.entries = entries
-        self.__dict__.pop("kept", None)
 
     def digest(self, name: str) -> str:
         """sha256 of a registered output."""
@@ -79,7 +81,7 @@ class StageRun:
         return {name: seconds for name, seconds in timed if seconds is not None}
 
 
-def whole(directory: Path, entries: Mapping[str, Entry]) -> dict[str, Entry]:
+def unchanged(directory: Path, entries: Mapping[str, Entry]) -> dict[str, Entry]:
     """The entries whose files are as they were written."""
     return {
         name: entry

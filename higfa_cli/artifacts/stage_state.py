@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from higfa_cli.artifacts.atomic import read_json
-from higfa_cli.artifacts.contained import why_outside
+from higfa_cli.artifacts.artifact import read_model
 from higfa_cli.artifacts.fingerprint import canonical_json, hash_file, hash_json
+from higfa_cli.artifacts.records import RecordedInputs, RunRecord
+from higfa_cli.artifacts.safe_paths import why_outside
+from higfa_cli.artifacts.workspace import RECORD
 from higfa_cli.errors import UserError
 
-RECORD = "run.json"
 _REASONS = 4
 
 
@@ -26,13 +27,19 @@ class StageInputs:
     `files`: logical name ("data/train", "contours/manifest.jsonl") -> content hash.
     """
 
-    parameters: dict[str, Any]
-    files: dict[str, str]
+    parameters: Mapping[str, object]
+    files: Mapping[str, str]
 
     @cached_property
     def key(self) -> str:
         """sha256 over parameters and file hashes."""
         return hash_json({"parameters": self.parameters, "files": self.files})
+
+    @cached_property
+    def recorded(self) -> RecordedInputs:
+        """As a record holds them."""
+        parameters = json.loads(canonical_json(self.parameters))
+        return RecordedInputs(key=self.key, parameters=parameters, files=dict(self.files))
 
 
 @dataclass(frozen=True)
@@ -55,14 +62,14 @@ def stage_state(directory: Path, inputs: StageInputs) -> StageState:
         record = read_record(directory)
     except UserError:
         return StageState("partial", (f"{RECORD} is broken",))
-    changes = _differences(record["inputs"], inputs)
+    changes = _differences(record.inputs, inputs.recorded)
     if changes:
         return StageState("stale", _capped(changes))
-    if record["status"] == "failed":
-        return StageState("partial", (f"failed: {record.get('error', 'unknown error')}",))
-    if record["status"] != "done":
+    if record.status == "failed":
+        return StageState("partial", (f"failed: {record.error}",))
+    if record.outputs is None:
         return StageState("partial", ("not finished: still running, or killed",))
-    return _outputs_state(directory, record["outputs"])
+    return _outputs_state(directory, record.outputs)
 
 
 def _outputs_state(directory: Path, outputs: Mapping[str, str]) -> StageState:
@@ -77,27 +84,26 @@ def _outputs_state(directory: Path, outputs: Mapping[str, str]) -> StageState:
     return StageState("fresh")
 
 
-def _differences(old: Mapping[str, Any], new: StageInputs) -> list[str]:
+def _differences(old: RecordedInputs, new: RecordedInputs) -> list[str]:
     """What differs between recorded inputs and these, parameters first."""
-    before = _flat(old["parameters"])
-    after = _flat(json.loads(canonical_json(new.parameters)))
+    before, after = _flat(old.parameters), _flat(new.parameters)
     reasons = [
         f"{key}: {_value(before, key)} -> {_value(after, key)}"
         for key in sorted(before.keys() | after.keys())
         if before.get(key, ...) != after.get(key, ...)
     ]
-    for name in sorted(old["files"].keys() | new.files.keys()):
+    for name in sorted(old.files.keys() | new.files.keys()):
         if name not in new.files:
             reasons.append(f"{name} is no longer an input")
-        elif name not in old["files"]:
+        elif name not in old.files:
             reasons.append(f"{name} is a new input")
-        elif old["files"][name] != new.files[name]:
+        elif old.files[name] != new.files[name]:
             reasons.append(f"{name} has other content")
     return reasons
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flat(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
             flat |= _flat(value, f"{prefix}{key}.")
@@ -106,7 +112,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _value(flat: Mapping[str, Any], key: str) -> str:
+def _value(flat: Mapping[str, object], key: str) -> str:
     return json.dumps(flat[key], ensure_ascii=False) if key in flat else "(absent)"
 
 
@@ -116,17 +122,6 @@ def _capped(reasons: list[str]) -> tuple[str, ...]:
     return (*reasons[:_REASONS], f"and {len(reasons) - _REASONS} more")
 
 
-def read_record(directory: Path) -> dict[str, Any]:
+def read_record(directory: Path) -> RunRecord:
     """A stage's record. Raises UserError when it is absent, broken or of something else."""
-    record = read_json(directory / RECORD)
-    inputs = record.get("inputs") if isinstance(record, dict) else None
-    whole = isinstance(inputs, dict) and all(
-        isinstance(inputs.get(key), kind)
-        for key, kind in (("parameters", dict), ("files", dict), ("key", str))
-    )
-    if not whole:
-        raise UserError(f"{directory / RECORD} is not a run record; run the stage with --force")
-    outputs = record.get("outputs", None if record.get("status") == "done" else {})
-    if not isinstance(outputs, dict) or not all(isinstance(one, str) for one in outputs.values()):
-        raise UserError(f"{directory / RECORD} lists no outputs; run the stage with --force")
-    return {"status": "unknown", **record}
+    return read_model(directory / RECORD, RunRecord)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,29 +23,61 @@ from higfa_cli.cli import (
     train_downstream,
 )
 from higfa_cli.cli.guard import Guarded, guarded_main
-from higfa_cli.cli.options import with_stage_flags
+from higfa_cli.cli.options import spelled_out
+
+#: What `higfa --help` lists below which heading: commands, each with an example.
+_GROUPS = {
+    "Before": (
+        ("init", init.command, "--root my-photos --out birds.yaml"),
+        ("doctor", doctor.command, "birds.yaml"),
+    ),
+    "Stages in their order": (
+        ("contours", contours.command, "birds.yaml --max-bad 5%"),
+        ("finetune-guide", finetune_guide.command, "birds.yaml"),
+        ("synthesize", synthesize.command, "birds.yaml --preview 8"),
+        ("filter", filter.command, "birds.yaml --set filter.confidence=0.5"),
+        ("train-downstream", train_downstream.command, "birds.yaml --arm real"),
+        ("report", report.command, "birds.yaml"),
+    ),
+    "All of them": (
+        ("run", run.command, "birds.yaml --until synthesize"),
+        ("status", status.command, "birds.yaml"),
+    ),
+    "After": (
+        ("predict", predict.command, "birds.yaml new-photo.jpg"),
+        ("export", export.command, "birds.yaml --format onnx --out birds-model"),
+    ),
+}
+
+
+class Grouped(Guarded):
+    """The commands in groups and in their order."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """One section per group; what is in none comes last."""
+        names = {title: [name for name, *_ in rows] for title, rows in _GROUPS.items()}
+        named = {name for group in names.values() for name in group}
+        names["Recipes"] = [name for name in self.list_commands(ctx) if name not in named]
+        for title, group in names.items():
+            with formatter.section(title):
+                formatter.write_dl(
+                    [(name, self.commands[name].get_short_help_str(limit=70)) for name in group]
+                )
+
 
 app = typer.Typer(
-    cls=Guarded,
-    help="Hierarchically guided diffusion pictures that make fine-grained classifiers better.",
+    cls=Grouped,
+    help="Draws training pictures under text, contour and classifier guidance, and tests whether "
+    "they help.",
+    epilog="Example: higfa run pocket",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-app.command("init")(init.command)
-app.command("contours")(with_stage_flags(contours.command))
-app.command("finetune-guide")(with_stage_flags(finetune_guide.command))
-app.command("synthesize")(with_stage_flags(synthesize.command))
-app.command("filter")(with_stage_flags(filter.command))
-app.command("train-downstream")(with_stage_flags(train_downstream.command))
-app.command("report")(with_stage_flags(report.command))
-app.command("run")(run.command)
-app.command("status")(status.command)
-app.command("doctor")(doctor.command)
-app.command("predict")(predict.command)
-app.command("export")(export.command)
+for _group in _GROUPS.values():
+    for _name, _command, _example in _group:
+        app.command(_name, epilog=f"Example: higfa {_name} {_example}")(spelled_out(_command))
 app.add_typer(recipes.app, name="recipes")
 
 

@@ -6,16 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from higfa_cli.cli.options import (
-    Choice,
-    DatasetFlag,
-    DeviceFlag,
-    JsonFlag,
-    RecipeFlag,
-    SetFlag,
-    WorkspaceFlag,
-    choose,
-)
+from higfa_cli.cli.options import Choice, RecipeFlags
 from higfa_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,19 +17,11 @@ _FETCH_FIRST = "not done: model files are missing"
 
 
 def command(
-    positional: Annotated[
-        str | None, typer.Argument(help="Recipe file or built-in name.", metavar="[RECIPE]")
-    ] = None,
-    recipe: RecipeFlag = None,
-    dataset: DatasetFlag = None,
-    set_: SetFlag = None,
-    workspace: WorkspaceFlag = None,
-    device: DeviceFlag = None,
+    flags: RecipeFlags,
     self_check: Annotated[
         bool,
         typer.Option("--self-check", help="Also load the model and draw a little with it."),
     ] = False,
-    as_json: JsonFlag = False,
 ) -> None:
     """Say before any work what is missing.
 
@@ -47,10 +30,10 @@ def command(
     """
     from higfa_cli.cli.output import print_json, stdout_for_result
 
-    choice = choose(recipe, dataset, set_, workspace, device, positional=positional)
-    with stdout_for_result(as_json):
-        result = _examine(choice, self_check, quiet=as_json)
-    if as_json:
+    choice = flags.choice
+    with stdout_for_result(flags.as_json):
+        result = _examine(choice, self_check, quiet=flags.as_json)
+    if flags.as_json:
         print_json(result)
     else:
         _show(result)
@@ -65,22 +48,22 @@ def _examine(choice: Choice, self_check: bool, quiet: bool) -> dict[str, Any]:
         row = {"check": "recipe", "status": "failed", "detail": str(error), "remedy": ""}
         return {"ok": False, "checks": [row], "missing_files": [], "next": None}
     ctx.progress.note("loading torch, diffusers and timm ...")
-    from higfa_cli.stages.doctor import doctor
+    from higfa_cli.forecast.doctor import doctor
 
-    result = doctor(ctx, choice.flags)
+    result = doctor(ctx, choice.words)
     return _with_self_check(ctx, result) if self_check else result
 
 
 def _with_self_check(ctx: Context, result: dict[str, Any]) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from higfa_cli.stages.doctor import failed
-    from higfa_cli.stages.findings import Row
-    from higfa_cli.stages.self_check import self_check
+    from higfa_cli.forecast.doctor import failed
+    from higfa_cli.forecast.findings import Row
+    from higfa_cli.forecast.self_check import self_check
 
     if result["missing_files"]:
         row = Row("self-check", "failed", _FETCH_FIRST, "fetch them first")
-        more: dict[str, Any] = {"checks": [asdict(row)]}
+        more = {"checks": [asdict(row)]}
     else:
         ctx.progress.note("drawing a few guided steps ...")
         try:
@@ -105,7 +88,7 @@ def _show(result: dict[str, Any]) -> None:
         print_line(f"next: {result['next']}")
 
 
-def _show_rows(rows: list[dict[str, Any]]) -> None:
+def _show_rows(rows: list[dict[str, str]]) -> None:
     """One line per check, and the remedy below it where it is not ok."""
     from higfa_cli.cli.output import print_line
 
@@ -119,18 +102,20 @@ def _show_rows(rows: list[dict[str, Any]]) -> None:
 def _show_missing(missing: list[dict[str, Any]]) -> None:
     """Counts per repository, then the commands, each of which can be pasted."""
     from higfa_cli.cli.output import print_line
-    from higfa_cli.models.model_files import FOLDER, WHOLE, MissingFile, by_repository
+    from higfa_cli.forecast.model_files import FOLDER, MissingFile, by_repository
+    from higfa_cli.forecast.repository import ENTIRE_REPOSITORY
+    from higfa_cli.text import plural
 
-    found = [MissingFile(**one) for one in missing]
+    rows = [MissingFile(**row) for row in missing]
     print_line("missing:")
-    for (repo, revision), files in by_repository(found).items():
-        counted = f"{len(files)} {'file' if len(files) == 1 else 'files'} of"
-        special = {WHOLE: "the whole of", FOLDER: "no folder"}
+    for (repo, revision), files in by_repository(rows).items():
+        counted = f"{plural(len(files), 'file')} of"
+        special = {ENTIRE_REPOSITORY: "the whole of", FOLDER: "no folder"}
         at = f" at {revision[:12]}" if revision else ""
         print_line(f"  {special.get(files[0], counted)} {repo}{at}")
     print_line("what to do:")
     # One command fetches all files of a repository.
-    for one in {(one.remark, one.remedy): one for one in found}.values():
-        if one.remark:
-            print_line(f"# {one.remark}")
-        print_line(one.remedy if one.is_command else f"# {one.remedy}")
+    for row in {(row.remark, row.remedy): row for row in rows}.values():
+        if row.remark:
+            print_line(f"# {row.remark}")
+        print_line(row.remedy if row.is_command else f"# {row.remedy}")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from higfa_cli.cli.options import DatasetFlag, JsonFlag, RecipeFlag, SetFlag, WorkspaceFlag
+from higfa_cli.cli.options import RecipeFlags
 from higfa_cli.cli.predict import ModelFlag, find_model
 
 
@@ -20,24 +20,20 @@ class Format(StrEnum):
 
 
 def command(
+    flags: RecipeFlags,
     out: Annotated[Path, typer.Option(help="Folder to write to.")],
     format_: Annotated[Format, typer.Option("--format", help="File format.")],
     model: ModelFlag = None,
-    recipe: RecipeFlag = None,
-    dataset: DatasetFlag = None,
-    set_: SetFlag = None,
-    workspace: WorkspaceFlag = None,
-    as_json: JsonFlag = False,
 ) -> None:
     """Write a trained model for use elsewhere."""
     from higfa_cli.cli.output import print_json, print_line, print_mapping, stdout_for_result
 
-    with stdout_for_result(as_json):
-        path, _ = find_model(model, recipe, dataset, set_, workspace, None)
+    with stdout_for_result(flags.as_json):
+        path, _ = find_model(model, flags)
         from higfa_cli.stages.export import export
 
         result = export(path, out, format_.value)
-    if as_json:
+    if flags.as_json:
         print_json(result)
     else:
         print_line(f"exported {path}")

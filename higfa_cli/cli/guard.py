@@ -15,9 +15,9 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from higfa_cli.artifacts.names import inert
 from higfa_cli.cli import streams
 from higfa_cli.errors import UserError, remedy_for
+from higfa_cli.text import inert
 
 INTERRUPTED = 130
 DEBUG = "HIGFA_DEBUG"
@@ -127,9 +127,9 @@ def _stoppable() -> Iterator[None]:
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    for one in _SIGNALS:
-        if signal.getsignal(one) is _stop:
-            signal.signal(one, signal.SIG_DFL)
+    for each in _SIGNALS:
+        if signal.getsignal(each) is _stop:
+            signal.signal(each, signal.SIG_DFL)
     raise Stopped(number)
 
 

@@ -16,19 +16,27 @@ from higfa_cli.errors import UserError
 if TYPE_CHECKING:
     from higfa_cli.stages.context import Context
 
+
+def _refuse_recipe_flag(ctx: typer.Context, value: str | None) -> None:
+    if value is not None:
+        raise UserError(
+            f"--recipe is no flag: the recipe is an argument, higfa {ctx.info_name} {value}",
+            exit_code=2,
+        )
+
+
 RecipeArgument = Annotated[
-    str | None, typer.Argument(help="Recipe file or built-in name.", metavar="[RECIPE]")
+    str | None, typer.Argument(help="Recipe file or built-in name.", metavar="RECIPE")
 ]
-RecipeFlag = Annotated[str | None, typer.Option("--recipe", help="Recipe file.", metavar="PATH")]
 DatasetFlag = Annotated[
     str | None,
-    typer.Option("--dataset", help="Built-in recipe (`higfa recipes list`).", metavar="NAME"),
+    typer.Option(
+        "--dataset", help="Built-in recipe, instead of RECIPE; for scripts.", metavar="NAME"
+    ),
 ]
 SetFlag = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", help="Change a recipe key, e.g. synthesize.steps=20.", metavar="KEY=VALUE"
-    ),
+    typer.Option("--set", help="Change a recipe key, e.g. sampling.steps=20.", metavar="KEY=VALUE"),
 ]
 WorkspaceFlag = Annotated[
     Path | None,
@@ -43,6 +51,7 @@ DryRunFlag = Annotated[
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
+_NoFlag = Annotated[str | None, typer.Option(hidden=True, callback=_refuse_recipe_flag)]
 
 
 @dataclass(frozen=True)
@@ -50,15 +59,14 @@ class Choice:
     """Which recipe, with which changes, and where to."""
 
     ref: str
-    builtin: bool
     overrides: tuple[str, ...] = ()
     workspace: Path | None = None
     device: str | None = None
 
     @property
-    def flags(self) -> str:
-        """The flags that make the same choice again."""
-        words = ["--dataset" if self.builtin else "--recipe", self.ref]
+    def words(self) -> str:
+        """What to type after a command to make the same choice again."""
+        words = [self.ref]
         for override in self.overrides:
             words += ["--set", override]
         if self.workspace:
@@ -75,82 +83,74 @@ class Choice:
         from higfa_cli.stages.context import make_context
 
         silence_libraries()
-        overrides = [*self.overrides, *([f"device={self.device}"] if self.device else [])]
+        overrides = [*self.overrides, *([f"run.device={self.device}"] if self.device else [])]
         loaded = load_recipe(self.ref, overrides)
         return make_context(loaded, self.workspace, TerminalProgress(quiet), force)
 
 
-def choose(
-    recipe: str | None,
-    dataset: str | None,
-    overrides: list[str] | None = None,
-    workspace: Path | None = None,
-    device: str | None = None,
-    positional: str | None = None,
-) -> Choice:
-    """The recipe that the flags name. Raises UserError (exit code 2) unless it is exactly one."""
-    from higfa_cli.recipe.builtin import builtin_text, is_builtin
-
-    given = [ref for ref in (recipe, dataset, positional) if ref is not None]
-    if len(given) != 1:
-        problem = "choose one recipe" if len(given) > 1 else "no recipe chosen"
-        raise UserError(
-            f"{problem}: give a file, --recipe PATH or --dataset NAME (`higfa recipes list`)",
-            exit_code=2,
-        )
-    if dataset is not None:
-        builtin_text(dataset)
-    builtin = dataset is not None or (is_builtin(given[0]) and "." not in given[0])
-    return Choice(given[0], builtin, tuple(overrides or ()), workspace, device)
-
-
 @dataclass(frozen=True)
-class StageFlags:
-    """The flags of every stage command."""
+class RecipeFlags:
+    """The flags of every command that reads a recipe."""
 
-    positional: RecipeArgument = None
-    recipe: RecipeFlag = None
+    ref: RecipeArgument = None
     dataset: DatasetFlag = None
+    recipe: _NoFlag = None
     set_: SetFlag = None
     workspace: WorkspaceFlag = None
     device: DeviceFlag = None
-    force: ForceFlag = False
-    dry_run: DryRunFlag = False
     as_json: JsonFlag = False
-    quiet: QuietFlag = False
 
     @property
     def choice(self) -> Choice:
-        """The recipe chosen."""
-        return choose(
-            self.recipe, self.dataset, self.set_, self.workspace, self.device, self.positional
-        )
+        """The recipe chosen. Raises UserError (exit code 2) unless it is exactly one."""
+        from higfa_cli.recipe.builtin import builtin_text
+
+        refs = [ref for ref in (self.ref, self.dataset) if ref is not None]
+        if len(refs) != 1:
+            problem = "choose one recipe" if refs else "no recipe chosen"
+            raise UserError(
+                f"{problem}: give a file or a built-in name (`higfa recipes list`)", exit_code=2
+            )
+        if self.dataset is not None:
+            builtin_text(self.dataset)
+        return Choice(refs[0], tuple(self.set_ or ()), self.workspace, self.device)
 
 
-def with_stage_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose first parameter is a `StageFlags`, with those flags spelled out for Typer."""
-    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
-    hints = inspect.get_annotations(StageFlags, eval_str=True)
+@dataclass(frozen=True)
+class StageFlags(RecipeFlags):
+    """The flags of every command that runs stages."""
+
+    force: ForceFlag = False
+    dry_run: DryRunFlag = False
+    quiet: QuietFlag = False
+
+
+def spelled_out(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with the flags of its first parameter, a `RecipeFlags`, spelled out for Typer.
+
+    A command without one is returned as it is.
+    """
+    first, *others = inspect.signature(command, eval_str=True).parameters.values()
+    flags_type = first.annotation
+    if not (isinstance(flags_type, type) and issubclass(flags_type, RecipeFlags)):
+        return command
+    hints = inspect.get_annotations(RecipeFlags, eval_str=True)
+    hints |= inspect.get_annotations(flags_type, eval_str=True)
     shared = [
         inspect.Parameter(
-            flag.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=flag.default,
-            annotation=hints[flag.name],
+            flag.name, first.KEYWORD_ONLY, default=flag.default, annotation=hints[flag.name]
         )
-        for flag in fields(StageFlags)
+        for flag in fields(flags_type)
     ]
 
-    def spelled_out(**values: Any) -> None:
-        flags = StageFlags(**{flag.name: values.pop(flag.name) for flag in fields(StageFlags)})
+    def with_flags(**values: Any) -> None:
+        flags = flags_type(**{flag.name: values.pop(flag.name) for flag in shared})
         command(flags, **values)
 
-    parameters = [
-        *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own),
-        *shared,
-    ]
-    spelled_out.__doc__ = command.__doc__
-    spelled_out.__name__ = command.__name__
-    spelled_out.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    spelled_out.__annotations__ = {one.name: one.annotation for one in parameters}
-    return spelled_out
+    # The recipe before other arguments, the command's own flags before those that all have.
+    others = [other.replace(kind=first.KEYWORD_ONLY) for other in others]
+    parameters = [shared[0], *others, *shared[1:]]
+    with_flags.__doc__ = command.__doc__
+    with_flags.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_flags.__annotations__ = {p.name: p.annotation for p in parameters}
+    return with_flags

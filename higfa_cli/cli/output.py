@@ -8,15 +8,15 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager
-from typing import IO, Any, TypeVar, cast
+from typing import IO, Any, TypeGuard, TypeVar, cast
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from higfa_cli.artifacts.names import HAZARD, inert
 from higfa_cli.cli.streams import Forgiving
+from higfa_cli.text import HAZARD, inert
 
 T = TypeVar("T")
 
@@ -67,7 +67,7 @@ def stdout_for_result(as_json: bool) -> AbstractContextManager[Any]:
     return contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
 
 
-def print_json(result: Mapping[str, Any]) -> None:
+def print_json(result: Mapping[str, object]) -> None:
     """The one JSON object."""
     text = json.dumps(result, ensure_ascii=False, indent=1, default=str)
     # What JSON leaves as it is, a terminal may obey. The escape reads back as the character.
@@ -86,7 +86,7 @@ def print_line(text: str) -> None:
 
 
 def print_mapping(
-    result: Mapping[str, Any], indent: str = "  ", nothing: str = "not known"
+    result: Mapping[str, object], indent: str = "  ", nothing: str = "not known"
 ) -> None:
     """A result as `key: value` lines; lists of objects become tables, sentences lines of their own.
 
@@ -113,7 +113,7 @@ def print_mapping(
             print_line(f"{label}: {_shown(value)}")
 
 
-def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+def print_table(rows: Sequence[Mapping[str, object]]) -> None:
     """Rows as a table; columns in order of appearance, those with objects inside left to --json."""
     nested = {name for row in rows for name, value in row.items() if isinstance(value, Mapping)}
     columns = [name for name in dict.fromkeys(n for row in rows for n in row) if name not in nested]
@@ -140,7 +140,7 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def _stdout() -> Console:
-    # Made anew each time: stdout may be redirected in between.
+    # A new one each time: stdout may be redirected in between.
     console = Console(highlight=False, emoji=False, soft_wrap=True)
     if not console.is_terminal:
         # A file has no width; folding a table at 80 columns would only break paths.
@@ -148,7 +148,7 @@ def _stdout() -> Console:
     return console
 
 
-def _is_rows(value: Any) -> bool:
+def _is_rows(value: object) -> TypeGuard[Sequence[Mapping[str, object]]]:
     return (
         isinstance(value, Sequence)
         and bool(value)
@@ -156,12 +156,12 @@ def _is_rows(value: Any) -> bool:
     )
 
 
-def _is_prose(value: Any) -> bool:
+def _is_prose(value: object) -> TypeGuard[Sequence[object]]:
     """Several texts, with commas of their own: between commas they would run together."""
     return (
         isinstance(value, (list, tuple))
         and len(value) > 1
-        and any(isinstance(one, str) and ", " in one for one in value)
+        and any(isinstance(text, str) and ", " in text for text in value)
     )
 
 
@@ -173,7 +173,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, Sequence) and not any(isinstance(x, Mapping) for x in value):
-        return ", ".join(_shown(one) for one in value) or "none"
+        return ", ".join(map(_shown, value)) or "none"
     if isinstance(value, (Mapping, Sequence)):
         return json.dumps(value, ensure_ascii=False, default=str)
     return str(value)

@@ -8,10 +8,14 @@ import typer
 
 from higfa_cli.cli.options import JsonFlag, SetFlag
 
-app = typer.Typer(help="List, show and check recipes.", no_args_is_help=True)
+app = typer.Typer(
+    help="List, show and check recipes.",
+    epilog="Example: higfa recipes list",
+    no_args_is_help=True,
+)
 
 
-@app.command("list")
+@app.command("list", epilog="Example: higfa recipes list")
 def list_recipes(as_json: JsonFlag = False) -> None:
     """List the built-in recipes."""
     from higfa_cli.cli.output import print_json, print_table
@@ -23,7 +27,7 @@ def list_recipes(as_json: JsonFlag = False) -> None:
         recipe = load_recipe(name).recipe
         also = [alias for alias, full in ALIASES.items() if full == name]
         rows.append(
-            {"name": name, "also": also, "data": recipe.data.root, "model": recipe.synthesize.model}
+            {"name": name, "also": also, "data": recipe.data.root, "model": recipe.model.base}
         )
     if as_json:
         print_json({"recipes": rows})
@@ -31,7 +35,7 @@ def list_recipes(as_json: JsonFlag = False) -> None:
         print_table([row | {"also": ", ".join(row["also"])} for row in rows])
 
 
-@app.command()
+@app.command(epilog="Example: higfa recipes show pocket > mine.yaml")
 def show(name: Annotated[str, typer.Argument(help="Name of a built-in recipe.")]) -> None:
     """Print a built-in recipe, to be saved and changed."""
     from higfa_cli.recipe.builtin import builtin_text
@@ -39,7 +43,7 @@ def show(name: Annotated[str, typer.Argument(help="Name of a built-in recipe.")]
     typer.echo(builtin_text(name)[1], nl=False)
 
 
-@app.command()
+@app.command(epilog="Example: higfa recipes check birds.yaml --json")
 def check(
     recipe: Annotated[str, typer.Argument(help="Recipe file or built-in name.")],
     set_: SetFlag = None,
@@ -58,7 +62,7 @@ def check(
         print_line(f"{loaded.origin}: valid")
 
 
-@app.command()
+@app.command(epilog="Example: higfa recipes schema > recipe.schema.json")
 def schema() -> None:
     """Print the JSON schema of a recipe, for editors."""
     from higfa_cli.cli.output import print_json

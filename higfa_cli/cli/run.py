@@ -6,53 +6,32 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from higfa_cli.cli.options import (
-    DatasetFlag,
-    DeviceFlag,
-    JsonFlag,
-    QuietFlag,
-    RecipeArgument,
-    RecipeFlag,
-    SetFlag,
-    WorkspaceFlag,
-    choose,
-)
+from higfa_cli.cli.options import StageFlags
 
 if TYPE_CHECKING:
     from higfa_cli.stages.context import Context
 
 
 def command(
-    positional: RecipeArgument = None,
-    recipe: RecipeFlag = None,
-    dataset: DatasetFlag = None,
-    set_: SetFlag = None,
-    workspace: WorkspaceFlag = None,
-    device: DeviceFlag = None,
+    flags: StageFlags,
     first: Annotated[
         str, typer.Option("--from", help="First stage to run.", metavar="STAGE")
     ] = "contours",
     last: Annotated[
         str, typer.Option("--until", help="Last stage to run.", metavar="STAGE")
     ] = "report",
-    force: Annotated[bool, typer.Option("--force", help="Run fresh stages too.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say which stages would run; write nothing.")
-    ] = False,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
 ) -> None:
     """Run all stages in order, skipping what is fresh."""
     from higfa_cli.cli.output import print_json, print_line, stdout_for_result
     from higfa_cli.cli.stage import exit_with_failures
 
-    choice = choose(recipe, dataset, set_, workspace, device, positional)
-    ctx = choice.context(quiet, force)
-    if dry_run:
-        _show_intended(ctx, first, last, choice.flags, as_json)
+    choice = flags.choice
+    ctx = choice.context(flags.quiet, flags.force)
+    if flags.dry_run:
+        _show_intended(ctx, first, last, choice.words, flags.as_json)
         return
     rows = []
-    with stdout_for_result(as_json):
+    with stdout_for_result(flags.as_json):
         from higfa_cli.stages import pipeline
 
         for row in pipeline.iter_stages(ctx, first, last):
@@ -61,7 +40,7 @@ def command(
             print_line(f"{row['stage']:<18} {did}")
     page = pipeline.report_page(ctx)
     seconds = round(sum(row["seconds"] for row in rows), 2)
-    if as_json:
+    if flags.as_json:
         report = str(page) if page.is_file() else None
         print_json({"stages": rows, "seconds": seconds, "report": report})
     else:
@@ -71,7 +50,7 @@ def command(
     exit_with_failures(rows)
 
 
-def _show_intended(ctx: Context, first: str, last: str, selection: str, as_json: bool) -> None:
+def _show_intended(ctx: Context, first: str, last: str, words: str, as_json: bool) -> None:
     """Which stages would run. Exit code 1 where the run would end at once."""
     from higfa_cli.cli.output import print_json, print_line, print_table, stdout_for_result
 
@@ -84,6 +63,6 @@ def _show_intended(ctx: Context, first: str, last: str, selection: str, as_json:
     else:
         print_line(f"workspace: {ctx.workspace} (dry run, nothing written)")
         print_table([row | {"reasons": "; ".join(row["reasons"])} for row in rows])
-        print_line(f"pictures, memory, time: higfa synthesize {selection} --dry-run")
+        print_line(f"pictures, memory, time: higfa synthesize {words} --dry-run")
     if any(row["action"] == "fail" for row in rows):
         raise typer.Exit(1)

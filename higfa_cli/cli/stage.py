@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from higfa_cli.cli.options import StageFlags
 
+if TYPE_CHECKING:
+    from higfa_cli.stages.summaries import StepRow
+
 WITH_FAILURES = 3
 
 
 def stage_command(
-    stage: str, flags: StageFlags, how: Mapping[str, Any] | None = None, **options: Any
+    stage: str, flags: StageFlags, how: Mapping[str, object] | None = None, **options: Any
 ) -> None:
     """Run a stage unless it is fresh, or describe it with --dry-run.
 
@@ -26,23 +29,23 @@ def stage_command(
         from higfa_cli.stages import pipeline
 
         if flags.dry_run:
-            result = pipeline.describe(ctx, stage, **options)
+            described = pipeline.describe(ctx, stage, **options)
         else:
-            result = pipeline.step(ctx, stage, how, **options)
+            row = pipeline.step(ctx, stage, how, **options)
     if flags.dry_run:
-        show_result(f"{stage}: {result['kind']} (dry run, nothing written)", result, flags)
+        show_result(f"{stage}: {described['kind']} (dry run, nothing written)", described, flags)
     else:
-        show_step(result, flags.as_json)
-        exit_with_failures([result])
+        show_step(row, flags.as_json)
+        exit_with_failures([row])
 
 
-def exit_with_failures(rows: Sequence[Mapping[str, Any]]) -> None:
+def exit_with_failures(rows: Sequence[StepRow]) -> None:
     """Leave with exit code 3 where a stage that ran now has failed items."""
     if any(row["summary"].get("failed") for row in rows):
         raise typer.Exit(WITH_FAILURES)
 
 
-def show_step(result: Mapping[str, Any], as_json: bool) -> None:
+def show_step(result: StepRow, as_json: bool) -> None:
     """Print the result of `pipeline.step`."""
     from higfa_cli.cli.output import print_json, print_line, print_mapping
 
@@ -57,7 +60,7 @@ def show_step(result: Mapping[str, Any], as_json: bool) -> None:
         print_mapping(result["summary"])
 
 
-def show_result(title: str, result: Mapping[str, Any], flags: StageFlags) -> None:
+def show_result(title: str, result: Mapping[str, object], flags: StageFlags) -> None:
     """Print any other result."""
     from higfa_cli.cli.output import print_json, print_line, print_mapping
 

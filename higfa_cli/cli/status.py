@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-from higfa_cli.cli.options import (
-    DatasetFlag,
-    DeviceFlag,
-    JsonFlag,
-    RecipeArgument,
-    RecipeFlag,
-    SetFlag,
-    WorkspaceFlag,
-    choose,
-)
+from higfa_cli.cli.options import RecipeFlags
+
+if TYPE_CHECKING:
+    from higfa_cli.stages.summaries import StatusRow
 
 
-def command(
-    positional: RecipeArgument = None,
-    recipe: RecipeFlag = None,
-    dataset: DatasetFlag = None,
-    set_: SetFlag = None,
-    workspace: WorkspaceFlag = None,
-    device: DeviceFlag = None,
-    as_json: JsonFlag = False,
-) -> None:
+def command(flags: RecipeFlags) -> None:
     """Say what is fresh, stale or missing.
 
     Prints the reasons and the next command to type.
     """
     from higfa_cli.cli.output import print_json, print_line, print_table, stdout_for_result
 
-    choice = choose(recipe, dataset, set_, workspace, device, positional=positional)
+    choice = flags.choice
     ctx = choice.context()
-    with stdout_for_result(as_json):
+    with stdout_for_result(flags.as_json):
         from higfa_cli.stages import pipeline
 
         rows = pipeline.status(ctx)
-    following = pipeline.next_command(rows, choice.flags)
-    if as_json:
+    following = pipeline.next_command(rows, choice.words)
+    if flags.as_json:
         print_json({"workspace": str(ctx.workspace), "stages": rows, "next": following})
         return
     print_line(f"workspace: {ctx.workspace}")
@@ -49,7 +35,7 @@ def command(
         print_line(f"all fresh; the report is {pipeline.report_page(ctx)}")
 
 
-def _readable(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+def _readable(rows: list[StatusRow]) -> list[dict[str, str]]:
     """The rows for people; a reason that stops several stages stands at the first of them."""
     shown = []
     before: set[str] = set()

@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 import sys
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 
 STDOUT = "standard output"
 
@@ -16,31 +16,32 @@ def prepare() -> None:
 
     A closed one reads and writes nothing: else the next file opened would take its number, and
     whatever a library prints would end up in that file. Characters that an encoding lacks are
-    written as escapes.
+    written as escapes. An error of stdout names it.
     """
-    for number in range(3):
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
             os.fstat(number)
         except OSError:
             # The lowest free number: this one.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
-    if sys.stdin is None:
-        sys.stdin = _nothing("r")
-    sys.stdout = _nothing("w") if sys.stdout is None else _named(sys.stdout)
-    if sys.stderr is None:
-        sys.stderr = _nothing("w")
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
+    raw, errors = _Stdout(sys.stdout.fileno(), "wb", closefd=False), sys.stdout.errors
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(raw),
+        encoding=sys.stdout.encoding,
+        errors="backslashreplace" if errors == "strict" else errors,
+        line_buffering=raw.isatty(),
+    )
 
 
 class _Stdout(io.FileIO):
-    """The raw file below stdout; its errors say whose they are."""
-
     def write(self, data: Any) -> int | None:  # type: ignore[override]
         try:
             return super().write(data)
-        except BrokenPipeError:
-            raise
         except OSError as error:
-            raise OSError(error.errno, error.strerror, STDOUT) from None
+            error.filename = STDOUT
+            raise
 
 
 def flush_failure(stream: TextIO) -> OSError | None:
@@ -67,14 +68,8 @@ class Forgiving:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
-    @property
-    def encoding(self) -> str:
-        """As of the stream."""
-        return self._stream.encoding
-
-    def isatty(self) -> bool:
-        """As of the stream."""
-        return self._stream.isatty()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
         """Write, or not."""
@@ -86,17 +81,3 @@ class Forgiving:
         """Flush, or lose what was written."""
         if flush_failure(self._stream):
             abandon(self._stream)
-
-
-def _named(stdout: TextIO) -> TextIO:
-    stdout.flush()
-    return io.TextIOWrapper(
-        io.BufferedWriter(_Stdout(stdout.fileno(), "wb", closefd=False)),
-        encoding=stdout.encoding,
-        errors="backslashreplace" if stdout.errors == "strict" else stdout.errors,
-        line_buffering=stdout.isatty(),
-    )
-
-
-def _nothing(mode: Literal["r", "w"]) -> TextIO:
-    return open(os.devnull, mode, encoding="utf-8")  # noqa: PTH123

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from higfa_cli.cli.options import StageFlags
 from higfa_cli.cli.stage import show_result, stage_command
 from higfa_cli.errors import UserError
+from higfa_cli.text import duration, gib, plural, roughly
+
+if TYPE_CHECKING:
+    from higfa_cli.stages.context import Context
 
 _PROMPT_SHOWN = 60
 
@@ -29,7 +33,7 @@ def command(
         ),
     ] = None,
     compile_: Annotated[
-        bool, typer.Option("--compile", help="Same as --set synthesize.memory.compile=true.")
+        bool, typer.Option("--compile", help="Same as --set run.memory.compile=true.")
     ] = False,
     shard: Annotated[
         str | None,
@@ -54,7 +58,7 @@ def command(
     """
     how = _how(shard, workers, retry_failed, flags)
     if compile_:
-        flags = replace(flags, set_=[*(flags.set_ or []), "synthesize.memory.compile=true"])
+        flags = replace(flags, set_=[*(flags.set_ or []), "run.memory.compile=true"])
     variants = sum((preview is not None, sweep is not None, flags.dry_run))
     if variants > 1:
         raise UserError("give one of --preview, --sweep and --dry-run", exit_code=2)
@@ -64,19 +68,19 @@ def command(
             exit_code=2,
         )
     if preview is not None:
-        _variant("preview", flags, count=preview)
+        _sheet("preview", flags, lambda ctx: _preview(ctx, preview))
     elif sweep is not None:
         key, values = _parse_sweep(sweep)
-        _variant("sweep", flags, key=key, values=values)
+        _sheet("sweep", flags, lambda ctx: _sweep(ctx, key, values))
     elif flags.dry_run:
-        _variant("dry_run", flags)
+        _dry_run(flags)
     else:
         stage_command("synthesize", flags, how)
 
 
 def _how(
     shard: str | None, workers: str | None, retry_failed: bool, flags: StageFlags
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Who draws. Raises UserError (exit code 2) for what cannot go together."""
     if shard is not None and (workers is not None or retry_failed or flags.force):
         raise UserError(
@@ -84,7 +88,7 @@ def _how(
             "the same folder",
             exit_code=2,
         )
-    how: dict[str, Any] = {}
+    how: dict[str, object] = {}
     if shard is not None:
         how["shard"] = _parse_shard(shard)
     if workers is not None:
@@ -113,28 +117,45 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 7
 
 
-def _variant(action: str, flags: StageFlags, **options: Any) -> None:
+def _sheet(name: str, flags: StageFlags, draw: Callable[[Context], Mapping[str, object]]) -> None:
     from higfa_cli.cli.output import stdout_for_result
 
-    is_plan = action == "dry_run"
-    # A dry run's notes only bridge its silence.
-    ctx = flags.choice.context(flags.quiet or (is_plan and flags.as_json), flags.force)
-    if is_plan:
-        ctx.progress.note("loading torch, diffusers and timm ...")
+    ctx = flags.choice.context(flags.quiet, flags.force)
     with stdout_for_result(flags.as_json):
-        from higfa_cli.stages import pipeline
-
-        result = pipeline.run_stage(ctx, "synthesize", action, **options)
-        if is_plan and not flags.as_json:
-            result = _readable(result)
-    show_result(f"synthesize, {action.replace('_', ' ')}:", result, flags)
+        result = draw(ctx)
+    show_result(f"synthesize, {name}:", result, flags)
 
 
-def _readable(result: Mapping[str, Any]) -> dict[str, Any]:
+def _preview(ctx: Context, count: int) -> Mapping[str, object]:
+    from higfa_cli.stages.preview import preview
+
+    return preview(ctx, count)
+
+
+def _sweep(ctx: Context, key: str, values: Sequence[Any]) -> Mapping[str, object]:
+    from higfa_cli.stages.preview import sweep
+
+    return sweep(ctx, key, values)
+
+
+def _dry_run(flags: StageFlags) -> None:
+    from higfa_cli.cli.output import stdout_for_result
+
+    # Notes only bridge the silence.
+    ctx = flags.choice.context(flags.quiet or flags.as_json, flags.force)
+    ctx.progress.note("loading torch, diffusers and timm ...")
+    with stdout_for_result(flags.as_json):
+        from higfa_cli.forecast.dry_run import dry_run
+
+        result = dry_run(ctx)
+    shown = result if flags.as_json else _readable(result)
+    show_result("synthesize, dry run:", shown, flags)
+
+
+def _readable(result: Mapping[str, Any]) -> dict[str, object]:
     """A dry run's numbers in units for people."""
-    from higfa_cli.stages.estimate import duration
 
-    shown: dict[str, Any] = {}
+    shown: dict[str, object] = {}
     for key, value in result.items():
         if key == "estimated_memory_bytes":
             shown["estimated_memory"] = _memory(value, result["batch_size"])
@@ -154,15 +175,17 @@ def _readable(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _memory(size: int | None, batch: int | str) -> str | None:
-    from higfa_cli.stages.estimate import ALLOWANCE, gib, many, roughly
+    from higfa_cli.forecast.estimate import ALLOWANCE
 
     if size is None:
         return None
-    pictures = f"1 picture (batch size {batch})" if batch == "auto" else many(int(batch), "picture")
+    pictures = (
+        f"1 picture (batch size {batch})" if batch == "auto" else plural(int(batch), "picture")
+    )
     return f"{gib(size)} for {pictures}, plus {roughly(ALLOWANCE)} on a GPU"
 
 
-def _first(row: Mapping[str, Any]) -> dict[str, Any]:
+def _first(row: Mapping[str, str]) -> dict[str, str]:
     prompt = row["prompt"]
     if len(prompt) > _PROMPT_SHOWN:
         prompt = prompt[:_PROMPT_SHOWN] + " ..."

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from higfa_cli.data.images import fit_inside, pad_square
-from higfa_cli.recipe.schema import Contours
+from higfa_cli.recipe.contours import Edges
 
 # The soft extractor maps this percentile of the gradient to white: a few specular highlights
 # must not dim all other edges.
@@ -42,18 +42,18 @@ def soft(image: np.ndarray, blur: float) -> np.ndarray:
     return np.rint(255 * np.clip(magnitude / white, 0, 1) ** _GAMMA).astype(np.uint8)
 
 
-def extract(image: np.ndarray, contours: Contours) -> np.ndarray:
+def extract(image: np.ndarray, settings: Edges, size: int) -> np.ndarray:
     """Contour of a photo (HxW or HxWx3 uint8, any size): size x size uint8, black padding.
 
-    The photo is resized with its aspect kept (longer side = `contours.size`), its edges are
+    The photo is resized with its aspect kept (longer side = `size`), its edges are
     extracted, and only then is it padded, so that the padding's border is no edge.
     """
-    picture = fit_inside(image, contours.size)
-    if contours.extractor == "canny":
-        edges = canny(picture, contours.canny_low, contours.canny_high, contours.blur)
+    picture = fit_inside(image, size)
+    if settings.extractor == "canny":
+        edges = canny(picture, settings.canny_low, settings.canny_high, settings.blur)
     else:
-        edges = soft(picture, contours.blur)
-    return pad_square(edges, contours.size, "zero")
+        edges = soft(picture, settings.blur)
+    return pad_square(edges, size, "zero")
 
 
 def edge_fraction(contour: np.ndarray) -> float:

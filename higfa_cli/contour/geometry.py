@@ -99,10 +99,10 @@ class ThinPlate:
 
         Converges because `steepness` is kept below 1 when the shifts are drawn.
         """
-        found = points
+        origins = points
         for _ in range(_INVERSION_ROUNDS):
-            found = points - self.shift(found)
-        return found
+            origins = points - self.shift(origins)
+        return origins
 
     def steepness(self, grid: int = 17) -> float:
         """Largest change of the displacement per distance, over neighbours of a grid."""

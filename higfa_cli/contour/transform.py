@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from collections.abc import Callable
 
 import cv2
 import numpy as np
 
+from higfa_cli.artifacts.rows import TransformRecord
 from higfa_cli.contour.geometry import (
     CORNERS,
     KNOTS,
@@ -20,10 +18,8 @@ from higfa_cli.contour.geometry import (
     project,
     similarity,
 )
-from higfa_cli.errors import UserError
-from higfa_cli.recipe.schema import Transforms
+from higfa_cli.recipe.contours import Transforms
 
-_STILL = ((0.0, 0.0),) * len(CORNERS)
 # Steeper thin-plate warps come close to folding the picture over itself.
 _STEEPEST = 0.6
 _BISECTIONS = 24
@@ -33,69 +29,24 @@ _SUPERSAMPLING = 2
 _FAR = 1e6
 
 
-@dataclass(frozen=True)
-class TransformRecord:
-    """Everything needed to redo a transform; JSON-able by `to_dict`.
-
-    Lengths are fractions of the picture's side, x right and y down. A point is flipped,
-    stretched, rotated, scaled and shifted about the centre, then put in perspective, then warped.
-    """
-
-    flip: bool = False
-    rotation: float = 0.0  # degrees, counter-clockwise as seen
-    scale: float = 1.0
-    dx: float = 0.0
-    dy: float = 0.0
-    corners: tuple[Shift, ...] = _STILL  # shifts of top-left, top-right, bottom-right, bottom-left
-    stretch: float = 1.0  # width grows by this factor against height
-    elastic: tuple[Shift, ...] = ()  # shifts of the 4x4 thin-plate knots, row by row; () for none
-
-    def matrix(self) -> np.ndarray:
-        """The 3x3 homography of all parts but the thin-plate warp, in centred coordinates."""
-        base = similarity(self.flip, self.stretch, self.rotation, self.scale, self.dx, self.dy)
-        return perspective(self.corners) @ base
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        plain = asdict(self)
-        plain["corners"] = [list(shift) for shift in self.corners]
-        plain["elastic"] = [list(shift) for shift in self.elastic]
-        return plain
-
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> TransformRecord:
-        """The inverse of `to_dict`. Raises UserError for a missing, unknown or bad entry."""
-        expected = {field.name for field in fields(cls)}
-        if not isinstance(plain, Mapping) or set(plain) != expected:
-            raise UserError(
-                f"contour transform {plain!r} must have exactly the keys {sorted(expected)}; "
-                "run `higfa contours` again"
-            )
-        try:
-            numbers = {
-                name: _finite(plain[name]) for name in ("rotation", "scale", "dx", "dy", "stretch")
-            }
-            corners, elastic = (
-                tuple((_finite(x), _finite(y)) for x, y in plain[name])
-                for name in ("corners", "elastic")
-            )
-        except (TypeError, ValueError) as error:
-            raise UserError(
-                f"contour transform {plain!r} is broken ({error}); run `higfa contours` again"
-            ) from error
-        if len(corners) != len(CORNERS) or len(elastic) not in (0, len(KNOTS)):
-            raise UserError(
-                f"contour transform {plain!r} needs {len(CORNERS)} corners and {len(KNOTS)} or no "
-                "knots; run `higfa contours` again"
-            )
-        return cls(flip=bool(plain["flip"]), corners=corners, elastic=elastic, **numbers)
+IDENTITY = TransformRecord(
+    flip=False,
+    rotation=0.0,
+    scale=1.0,
+    dx=0.0,
+    dy=0.0,
+    corners=((0.0, 0.0), (0.0, 0.0), (0.0, 0.0), (0.0, 0.0)),
+    stretch=1.0,
+    elastic=(),
+)
 
 
-def _finite(value: Any) -> float:
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"{value} is not a finite number")
-    return number
+def homography(record: TransformRecord) -> np.ndarray:
+    """The 3x3 homography of all parts but the thin-plate warp, in centred coordinates."""
+    base = similarity(
+        record.flip, record.stretch, record.rotation, record.scale, record.dx, record.dy
+    )
+    return perspective(record.corners) @ base
 
 
 def draw_transform(transforms: Transforms, rng: np.random.Generator) -> TransformRecord:
@@ -175,7 +126,7 @@ def apply_transform(contour: np.ndarray, record: TransformRecord) -> np.ndarray:
         # Exact, where resampling would be exact only up to rounding.
         contour = contour[:, ::-1].copy()
     # The matrix flips first, so undoing its flip leaves the rest.
-    matrix = record.matrix() @ np.diag([-1.0 if record.flip else 1.0, 1.0, 1.0])
+    matrix = homography(record) @ np.diag([-1.0 if record.flip else 1.0, 1.0, 1.0])
     plate = ThinPlate(record.elastic) if record.elastic else None
     if plate is None and np.array_equal(matrix, np.eye(3)):
         return contour.copy()
@@ -218,9 +169,9 @@ def _links(contour: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.nda
             joined &= ~padded[rows + 1 + down, columns + 1] & ~padded[rows + 1, columns + 1 + right]
         return np.stack([here[joined], there[joined]], axis=1)
 
-    found = [pairs(0, 1), pairs(1, 0), pairs(1, 1), pairs(1, -1)]
-    alone = np.setdiff1d(np.arange(len(rows)), np.concatenate(found).ravel())
-    return np.concatenate([*found, np.stack([alone, alone], axis=1)])
+    joined_pairs = [pairs(0, 1), pairs(1, 0), pairs(1, 1), pairs(1, -1)]
+    alone = np.setdiff1d(np.arange(len(rows)), np.concatenate(joined_pairs).ravel())
+    return np.concatenate([*joined_pairs, np.stack([alone, alone], axis=1)])
 
 
 def _resample(contour: np.ndarray, matrix: np.ndarray, plate: ThinPlate | None) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,31 +11,15 @@ import numpy as np
 
 from higfa_cli.artifacts.fingerprint import hash_json
 from higfa_cli.artifacts.seeds import seed_for
-from higfa_cli.data.cars import list_cars
-from higfa_cli.data.cub import list_cub
-from higfa_cli.data.dogs import list_dogs
-from higfa_cli.data.dtd import list_dtd
-from higfa_cli.data.fgvc import list_fgvc
-from higfa_cli.data.flowers import list_flowers
-from higfa_cli.data.imagefolder import list_csv, list_folders
 from higfa_cli.data.images import ImageError, read_image
-from higfa_cli.data.listing import SPLITS, Listing, Row, Split, check_rows
-from higfa_cli.data.pets import list_pets
+from higfa_cli.data.layouts import layout_of
+from higfa_cli.data.layouts.common import SPLITS, Listing, Row, Split, check_rows
+from higfa_cli.data.layouts.imagefolder import list_csv, list_folders
 from higfa_cli.data.prompts import words_for
-from higfa_cli.data.quarantine import Rejected, file_state, leave_out
+from higfa_cli.data.rejected import Rejected, file_state, leave_out
 from higfa_cli.errors import UserError
-from higfa_cli.recipe.refs import resolve_ref
-from higfa_cli.recipe.schema import Data
-
-READERS: Mapping[str, Callable[[Path], Listing]] = {
-    "fgvc-aircraft": list_fgvc,
-    "cub": list_cub,
-    "stanford-cars": list_cars,
-    "stanford-dogs": list_dogs,
-    "flowers102": list_flowers,
-    "oxford-pets": list_pets,
-    "dtd": list_dtd,
-}
+from higfa_cli.recipe.data import Data
+from higfa_cli.recipe.refs import existing_path
 
 
 @dataclass(frozen=True)
@@ -108,7 +92,13 @@ def load_dataset(data: Data, base: Path, seed: int, rejected: Rejected | None = 
     not name. A missing val or test split is allowed: `Dataset.splits` says which exist.
     Raises UserError naming the thing and the remedy.
     """
-    listing = list_photos(data, base)
+    return choose_photos(list_photos(data, base), data, base, seed, rejected)
+
+
+def choose_photos(
+    listing: Listing, data: Data, base: Path, seed: int, rejected: Rejected | None = None
+) -> Dataset:
+    """As `load_dataset`, of photos that are already listed."""
     rows = listing.rows
     if rejected is not None:
         rows = leave_out(listing, rejected, data.crop_bottom, data.max_bad)
@@ -135,37 +125,29 @@ def list_photos(data: Data, base: Path) -> Listing:
 def class_words(data: Data, base: Path, classes: Sequence[str]) -> Mapping[str, str]:
     """Class -> its words for prompts. Raises UserError for a missing file or class."""
     words = data.class_words
-    return words_for(classes, None if words is None else _resolve(words, base, "data.class_words"))
+    path = None if words is None else existing_path(words, base, "data.class_words")
+    return words_for(classes, path)
 
 
 def _list(data: Data, root: Path, base: Path) -> Listing:
-    if data.layout in READERS:
+    layout = layout_of(data.layout)
+    if layout is not None:
         if data.split_file is not None:
             raise UserError(
                 f"data.split_file cannot go with data.layout: {data.layout}, which has its own "
                 "lists; remove it, or use layout: imagefolder"
             )
-        return READERS[data.layout](root)
+        return layout.list(root)
     if data.split_file is not None:
-        return list_csv(root, _resolve(data.split_file, base, "data.split_file"))
+        return list_csv(root, existing_path(data.split_file, base, "data.split_file"))
     return list_folders(root)
 
 
 def _folder(ref: str, base: Path) -> Path:
-    path = _resolve(ref, base, "data.root")
+    path = existing_path(ref, base, "data.root")
     if not path.is_dir():
         raise UserError(f"data folder {path} does not exist; correct data.root")
     return path
-
-
-def _resolve(ref: str, base: Path, key: str) -> Path:
-    try:
-        resolved = resolve_ref(ref, base)
-    except UserError as error:
-        raise UserError(f"{key}: {error}") from error
-    if isinstance(resolved, Path):
-        return resolved
-    raise UserError(f"{key}: {ref} does not exist (looked in {base}); correct {key}")
 
 
 def _keep_shots(rows: Sequence[Row], shots: int | None, seed: int) -> tuple[Row, ...]:

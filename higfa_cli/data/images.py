@@ -14,10 +14,11 @@ from typing import Any, Literal
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from higfa_cli.data.whole import jpeg_gap, png_gap
+from higfa_cli.artifacts.rows import ImageFault
+from higfa_cli.data.truncated import jpeg_gap, png_gap
 from higfa_cli.errors import UserError
+from higfa_cli.text import one_line, printable
 
-Reason = Literal["missing", "empty", "not-an-image", "truncated", "too-large", "unsupported-mode"]
 MAX_PIXELS = 89_000_000
 # Room for an uncompressed RGB picture of that many pixels; nothing larger is read into memory.
 MAX_BYTES = 256 * 2**20
@@ -34,7 +35,7 @@ _GAPS = {"JPEG": jpeg_gap, "MPO": jpeg_gap, "PNG": png_gap}
 _WHITE_IS_ZERO = 0
 _PHOTOMETRIC = 262
 
-_REMEDIES: dict[Reason, str] = {
+_REMEDIES: dict[ImageFault, str] = {
     "missing": "check the path and its permissions",
     "empty": "replace it or leave it out of the split",
     "not-an-image": "replace it with a JPEG or PNG, or leave it out of the split",
@@ -52,11 +53,11 @@ class ImageError(UserError):
     bytes. unsupported-mode: whole, but its values have no defined meaning as 8-bit RGB.
     """
 
-    def __init__(self, path: Path, reason: Reason, detail: str) -> None:
+    def __init__(self, path: Path, reason: ImageFault, detail: str) -> None:
         named = printable(str(path))
         super().__init__(f"cannot read image {named}: {reason} ({detail}); {_REMEDIES[reason]}")
         self.path = path
-        self.reason: Reason = reason
+        self.reason: ImageFault = reason
         self.detail = detail
 
 
@@ -68,7 +69,7 @@ def read_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     scaled and rounded; of 16-bit RGB(A) the high byte is taken. Colour profiles are not applied.
     32-bit integers, floating-point and LAB pixels have no defined 8-bit RGB and are refused.
 
-    Raises ImageError naming the file and one of the reasons in `Reason`. Bytes and pixels are
+    Raises ImageError naming the file and one of the reasons in `ImageFault`. Bytes and pixels are
     counted before anything is decoded; at the cap the peak is about 0.7 GB of memory.
     """
     path = Path(path)
@@ -81,15 +82,8 @@ def read_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         except MemoryError as error:
             raise ImageError(path, "too-large", "does not fit in memory") from error
         except Exception as error:
-            detail = f"mode {image.mode}: {_one_line(error)}"
+            detail = f"mode {image.mode}: {one_line(error)}"
             raise ImageError(path, "unsupported-mode", detail) from error
-
-
-def printable(text: str) -> str:
-    """A name as one line of plain text: what does not print is escaped."""
-    return "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text
-    )
 
 
 def _open(path: Path, max_pixels: int) -> Image.Image:
@@ -116,7 +110,7 @@ def _open(path: Path, max_pixels: int) -> Image.Image:
     except UnidentifiedImageError as error:
         raise ImageError(path, "not-an-image", "no known image format") from error
     except Exception as error:
-        raise ImageError(path, "truncated", _one_line(error)) from error
+        raise ImageError(path, "truncated", one_line(error)) from error
     if gap is not None:
         raise ImageError(path, "truncated", gap)
     return image
@@ -143,11 +137,7 @@ def _read_bytes(path: Path) -> bytes:
 
 def _strerror(error: Exception) -> str:
     # Not str(): it holds the path a second time.
-    return getattr(error, "strerror", None) or _one_line(error)
-
-
-def _one_line(error: BaseException) -> str:
-    return printable(" ".join(str(error).split())) or type(error).__name__
+    return getattr(error, "strerror", None) or one_line(error)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -10,16 +10,17 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from higfa_cli.data.listing import class_label, nearest
-from higfa_cli.data.prompts import PLACEHOLDER, prompt_for, read_strings
+from higfa_cli.data.layouts.common import class_label
+from higfa_cli.data.prompts import read_strings
 from higfa_cli.errors import UserError
-from higfa_cli.recipe.placeholders import slip
+from higfa_cli.recipe.data import Prompts
+from higfa_cli.recipe.placeholders import WORDS, typo
 from higfa_cli.recipe.refs import resolve_ref
-from higfa_cli.recipe.schema import Prompts
+from higfa_cli.text import or_nearest
 
 BANKS = ("aircraft", "birds", "cars", "dogs", "flowers", "pets", "textures")
-KEY = "synthesize.prompts.bank"
-_EXAMPLE = f'write it as in "a photo of a {PLACEHOLDER}, at dusk"'
+KEY = "prompts.bank"
+_EXAMPLE = f'write it as in "a photo of a {WORDS}, at dusk"'
 _SHAPES = "write a list of templates, or `class:` with a list below it for every class"
 
 
@@ -53,7 +54,7 @@ def templates_for(
         if name not in classes:
             raise UserError(
                 f"prompt bank {bank.path}: unknown class `{name}`, which the data has not; "
-                f"correct or remove it{nearest(name, classes)}"
+                f"correct or remove it{or_nearest(name, classes)}"
             )
     for name in classes:
         if name not in bank.per_class:
@@ -67,15 +68,12 @@ def templates_for(
 def prompts_for(
     prompts: Prompts, words: Mapping[str, str], base: Path
 ) -> Mapping[str, tuple[str, ...]]:
-    """Class -> its finished prompts: `templates_for` with the class's words filled in.
+    """Class -> its finished prompts: `templates_for` with the class's words filled in, literally.
 
     `words` holds every class of the data. Raises UserError as `templates_for` does.
     """
     return {
-        name: tuple(
-            prompt_for(template, words[name]) if PLACEHOLDER in template else template
-            for template in templates
-        )
+        name: tuple(template.replace(WORDS, words[name]) for template in templates)
         for name, templates in templates_for(prompts, tuple(words), base).items()
     }
 
@@ -98,7 +96,7 @@ def _load(name: str, base: Path) -> Bank:
             if key not in ("templates", "negative"):
                 raise UserError(
                     f"prompt bank {path}: `{key}` does not belong beside `templates`; keep "
-                    f"`templates` and `negative`, or {_SHAPES}{nearest(key, ['negative'])}"
+                    f"`templates` and `negative`, or {_SHAPES}{or_nearest(key, ['negative'])}"
                 )
         negative = raw.get("negative", "")
         if not isinstance(negative, str):
@@ -112,10 +110,7 @@ def _load(name: str, base: Path) -> Bank:
 def _path(name: str, base: Path) -> Path:
     if name in BANKS:
         return Path(str(resources.files("higfa_cli"))) / "data" / "banks" / f"{name}.yaml"
-    try:
-        found = resolve_ref(name, base)
-    except UserError as error:
-        raise UserError(f"{KEY}: {error}") from error
+    found = resolve_ref(name, base, KEY)
     if isinstance(found, Path):
         return found
     near = difflib.get_close_matches(name, BANKS, n=3) or BANKS
@@ -131,7 +126,7 @@ def _per_class(raw: Mapping[Any, Any], path: Path) -> dict[str, tuple[str, ...]]
         if key == "negative" and isinstance(value, str):
             raise UserError(
                 f"prompt bank {path}: `negative` is not read from a list per class; "
-                "move it to the recipe, synthesize.prompts.negative"
+                "move it to the recipe, prompts.negative"
             )
         name = class_label(key)
         if name in found:
@@ -152,13 +147,11 @@ def _templates(raw: Any, path: Path, cls: str) -> tuple[str, ...]:
             raise UserError(f"{where}: template {number} is not text; put it in quotes")
         if not template.strip():
             raise UserError(f"{where}: template {number} is empty; write or remove it")
-        if wrong := slip(template):
+        if wrong := typo(template):
             raise UserError(
                 f"{where}: template {number} (`{template}`): {wrong} is no placeholder and would "
-                f"be drawn as it stands; write {PLACEHOLDER}"
+                f"be drawn as it stands; write {WORDS}"
             )
-        if not cls and PLACEHOLDER not in template:
-            raise UserError(
-                f"{where}: template {number} (`{template}`) has no {PLACEHOLDER}; {_EXAMPLE}"
-            )
+        if not cls and WORDS not in template:
+            raise UserError(f"{where}: template {number} (`{template}`) has no {WORDS}; {_EXAMPLE}")
     return tuple(template.strip() for template in raw)

@@ -10,26 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from higfa_cli.errors import RecipeError, UserError
+from higfa_cli.recipe.strict_yaml import parse_texts
 
-PLACEHOLDER = "{words}"
 # The words of ten thousand classes; the parser takes seconds for as much.
 MOST_BYTES = 1_000_000
-
-
-def prompt_for(template: str, words: str) -> str:
-    """The template with `{words}` replaced; any other brace or percent sign is left as it is.
-
-    Raises RecipeError when the template has no `{words}`: such prompts would ignore the class.
-    """
-    if PLACEHOLDER not in template:
-        raise RecipeError(
-            f"synthesize.prompts.templates: `{template}` has no {PLACEHOLDER}; "
-            f'write it as in "a photo of a {PLACEHOLDER}"'
-        )
-    return template.replace(PLACEHOLDER, words)
 
 
 def default_words(name: str) -> str:
@@ -44,25 +29,11 @@ def default_words(name: str) -> str:
     return " ".join(name.split())
 
 
-class _Strings(yaml.BaseLoader):
-    """YAML in which every scalar is text, so that `747`, `No` and `1e3` stay class names."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a key is not a text")
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"`{key.value}` occurs twice")
-            seen.add(key.value)
-        return super().construct_mapping(node, deep=deep)
-
-
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise ValueError(f"`{twice}` occurs twice")
+        raise ValueError(f"key `{twice}` appears twice")
     return found
 
 
@@ -84,15 +55,16 @@ def read_strings(path: Path, title: str, key: str) -> Any:
     try:
         if path.suffix == ".json":
             return json.loads(text, object_pairs_hook=_without_repetition)
-        return yaml.load(text, Loader=_Strings)
+        return parse_texts(text, f"{title} {path}")
     except RecursionError:
-        raise UserError(f"{title} {path} is nested too deeply; write it flatter") from None
-    except (ValueError, yaml.YAMLError) as error:
-        detail = " ".join(str(error).split())
+        raise UserError(f"{title} {path}: nested too deeply; write it flatter") from None
+    except RecipeError as error:
+        # Not a fault of the recipe, as its exit code would say.
         raise UserError(
-            f"{title} {path} is broken ({detail}); correct it (text that begins with `{{` or holds "
-            "`: ` needs quotes)"
-        ) from error
+            f"{error} (text that begins with `{{` or holds `: ` needs quotes)"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{title} {path} is broken ({error}); correct it") from error
 
 
 def load_words(path: Path) -> dict[str, str]:

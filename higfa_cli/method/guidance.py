@@ -1,139 +1,138 @@
-"""The equations of hierarchical guidance, one function each. Pure tensors in and out.
+"""The guidance: every number and choice of the method. Needs no torch.
 
-Notation follows the README: alpha = sqrt(alpha_bar_t), sigma = sqrt(1 - alpha_bar_t),
-x_t = alpha x0 + sigma eps; strengths are [B] tensors, so that every image has its own.
-The idea is HiGFA's (arXiv 2511.12547); the formulas are this project's reading of it.
+The metadata of a field says what it means and which values it may have (ge, gt, le); the recipe's
+section `guidance` is made of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
-
-from higfa_cli.method.protocols import Branch, Level, Prediction
+if TYPE_CHECKING:
+    from higfa_cli.method.protocols import Level
 
 Composition = Literal["three_term", "joint"]
+Confidence = Literal["probability", "margin"]
+Modulation = Literal["constant", "rising", "falling"]
 
 
-def per_image(values: Tensor, like: Tensor) -> Tensor:
-    """[B] -> [B, 1, ..., 1] with as many dimensions as `like`."""
-    return values.to(like).reshape(-1, *([1] * (like.dim() - 1)))
+@dataclass(frozen=True)
+class TextStrength:
+    """s_T, the text guidance strength."""
 
-
-def tweedie(x_t: Tensor, eps: Tensor, level: Level) -> Tensor:
-    """x0_hat = (x_t - sigma eps) / alpha: the posterior mean of x0 (Efron 2011, eq. 1.4)."""
-    return (x_t - level.sigma * eps) / level.alpha
-
-
-def from_eps(x_t: Tensor, eps: Tensor, level: Level) -> Prediction:
-    """A noise prediction in both forms."""
-    return Prediction(x0=tweedie(x_t, eps, level), eps=eps)
-
-
-def from_v(x_t: Tensor, v: Tensor, level: Level) -> Prediction:
-    """v = alpha eps - sigma x0 in both forms (Salimans & Ho 2022, app. D); defined at alpha = 0."""
-    return Prediction(
-        x0=level.alpha * x_t - level.sigma * v, eps=level.alpha * v + level.sigma * x_t
+    scale: float = field(
+        default=4.0, metadata={"ge": 0, "description": "S_T: fixed strength before the switch."}
+    )
+    floor: float = field(
+        default=1.0,
+        metadata={"ge": 0, "description": "f_T: strength that the modulation falls back to."},
     )
 
 
-def to_v(prediction: Prediction, level: Level) -> Tensor:
-    """v = alpha eps - sigma x0."""
-    return level.alpha * prediction.eps - level.sigma * prediction.x0
+@dataclass(frozen=True)
+class ContourStrength:
+    """s_C, the contour guidance strength."""
 
-
-def branch_weights(
-    composition: Composition, s_text: Tensor, s_contour: Tensor
-) -> dict[Branch, Tensor]:
-    """Weights [B] of the branches; they add up to 1 for every image.
-
-    three_term: e(x) + s_T [e(c_T) - e(x)] + s_C [e(c_T,c_C) - e(c_T)]
-    joint:      e(c_C) + s_T [e(c_T,c_C) - e(c_C)]; s_C plays no part.
-    """
-    if composition == "joint":
-        return {Branch.CONTOUR: 1 - s_text, Branch.TEXT_CONTOUR: s_text}
-    return {
-        Branch.UNCOND: 1 - s_text,
-        Branch.TEXT: s_text - s_contour,
-        Branch.TEXT_CONTOUR: s_contour,
-    }
-
-
-def compose(
-    predictions: Mapping[Branch, Prediction], weights: Mapping[Branch, Tensor]
-) -> Prediction:
-    """Weighted sum of the branches, [B, ...], alike for x0 and eps since the weights add up to 1.
-
-    Branches that were not evaluated must have no weight: the schedule decided so for the
-    whole batch. Written as a base branch plus weighted differences, as in the equation, so
-    that two equal branches compose to themselves whatever the strengths.
-    """
-    evaluated = [branch for branch in weights if branch in predictions]
-    base, *others = evaluated
-    x0, eps = predictions[base]
-    out_x0, out_eps = x0, eps
-    for branch in others:
-        w = per_image(weights[branch], eps)
-        out_x0 = out_x0 + w * (predictions[branch].x0 - x0)
-        out_eps = out_eps + w * (predictions[branch].eps - eps)
-    return Prediction(x0=out_x0, eps=out_eps)
-
-
-def log_confidence(logits: Tensor, target: Tensor) -> Tensor:
-    """log p_phi(y | D(x0_hat)), [B], from tempered logits [B, K] and labels y [B]."""
-    return logits.log_softmax(dim=-1).gather(-1, target[:, None]).squeeze(-1)
-
-
-def probability(logits: Tensor, target: Tensor) -> Tensor:
-    """p_y in [0, 1], [B]."""
-    return log_confidence(logits, target).exp()
-
-
-def margin(logits: Tensor, target: Tensor) -> Tensor:
-    """p_y - max_{k != y} p_k, clipped at 0 so that it can stand in for p; [B] in [0, 1]."""
-    p = logits.softmax(dim=-1)
-    rivals = p.scatter(-1, target[:, None], 0.0).amax(dim=-1)
-    return (p.gather(-1, target[:, None]).squeeze(-1) - rivals).clamp(min=0.0)
-
-
-def gradient_fixed_eps(log_p: Tensor, x0: Tensor, level: Level) -> Tensor:
-    """g = (1/alpha) grad_{x0_hat} log p: the cheap gradient, eps held fixed; [B, ...].
-
-    The sum over the batch keeps images apart: log p of one does not depend on another's x0.
-    """
-    return torch.autograd.grad(log_p.sum(), x0)[0] / level.alpha
-
-
-def gradient_exact(log_p: Tensor, x_t: Tensor) -> Tensor:
-    """g = grad_{x_t} log p, through the denoiser branch that was read; [B, ...]."""
-    return torch.autograd.grad(log_p.sum(), x_t)[0]
-
-
-def rms(values: Tensor) -> Tensor:
-    """Root mean square over each image's dimensions, [B]."""
-    return values.flatten(1).square().mean(dim=1).sqrt()
-
-
-def normalise_rms(gradient: Tensor, eps: Tensor) -> Tensor:
-    """Each image's gradient scaled to the rms of its eps; a zero gradient stays zero."""
-    size = rms(gradient)
-    factor = torch.where(size > 0, rms(eps) / size.clamp(min=torch.finfo(size.dtype).tiny), 0.0)
-    return gradient * per_image(factor, gradient)
-
-
-def apply_classifier(
-    prediction: Prediction, s_classifier: Tensor, gradient: Tensor, level: Level
-) -> Prediction:
-    """eps_hat = eps - s_K sigma g, and the same in x0: x0_hat += s_K (sigma^2 / alpha) g.
-
-    With the cheap gradient the latter is s_K (sigma/alpha)^2 grad_{x0_hat} log p
-    (Dhariwal & Nichol 2021, alg. 2, in both coordinates).
-    """
-    push = per_image(s_classifier, gradient) * gradient
-    return Prediction(
-        x0=prediction.x0 + (level.sigma**2 / level.alpha) * push,
-        eps=prediction.eps - level.sigma * push,
+    scale: float = field(
+        default=1.5, metadata={"ge": 0, "description": "S_C: fixed strength before the switch."}
     )
+    floor: float = field(
+        default=1.0,
+        metadata={"ge": 0, "description": "f_C: strength that the modulation falls back to."},
+    )
+
+
+@dataclass(frozen=True)
+class ClassifierStrength:
+    """s_K, the classifier guidance, and how confidence modulates all three strengths."""
+
+    scale: float = field(
+        default=1.0,
+        metadata={
+            "ge": 0,
+            "description": "S_K. At 0 the guide is still read and modulates text and contour; "
+            "`switch: 1` turns it off.",
+        },
+    )
+    gamma: float = field(
+        default=1.0, metadata={"ge": 0, "description": "Exponent: s_K = S_K (1 - p)^gamma."}
+    )
+    confidence: Confidence = field(
+        default="probability",
+        metadata={"description": "p_y, or the margin p_y - max over other classes, clipped at 0."},
+    )
+    modulation: Modulation = field(
+        default="rising",
+        metadata={
+            "description": "a(p): 1; p^power (text and contour yield as p falls); or (1-p)^power "
+            "(they yield as p rises)."
+        },
+    )
+    power: float = field(default=1.0, metadata={"gt": 0, "description": "Exponent of a(p)."})
+    gradient: Literal["x0", "x_t"] = field(
+        default="x0",
+        metadata={
+            "description": "`x0`: eps held fixed (cheap); `x_t`: exact, through the denoiser."
+        },
+    )
+    read: Literal["conditional", "composed"] = field(
+        default="conditional",
+        metadata={
+            "description": "Which prediction the guide reads: plain conditional or composed (at "
+            "S_T and S_C)."
+        },
+    )
+    grad_norm: Literal["none", "rms"] = field(
+        default="rms",
+        metadata={"description": "`rms`: each image's gradient scaled to the rms of its eps."},
+    )
+    switch: float = field(
+        default=0.7,
+        metadata={
+            "ge": 0,
+            "le": 1,
+            "description": "tau: progress u = i/N at which the guide switches on (1: never).",
+        },
+    )
+    switch_sigma: float | None = field(
+        default=None,
+        metadata={
+            "ge": 0,
+            "le": 1,
+            "description": "tau as a noise level instead: the guide is on where sigma <= this.",
+        },
+    )
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Text + contour + classifier guidance."""
+
+    composition: Composition = field(
+        default="three_term",
+        metadata={"description": "How the branches combine (docs/method.md)."},
+    )
+    text: TextStrength = TextStrength()
+    contour: ContourStrength = ContourStrength()
+    classifier: ClassifierStrength = ClassifierStrength()
+
+    @property
+    def consulted(self) -> bool:
+        """Whether any step may consult the guide."""
+        return self.classifier.switch_sigma is not None or self.classifier.switch < 1
+
+    def guided(self, level: Level) -> bool:
+        """Whether the guide is on at this level: u >= tau, or sigma <= tau as a noise level.
+
+        Never at pure noise, which says nothing of the picture that a guide could read.
+        """
+        if level.alpha == 0:
+            return False
+        if self.classifier.switch_sigma is not None:
+            return level.sigma <= self.classifier.switch_sigma
+        return level.progress >= self.classifier.switch
+
+    def switched(self, tau: float) -> Guidance:
+        """The same with the guide on from progress `tau`; 1 keeps it off."""
+        return replace(self, classifier=replace(self.classifier, switch=tau, switch_sigma=None))

@@ -1,7 +1,7 @@
 """What the sampling loop needs from the outside: a denoiser, a guide and a solver.
 
-Coordinates are variance preserving throughout: alpha = sqrt(alpha_bar_t),
-sigma = sqrt(1 - alpha_bar_t), x_t = alpha x0 + sigma eps.
+Coordinates are those of an affine path throughout: x_t = alpha x0 + sigma eps. In diffusion models
+alpha = sqrt(alpha_bar_t) and sigma = sqrt(1 - alpha_bar_t), in flow matching alpha = 1 - sigma.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Level:
         index: i, counted from 0 at pure noise.
         progress: u = i / N in [0, 1).
         timestep: what the denoiser is conditioned on.
-        alpha: sqrt(alpha_bar_t), in (0, 1].
-        sigma: sqrt(1 - alpha_bar_t), in [0, 1).
+        alpha: weight of x0, in [0, 1]; 0 is pure noise, where no guide is asked.
+        sigma: weight of eps, in [0, 1].
     """
 
     index: int
@@ -78,7 +78,7 @@ class Guide(Protocol):
 
 
 class Solver(Protocol):
-    """A sampler's own coordinates, seen from variance-preserving ones."""
+    """A sampler in coordinates of its own."""
 
     @property
     def levels(self) -> Sequence[Level]: ...
@@ -86,7 +86,7 @@ class Solver(Protocol):
     def start(self, noise: Tensor) -> Tensor:
         """Unit normal noise [B, ...] -> the solver's first state."""
 
-    def to_vp(self, x: Tensor, level: Level) -> Tensor:
+    def to_x_t(self, x: Tensor, level: Level) -> Tensor:
         """The solver's state -> x_t."""
 
     def step(self, prediction: Prediction, x: Tensor, level: Level) -> Tensor:

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from higfa_cli.method import guidance
+from higfa_cli.method import equations, schedule
+from higfa_cli.method.guidance import Guidance
 from higfa_cli.method.protocols import Branch, Denoiser, Guide, Level, Prediction, Solver
-from higfa_cli.method.schedule import Strengths, StrengthSchedule
+from higfa_cli.method.schedule import CONFIDENCES, Strengths
 
 
 class Reading(NamedTuple):
@@ -55,7 +56,7 @@ def sample(
     targets: Tensor,
     denoiser: Denoiser,
     solver: Solver,
-    schedule: StrengthSchedule,
+    guidance: Guidance,
     guide: Guide | None = None,
 ) -> Iterator[Step]:
     """Draw from noise [B, ...] towards classes `targets` [B]; yields every step.
@@ -67,25 +68,25 @@ def sample(
     """
     x, was_guided = solver.start(noise), False
     for level in solver.levels:
-        guided = schedule.guided(level)
+        guided = guidance.guided(level)
         if guided and not was_guided:
             solver.restart()
         was_guided = guided
-        x_t = solver.to_vp(x, level)
+        x_t = solver.to_x_t(x, level)
 
-        predictions, reading = _predict(x_t, targets, denoiser, level, schedule, guide, guided)
+        predictions, reading = _predict(x_t, targets, denoiser, level, guidance, guide, guided)
         if reading is None:
-            strengths = schedule.fixed(targets.to(x_t.dtype))
+            strengths = schedule.fixed(guidance, targets.to(x_t.dtype))
         else:
-            strengths = schedule.modulated(reading.confidence)
+            strengths = schedule.modulated(guidance, reading.confidence)
 
-        weights = guidance.branch_weights(schedule.composition, strengths.text, strengths.contour)
-        composed = guidance.compose(predictions, weights)
+        weights = equations.branch_weights(guidance.composition, strengths.text, strengths.contour)
+        composed = equations.compose(predictions, weights)
         if reading is not None:
             g = reading.gradient
-            if schedule.grad_norm == "rms":
-                g = guidance.normalise_rms(g, predictions[schedule.read_branch()].eps)
-            composed = guidance.apply_classifier(composed, strengths.classifier, g, level)
+            if guidance.classifier.grad_norm == "rms":
+                g = equations.normalise_rms(g, predictions[schedule.read_branch(guidance)].eps)
+            composed = equations.apply_classifier(composed, strengths.classifier, g, level)
 
         x = solver.step(composed, x, level)
         yield _step(level, x, strengths, reading)
@@ -96,23 +97,23 @@ def _predict(
     targets: Tensor,
     denoiser: Denoiser,
     level: Level,
-    schedule: StrengthSchedule,
+    guidance: Guidance,
     guide: Guide | None,
     guided: bool,
 ) -> tuple[dict[Branch, Prediction], Reading | None]:
     """The needed branches once, and the guide's reading in the final stage."""
-    needed = schedule.branches(guided)
+    needed = schedule.branches(guidance, guided)
     if not guided:
         return denoiser.predict(x_t, level, needed), None
     if guide is None:
         raise ValueError(f"step {level.index} is guided, but there is no guide")
-    read = (schedule.read_branch(),) if schedule.read == "conditional" else schedule.branches(False)
-    if schedule.gradient == "x_t":
+    read = schedule.read_branches(guidance)
+    if guidance.classifier.gradient == "x_t":
         with torch.enable_grad():
             leaf = x_t.detach().requires_grad_()
             seen = denoiser.predict(leaf, level, read)
             reading = _read(
-                _reading_x0(seen, schedule, targets), leaf, targets, guide, level, schedule
+                _reading_x0(seen, guidance, targets), leaf, targets, guide, level, guidance
             )
         predictions = {b: Prediction(p.x0.detach(), p.eps.detach()) for b, p in seen.items()}
         rest = tuple(b for b in needed if b not in predictions)
@@ -121,21 +122,21 @@ def _predict(
         return predictions, reading
     predictions = denoiser.predict(x_t, level, tuple(dict.fromkeys((*needed, *read))))
     with torch.enable_grad():
-        leaf = _reading_x0(predictions, schedule, targets).detach().requires_grad_()
-        reading = _read(leaf, leaf, targets, guide, level, schedule)
+        leaf = _reading_x0(predictions, guidance, targets).detach().requires_grad_()
+        reading = _read(leaf, leaf, targets, guide, level, guidance)
     return predictions, reading
 
 
 def _reading_x0(
-    predictions: dict[Branch, Prediction], schedule: StrengthSchedule, targets: Tensor
+    predictions: dict[Branch, Prediction], guidance: Guidance, targets: Tensor
 ) -> Tensor:
     """x0_hat that the guide reads: the plain conditional's, or the composition at S_T and S_C."""
-    if schedule.read == "conditional":
-        return predictions[schedule.read_branch()].x0
+    if guidance.classifier.read == "conditional":
+        return predictions[schedule.read_branch(guidance)].x0
     some = next(iter(predictions.values())).x0
-    fixed = schedule.fixed(targets.to(some.dtype))
-    weights = guidance.branch_weights(schedule.composition, fixed.text, fixed.contour)
-    return guidance.compose(predictions, weights).x0
+    fixed = schedule.fixed(guidance, targets.to(some.dtype))
+    weights = equations.branch_weights(guidance.composition, fixed.text, fixed.contour)
+    return equations.compose(predictions, weights).x0
 
 
 def _read(
@@ -144,28 +145,28 @@ def _read(
     targets: Tensor,
     guide: Guide,
     level: Level,
-    schedule: StrengthSchedule,
+    guidance: Guidance,
 ) -> Reading:
     """One pass of the guide: confidence and gradient, with failed images set to zero."""
     logits = guide.logits(x0)
-    if schedule.classifier == 0:
+    if guidance.classifier.scale == 0:
         gradient = torch.zeros_like(leaf)
-    elif schedule.gradient == "x_t":
-        gradient = guidance.gradient_exact(guidance.log_confidence(logits, targets), leaf)
+    elif guidance.classifier.gradient == "x_t":
+        gradient = equations.gradient_exact(equations.log_confidence(logits, targets), leaf)
     else:
-        gradient = guidance.gradient_fixed_eps(
-            guidance.log_confidence(logits, targets), leaf, level
+        gradient = equations.gradient_fixed_eps(
+            equations.log_confidence(logits, targets), leaf, level
         )
     logits = logits.detach()
     finite = logits.isfinite().all(dim=-1) & gradient.isfinite().flatten(1).all(dim=1)
     logits = torch.where(finite[:, None], logits, torch.zeros_like(logits))
-    p = guidance.probability(logits, targets)
-    confidence = schedule.confidence_of(logits, targets)
+    p = equations.probability(logits, targets)
+    confidence = CONFIDENCES[guidance.classifier.confidence](logits, targets)
     return Reading(
         p=torch.where(finite, p, torch.zeros_like(p)),
         confidence=torch.where(finite, confidence, torch.zeros_like(confidence)),
         gradient=torch.where(
-            guidance.per_image(finite, gradient).bool(), gradient, torch.zeros_like(gradient)
+            equations.per_image(finite, gradient).bool(), gradient, torch.zeros_like(gradient)
         ),
         finite=finite,
     )

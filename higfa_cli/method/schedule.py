@@ -8,22 +8,26 @@ form below is this project's reading of it, and `modulation` is the one place to
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from higfa_cli.method import guidance
-from higfa_cli.method.guidance import Composition
-from higfa_cli.method.protocols import Branch, Level
+from higfa_cli.method import equations
+from higfa_cli.method.guidance import Confidence, Guidance, Modulation
+from higfa_cli.method.protocols import Branch
 
 #: a(p, power): how text and contour follow confidence. `rising`: they yield as p falls;
 #: `falling`: they yield as p rises.
-MODULATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
+MODULATIONS: dict[Modulation, Callable[[Tensor, float], Tensor]] = {
     "constant": lambda p, power: torch.ones_like(p),
     "rising": lambda p, power: p**power,
     "falling": lambda p, power: (1 - p) ** power,
+}
+#: The confidence p, [B] in [0, 1], of logits [B, K] and labels [B].
+CONFIDENCES: dict[Confidence, Callable[[Tensor, Tensor], Tensor]] = {
+    "probability": equations.probability,
+    "margin": equations.margin,
 }
 
 
@@ -35,79 +39,46 @@ class Strengths(NamedTuple):
     classifier: Tensor
 
 
-@dataclass(frozen=True)
-class StrengthSchedule:
-    """All constants of hierarchical guidance (README: strengths).
+def fixed(guidance: Guidance, like: Tensor) -> Strengths:
+    """u < tau: s_T = S_T, s_C = S_C, s_K = 0, for a batch of the size of `like` [B]."""
+    ones = torch.ones_like(like)
+    return Strengths(guidance.text.scale * ones, guidance.contour.scale * ones, 0 * ones)
 
-    Attributes:
-        composition: `three_term` or `joint`.
-        text, text_floor: S_T and f_T.
-        contour, contour_floor: S_C and f_C.
-        classifier, gamma: S_K and the exponent of (1 - p).
-        confidence: `probability` or `margin` of the target class.
-        modulation, power: a(p), a name in MODULATIONS, and its exponent.
-        gradient: `x0` (eps held fixed) or `x_t` (through the denoiser).
-        read: which prediction the guide reads, `conditional` or `composed` (at S_T and S_C).
-        grad_norm: `none` or `rms`.
-        switch: tau in [0, 1]; 1 keeps the guide off for the whole run.
-        switch_sigma: tau as a noise level; takes the place of `switch` when given.
+
+def modulated(guidance: Guidance, p: Tensor) -> Strengths:
+    """u >= tau: s = f + (S - f) a(p) for text and contour, s_K = S_K (1-p)^gamma; p [B]."""
+    text, contour, classifier = guidance.text, guidance.contour, guidance.classifier
+    a = MODULATIONS[classifier.modulation](p, classifier.power)
+    return Strengths(
+        text=text.floor + (text.scale - text.floor) * a,
+        contour=contour.floor + (contour.scale - contour.floor) * a,
+        classifier=classifier.scale * (1 - p) ** classifier.gamma,
+    )
+
+
+def read_branch(guidance: Guidance) -> Branch:
+    """The plain conditional: every condition that the guidance uses at all."""
+    contour = guidance.contour
+    uses_contour = guidance.composition == "joint" or contour.scale > 0 or contour.floor > 0
+    return Branch.TEXT_CONTOUR if uses_contour else Branch.TEXT
+
+
+def read_branches(guidance: Guidance) -> tuple[Branch, ...]:
+    """Branches of the prediction that the guide reads: the plain conditional, or all of them."""
+    if guidance.classifier.read == "conditional":
+        return (read_branch(guidance),)
+    return branches(guidance, guided=False)
+
+
+def branches(guidance: Guidance, guided: bool) -> tuple[Branch, ...]:
+    """Branches that have weight for at least one confidence: a choice for the whole batch.
+
+    Text and contour strengths are affine in a(p), so a weight that is zero at both ends
+    of a's range is zero for every image.
     """
-
-    composition: Composition = "three_term"
-    text: float = 4.0
-    text_floor: float = 1.0
-    contour: float = 1.5
-    contour_floor: float = 1.0
-    classifier: float = 1.0
-    gamma: float = 1.0
-    confidence: Literal["probability", "margin"] = "probability"
-    modulation: Literal["constant", "rising", "falling"] = "rising"
-    power: float = 1.0
-    gradient: Literal["x0", "x_t"] = "x0"
-    read: Literal["conditional", "composed"] = "conditional"
-    grad_norm: Literal["none", "rms"] = "rms"
-    switch: float = 0.7
-    switch_sigma: float | None = None
-
-    def guided(self, level: Level) -> bool:
-        """Whether the guide is on at this level: u >= tau, or sigma <= tau as a noise level."""
-        if self.switch_sigma is not None:
-            return level.sigma <= self.switch_sigma
-        return level.progress >= self.switch
-
-    def confidence_of(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The confidence p that modulates the strengths, [B] in [0, 1]."""
-        measure = guidance.margin if self.confidence == "margin" else guidance.probability
-        return measure(logits, target)
-
-    def fixed(self, like: Tensor) -> Strengths:
-        """u < tau: s_T = S_T, s_C = S_C, s_K = 0, for a batch of the size of `like` [B]."""
-        one = torch.ones_like(like)
-        return Strengths(self.text * one, self.contour * one, 0 * one)
-
-    def modulated(self, p: Tensor) -> Strengths:
-        """u >= tau: s = f + (S - f) a(p) for text and contour, s_K = S_K (1-p)^gamma; p [B]."""
-        a = MODULATIONS[self.modulation](p, self.power)
-        return Strengths(
-            text=self.text_floor + (self.text - self.text_floor) * a,
-            contour=self.contour_floor + (self.contour - self.contour_floor) * a,
-            classifier=self.classifier * (1 - p) ** self.gamma,
-        )
-
-    def read_branch(self) -> Branch:
-        """The plain conditional: every condition that the schedule uses at all."""
-        uses_contour = self.composition == "joint" or self.contour > 0 or self.contour_floor > 0
-        return Branch.TEXT_CONTOUR if uses_contour else Branch.TEXT
-
-    def branches(self, guided: bool) -> tuple[Branch, ...]:
-        """Branches that have weight for at least one confidence: a choice for the whole batch.
-
-        Text and contour strengths are affine in a(p), so a weight that is zero at both ends
-        of a's range is zero for every image.
-        """
-        ends = [(self.text, self.contour)]
-        if guided and self.modulation != "constant":
-            ends.append((self.text_floor, self.contour_floor))
-        s_text, s_contour = (torch.tensor(s, dtype=torch.float64) for s in zip(*ends, strict=True))
-        weights = guidance.branch_weights(self.composition, s_text, s_contour)
-        return tuple(branch for branch, w in weights.items() if bool((w != 0).any()))
+    text, contour = guidance.text, guidance.contour
+    ends = [(text.scale, contour.scale)]
+    if guided and guidance.classifier.modulation != "constant":
+        ends.append((text.floor, contour.floor))
+    weights = [equations.branch_weights(guidance.composition, *end) for end in ends]
+    return tuple(branch for branch in weights[0] if any(w[branch] != 0 for w in weights))

@@ -7,71 +7,27 @@ cache, or, for a few public models that everybody uses, copies in `known/`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
 from higfa_cli.errors import UserError
+from higfa_cli.models.families import FAMILIES, KNOWN, family_of
+from higfa_cli.models.families.family import Architecture, Family
+from higfa_cli.recipe.drawing import Model
 from higfa_cli.recipe.refs import resolve_ref
-from higfa_cli.recipe.schema import Synthesize
-
-FamilyName = Literal["sd", "sdxl"]
-
-#: Hub id -> its shipped configurations, as `known/NAME.json`: file of the repository -> content.
-KNOWN: Mapping[str, str] = {
-    "stabilityai/stable-diffusion-xl-base-1.0": "sdxl-base",
-    "stable-diffusion-v1-5/stable-diffusion-v1-5": "sd15",
-    "diffusers/controlnet-canny-sdxl-1.0": "controlnet-canny-sdxl",
-    "lllyasviel/control_v11p_sd15_canny": "controlnet-canny-sd15",
-    "madebyollin/taesdxl": "taesd",
-    "madebyollin/taesd": "taesd",
-}
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """Configurations of every part of a model, as in the parts' own `config.json` files.
-
-    Attributes:
-        family: `sd` (Stable Diffusion 1.x and 2.x) or `sdxl`.
-        unet, controlnet, vae, scheduler: diffusers configurations.
-        text_encoders: transformers configurations, one per encoder.
-        gradient_vae: an AutoencoderTiny's, where the recipe names one.
-    """
-
-    family: FamilyName
-    unet: dict[str, Any]
-    controlnet: dict[str, Any]
-    vae: dict[str, Any]
-    scheduler: dict[str, Any]
-    text_encoders: tuple[dict[str, Any], ...]
-    gradient_vae: dict[str, Any] | None
+class WrongSize(UserError):
+    """`size` is none that the model can draw."""
 
 
-def family_of(class_name: str) -> FamilyName:
-    """The family of a pipeline, by `_class_name` of its model_index.json.
-
-    Raises UserError, naming the class, for pipelines of other families.
-    """
-    if class_name.endswith("Pipeline"):
-        if class_name.startswith("StableDiffusionXL"):
-            return "sdxl"
-        # StableDiffusion3Pipeline and its kin share the prefix only.
-        if class_name.startswith("StableDiffusion") and not class_name[15].isdigit():
-            return "sd"
-    raise UserError(
-        f"model_index.json names a `{class_name}`, which is not supported; use a model of a "
-        "StableDiffusion*Pipeline (1.x, 2.x) or StableDiffusionXL*Pipeline"
-    )
-
-
-def architecture(settings: Synthesize, base: Path) -> Architecture:
+def architecture(settings: Model, base: Path) -> Architecture:
     """The configurations of the models that `synthesize` names. Never asks the network.
 
     Args:
@@ -82,24 +38,40 @@ def architecture(settings: Synthesize, base: Path) -> Architecture:
         UserError: a configuration that is nowhere on this machine, a model of another family, or
             a ControlNet that does not fit the model.
     """
-    model = _Source("model", settings.model, settings.revision, base)
+    model = _model_source(settings, base)
     control = _Source("controlnet", settings.controlnet, settings.controlnet_revision, base)
-    family = family_of(str(model.read("model_index.json").get("_class_name")))
-    encoders = ("text_encoder", "text_encoder_2") if family == "sdxl" else ("text_encoder",)
-    found = Architecture(
-        family=family,
-        unet=model.read("unet/config.json"),
+    index = model.read("model_index.json")
+    family = _family(index)
+    arch = Architecture(
+        family=family.name,
+        network=model.read(f"{family.network}/config.json"),
         controlnet=control.read("config.json"),
         vae=model.read("vae/config.json"),
         scheduler=model.read("scheduler/scheduler_config.json"),
-        text_encoders=tuple(model.read(f"{name}/config.json") for name in encoders),
+        text_encoders=tuple(model.read(f"{name}/config.json") for name in family.encoders(index)),
         gradient_vae=_gradient_vae(settings, base),
     )
-    _check_fit(found, settings)
-    return found
+    check_fit(arch, settings)
+    return arch
 
 
-def _gradient_vae(settings: Synthesize, base: Path) -> dict[str, Any] | None:
+def family_at(settings: Model, base: Path) -> Family:
+    """The family of the model that `model.base` names. Never asks the network.
+
+    Raises UserError: no model_index.json on this machine, or one of another family.
+    """
+    return _family(_model_source(settings, base).read("model_index.json"))
+
+
+def _model_source(settings: Model, base: Path) -> _Source:
+    return _Source("base", settings.base, settings.revision, base)
+
+
+def _family(index: dict[str, Any]) -> Family:
+    return family_of(str(index.get("_class_name")))
+
+
+def _gradient_vae(settings: Model, base: Path) -> dict[str, Any] | None:
     if settings.gradient_autoencoder is None:
         return None
     ref, revision = settings.gradient_autoencoder, settings.gradient_autoencoder_revision
@@ -107,23 +79,50 @@ def _gradient_vae(settings: Synthesize, base: Path) -> dict[str, Any] | None:
     name = config.get("_class_name")
     if name != "AutoencoderTiny":
         raise UserError(
-            f"synthesize.gradient_autoencoder `{ref}` is a `{name}`; use an AutoencoderTiny, "
+            f"model.gradient_autoencoder `{ref}` is a `{name}`; use an AutoencoderTiny, "
             "or leave the key out"
         )
     return config
 
 
-def _check_fit(found: Architecture, settings: Synthesize) -> None:
-    name = found.controlnet.get("_class_name")
-    if name != "ControlNetModel":
+def check_fit(arch: Architecture, settings: Model) -> None:
+    """Raise UserError unless network, ControlNet and autoencoder go together."""
+    family = FAMILIES[arch.family]
+    name = arch.controlnet.get("_class_name")
+    if name != family.controlnet_class:
         raise UserError(
-            f"synthesize.controlnet `{settings.controlnet}` is a `{name}`; use a ControlNetModel"
+            f"model.controlnet `{settings.controlnet}` is a `{name}`; use "
+            f"a {family.controlnet_class}"
         )
-    ours, theirs = (c.get("cross_attention_dim") for c in (found.unet, found.controlnet))
-    if ours != theirs:
+    reads, draws = family.latent_channels(arch.network), arch.vae.get("latent_channels")
+    if reads is not None and draws is not None and reads != draws:
         raise UserError(
-            f"synthesize.controlnet `{settings.controlnet}` reads text states of width {theirs}, "
-            f"but synthesize.model `{settings.model}` has {ours}; use a ControlNet made for it"
+            f"model.base `{settings.base}`: its denoiser reads {reads} channels, its "
+            f"autoencoder has {draws}; use a text-to-image model (not inpainting or upscaling)"
+        )
+    ours, theirs = (family.text_width(c) for c in (arch.network, arch.controlnet))
+    if theirs is not None and ours != theirs:
+        raise UserError(
+            f"model.controlnet `{settings.controlnet}` reads text states of width {theirs}, "
+            f"but model.base `{settings.base}` has {ours}; use a ControlNet made for it"
+        )
+
+
+def check_size(arch: Architecture, size: int, settings: Model) -> None:
+    """Raise WrongSize unless the model can draw squares of `size` pixels."""
+    family = FAMILIES[arch.family]
+    multiple, largest = family.size_multiple(arch), family.largest_size(arch)
+    if largest is not None and size > largest:
+        raise WrongSize(
+            f"size: {size} is more than {largest}, the largest that `{settings.base}` draws; set "
+            f"size to {largest} at most"
+        )
+    if size % multiple:
+        below = size // multiple * multiple
+        near = " or ".join(str(side) for side in (below, below + multiple) if side)
+        raise WrongSize(
+            f"size: {size} is not a multiple of {multiple}, which `{settings.base}` needs; "
+            f"set size to {near}"
         )
 
 
@@ -148,16 +147,16 @@ class _Source:
             cached = try_to_load_from_cache(self.place, file, revision=self.revision)
         except HFValidationError:
             raise UserError(
-                f"synthesize.{self.key}: `{self.ref}` is neither a folder nor a hub id; correct it"
+                f"model.{self.key}: `{self.ref}` is neither a folder nor a hub id; correct it"
             ) from None
         if isinstance(cached, str):
             return self._parse(Path(cached))
-        shipped = _known(KNOWN[self.place]) if self.place in KNOWN else {}
-        if file in shipped:
-            return shipped[file]
+        content = shipped(self.place)
+        if file in content:
+            return content[file]
         pin = f" --revision {self.revision}" if self.revision else ""
         raise UserError(
-            f"synthesize.{self.key}: {file} of `{self.ref}` is not on this machine; fetch it with "
+            f"model.{self.key}: {file} of `{self.ref}` is not on this machine; fetch it with "
             f'`hf download {self.ref}{pin} --include "*.json"`, or give a local diffusers folder'
         )
 
@@ -166,18 +165,21 @@ class _Source:
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UserError(
-                f"synthesize.{self.key}: {path} does not exist; give a folder in diffusers' layout"
+                f"model.{self.key}: {path} does not exist; give a folder in diffusers' layout"
             ) from None
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(
-                f"synthesize.{self.key}: {path} is not readable JSON ({error}); fetch it again"
+                f"model.{self.key}: {path} is not readable JSON ({error}); fetch it again"
             ) from None
         if not isinstance(content, dict):
-            raise UserError(f"synthesize.{self.key}: {path} holds no JSON object; fetch it again")
+            raise UserError(f"model.{self.key}: {path} holds no JSON object; fetch it again")
         return content
 
 
-def _known(name: str) -> dict[str, dict[str, Any]]:
-    """The shipped copy `known/NAME.json`."""
-    file = resources.files("higfa_cli.models").joinpath("known", f"{name}.json")
+def shipped(repo: str) -> dict[str, dict[str, Any]]:
+    """File -> content of the configurations of a public model that higfa ships; often none."""
+    if repo not in KNOWN:
+        return {}
+    name = f"{KNOWN[repo]}.json"
+    file = resources.files("higfa_cli.models").joinpath("known", name)
     return json.loads(file.read_text(encoding="utf-8"))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from higfa_cli.recipe.schema import Memory
+from higfa_cli.recipe.drawing import Memory
 
 
 class Autoencoder(nn.Module):
@@ -21,9 +21,10 @@ class Autoencoder(nn.Module):
         vae: a diffusers autoencoder with `scaling_factor` (and, if set, `shift_factor` or
             `latents_mean` and `latents_std`).
         memory: the recipe's; None leaves the autoencoder as it is.
+        tiling: decode large pictures in overlapping tiles.
     """
 
-    def __init__(self, vae: Any, memory: Memory | None = None) -> None:
+    def __init__(self, vae: Any, memory: Memory | None = None, tiling: bool = False) -> None:
         super().__init__()
         if vae.dtype != torch.float32:
             vae = vae.to(torch.float32)
@@ -38,12 +39,14 @@ class Autoencoder(nn.Module):
         self.shift: Tensor
         if memory is not None:
             _save_memory(vae, memory)
+        if tiling:
+            vae.enable_tiling()
 
-    def encode(self, images: Tensor) -> Tensor:
-        """Images [B, 3, S, S] in [-1, 1] -> x0 [B, C, S/f, S/f]."""
+    def encode(self, images: Tensor, shifted: bool = True) -> Tensor:
+        """Images [B, 3, S, S] in [-1, 1] -> x0 [B, C, S/f, S/f]; `shifted`: less the shift."""
         out = self.vae.encode(images.float())
         latents = out.latent_dist.mode() if hasattr(out, "latent_dist") else out.latents
-        return (latents - self.shift) / self.scale
+        return (latents - self.shift if shifted else latents) / self.scale
 
     def decode(self, x0: Tensor) -> Tensor:
         """x0 -> images [B, 3, S, S], about [-1, 1] but not clamped; differentiable."""
@@ -51,7 +54,7 @@ class Autoencoder(nn.Module):
 
 
 def _affine(config: Any) -> tuple[Tensor, Tensor]:
-    """latents = x0 * scale + shift, each [1, C or 1, 1, 1], as the stock pipelines reckon."""
+    """latents = x0 * scale + shift, each [1, C or 1, 1, 1], as the stock pipelines compute them."""
     factor = float(config.scaling_factor)
     mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
     if mean is not None and std is not None:
@@ -64,8 +67,6 @@ def _affine(config: Any) -> tuple[Tensor, Tensor]:
 def _save_memory(vae: Any, memory: Memory) -> None:
     if memory.slicing:
         vae.enable_slicing()
-    if memory.tiling:
-        vae.enable_tiling()
     if memory.gradient_checkpointing:
         vae.enable_gradient_checkpointing()
     if memory.channels_last:

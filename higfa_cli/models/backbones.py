@@ -18,8 +18,9 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from higfa_cli.errors import UserError
-from higfa_cli.recipe.refs import resolve_ref
-from higfa_cli.recipe.schema import Training
+from higfa_cli.recipe.classifiers import Training
+from higfa_cli.recipe.refs import weights_path
+from higfa_cli.text import first_line
 
 # The one metadata key that higfa's checkpoints use: safetensors writes several keys in an order
 # that changes from run to run, and equal classifiers should be equal files.
@@ -75,12 +76,6 @@ def create_backbone(
     return backbone
 
 
-def weights_path(ref: str, base: Path) -> Path:
-    """Where a recipe's `weights` lies; it may not exist."""
-    found = resolve_ref(ref, base)
-    return found if isinstance(found, Path) else base / found
-
-
 def build_network(
     name: str, classes: int, image_size: int, pretrained: bool = False, key: str = "guide"
 ) -> nn.Module:
@@ -112,7 +107,7 @@ def _probe(training: Training, network: nn.Module, key: str) -> None:
 
 def _unfit(name: str, size: int, key: str, error: Exception) -> UserError:
     return UserError(
-        f"timm's {name} cannot read {size} px ({_first_line(error)}); choose another "
+        f"timm's {name} cannot read {size} px ({first_line(error)}); choose another "
         f"`{key}.image_size` or `{key}.backbone`"
     )
 
@@ -148,7 +143,7 @@ def read_weights(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, An
     # that this version of torch has not.
     except (SafetensorError, OSError, ValueError, RecursionError, TypeError, KeyError) as error:
         raise UserError(
-            f"{what} {path} is not a readable safetensors file ({_first_line(error)}); "
+            f"{what} {path} is not a readable safetensors file ({first_line(error)}); "
             "write or fetch it again"
         ) from error
     return tensors, own if isinstance(own, dict) else {}
@@ -188,7 +183,7 @@ def _with_weights(backbone: Backbone, path: Path, key: str) -> Backbone:
     return replace(backbone, skipped=skipped, mean=mean, std=std)
 
 
-def _own_normalisation(own: Mapping[str, Any], path: Path) -> tuple[Triple, Triple]:
+def _own_normalisation(own: Mapping[str, object], path: Path) -> tuple[Triple, Triple]:
     try:
         mean, std = triple(own["mean"]), triple(own["std"])
         if min(std) <= 0:
@@ -252,11 +247,6 @@ def _check_hub(name: str, key: str) -> None:
 
 def _no_download(name: str, key: str, error: Exception) -> UserError:
     return UserError(
-        f"pretrained weights of {name} cannot be fetched from the hub ({_first_line(error)}); set "
+        f"pretrained weights of {name} cannot be fetched from the hub ({first_line(error)}); set "
         f"`{key}.weights` to a local .safetensors file, or `{key}.pretrained: false`"
     )
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""e(.): UNet and ControlNet of any family as the sampling loop's denoiser."""
+"""e(.): denoising network and ControlNet of any family as the sampling loop's denoiser."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from higfa_cli.method import guidance
 from higfa_cli.method.protocols import Branch, Level, Prediction
-from higfa_cli.models.families import Family
+from higfa_cli.models.families.family import Family
+from higfa_cli.models.scheduler import conversion
 from higfa_cli.models.text import TextStates, concat
 
 # The exact gradient runs back through the denoiser. In float16 it would underflow: a power of
@@ -25,7 +25,8 @@ class Conditions:
 
     Attributes:
         text, negative: encoded prompts, [B, L, D] (and pooled [B, P]).
-        contours: [B, 3, S, S] in [0, 1], white edges on black.
+        contours: what the ControlNet reads of them, [B, ...].
+        size: side of the pictures, pixels.
         conditioning_scale: multiplies the ControlNet's residuals.
         interval: part [start, end] of the run in which the ControlNet is consulted.
         steps: N, by which the interval is measured.
@@ -34,6 +35,7 @@ class Conditions:
     text: TextStates
     negative: TextStates
     contours: Tensor
+    size: int
     conditioning_scale: float
     interval: tuple[float, float]
     steps: int
@@ -45,26 +47,26 @@ class Conditions:
 
 
 class ControlledDenoiser:
-    """e(.) of one batch: every asked branch in one UNet call, the ControlNet only where it counts.
+    """e(.) of one batch: every asked branch in one call, the ControlNet only where it counts.
 
     Args:
-        unet, controlnet: diffusers modules in one dtype.
-        family: what else they take.
+        network, controlnet: diffusers modules in one dtype.
+        family: how they are called.
         conditions: the batch's conditions.
-        prediction_type: `epsilon` or `v_prediction`.
+        prediction_type: what the network predicts, as `conversion` takes it.
     """
 
     def __init__(
         self,
-        unet: Any,
+        network: Any,
         controlnet: Any,
         family: Family,
         conditions: Conditions,
         prediction_type: str,
     ) -> None:
-        self.unet, self.controlnet, self.family = unet, controlnet, family
+        self.network, self.controlnet, self.family = network, controlnet, family
         self.conditions = conditions
-        self.convert = guidance.from_v if prediction_type == "v_prediction" else guidance.from_eps
+        self.convert = conversion(prediction_type)
 
     def predict(
         self, x_t: Tensor, level: Level, branches: Sequence[Branch]
@@ -74,47 +76,37 @@ class ControlledDenoiser:
         ordered = sorted(branches, key=lambda b: b.has_contour)
         c = self.conditions
         text = concat([c.text if b.has_text else c.negative for b in ordered])
-        x = _enter(torch.cat([x_t] * len(ordered)), self.unet.dtype)
+        x = _enter(torch.cat([x_t] * len(ordered)), self.network.dtype)
         with_contour = sum(b.has_contour for b in ordered) if c.controlled(level) else 0
         residuals = self._residuals(x, text, level, with_contour)
-        output = self.unet(
-            x,
-            level.timestep,
-            encoder_hidden_states=text.states,
-            return_dict=False,
-            **self.family.added(text, self.conditions.contours.shape[-1]),
-            **residuals,
-        )[0]
+        output = self.family.denoise(self.network, x, level.timestep, text, c.size, residuals)
         parts = _leave(output, x_t.dtype).chunk(len(ordered))
         return {b: self.convert(x_t, part, level) for b, part in zip(ordered, parts, strict=True)}
 
     def _residuals(
         self, x: Tensor, text: TextStates, level: Level, with_contour: int
-    ) -> dict[str, Any]:
-        """ControlNet residuals, zero for the branches without a contour."""
+    ) -> list[list[Tensor]]:
+        """ControlNet residuals, zero for the branches without a contour; none if none has one."""
         if with_contour == 0:
-            return {}
-        size = len(self.conditions.contours) * with_contour
-        pooled = None if text.pooled is None else text.pooled[-size:]
-        own = TextStates(text.states[-size:], pooled)
-        down, mid = self.controlnet(
-            x[-size:],
+            return []
+        c = self.conditions
+        count = len(c.contours) * with_contour
+        pooled = None if text.pooled is None else text.pooled[-count:]
+        residuals = self.family.residuals(
+            self.controlnet,
+            x[-count:],
             level.timestep,
-            encoder_hidden_states=own.states,
-            controlnet_cond=torch.cat([self.conditions.contours] * with_contour).to(x.dtype),
-            conditioning_scale=self.conditions.conditioning_scale,
-            return_dict=False,
-            **self.family.added(own, self.conditions.contours.shape[-1]),
+            TextStates(text.states[-count:], pooled),
+            torch.cat([c.contours] * with_contour).to(x.dtype),
+            c.conditioning_scale,
+            c.size,
         )
-        missing = len(x) - size
+        missing = len(x) - count
 
         def pad(residual: Tensor) -> Tensor:
             return torch.cat([residual.new_zeros(missing, *residual.shape[1:]), residual])
 
-        return {
-            "down_block_additional_residuals": [pad(r) for r in down],
-            "mid_block_additional_residual": pad(mid),
-        }
+        return [[pad(residual) for residual in group] for group in residuals]
 
 
 class _ScaledGradient(torch.autograd.Function):

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from higfa_cli.models.autoencoder import Autoencoder
 from higfa_cli.models.denoiser import Conditions, ControlledDenoiser
-from higfa_cli.models.families import Family
-from higfa_cli.models.scheduler import SchedulerSolver
+from higfa_cli.models.families.family import Family
+from higfa_cli.models.scheduler import FlowSolver, SchedulerSolver
 from higfa_cli.models.text import TextStates, stack
-from higfa_cli.recipe.schema import Synthesize
+from higfa_cli.recipe.drawing import Sampling
 
 
 @dataclass(frozen=True)
@@ -31,42 +31,39 @@ class Prompts:
 
 @dataclass(frozen=True)
 class DiffusionModel:
-    """Denoiser, ControlNet, autoencoders and scheduler config; knows no method.
+    """Denoising network, ControlNet, autoencoders and scheduler config; knows no method.
 
+    `size` is the side of the square picture, pixels.
     `gradient_autoencoder` is `autoencoder` itself unless the recipe names a tiny one. `offloads`
     move the denoiser into main memory; it comes back when it is next called.
     """
 
     family: Family
     prompts: Prompts
-    unet: Any
+    network: Any
     controlnet: Any
     autoencoder: Autoencoder
     gradient_autoencoder: Autoencoder
     scheduler_config: Any
-    settings: Synthesize
+    sampling: Sampling
+    size: int
     device: torch.device
     offloads: Sequence[Any] = ()
 
-    def with_settings(self, settings: Synthesize) -> DiffusionModel:
-        """The same weights under other settings; those that loading reads must be the same."""
-        return replace(self, settings=settings)
-
-    @property
-    def size(self) -> int:
-        """Side of the square picture, pixels."""
-        return self.settings.size
+    def with_sampling(self, sampling: Sampling) -> DiffusionModel:
+        """The same weights, sampled in another way."""
+        return replace(self, sampling=sampling)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """[C, h, w] of one x0."""
-        side = self.settings.size // self.autoencoder.factor
-        return (self.unet.config.in_channels, side, side)
+        side = self.size // self.autoencoder.factor
+        return (self.autoencoder.channels, side, side)
 
-    def encode(self, images: Tensor) -> Tensor:
-        """Images [B, 3, S, S] in [-1, 1] -> x0."""
+    def encode(self, images: Tensor, shifted: bool = True) -> Tensor:
+        """Images [B, 3, S, S] in [-1, 1] -> x0; `shifted` as in `Autoencoder.encode`."""
         self._make_room()
-        return self.autoencoder.encode(images.to(self.device))
+        return self.autoencoder.encode(images.to(self.device), shifted)
 
     def decode(self, x0: Tensor) -> Tensor:
         """x0 -> images in about [-1, 1]; differentiable."""
@@ -74,31 +71,37 @@ class DiffusionModel:
         return self.autoencoder.decode(x0)
 
     def decode_for_guide(self, x0: Tensor) -> Tensor:
-        """As `decode`, by the gradient's autoencoder."""
+        """x0 -> images in about [-1, 1]; differentiable, by the gradient's autoencoder."""
         self._make_room()
         return self.gradient_autoencoder.decode(x0)
 
     def conditions(self, prompts: Sequence[str], negative: str, contours: Tensor) -> Conditions:
-        """Conditions of a batch; contours [B, 1, S, S] in [0, 1]."""
+        """Conditions of a batch; contours [B, 1, S, S] in [0, 1], white edges on black."""
+        contours = contours.to(self.device).expand(-1, 3, -1, -1)
         return Conditions(
             text=self.prompts.batch(prompts, self.device),
             negative=self.prompts.batch([negative] * len(prompts), self.device),
-            contours=contours.to(self.device).expand(-1, 3, -1, -1),
-            conditioning_scale=self.settings.conditioning_scale,
-            interval=self.settings.conditioning_interval,
-            steps=self.settings.steps,
+            contours=self.family.condition(contours, self.controlnet, self),
+            size=self.size,
+            conditioning_scale=self.sampling.conditioning_scale,
+            interval=self.sampling.conditioning_interval,
+            steps=self.sampling.steps,
         )
 
     def denoiser(self, conditions: Conditions) -> ControlledDenoiser:
         """e(.) of one batch."""
-        prediction_type = self.scheduler_config["prediction_type"]
         return ControlledDenoiser(
-            self.unet, self.controlnet, self.family, conditions, prediction_type
+            self.network, self.controlnet, self.family, conditions, self.prediction_type
         )
 
-    def solver(self, steps: int) -> SchedulerSolver:
-        """The recipe's solver with N = steps."""
-        return SchedulerSolver(self.settings.scheduler, self.scheduler_config, steps)
+    @property
+    def prediction_type(self) -> str:
+        """What the network predicts: epsilon, v_prediction or flow."""
+        return self.family.prediction_type(self.scheduler_config)
+
+    def solver(self, steps: int) -> SchedulerSolver | FlowSolver:
+        """The recipe's solver with N = steps. Raises RecipeError for one of another family."""
+        return self.family.solver(self.sampling.scheduler, self.scheduler_config, steps)
 
     def _make_room(self) -> None:
         for hook in self.offloads:

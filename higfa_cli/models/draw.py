@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from higfa_cli.method.protocols import Branch, Level
+from higfa_cli.method import schedule
+from higfa_cli.method.guidance import Guidance
+from higfa_cli.method.protocols import Level
 from higfa_cli.method.sampler import Step, sample
-from higfa_cli.method.schedule import StrengthSchedule
+from higfa_cli.models.classifier import Classifier
 from higfa_cli.models.diffusion import DiffusionModel
-from higfa_cli.models.guide import Guide
 from higfa_cli.models.renoise import seeded_noise
-from higfa_cli.recipe.schema import Synthesize
 
 
 class DecodedGuide:
     """The guide behind the decoder: p_phi(y | D(x0_hat))."""
 
-    def __init__(self, model: DiffusionModel, guide: Guide) -> None:
+    def __init__(self, model: DiffusionModel, guide: Classifier) -> None:
         self.model, self.guide = model, guide
 
     def logits(self, x0: Tensor) -> Tensor:
@@ -48,37 +47,14 @@ class Drawn:
     effective_batch: int
 
 
-def schedule_of(settings: Synthesize) -> StrengthSchedule:
-    """The recipe's strengths."""
-    c = settings.classifier
-    return StrengthSchedule(
-        composition=settings.composition,
-        text=settings.text.scale,
-        text_floor=settings.text.floor,
-        contour=settings.contour.scale,
-        contour_floor=settings.contour.floor,
-        classifier=c.scale,
-        gamma=c.gamma,
-        confidence=c.confidence,
-        modulation=c.modulation,
-        power=c.power,
-        gradient=c.gradient,
-        read=c.read,
-        grad_norm=c.grad_norm,
-        switch=c.switch,
-        switch_sigma=c.switch_sigma,
-    )
-
-
-def evaluations(schedule: StrengthSchedule, levels: Sequence[Level]) -> tuple[int, int]:
+def evaluations(guidance: Guidance, levels: Sequence[Level]) -> tuple[int, int]:
     """(denoiser branches, guide passes) per picture: known before the first step."""
     denoiser = guide = 0
     for level in levels:
-        guided = schedule.guided(level)
-        branches: set[Branch] = set(schedule.branches(guided))
+        guided = guidance.guided(level)
+        branches = set(schedule.branches(guidance, guided))
         if guided:
-            conditional = schedule.read == "conditional"
-            branches |= {schedule.read_branch()} if conditional else set(schedule.branches(False))
+            branches |= set(schedule.read_branches(guidance))
         denoiser += len(branches)
         guide += guided
     return denoiser, guide
@@ -86,8 +62,8 @@ def evaluations(schedule: StrengthSchedule, levels: Sequence[Level]) -> tuple[in
 
 def draw(
     model: DiffusionModel,
-    guide: Guide | None,
-    schedule: StrengthSchedule,
+    guide: Classifier | None,
+    guidance: Guidance,
     prompts: Sequence[str],
     negative: str,
     contours: Tensor,
@@ -98,8 +74,8 @@ def draw(
 
     Args:
         model: the diffusion model.
-        guide: needed where the schedule has guided steps.
-        schedule: strengths.
+        guide: needed where the guidance has guided steps.
+        guidance: strengths and choices.
         prompts, targets, seeds: one per picture.
         negative: negative prompt of all.
         contours: [B, 1, S, S] in [0, 1].
@@ -110,8 +86,8 @@ def draw(
             seeded_noise(seeds, model.latent_shape, model.device),
             torch.tensor(targets, device=model.device),
             denoiser,
-            model.solver(model.settings.steps),
-            schedule,
+            model.solver(model.sampling.steps),
+            guidance,
             DecodedGuide(model, guide) if guide is not None else None,
         )
     )
@@ -147,7 +123,7 @@ def _traces(steps: Sequence[Step]) -> list[dict[str, list[float | None]]]:
         "p": [None if step.p is None else step.p.tolist() for step in steps],
         "grad_norm": [None if s.grad_norm is None else s.grad_norm.tolist() for s in steps],
     }
-    shared: dict[str, Any] = {
+    shared: dict[str, list[float | None]] = {
         "u": [step.level.progress for step in steps],
         "sigma": [step.level.sigma for step in steps],
     }

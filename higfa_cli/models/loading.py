@@ -1,4 +1,4 @@
-"""From a recipe's `synthesize` section to a model that can draw.
+"""From a recipe's section `model` to a model that can draw.
 
 Only safetensors are read, and no code from a folder or a hub repository is run.
 """
@@ -12,40 +12,33 @@ from typing import Any, TypeVar
 import torch
 
 from higfa_cli.errors import UserError
+from higfa_cli.models.architecture import check_fit, check_size
 from higfa_cli.models.autoencoder import Autoencoder
 from higfa_cli.models.diffusion import DiffusionModel, Prompts
-from higfa_cli.models.families import Family, family
+from higfa_cli.models.families import family_of
+from higfa_cli.models.families.family import Architecture, Family
+from higfa_cli.models.modules import diffusers_class
 from higfa_cli.models.text import TextStates
 from higfa_cli.models.trusted import check_folder, check_index
+from higfa_cli.recipe.drawing import Memory, Model, Run, Sampling
 from higfa_cli.recipe.refs import resolve_ref
-from higfa_cli.recipe.schema import Synthesize
 
 T = TypeVar("T")
 
-# Keys of `synthesize` that a loaded model cannot change.
-READ_AT_LOADING = frozenset(
-    {
-        "model",
-        "controlnet",
-        "revision",
-        "controlnet_revision",
-        "variant",
-        "local_files_only",
-        "gradient_autoencoder",
-        "gradient_autoencoder_revision",
-        "dtype",
-        "memory",
-    }
-)
-
 
 def load_pipeline(
-    settings: Synthesize, base: Path, device: torch.device, prompts: Iterable[str]
+    settings: Model,
+    run: Run,
+    sampling: Sampling,
+    size: int,
+    base: Path,
+    device: torch.device,
+    prompts: Iterable[str],
 ) -> DiffusionModel:
-    """Load the model that `synthesize` names, from a folder, the pocket or a hub id.
+    """Load the model that the recipe names, from a folder, the pocket or a hub id.
 
     Args:
-        settings: the recipe's section.
+        settings, run, sampling, size: the recipe's sections, and its side of the pictures.
         base: the recipe's folder.
         device: where it will draw.
         prompts: every prompt, negative ones too, that will ever be asked for. They are encoded
@@ -55,97 +48,115 @@ def load_pipeline(
         UserError: a missing or unreadable model, one of another family, a gradient autoencoder
             that does not fit it, or a size that it cannot draw.
     """
-    kind, pipe = _load_pipe(settings, base)
-    tokenizers = kind.tokenizers(pipe)
-    encoded = _encode(kind, pipe, device, prompts)
-    vae, unet, controlnet = pipe.vae, pipe.unet, pipe.controlnet
+    offline = run.local_files_only
+    family, pipe = _load_pipe(settings, sampling, base, offline)
+    arch = _architecture(family, pipe)
+    check_fit(arch, settings)
+    check_size(arch, size, settings)
+    tokenizers = tuple(getattr(pipe, name) for name in family.tokenizers)
+    encoded = _encode(family, pipe, device, prompts)
+    vae, network, controlnet = pipe.vae, getattr(pipe, family.network), pipe.controlnet
     scheduler_config = pipe.scheduler.config
     # The pipeline holds the text encoders: without it they can go.
     del pipe
-    offloads = _place(unet, controlnet, settings, device)
-    autoencoder = Autoencoder(vae, settings.memory).to(device)
-    model = DiffusionModel(
-        family=kind,
+    offloads = _place(network, controlnet, run.memory, device)
+    autoencoder = Autoencoder(vae, run.memory, settings.tiling).to(device)
+    tiny = _gradient_autoencoder(settings, run, base, autoencoder)
+    return DiffusionModel(
+        family=family,
         prompts=Prompts(tokenizers, encoded),
-        unet=unet,
+        network=network,
         controlnet=controlnet,
         autoencoder=autoencoder,
-        gradient_autoencoder=_gradient_autoencoder(settings, base, autoencoder).to(device),
+        gradient_autoencoder=tiny.to(device),
         scheduler_config=scheduler_config,
-        settings=settings,
+        sampling=sampling,
+        size=size,
         device=device,
         offloads=offloads,
     )
-    _check_fit(model)
-    return model
 
 
-def hub_options(settings: Synthesize, revision: str | None) -> dict[str, Any]:
-    """What every `from_pretrained` of this package is told."""
-    return {
-        "use_safetensors": True,
-        "revision": revision,
-        "local_files_only": settings.local_files_only,
-    }
+def hub_options(revision: str | None, offline: bool) -> dict[str, Any]:
+    """Arguments of every `from_pretrained` of this package."""
+    return {"use_safetensors": True, "revision": revision, "local_files_only": offline}
 
 
-def _load_pipe(settings: Synthesize, base: Path) -> tuple[Family, Any]:
-    from diffusers import ControlNetModel, DiffusionPipeline
+def _load_pipe(
+    settings: Model, sampling: Sampling, base: Path, offline: bool
+) -> tuple[Family, Any]:
+    from diffusers import DiffusionPipeline
 
     dtype = getattr(torch, settings.dtype)
-    model, control = (resolve_ref(r, base) for r in (settings.model, settings.controlnet))
-    options = hub_options(settings, settings.revision)
-    for key, found in (("model", model), ("controlnet", control)):
+    model, control = (resolve_ref(r, base) for r in (settings.base, settings.controlnet))
+    options = hub_options(settings.revision, offline)
+    for key, found in (("base", model), ("controlnet", control)):
         if isinstance(found, Path):
-            check_folder(found, f"synthesize.{key} `{getattr(settings, key)}`")
+            check_folder(found, f"model.{key} `{getattr(settings, key)}`")
 
     def read() -> tuple[Family, Any]:
         index = DiffusionPipeline.load_config(
-            model, revision=settings.revision, local_files_only=settings.local_files_only
+            model, revision=settings.revision, local_files_only=offline
         )
-        check_index(index, f"synthesize.model `{settings.model}`")
-        kind = family(str(index.get("_class_name")))
-        controlnet = ControlNetModel.from_pretrained(
+        check_index(index, f"model.base `{settings.base}`")
+        family = family_of(str(index.get("_class_name")))
+        family.check_scheduler(sampling.scheduler)
+        controlnet = diffusers_class(family.controlnet_class).from_pretrained(
             control,
             dtype=dtype,
             variant=settings.variant,
-            **hub_options(settings, settings.controlnet_revision),
+            **hub_options(settings.controlnet_revision, offline),
         )
-        pipeline, extra = kind.pipeline()
         # The autoencoder works in float32, so its weights must not be rounded on the way.
         precisions = {"default": dtype, "vae": torch.float32}
-        pipe = pipeline.from_pretrained(
+        pipe = diffusers_class(family.pipeline).from_pretrained(
             model,
             controlnet=controlnet,
             dtype=precisions,
             variant=settings.variant,
-            **extra,
+            **family.pipeline_options(index),
             **options,
         )
-        return kind, pipe
+        return family, pipe
 
-    both = f"synthesize.model `{settings.model}` / synthesize.controlnet `{settings.controlnet}`"
-    return _or_one_line(read, both, settings)
+    both = f"model.base `{settings.base}` / model.controlnet `{settings.controlnet}`"
+    return _or_one_line(read, both, offline)
+
+
+def _architecture(family: Family, pipe: Any) -> Architecture:
+    """The configurations of what was loaded; of the text encoders nothing is asked."""
+
+    def config(part: Any) -> dict[str, Any]:
+        return {"_class_name": type(part).__name__, **part.config}
+
+    return Architecture(
+        family=family.name,
+        network=config(getattr(pipe, family.network)),
+        controlnet=config(pipe.controlnet),
+        vae=config(pipe.vae),
+        scheduler=config(pipe.scheduler),
+        text_encoders=(),
+        gradient_vae=None,
+    )
 
 
 def _encode(
-    kind: Family, pipe: Any, device: torch.device, prompts: Iterable[str]
+    family: Family, pipe: Any, device: torch.device, prompts: Iterable[str]
 ) -> dict[str, TextStates]:
     """Every distinct prompt once; the results wait in main memory."""
-    for name in ("text_encoder", "text_encoder_2"):
-        if getattr(pipe, name, None) is not None:
+    for name in family.text_encoders:
+        if getattr(pipe, name) is not None:
             getattr(pipe, name).to(device).eval()
     with torch.no_grad():
         return {
-            prompt: kind.encode(pipe, prompt, device).to(torch.device("cpu"))
+            prompt: family.encode(pipe, prompt, device).to(torch.device("cpu"))
             for prompt in sorted(set(prompts))
         }
 
 
-def _place(unet: Any, controlnet: Any, settings: Synthesize, device: torch.device) -> list[Any]:
+def _place(network: Any, controlnet: Any, memory: Memory, device: torch.device) -> list[Any]:
     """Put the denoiser where it works; returns the hooks that move it away, if any."""
-    memory = settings.memory
-    for module in (unet, controlnet):
+    for module in (network, controlnet):
         module.eval().requires_grad_(False)
         if memory.channels_last:
             module.to(memory_format=torch.channels_last)
@@ -154,12 +165,12 @@ def _place(unet: Any, controlnet: Any, settings: Synthesize, device: torch.devic
         if memory.compile:
             _compile(module)
     if not memory.cpu_offload:
-        unet.to(device)
+        network.to(device)
         controlnet.to(device)
         return []
     from accelerate import cpu_offload_with_hook
 
-    return [cpu_offload_with_hook(module, device)[1] for module in (controlnet, unet)]
+    return [cpu_offload_with_hook(module, device)[1] for module in (controlnet, network)]
 
 
 def _compile(module: Any) -> None:
@@ -170,35 +181,37 @@ def _compile(module: Any) -> None:
         module.compile()
 
 
-def _gradient_autoencoder(settings: Synthesize, base: Path, own: Autoencoder) -> Autoencoder:
+def _gradient_autoencoder(settings: Model, run: Run, base: Path, own: Autoencoder) -> Autoencoder:
     """What decodes for the guide: the model's own autoencoder, or the recipe's tiny one."""
     if settings.gradient_autoencoder is None:
         return own
     from diffusers import AutoencoderTiny
 
     ref = resolve_ref(settings.gradient_autoencoder, base)
-    name = f"synthesize.gradient_autoencoder `{settings.gradient_autoencoder}`"
+    name = f"model.gradient_autoencoder `{settings.gradient_autoencoder}`"
     if isinstance(ref, Path):
         check_folder(ref, name)
-    options = hub_options(settings, settings.gradient_autoencoder_revision)
+    options = hub_options(settings.gradient_autoencoder_revision, run.local_files_only)
     tiny = _or_one_line(
         lambda: Autoencoder(
-            AutoencoderTiny.from_pretrained(ref, dtype=torch.float32, **options), settings.memory
+            AutoencoderTiny.from_pretrained(ref, dtype=torch.float32, **options),
+            run.memory,
+            settings.tiling,
         ),
         name,
-        settings,
+        run.local_files_only,
     )
     if (tiny.factor, tiny.channels) != (own.factor, own.channels):
         raise UserError(
             f"{name} reads {tiny.channels} channels at 1/{tiny.factor} of the size, but "
-            f"`{settings.model}` draws {own.channels} at 1/{own.factor}; use the tiny autoencoder "
+            f"`{settings.base}` draws {own.channels} at 1/{own.factor}; use the tiny autoencoder "
             "made for this model"
         )
     return tiny
 
 
-def _or_one_line(read: Callable[[], T], name: str, settings: Synthesize) -> T:
-    """`read`, its failures told in one line with a remedy."""
+def _or_one_line(read: Callable[[], T], name: str, offline: bool) -> T:
+    """`read`, its failures as one line with a remedy."""
     try:
         return read()
     except UserError:
@@ -207,33 +220,10 @@ def _or_one_line(read: Callable[[], T], name: str, settings: Synthesize) -> T:
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         where = (
-            "it was not to ask the hub (synthesize.local_files_only)"
-            if settings.local_files_only
+            "it was not to ask the hub (run.local_files_only)"
+            if offline
             else "check the names and the network, or give whole diffusers folders of .safetensors"
         )
         raise UserError(
             f"{name}: cannot be loaded ({lines[0][:200]}); {where}; `higfa doctor` lists the files"
         ) from error
-
-
-def _check_fit(model: DiffusionModel) -> None:
-    settings = model.settings
-    reads, draws = model.unet.config.in_channels, model.autoencoder.channels
-    if reads != draws:
-        raise UserError(
-            f"synthesize.model `{settings.model}`: its denoiser reads {reads} channels, its "
-            f"autoencoder has {draws}; use a text-to-image model (not inpainting or upscaling)"
-        )
-    ours, theirs = (m.config.cross_attention_dim for m in (model.unet, model.controlnet))
-    if ours != theirs:
-        raise UserError(
-            f"synthesize.controlnet `{settings.controlnet}` reads text states of width {theirs}, "
-            f"but `{settings.model}` has {ours}; use a ControlNet made for this model"
-        )
-    downs = 2 ** (len(model.unet.config.block_out_channels) - 1)
-    multiple = model.autoencoder.factor * downs
-    if model.size % multiple:
-        raise UserError(
-            f"synthesize.size: {model.size} is not a multiple of {multiple}, "
-            f"which `{settings.model}` needs"
-        )

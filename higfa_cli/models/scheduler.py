@@ -1,25 +1,62 @@
-"""diffusers schedulers as solvers in variance-preserving coordinates: the one place that converts.
+"""diffusers schedulers as solvers of x_t = alpha x0 + sigma eps: the one place that converts.
 
-DDIM and DPM++ 2M keep x_t itself; Euler keeps x_t / alpha and a noise level sigma / alpha.
+DDIM, DPM++ 2M and the Euler of flow matching keep x_t itself; the Euler of diffusion models keeps
+x_t / alpha and a noise level sigma / alpha.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+)
 from torch import Tensor
 
 from higfa_cli.errors import RecipeError, UserError
-from higfa_cli.method import guidance
+from higfa_cli.method import equations
 from higfa_cli.method.protocols import Level, Prediction
 
+#: Solvers of diffusion models, by the recipe's name.
 CLASSES: dict[str, Any] = {
     "ddim": DDIMScheduler,
     "euler": EulerDiscreteScheduler,
     "dpm++2m": DPMSolverMultistepScheduler,
 }
+#: The solver of flow matching, by the recipe's name.
+FLOW = "flow-euler"
+#: What a denoiser predicts -> (x_t, its output, level) -> the prediction in both forms.
+CONVERSIONS: Mapping[str, Callable[[Tensor, Tensor, Level], Prediction]] = {
+    "epsilon": equations.from_eps,
+    "v_prediction": equations.from_v,
+    "flow": equations.from_flow,
+}
+# Options of flow matching under which the levels are not sigma = 1 ... 0 of the shifted line alone.
+_OTHER_FLOWS = ("use_dynamic_shifting", "invert_sigmas", "stochastic_sampling")
+
+
+def conversion(prediction_type: str) -> Callable[[Tensor, Tensor, Level], Prediction]:
+    """(x_t, output, level) -> prediction. Raises UserError for other kinds of prediction."""
+    if prediction_type not in CONVERSIONS:
+        raise UserError(
+            f"scheduler: prediction_type `{prediction_type}` is not supported; "
+            "use a model that predicts epsilon, v or a flow's velocity"
+        )
+    return CONVERSIONS[prediction_type]
+
+
+def make_solver(name: str, config: Any, steps: int) -> SchedulerSolver | FlowSolver:
+    """The recipe's solver `name` with N = `steps` >= 1, for a model with this scheduler config.
+
+    Raises:
+        RecipeError: a name that is neither in CLASSES nor FLOW.
+        UserError: a scheduler config that asks for what is not supported.
+    """
+    return FlowSolver(config, steps) if name == FLOW else SchedulerSolver(name, config, steps)
 
 
 class SchedulerSolver:
@@ -38,16 +75,12 @@ class SchedulerSolver:
     def __init__(self, name: str, config: Any, steps: int) -> None:
         if name not in CLASSES:
             raise RecipeError(
-                f"synthesize.scheduler: `{name}` is not supported; use one of {', '.join(CLASSES)}"
+                f"sampling.scheduler: `{name}` is not supported; use one of {', '.join(CLASSES)}"
             )
         self.name = name
         self.scheduler = CLASSES[name].from_config(config, **_options(name, config))
         self.prediction_type: str = self.scheduler.config.prediction_type
-        if self.prediction_type not in ("epsilon", "v_prediction"):
-            raise UserError(
-                f"scheduler: prediction_type `{self.prediction_type}` is not supported; "
-                "use a model that predicts epsilon or v"
-            )
+        conversion(self.prediction_type)
         self.scheduler.set_timesteps(steps)
         self.levels: Sequence[Level] = tuple(self._level(i, steps) for i in range(steps))
 
@@ -71,7 +104,7 @@ class SchedulerSolver:
         self.scheduler.set_timesteps(len(self.levels))
         return noise * self.scheduler.init_noise_sigma
 
-    def to_vp(self, x: Tensor, level: Level) -> Tensor:
+    def to_x_t(self, x: Tensor, level: Level) -> Tensor:
         """x_t; for Euler alpha (x_t / alpha), which is diffusers' `scale_model_input`."""
         return x * level.alpha if self.name == "euler" else x
 
@@ -80,7 +113,7 @@ class SchedulerSolver:
         output = (
             prediction.eps
             if self.prediction_type == "epsilon"
-            else guidance.to_v(prediction, level)
+            else equations.to_v(prediction, level)
         )
         timestep = self.scheduler.timesteps[level.index]
         return self.scheduler.step(output, timestep, x, return_dict=False)[0]
@@ -89,6 +122,49 @@ class SchedulerSolver:
         """The next step is first order: DPM++ 2M would mix in a prediction from before a jump."""
         if self.name == "dpm++2m":
             self.scheduler.lower_order_nums = 0
+
+
+class FlowSolver:
+    """Flow matching by Euler's method: x_t = (1 - sigma) x0 + sigma eps, sigma from 1 to 0.
+
+    Args:
+        config: the scheduler config of the model's folder; its `shift` holds.
+        steps: N >= 1.
+
+    Raises:
+        UserError: a config that shifts by resolution, turns sigma round or draws noise.
+    """
+
+    prediction_type = "flow"
+
+    def __init__(self, config: Any, steps: int) -> None:
+        for option in _OTHER_FLOWS:
+            if config.get(option):
+                raise UserError(f"scheduler: {option} is not supported; use a model without it")
+        self.scheduler = FlowMatchEulerDiscreteScheduler.from_config(config)
+        self.scheduler.set_timesteps(steps)
+        sigmas = self.scheduler.sigmas.double().tolist()
+        self.levels: Sequence[Level] = tuple(
+            Level(i, i / steps, self.scheduler.timesteps[i].item(), 1.0 - sigmas[i], sigmas[i])
+            for i in range(steps)
+        )
+
+    def start(self, noise: Tensor) -> Tensor:
+        """Unit normal noise -> first state; also rewinds the scheduler's own step counter."""
+        self.scheduler.set_timesteps(len(self.levels))
+        return noise
+
+    def to_x_t(self, x: Tensor, level: Level) -> Tensor:
+        """x_t is the state itself."""
+        return x
+
+    def step(self, prediction: Prediction, x: Tensor, level: Level) -> Tensor:
+        """The scheduler's own step, fed the velocity."""
+        timestep = self.scheduler.timesteps[level.index]
+        return self.scheduler.step(equations.to_flow(prediction), timestep, x, return_dict=False)[0]
+
+    def restart(self) -> None:
+        """Every step is first order."""
 
 
 def _options(name: str, config: Any) -> dict[str, Any]:

@@ -27,7 +27,7 @@ class TextStates:
         return TextStates(self.states.to(device), pooled)
 
     def zeros(self) -> TextStates:
-        """As large, and nothing in it."""
+        """Zeros of the same shapes."""
         pooled = None if self.pooled is None else torch.zeros_like(self.pooled)
         return TextStates(torch.zeros_like(self.states), pooled)
 
@@ -46,13 +46,18 @@ def tokens_cut(tokenizers: Iterable[object], prompt: str) -> int:
     """Tokens of `prompt` that the strictest encoder never sees; 0 where it sees them all.
 
     Args:
-        tokenizers: the family's CLIP tokenizers.
-        prompt: as written; CLIP reads 77 tokens, start and end among them.
+        tokenizers: the family's, which cut prompts off.
+        prompt: as written.
     """
     return max(
         max(0, len(one(prompt).input_ids) - one.model_max_length)  # type: ignore[operator,attr-defined]
         for one in tokenizers
     )
+
+
+def tokens_read(tokenizers: Iterable[object]) -> int:
+    """Tokens that the strictest encoder reads, start and end among them."""
+    return min(tokenizer.model_max_length for tokenizer in tokenizers)  # type: ignore[attr-defined]
 
 
 def cut_off_classes(
@@ -61,7 +66,7 @@ def cut_off_classes(
     """Class -> its first prompt that does not fit, for the classes that have one.
 
     Args:
-        tokenizers: the family's CLIP tokenizers.
+        tokenizers: the family's, which cut prompts off.
         prompts: class -> its prompts.
     """
     found: dict[str, str] = {}

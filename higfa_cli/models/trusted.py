@@ -15,8 +15,8 @@ from higfa_cli.errors import UserError
 
 INDEX = "model_index.json"
 _LIBRARIES = ("diffusers", "transformers")
-# Parts of a pipeline that higfa leaves out, so that their classes are never looked up.
-_UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
+#: Parts of a pipeline that higfa leaves out, so that their classes are never looked up.
+UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 _REMEDY = (
     "higfa runs no code of a model; use a plain diffusers folder with .safetensors weights "
     "(`save_pretrained(FOLDER, safe_serialization=True)`)"
@@ -24,7 +24,7 @@ _REMEDY = (
 _LARGEST_JSON = 20_000_000
 
 
-def check_index(index: Mapping[str, Any], name: str) -> None:
+def check_index(index: Mapping[str, object], name: str) -> None:
     """Check the content of a model_index.json; `name` is how messages call the model.
 
     Raises UserError: a pipeline or a part of it is a class from elsewhere than diffusers and
@@ -36,7 +36,7 @@ def check_index(index: Mapping[str, Any], name: str) -> None:
             f"({str(index.get('_class_name'))[:80]}); {_REMEDY}"
         )
     for part, value in index.items():
-        if not isinstance(value, list) or part in _UNUSED or not any(value):
+        if not isinstance(value, list) or part in UNUSED or not any(value):
             continue
         if value[0] not in _LIBRARIES or not all(isinstance(word, str) for word in value):
             raise UserError(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from importlib import resources
 
 from higfa_cli.errors import RecipeError
+from higfa_cli.text import did_you_mean
 
 PACKAGE = "higfa_cli.builtin_recipes"
 ALIASES = {
@@ -39,7 +39,7 @@ def builtin_text(name: str) -> tuple[str, str]:
     full = ALIASES.get(name, name)
     known = builtin_names()
     if full not in known:
-        near = difflib.get_close_matches(name, [*known, *ALIASES], n=1, cutoff=0.6)
-        hint = f"did you mean `{near[0]}`?" if near else f"built in are {', '.join(known)}"
+        names = [*known, *ALIASES]
+        hint = did_you_mean(name, names, otherwise=f"built in are {', '.join(known)}")
         raise RecipeError(f"there is no built-in recipe `{name}`; {hint}")
     return full, (resources.files(PACKAGE) / f"{full}.yaml").read_text(encoding="utf-8")

@@ -11,16 +11,19 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from higfa_cli.artifacts.names import inert
 from higfa_cli.errors import RecipeError
 from higfa_cli.recipe.builtin import builtin_text, is_builtin
 from higfa_cli.recipe.keys import recipe_keys, unknown_key
+from higfa_cli.recipe.moved import old_keys
 from higfa_cli.recipe.overrides import apply_overrides, set_value
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.recipe.strict_yaml import LONGEST, parse_yaml
+from higfa_cli.text import inert
 
 # A character has at most four bytes.
 _MOST_BYTES = 4 * LONGEST
+# A key that a section does not have, as pydantic calls it in its models and in plain dataclasses.
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def load_recipe(ref: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
     return LoadedRecipe(_validate(tree, f"recipe {ref}", set_by), base, origin)
 
 
-def override_recipe(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+def override_recipe(recipe: Recipe, values: Mapping[str, object]) -> Recipe:
     """A copy of a recipe with dotted keys set to values. Raises RecipeError when invalid."""
     tree = recipe.model_dump(mode="json")
     for key, value in values.items():
@@ -60,7 +63,7 @@ def override_recipe(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     return _validate(tree, f"recipe {recipe.name}", {})
 
 
-def recipe_schema() -> dict[str, Any]:
+def recipe_schema() -> dict[str, object]:
     """JSON schema of a recipe, for editors."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -99,19 +102,22 @@ def _read(ref: str) -> tuple[str, Path, str]:
     return text, resolved.parent, str(resolved)
 
 
-def _validate(tree: Mapping[str, Any], origin: str, set_by: Mapping[str, str]) -> Recipe:
+def _validate(tree: Mapping[str, object], origin: str, set_by: Mapping[str, str]) -> Recipe:
     try:
         _check_text(tree, origin)
         text = json.dumps(tree)
     except (ValueError, RecursionError):
         raise RecipeError(f"{origin}: nested too deeply; write it flatter") from None
+    if old := old_keys(tree):
+        more = f" (and {len(old) - 1} more)" if len(old) > 1 else ""
+        raise RecipeError(f"{origin}: {unknown_key(old[0])}{more}")
     try:
         # Through JSON, because pydantic's strict rules then take a list for a tuple and an int
         # for a float, and still refuse `steps: true` and `steps: "20"`.
         return Recipe.model_validate_json(text, strict=True)
     except ValidationError as error:
         # An unknown key explains most of what else is wrong, a missing one for example.
-        problems = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+        problems = sorted(error.errors(), key=lambda one: one["type"] not in _UNKNOWN)
         first = problems[0]
         key = _dotted(first)
         source = set_by.get(key.partition("[")[0], origin)
@@ -145,12 +151,14 @@ def _dotted(problem: ErrorDetails) -> str:
 
 
 def _sentence(key: str, problem: ErrorDetails) -> str:
-    if problem["type"] == "extra_forbidden":
+    if problem["type"] in _UNKNOWN:
         return unknown_key(key)
     if problem["type"] == "missing":
         return f"the key `{key}` is missing; add it"
     message = problem["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
+    if not key:
+        return message
     if problem["type"] == "string_type" and isinstance(problem["input"], (int, float, bool)):
         message += "; put it in quotes"
     return f"`{key}`: {message} (got {_short(problem['input'])})"

@@ -25,8 +25,7 @@ def parse_value(key: str, text: str, flag: str) -> Any:
 
     Keys that hold text take the words as they are, so that names like 737 need no quotes.
     """
-    annotation = recipe_keys()[key]
-    options = _alternatives(annotation)
+    options = _alternatives(recipe_keys()[key].annotation)
     if str not in options:
         return parse_yaml(text, flag)
     if type(None) in options and text in ("null", "~"):
@@ -46,7 +45,7 @@ def parse_override(override: str) -> tuple[str, Any]:
     key, equals, text = override.partition("=")
     key = key.strip()
     if not equals:
-        raise RecipeError(f"{flag}: write KEY=VALUE, for example --set synthesize.steps=20")
+        raise RecipeError(f"{flag}: write KEY=VALUE, for example --set sampling.steps=20")
     check_key(key, flag)
     return key, parse_value(key, text.strip(), flag)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 from collections.abc import Collection
 from importlib import resources
 from pathlib import Path
 
 from higfa_cli.errors import UserError
+from higfa_cli.text import nearest
 
 POCKET = {
     "sd": "sd",
@@ -20,8 +20,8 @@ POCKET = {
 WORDS = ("fgvc-aircraft", "flowers102", "oxford-pets")
 
 
-def resolve_ref(ref: str, base: Path) -> Path | str:
-    """Where a reference leads.
+def resolve_ref(ref: str, base: Path, key: str = "") -> Path | str:
+    """Where a reference leads; `key` begins an error's message.
 
     `pocket:NAME` is a folder or file of the installed higfa-pocket package, `words:NAME` a class
     words file that higfa ships; a path that exists relative to `base` (the recipe's folder) or to
@@ -30,6 +30,27 @@ def resolve_ref(ref: str, base: Path) -> Path | str:
     Raises UserError for an unknown pocket or words name, an absent package, and for an absolute,
     `./`, `../` or `~` path that does not exist, which no hub id can be.
     """
+    try:
+        return _resolved(ref, base)
+    except UserError as error:
+        raise UserError(f"{key}: {error}" if key else str(error)) from error
+
+
+def existing_path(ref: str, base: Path, key: str) -> Path:
+    """A reference of `key` that must be a file or folder; raises UserError where it is none."""
+    path = resolve_ref(ref, base, key)
+    if isinstance(path, Path):
+        return path
+    raise UserError(f"{key}: {ref} does not exist (looked in {base}); correct {key}")
+
+
+def weights_path(ref: str, base: Path) -> Path:
+    """Where a recipe's `weights` lies; it may not exist."""
+    path = resolve_ref(ref, base)
+    return path if isinstance(path, Path) else base / path
+
+
+def _resolved(ref: str, base: Path) -> Path | str:
     if ref.startswith("pocket:"):
         return _pocket(ref.removeprefix("pocket:"))
     if ref.startswith("words:"):
@@ -73,6 +94,6 @@ def _words(name: str) -> Path:
 
 def _check_known(scheme: str, name: str, known: Collection[str]) -> None:
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-        hint = f"did you mean `{scheme}:{near[0]}`?" if near else f"known are {', '.join(known)}"
+        near = nearest(name, known)
+        hint = f"did you mean `{scheme}:{near}`?" if near else f"known are {', '.join(known)}"
         raise UserError(f"unknown reference `{scheme}:{name}`; {hint}")

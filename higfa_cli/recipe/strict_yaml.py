@@ -22,32 +22,33 @@ _RULES = (
         r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$",
         "-+.0123456789",
     ),
-    ("merge", r"^<<$", "<"),
 )
 
 # A recipe is a page or two. The parser takes about a second for this many characters.
 LONGEST = 200_000
-MOST_VALUES = 100_000
 
 _PLAIN = ("bool", "null", "int", "float", "str", "seq", "map")
 
 
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with the rules above and repeated keys refused."""
+class _Strict(yaml.BaseLoader):
+    """What every loader here refuses: anchors, aliases, repeated keys and keys that are no text."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
-    # Without the constructors of !!set, !!binary, !!timestamp and the like: what is read is JSON.
-    yaml_constructors: ClassVar[dict[str | None, Any]] = {
-        tag: constructor
-        for tag, constructor in yaml.SafeLoader.yaml_constructors.items()
-        if tag is None or tag.rpartition(":")[2] in _PLAIN
-    }
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        # A few lines of aliases of aliases stand for billions of values, or for themselves.
+        if getattr(event, "anchor", None) is not None:
+            raise yaml.composer.ComposerError(
+                None,
+                None,
+                f"anchors (&{event.anchor}) and aliases (*{event.anchor}) are refused; write the "
+                "values out",
+                event.start_mark,
+            )
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Hashable] = set()
+        seen: set[str] = set()
         for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise yaml.constructor.ConstructorError(
@@ -61,8 +62,24 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _Values(_Strict, yaml.SafeLoader):
+    """PyYAML's safe loader with the rules above."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
+    # Without the constructors of !!set, !!binary, !!timestamp and the like: what is read is JSON.
+    yaml_constructors: ClassVar[dict[str | None, Any]] = {
+        tag: constructor
+        for tag, constructor in yaml.SafeLoader.yaml_constructors.items()
+        if tag is None or tag.rpartition(":")[2] in _PLAIN
+    }
+
+
+class _Texts(_Strict):
+    """Every scalar is text, so that `747`, `No` and `1e3` stay class names."""
+
+
 class _Dumper(yaml.SafeDumper):
-    """Writes what `_Loader` reads back unchanged."""
+    """Writes what `_Values` reads back unchanged."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
         first: list(rules) for first, rules in yaml.SafeDumper.yaml_implicit_resolvers.items()
@@ -80,34 +97,34 @@ def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
 
 _Dumper.add_representer(str, _represent_text)
 for _tag, _pattern, _first in _RULES:
-    for _class in (_Loader, _Dumper):
+    for _class in (_Values, _Dumper):
         _class.add_implicit_resolver(
             f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first)
         )
 
 
 def parse_yaml(text: str, origin: str) -> Any:
-    """Parse YAML text; `origin` names it in errors.
+    """Parse a recipe's YAML text; `origin` names it in errors.
 
-    Raises RecipeError with the line for bad syntax, tags, repeated keys and non-text keys, an
-    alias that contains itself, and for text that is larger, with its aliases written out, than
-    any recipe.
+    Raises RecipeError with the line for bad syntax, tags, anchors, aliases, repeated keys and
+    non-text keys, and for text that is larger than any recipe.
     """
     if len(text) > LONGEST:
         raise RecipeError(
             f"{origin}: {len(text):,} characters are too many (at most {LONGEST:,}); long lists "
             "belong in a file of their own (data.split_file, data.class_words)"
         )
+    return _parse(text, origin, _Values)
+
+
+def parse_texts(text: str, origin: str) -> Any:
+    """As `parse_yaml`, every scalar being text, of any length."""
+    return _parse(text, origin, _Texts)
+
+
+def _parse(text: str, origin: str, loader: type[_Strict]) -> Any:
     try:
-        loader = _Loader(text)
-        try:
-            node = loader.get_single_node()
-            if node is None:
-                return None
-            _check_aliases(node)
-            return loader.construct_document(node)
-        finally:
-            loader.dispose()
+        return yaml.load(text, Loader=loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f", line {mark.line + 1}" if mark else ""
@@ -116,41 +133,6 @@ def parse_yaml(text: str, origin: str) -> Any:
         raise RecipeError(f"{origin}: nested too deeply; write it flatter") from None
     except (yaml.YAMLError, ValueError) as error:
         raise RecipeError(f"{origin}: not valid YAML: {_one_line(str(error))}") from None
-
-
-def _check_aliases(root: yaml.Node) -> None:
-    """Raise ConstructorError for an alias within itself, or aliases that multiply beyond bounds.
-
-    A few lines of aliases of aliases stand for billions of values, which whoever walks through
-    the result would meet one by one.
-    """
-    sizes: dict[int, int] = {}
-    open_nodes: set[int] = set()
-
-    def size(node: yaml.Node) -> int:
-        if not isinstance(node, yaml.CollectionNode):
-            return 1
-        if id(node) in open_nodes:
-            raise yaml.constructor.ConstructorError(
-                None, None, "an alias (*name) contains itself; write it out", node.start_mark
-            )
-        if id(node) not in sizes:
-            open_nodes.add(id(node))
-            pairs = isinstance(node, yaml.MappingNode)
-            inner = [one for pair in node.value for one in pair] if pairs else node.value
-            sizes[id(node)] = 1 + sum(size(one) for one in inner)
-            open_nodes.remove(id(node))
-        if sizes[id(node)] > MOST_VALUES:
-            raise yaml.constructor.ConstructorError(
-                None,
-                None,
-                f"with its aliases written out this is more than {MOST_VALUES:,} values; "
-                "write it without aliases",
-                node.start_mark,
-            )
-        return sizes[id(node)]
-
-    size(root)
 
 
 def dump_yaml(value: Any) -> str:

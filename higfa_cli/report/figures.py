@@ -6,18 +6,21 @@ Colours come from the page's style sheet, so a chart is readable in both colour 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from higfa_cli.artifacts.rows import TraceRow
 from higfa_cli.errors import UserError
 from higfa_cli.report.stats import Difference
 from higfa_cli.report.tables import Column, Table, number, significant
 
 WIDTH, HEIGHT = 360.0, 200.0
 LEFT, RIGHT, TOP, BOTTOM = 44.0, 10.0, 10.0, 34.0
+
+# Images that the bands are computed from, at most.
+SAMPLE = 10_000
 
 # trace key -> (title, symbol)
 SERIES = {
@@ -62,41 +65,66 @@ class Curves:
     images: int
 
 
-def read_curves(traces: Sequence[Mapping[str, Any]]) -> Curves:
-    """Aggregates trace rows (one per image, each a list per step) over images.
+def read_curves(traces: Iterable[TraceRow]) -> Curves | None:
+    """Aggregates the traces of finished images; None where there is none.
 
-    Values that are null are steps where the quantity does not exist.
+    Means are over all images, bands over at most `SAMPLE` of them: those of the lowest ids, which
+    are hashes and so a fair sample. No more traces than twice that are held at a time. Values that
+    are None are steps where the quantity does not exist.
 
     Raises:
-        UserError: rows of different step counts, so of different syntheses.
+        UserError: traces of different step counts, so of different syntheses.
     """
-    u = tuple(float(v) for v in traces[0]["u"])
-    if any(len(row["u"]) != len(u) or len(row[k]) != len(u) for row in traces for k in SERIES):
-        raise UserError(
-            "synthesize/traces mix syntheses of different steps; "
-            "draw the images again: higfa synthesize RECIPE --force"
-        )
-    arrays = {k: np.array([row[k] for row in traces], dtype=np.float64) for k in SERIES}
-    guided = np.isfinite(arrays["p"]).any(axis=0)
+    first: TraceRow | None = None
+    total = count = np.zeros(0)
+    sample: list[tuple[str, np.ndarray]] = []
+    images = 0
+    for row in traces:
+        first = first or row
+        columns = [getattr(row, key) for key in SERIES]
+        if not row.u or {len(column) for column in (row.u, *columns)} != {len(first.u)}:
+            raise UserError(
+                "synthesize/traces mix syntheses of different steps; "
+                "draw the images again: higfa synthesize RECIPE --force"
+            )
+        values = np.array(columns, dtype=np.float64)
+        present = np.isfinite(values)
+        total = np.where(present, values, 0.0) + (total if images else 0.0)
+        count = present + (count if images else 0)
+        images += 1
+        sample.append((row.id, values))
+        if len(sample) == 2 * SAMPLE:
+            sample = _lowest(sample)
+    if first is None:
+        return None
+    stack = np.stack([values for _, values in _lowest(sample)])
+    curves = tuple(
+        _curve(key, total[row], count[row], stack[:, row]) for row, key in enumerate(SERIES)
+    )
+    guided = count[list(SERIES).index("p")] > 0
     return Curves(
-        u=u,
-        sigma=tuple(float(v) for v in traces[0]["sigma"]),
-        curves=tuple(_curve(k, a) for k, a in arrays.items()),
+        u=first.u,
+        sigma=first.sigma,
+        curves=curves,
         switch=int(guided.argmax()) if guided.any() else None,
-        images=len(traces),
+        images=images,
     )
 
 
-def _curve(key: str, values: np.ndarray) -> Curve:
-    """Aggregates [images, steps]; NaN marks a missing value."""
+def _lowest(sample: list[tuple[str, np.ndarray]]) -> list[tuple[str, np.ndarray]]:
+    return sorted(sample, key=lambda entry: entry[0])[:SAMPLE]
+
+
+def _curve(key: str, total: np.ndarray, count: np.ndarray, sample: np.ndarray) -> Curve:
+    """Sum and number of all values by step, and a sample of images [images, steps]; NaN: none."""
     columns: list[tuple[float | None, float | None, float | None]] = []
-    for step in values.T:
-        present = step[np.isfinite(step)]
+    for step, values in enumerate(sample.T):
+        present = values[np.isfinite(values)]
         if present.size == 0:
             columns.append((None, None, None))
         else:
             low, high = np.quantile(present, [0.1, 0.9])
-            columns.append((float(present.mean()), float(low), float(high)))
+            columns.append((float(total[step] / count[step]), float(low), float(high)))
     mean, low_band, high_band = zip(*columns, strict=True)
     return Curve(key, mean, low_band, high_band)
 

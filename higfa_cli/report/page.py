@@ -11,10 +11,11 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from higfa_cli.artifacts.names import inert
+from higfa_cli.artifacts.records import FilterCounts, SynthesisCounts
+from higfa_cli.artifacts.results import ArmResult, Assessment, Calibration, Results
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.errors import UserError
-from higfa_cli.recipe.schema import Classifier
+from higfa_cli.recipe.schema import Recipe
 from higfa_cli.report import figures, wording
 from higfa_cli.report.stats import Prediction, paired_difference
 from higfa_cli.report.tables import (
@@ -31,6 +32,7 @@ from higfa_cli.report.tables import (
     number,
     significant,
 )
+from higfa_cli.text import inert
 
 Predictions = Mapping[str, Mapping[int, Sequence[Prediction]]]
 
@@ -79,86 +81,76 @@ class Exhibit:
 
 @dataclass(frozen=True)
 class Material:
-    """Everything the report is made from, as the stages wrote it; None or empty where absent."""
+    """Everything the report is made from; None, empty or 0 where absent.
 
-    recipe: Mapping[str, Any]
-    results: Mapping[str, Any]
+    `contours` of `sources` photos; `failed`: pictures that could not be drawn; `cost`, `device`:
+    of the synthesis.
+    """
+
+    recipe: Recipe
+    results: Results
     predictions: Predictions
-    contours: Sequence[Mapping[str, Any]]
-    calibration: Mapping[str, Any] | None
-    metadata: Sequence[Mapping[str, Any]]
+    contours: int
+    sources: int
+    calibration: Calibration | None
     gallery: Sequence[Exhibit]
-    traces: Sequence[Mapping[str, Any]]
-    cost: Mapping[str, Any] | None
-    filtered: Mapping[str, Any] | None
+    curves: figures.Curves | None
+    failed: int
+    cost: SynthesisCounts | None
+    device: str
+    filtered: FilterCounts | None
     commands: Sequence[str]
     versions: Mapping[str, str]
 
 
-def has_test(results: Mapping[str, Any]) -> bool:
-    return bool(results.get("counts", {}).get("test"))
-
-
-def is_guided(recipe: Mapping[str, Any]) -> bool:
-    """Whether any step of the recipe may consult the guide."""
-    return Classifier.model_validate(recipe["synthesize"]["classifier"]).consulted
-
-
-def read_arms(results: Mapping[str, Any], predictions: Predictions, seed: int) -> tuple[Arm, ...]:
+def read_arms(results: Results, predictions: Predictions, seed: int) -> tuple[Arm, ...]:
     """Arms with their paired difference from the arm `real`, in the order of the results.
 
     Raises:
-        UserError: no arm; predictions that contradict the results; arms of different test photos.
+        UserError: predictions that contradict the results; arms of different test photos.
     """
-    if not results.get("arms"):
-        raise UserError(
-            "train-downstream/results.json holds no arm; run: higfa train-downstream RECIPE --force"
-        )
-    test = has_test(results)
     arms = []
-    for arm in results["arms"]:
-        name = arm["name"]
+    for arm in results.arms:
         difference = None
-        if test:
-            _check_agreement(arm, predictions[name])
-            if name != REFERENCE and REFERENCE in predictions:
-                rng_seed = seed_for("report", "bootstrap", seed, name)
-                difference = paired_difference(predictions[REFERENCE], predictions[name], rng_seed)
-        arms.append(Arm(name, int(arm["synthetic_images"]), tuple(arm["runs"]), difference))
+        if results.has_test:
+            _check_agreement(arm, predictions[arm.name])
+            if arm.name != REFERENCE and REFERENCE in predictions:
+                rng_seed = seed_for("report", "bootstrap", seed, arm.name)
+                difference = paired_difference(
+                    predictions[REFERENCE], predictions[arm.name], rng_seed
+                )
+        arms.append(Arm(arm.name, arm.synthetic_images, arm.runs, difference))
     return tuple(arms)
 
 
-def _check_agreement(
-    arm: Mapping[str, Any], predictions: Mapping[int, Sequence[Prediction]]
-) -> None:
-    for run in arm["runs"]:
-        rows = predictions[run["seed"]]
+def _check_agreement(arm: ArmResult, predictions: Mapping[int, Sequence[Prediction]]) -> None:
+    for run in arm.runs:
+        rows = predictions[run.seed]
         accuracy = sum(p.correct for p in rows) / max(len(rows), 1)
-        if abs(accuracy - run["test_accuracy"]) > 5e-4:
+        if run.test_accuracy is None or abs(accuracy - run.test_accuracy) > 5e-4:
             raise UserError(
-                f"arm {arm['name']}, seed {run['seed']}: predictions.csv gives test accuracy "
-                f"{accuracy:.4f}, results.json {run['test_accuracy']:.4f}; "
+                f"arm {arm.name}, seed {run.seed}: its predictions give test accuracy "
+                f"{accuracy:.4f}, the results {number(run.test_accuracy, 4)}; "
                 "train again: higfa train-downstream RECIPE --force"
             )
 
 
-def calibration_table(calibration: Mapping[str, Any]) -> Table:
+def calibration_table(calibration: Calibration) -> Table:
     """Expected calibration error per noise level, before and after the temperature."""
 
-    def row(name: str, progress: float | None, level: Mapping[str, Any]) -> tuple[str, ...]:
-        accuracy = level.get("accuracy")
+    def row(name: str, progress: float | None, level: Assessment) -> tuple[str, ...]:
         return (
             name,
             number(progress, 2),
-            *(number(level.get(k), 3) for k in ("ece_before", "ece_after")),
-            number(None if accuracy is None else 100 * accuracy),
+            number(level.ece_before, 3),
+            number(level.ece_after, 3),
+            number(100 * level.accuracy),
         )
 
-    rows = [row(number(v["sigma"], 3), v["progress"], v) for v in calibration["levels"]]
-    if calibration.get("clean"):
-        rows.append(row("clean photos", None, calibration["clean"]))
-    source = "validation photos" if calibration["source"] == "val" else calibration["source"]
-    temperature = f"{calibration['temperature']:.3f}"
+    rows = [row(number(level.sigma, 3), level.progress, level) for level in calibration.levels]
+    rows.append(row("clean photos", None, calibration.clean))
+    source = "validation photos" if calibration.source == "val" else calibration.source
+    temperature = f"{calibration.temperature:.3f}"
     return Table(
         f"Expected calibration error (ECE, 0 is perfect) of the guide on {source} taken through "
         f"noise, denoiser and decoder, before and after dividing logits by T = {temperature}.",
@@ -173,55 +165,57 @@ def calibration_table(calibration: Mapping[str, Any]) -> Table:
     )
 
 
-def cost_table(cost: Mapping[str, Any]) -> Table:
+def cost_table(cost: SynthesisCounts, device: str) -> Table:
     """Cost of the sampling, without loading models and without the gallery's extra pictures."""
-    keys = {
-        "Seconds": "seconds_per_image",
-        "Denoiser evaluations": "denoiser_evaluations_per_image",
-        "Guide evaluations": "guide_evaluations_per_image",
+    per_image = {
+        "Seconds": cost.seconds_per_image,
+        "Denoiser evaluations": cost.denoiser_evaluations_per_image,
+        "Guide evaluations": cost.guide_evaluations_per_image,
     }
     return Table(
-        f"{int(cost['images']):,} pictures on {cost['device']} in {cost['dtype']}, "
-        f"batches of {cost['batch_size']}.",
+        f"{cost.images:,} pictures on {device} in {cost.dtype}, batches of {cost.batch_size}.",
         (Column("Cost", False), Column("Per image")),
-        tuple((name, significant(cost[key])) for name, key in keys.items()),
+        tuple((name, significant(value)) for name, value in per_image.items()),
     )
 
 
 def settings_table(material: Material) -> Table:
     """The recipe's choices that the results depend on most."""
-    recipe, s = material.recipe, material.recipe["synthesize"]
-    k, counts = s["classifier"], material.results.get("counts", {})
-    switch = f"u ≥ {k['switch']:g}"
-    if k["switch_sigma"] is not None:
-        switch = f"σ ≤ {k['switch_sigma']:g}"
-    splits = ", ".join(f"{counts[x]:,} {x}" for x in ("train", "val", "test") if counts.get(x))
-    sources = len({row["source"] for row in material.contours})
+    recipe, counts = material.recipe, material.results.counts.plain()
+    sampling, text, contour = recipe.sampling, recipe.guidance.text, recipe.guidance.contour
+    k = recipe.guidance.classifier
+    switch = f"u ≥ {k.switch:g}" if k.switch_sigma is None else f"σ ≤ {k.switch_sigma:g}"
+    splits = ", ".join(f"{count:,} {split}" for split, count in counts.items() if count)
+    contours = f"{material.contours:,} of {material.sources:,} photos"
     rows = [
-        ("Recipe", recipe["name"]),
+        ("Recipe", recipe.name),
         (
             "Recipe seed; training seeds",
-            f"{recipe['seed']}; {_list(recipe['downstream']['seeds'])}",
+            f"{recipe.seed}; {_list(recipe.downstream.seeds)}",
         ),
-        ("Classes", f"{len(material.results.get('classes', [])):,}"),
+        ("Classes", f"{len(material.results.classes):,}"),
         ("Photos", splits or "not recorded"),
-        ("Contours", f"{len(material.contours):,} of {sources:,} photos" if sources else "none"),
-        ("Contour extractor", recipe["contours"]["extractor"]),
-        ("Sampler", f"{s['scheduler']}, {s['steps']} steps, {s['size']} px, {s['composition']}"),
-        ("Models", f"{s['model']}; {s['controlnet']}"),
-        ("Text strength S_T, floor", f"{s['text']['scale']:g}, {s['text']['floor']:g}"),
-        ("Contour strength S_C, floor", f"{s['contour']['scale']:g}, {s['contour']['floor']:g}"),
+        ("Contours", contours if material.contours else "none"),
+        ("Contour extractor", recipe.contours.extractor),
+        (
+            "Sampler",
+            f"{sampling.scheduler}, {sampling.steps} steps, {recipe.size} px, "
+            f"{recipe.guidance.composition}",
+        ),
+        ("Models", f"{recipe.model.base}; {recipe.model.controlnet}"),
+        ("Text strength S_T, floor", f"{text.scale:g}, {text.floor:g}"),
+        ("Contour strength S_C, floor", f"{contour.scale:g}, {contour.floor:g}"),
         (
             "Classifier strength S_K, exponent, switch",
-            f"{k['scale']:g}, {k['gamma']:g}, {switch}; gradient {k['gradient']}, "
-            f"norm {k['grad_norm']}, modulation {k['modulation']}",
+            f"{k.scale:g}, {k.gamma:g}, {switch}; gradient {k.gradient}, norm {k.grad_norm}, "
+            f"modulation {k.modulation}",
         ),
-        ("Guide backbone", recipe["guide"]["backbone"]),
-        ("Filter", wording.filter_rules(recipe["filter"])),
+        ("Guide backbone", recipe.guide.backbone),
+        ("Filter", wording.filter_rules(recipe.filter)),
         (
             "Downstream classifier",
-            f"{recipe['downstream']['backbone']}, {recipe['downstream']['augment']} augmentation, "
-            f"replacement {recipe['downstream']['replacement']:g}",
+            f"{recipe.downstream.backbone}, {recipe.downstream.augment} augmentation, "
+            f"replacement {recipe.downstream.replacement:g}",
         ),
         *(((f"{name} version"), version) for name, version in sorted(material.versions.items())),
     ]
@@ -235,11 +229,9 @@ def _list(values: Sequence[int]) -> str:
 def page_context(material: Material) -> dict[str, Any]:
     """All that the templates show; sections without material carry None and a reason."""
     results, recipe = material.results, material.recipe
-    test = has_test(results)
-    arms = read_arms(results, material.predictions, recipe["seed"])
+    test, curves = results.has_test, material.curves
+    arms = read_arms(results, material.predictions, recipe.seed)
     arm = wording.main_arm(arms)
-    finished = [row for row in material.traces if not row.get("error")]
-    curves = figures.read_curves(finished) if finished else None
     by_class = None
     if arm and arm.difference:
         reference, other = (
@@ -248,22 +240,22 @@ def page_context(material: Material) -> dict[str, Any]:
         )
         by_class = class_table(reference, other, arm.name)
     return {
-        "name": recipe["name"],
+        "name": recipe.name,
         "test": test,
         "arms": arms,
         "headline": wording.headline(arms, test),
         "arms_table": arms_table(arms, test),
         "bars": figures.interval_bars([a.difference for a in arms]),
         "class_table": by_class,
-        "method": wording.verdict_method(arm, test, str(results.get("selection", "not recorded"))),
+        "method": wording.verdict_method(arm, test, results.chosen_by),
         "gallery": material.gallery,
         "picture_labels": tuple(PICTURES.values()),
-        "guide_off": not is_guided(recipe),
+        "guide_off": not recipe.guidance.consulted,
         "curves": curves,
         "charts": [figures.chart(c, curves) for c in curves.curves] if curves else [],
         "curves_table": figures.curves_table(curves) if curves else None,
         "calibration": calibration_table(material.calibration) if material.calibration else None,
-        "cost": cost_table(material.cost) if material.cost else None,
+        "cost": cost_table(material.cost, material.device) if material.cost else None,
         "filtered": wording.filter_sentence(material.filtered) if material.filtered else None,
         "settings": settings_table(material),
         "commands": material.commands,
@@ -275,19 +267,20 @@ def _limits(material: Material, arms: Sequence[Arm], test: bool) -> tuple[str, .
     return wording.limits(
         arms,
         test,
-        cross_validated=(material.calibration or {}).get("source") == "cross-validation",
-        failed=sum(bool(row.get("error")) for row in material.traces),
+        cross_validated=material.calibration is not None
+        and material.calibration.source == "cross-validation",
+        failed=material.failed,
         missing={
-            arm["name"]: len(arm["missing_classes"])
-            for arm in material.results["arms"]
-            if arm.get("missing_classes")
+            arm.name: len(arm.missing_classes)
+            for arm in material.results.arms
+            if arm.missing_classes
         },
         gallery=bool(material.gallery),
         confident=any(row.confidence is not None for row in material.gallery),
     )
 
 
-def render_html(context: Mapping[str, Any]) -> str:
+def render_html(context: Mapping[str, object]) -> str:
     env = _environment(autoescape=True, finalize=_finalize_html)
     env.globals.update(width=figures.WIDTH, height=figures.HEIGHT, chart_left=figures.LEFT)
     env.globals.update(
@@ -298,7 +291,7 @@ def render_html(context: Mapping[str, Any]) -> str:
     return env.get_template("report.html.j2").render(context)
 
 
-def render_markdown(context: Mapping[str, Any]) -> str:
+def render_markdown(context: Mapping[str, object]) -> str:
     # Escaping in `finalize` covers every expression, so that a template cannot forget it.
     env = _environment(autoescape=False, finalize=_finalize_markdown)
     env.filters.update(table=markdown_table, code=markdown_code)

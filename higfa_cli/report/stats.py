@@ -9,11 +9,12 @@ from typing import Literal
 import numpy as np
 
 from higfa_cli.errors import UserError
+from higfa_cli.report.bootstrap import difference_interval
 
-LEVEL = 0.95
-RESAMPLES = 10_000
+# Trainings of each arm without which nothing is called helped or hurt.
+FEWEST_SEEDS = 3
 
-VerdictKind = Literal["helped", "hurt", "no evidence"]
+VerdictKind = Literal["helped", "hurt", "no evidence", "no verdict"]
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,9 @@ class Prediction:
 class Difference:
     """Accuracy of an arm minus accuracy of the reference, in percentage points.
 
-    `low` and `high` bound the central 95 % of the bootstrap; `changed` counts the test photos on
-    which the arms differ in at least one seed; `per_seed` follows `seeds`.
+    `low` and `high` bound its 95 % interval over test photos and, with more than one seed, over the
+    luck of training; `changed` counts the test photos on which the arms differ in at least one
+    seed; `per_seed` follows `seeds`.
     """
 
     points: float
@@ -47,7 +49,12 @@ class Difference:
 
     @property
     def verdict(self) -> VerdictKind:
-        """`helped` if the interval is wholly above zero, `hurt` if wholly below it."""
+        """`helped` if the interval is wholly above zero, `hurt` if wholly below it.
+
+        `no verdict` below `FEWEST_SEEDS`, whatever the figures.
+        """
+        if len(self.seeds) < FEWEST_SEEDS:
+            return "no verdict"
         if self.low > 0:
             return "helped"
         return "hurt" if self.high < 0 else "no evidence"
@@ -64,12 +71,10 @@ def paired_difference(
     other: Mapping[int, Sequence[Prediction]],
     rng_seed: int,
 ) -> Difference | None:
-    """Paired bootstrap over test photos of the accuracy gained by `other`.
+    """The accuracy gained by `other`, over test photos and training seeds.
 
-    Both arguments map a training seed to its predictions. Each photo's gain is first averaged
-    over the seeds that both arms share, so that a photo and a seed are always compared with
-    themselves; then photos are drawn with replacement (`RESAMPLES` times) and the percentile
-    interval taken (Efron & Tibshirani, 1993, ch. 13). None where no seed is shared.
+    Both arguments map a training seed to its predictions; a photo and a seed are always compared
+    with themselves, over the seeds that both arms share. None where they share none.
 
     Raises:
         UserError: the two arms predicted different test photos.
@@ -78,20 +83,12 @@ def paired_difference(
     if not seeds:
         return None
     gains = np.stack([_gains(reference[s], other[s], reference[seeds[0]]) for s in seeds])
-    total = gains.sum(axis=0)
-    n = total.size
-    # Gains summed over seeds take few integer values, so drawing n photos with replacement is a
-    # multinomial draw of how often each value comes up: the same distribution, at no cost.
-    values, counts = np.unique(total, return_counts=True)
-    rng = np.random.default_rng(rng_seed)
-    sums = rng.multinomial(n, counts / n, size=RESAMPLES) @ values
-    scale = 100.0 / (n * len(seeds))
-    low, high = np.quantile(sums, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) * scale
+    points, low, high = (100 * figure for figure in difference_interval(gains, rng_seed))
     return Difference(
-        points=float(total.sum() * scale),
-        low=float(low),
-        high=float(high),
-        images=n,
+        points=points,
+        low=low,
+        high=high,
+        images=gains.shape[1],
         changed=int((gains != 0).any(axis=0).sum()),
         seeds=seeds,
         per_seed=tuple(float(row.mean() * 100) for row in gains),
@@ -102,9 +99,10 @@ def _gains(
     reference: Sequence[Prediction], other: Sequence[Prediction], order: Sequence[Prediction]
 ) -> np.ndarray:
     """[n] integers in -1, 0, 1: gain of `other` on each photo, in the order of `order`."""
-    first = {p.key: p for p in reference}
-    second = {p.key: p for p in other}
-    keys = [p.key for p in order]
+    # With its true class: that too must be the same for both.
+    first = {(p.key, p.true): p for p in reference}
+    second = {(p.key, p.true): p for p in other}
+    keys = [(p.key, p.true) for p in order]
     if (
         not keys
         or set(keys) != set(first)

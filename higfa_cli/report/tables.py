@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from higfa_cli.artifacts.names import inert
+from higfa_cli.artifacts.results import ArmRun
 from higfa_cli.report.stats import Difference, Prediction, class_accuracy, mean_std
+from higfa_cli.text import inert
 
 REFERENCE = "real"
 NONE = "–"
@@ -41,12 +42,12 @@ class Arm:
 
     name: str
     synthetic_images: int
-    runs: tuple[Mapping[str, Any], ...]
+    runs: tuple[ArmRun, ...]
     difference: Difference | None
 
     def spread(self, key: str) -> tuple[float, float | None] | None:
         """Mean and std over seeds of a run's value, None where any run lacks it."""
-        values = [run.get(key) for run in self.runs]
+        values = [getattr(run, key) for run in self.runs]
         if not values or any(v is None for v in values):
             return None
         return mean_std([float(v) for v in values if v is not None])
@@ -150,7 +151,7 @@ def markdown_escape(text: str) -> str:
     line = re.sub(r"([\\`*_\[\]|~#$])", r"\\\1", line)
     # A list item at the start of a line; addresses, which some renderers make links of.
     line = re.sub(r"^(\d*)([-+.)])(?= |$)", r"\1\\\2", line)
-    return re.sub(r"(?i):(?=//)|(?<=\bwww)\.", lambda found: f"&#{ord(found[0])};", line)
+    return re.sub(r"(?i):(?=//)|(?<=\bwww)\.", lambda match: f"&#{ord(match[0])};", line)
 
 
 def markdown_code(text: str) -> Verbatim:
@@ -237,8 +238,8 @@ def arms_csv(arms: Sequence[Arm]) -> str:
     """One row per arm, full precision; accuracies as fractions, differences in points."""
     rows = []
     for arm in arms:
-        row: dict[str, Any] = {"arm": arm.name, "synthetic_images": arm.synthetic_images}
-        row["seeds"] = " ".join(str(run["seed"]) for run in arm.runs)
+        row: dict[str, object] = {"arm": arm.name, "synthetic_images": arm.synthetic_images}
+        row["seeds"] = " ".join(str(run.seed) for run in arm.runs)
         for key in ("test_accuracy", "test_macro_f1", "val_accuracy", "seconds"):
             row[f"{key}_mean"], row[f"{key}_std"] = arm.spread(key) or (None, None)
         d = arm.difference

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from higfa_cli.report.stats import RESAMPLES, Difference
+from higfa_cli.artifacts.records import FilterCounts
+from higfa_cli.artifacts.rows import PictureFault
+from higfa_cli.recipe.classifiers import Filter
+from higfa_cli.report.bootstrap import RESAMPLES
+from higfa_cli.report.stats import FEWEST_SEEDS, Difference
 from higfa_cli.report.tables import REFERENCE, Arm, number
+from higfa_cli.text import plural
 
 HIGFA = "real+higfa"
 FEW_IMAGES = 100
@@ -16,14 +21,14 @@ _BEST_ON = (
     "The checkpoint of each training is the one best on {}; "
     "the test photos were read once, by that checkpoint."
 )
-SELECTION = {
+CHOSEN_BY = {
     "val": _BEST_ON.format("the validation photos"),
     "last": "No photos were kept aside for validation, so each training's last checkpoint is "
     "used; the test photos were read once.",
 }
 
 
-REJECTED = {
+REJECTED: dict[PictureFault, str] = {
     "confidence": "below the guide's confidence",
     "top_k": "not among the guide's first choices",
     "best_of": "less sure than another picture of the same photo",
@@ -37,10 +42,6 @@ class Headline:
     kind: Literal["helped", "hurt", "no-evidence", "none"]
     word: str
     sentence: str
-
-
-def plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def pictures_of(arm: Arm) -> str:
@@ -68,23 +69,27 @@ def headline(arms: Sequence[Arm], test: bool) -> Headline:
     span = f"95 % interval {number(d.low, sign=True)} to {number(d.high, sign=True)}"
     basis = f"{span}; {plural(len(d.seeds), 'seed')}, {plural(d.images, 'test photo')}"
     points, what = number(abs(d.points)), pictures_of(arm)
+    change = number(d.points, sign=True)
+    if d.verdict == "no verdict":
+        count = {1: "One seed", 2: "Two seeds"}[len(d.seeds)]
+        text = f"With {what}, test accuracy changed by {change} points ({basis})."
+        return Headline("none", f"{count}: no verdict", text)
     if d.verdict == "helped":
         text = f"With {what}, test accuracy rose by {points} points ({basis})."
         return Headline("helped", "Helped", text)
     if d.verdict == "hurt":
         text = f"With {what}, test accuracy fell by {points} points ({basis})."
         return Headline("hurt", "Hurt", text)
-    change = number(d.points, sign=True)
     text = (
         f"With {what}, test accuracy changed by {change} points, "
-        f"which these test photos cannot tell from zero ({basis})."
+        f"which these photos and seeds cannot tell from zero ({basis})."
     )
     return Headline("no-evidence", "No evidence", text)
 
 
-def verdict_method(arm: Arm | None, test: bool, selection: str) -> tuple[str, ...]:
+def verdict_method(arm: Arm | None, test: bool, chosen_by: str) -> tuple[str, ...]:
     """How the verdict came about, sentence by sentence."""
-    chosen = SELECTION.get(selection, _BEST_ON.format(selection))
+    chosen = CHOSEN_BY.get(chosen_by, _BEST_ON.format(chosen_by))
     if not test:
         return (
             "There is no test split, so no verdict is possible. The table shows accuracy on the "
@@ -100,11 +105,23 @@ def verdict_method(arm: Arm | None, test: bool, selection: str) -> tuple[str, ..
         f"photos: for each photo and seed, whether one arm is right where the other is wrong, "
         f"averaged over {plural(len(d.seeds), 'seed')}. "
         f"The {plural(d.images, 'photo')} are then drawn again with replacement {RESAMPLES:,} "
-        "times (seeded); the interval holds the central 95 % of the resampled differences.",
-        "Helped: the interval lies wholly above zero. Hurt: wholly below. Otherwise: no evidence.",
+        f"times (seeded){_luck(d)}; the interval holds the central 95 % of the resampled "
+        "differences.",
+        "Helped: the interval lies wholly above zero. Hurt: wholly below. Otherwise: no evidence. "
+        f"Below {FEWEST_SEEDS} training seeds there is no verdict.",
         f"n = {plural(d.images, 'test photo')}, of which {d.changed:,} were judged differently by "
         f"the two arms in at least one seed. Difference by seed: {_by_seed(d)}.",
         chosen,
+    )
+
+
+def _luck(d: Difference) -> str:
+    """What the interval makes of the luck of training."""
+    if len(d.seeds) == 1:
+        return ""
+    return (
+        f", and each time the luck of training is added: a draw of Student's t with "
+        f"{len(d.seeds) - 1} degrees of freedom, times the standard error of the seeds' differences"
     )
 
 
@@ -113,12 +130,12 @@ def _by_seed(d: Difference) -> str:
     return ", ".join(f"{number(points, sign=True)} (seed {seed})" for seed, points in pairs)
 
 
-def filter_sentence(counts: Mapping[str, Any]) -> str:
+def filter_sentence(counts: FilterCounts) -> str:
     """How many drawn pictures may train, and why the others may not."""
-    pictures, kept = counts["pictures"], counts["kept"]
+    pictures, kept = counts.pictures, counts.kept
     if kept == pictures:
         return f"The filter kept all {plural(pictures, 'drawn picture')}."
-    rejected = {reason: n for reason in REJECTED if (n := counts["rejected"].get(reason, 0))}
+    rejected = {reason: n for reason in REJECTED if (n := counts.rejected.get(reason, 0))}
     reasons = ", ".join(f"{count:,} {REJECTED[reason]}" for reason, count in rejected.items())
     several = " (some for more than one reason)" if sum(rejected.values()) > pictures - kept else ""
     return (
@@ -127,14 +144,14 @@ def filter_sentence(counts: Mapping[str, Any]) -> str:
     )
 
 
-def filter_rules(rules: Mapping[str, Any]) -> str:
+def filter_rules(rules: Filter) -> str:
     """What the recipe's filter asks of a picture."""
     asked = {
-        f"confidence ≥ {rules['confidence']:g}": rules["confidence"] > 0,
-        f"among the guide's first {rules['top_k']}": rules["top_k"] is not None,
-        f"best of {rules['best_of']}": rules["best_of"] > 1,
-        f"correlation with the source photo < {rules['duplicate']}": rules["duplicate"] is not None,
-        f"standard deviation ≥ {rules['constant']:g}": rules["constant"] > 0,
+        f"confidence ≥ {rules.confidence:g}": rules.confidence > 0,
+        f"among the guide's first {rules.top_k}": rules.top_k is not None,
+        f"best of {rules.best_of}": rules.best_of > 1,
+        f"correlation with the source photo < {rules.duplicate}": rules.duplicate is not None,
+        f"standard deviation ≥ {rules.constant:g}": rules.constant > 0,
     }
     return ", ".join(text for text, used in asked.items() if used) or "none"
 
@@ -150,50 +167,52 @@ def limits(
     confident: bool,
 ) -> tuple[str, ...]:
     """What the numbers above do not say."""
-    found: list[str] = []
+    sentences: list[str] = []
     arm = main_arm(arms)
     d = arm.difference if arm else None
     if d is not None:
-        advice = (
-            f"compare it with the spread over {len(d.seeds)} seeds in the table."
-            if len(d.seeds) > 1
-            else "a single seed says nothing about that; add some (`downstream.seeds`)."
-        )
-        found.append(
-            f"The interval covers the choice of test photos, not the luck of training: {advice}"
-        )
+        if len(d.seeds) == 1:
+            sentences.append(
+                "The interval covers the choice of test photos, not the luck of training."
+            )
+        if len(d.seeds) < FEWEST_SEEDS:
+            sentences.append(
+                f"A verdict takes at least {FEWEST_SEEDS} training seeds (`downstream.seeds`)."
+            )
         if min(d.per_seed) < 0 < max(d.per_seed):
-            found.append(
+            sentences.append(
                 "The seeds disagree: the difference is above zero in some, below in others."
             )
         if d.images < FEW_IMAGES:
-            found.append(
+            sentences.append(
                 f"With {d.images} test photos the interval is rough, and likely too narrow."
             )
     if sum(arm.name != REFERENCE for arm in arms) > 1:
-        found.append("Intervals are per arm; they are not corrected for comparing several arms.")
+        sentences.append(
+            "Intervals are per arm; they are not corrected for comparing several arms."
+        )
     if test:
-        found.append(
+        sentences.append(
             "A test split that is read again after every change of the recipe stops being a test; "
             "the verdict then looks better than it is."
         )
     if cross_validated:
-        found.append(
+        sentences.append(
             "The guide was calibrated by cross-validation, for lack of a validation split."
         )
     for name, count in missing.items():
-        found.append(f"{name}: no synthetic picture of {count:,} of the classes.")
+        sentences.append(f"{name}: no synthetic picture of {count:,} of the classes.")
     if failed:
-        found.append(f"{plural(failed, 'picture')} failed to draw and took no part.")
+        sentences.append(f"{plural(failed, 'picture')} failed to draw and took no part.")
     if gallery:
-        found.append(
+        sentences.append(
             "The gallery is a handful of pictures drawn by lot over the classes, not picked by "
             "eye; it shows what the sampler does, not how often."
         )
     if confident:
-        found.append(
+        sentences.append(
             "The guide's confidence is in the asked class and was itself pushed up by guidance, "
             "so it does not measure whether a picture shows that class."
         )
-    found.append("The results hold for this data, this backbone and this recipe.")
-    return tuple(found)
+    sentences.append("The results hold for this data, this backbone and this recipe.")
+    return tuple(sentences)

@@ -6,19 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from higfa_cli.artifacts.atomic import read_json
-from higfa_cli.artifacts.contained import checked_rows
+from higfa_cli.artifacts.artifact import read_rows
 from higfa_cli.artifacts.fingerprint import hash_file, hash_json, hash_tree
-from higfa_cli.artifacts.run_record import RECORD
+from higfa_cli.artifacts.rows import SelectionRow
+from higfa_cli.artifacts.stage_state import read_record
+from higfa_cli.artifacts.workspace import METADATA, Workspace
 from higfa_cli.errors import UserError
 from higfa_cli.stages.context import Context
 
 REAL = "real"
 OWN = "real+higfa"
-OWN_IMAGES = "synthesize/images"
-SELECTION = "filter/selection.jsonl"
 STAGE = "train-downstream"
-RESULTS = f"{STAGE}/results.json"
 
 
 @dataclass(frozen=True)
@@ -32,31 +30,32 @@ class Arm:
     folder: Path | None
     selection: Path | None = None
 
-    def source(self, workspace: Path) -> str | None:
+    def source(self, ws: Workspace) -> str | None:
         """The folder as recorded: the workspace's own is relative to it."""
         if self.folder is None:
             return None
-        return OWN_IMAGES if self.name == OWN else str(self.folder)
+        return ws.name(self.folder) if self.name == OWN else str(self.folder)
 
     def kept(self) -> frozenset[str] | None:
         """Names, relative to `folder`, of the pictures that passed the filter; None: unfiltered."""
         if self.selection is None:
             return None
-        rows = checked_rows(self.selection, {"file_name": str, "kept": bool})
-        return frozenset(row["file_name"] for row in rows if row["kept"])
+        rows = read_rows(self.selection, SelectionRow)
+        return frozenset(row.file_name for row in rows if row.kept)
 
-    def files(self) -> dict[str, str]:
+    def files(self, ws: Workspace) -> dict[str, str]:
         """Logical names and content hashes of the pictures, empty for real photos alone."""
         if self.folder is None:
             return {}
         kept = self.kept()
-        if kept is None:
+        if kept is None or self.selection is None:
             return {f"synthetic/{self.name}": hash_tree(self.folder)}
+        metadata = self.folder / METADATA
         return {
             # This file holds every picture's own hash.
-            f"{OWN_IMAGES}/metadata.jsonl": hash_file(self.folder / "metadata.jsonl"),
+            ws.name(metadata): hash_file(metadata),
             # Of the selection only the choice: other measures or reasons train the same classifier.
-            SELECTION: hash_json(sorted(kept)),
+            ws.name(self.selection): hash_json(sorted(kept)),
         }
 
 
@@ -72,9 +71,9 @@ def choose_arms(
     a name used twice.
     """
     found = [Arm(REAL, None)]
-    own = ctx.workspace / OWN_IMAGES
-    if (own / "metadata.jsonl").is_file():
-        found.append(Arm(OWN, own, ctx.workspace / SELECTION))
+    pictures = ctx.ws.synthesize
+    if pictures.metadata.is_file():
+        found.append(Arm(OWN, pictures.images, ctx.ws.filter.selection))
     found += [_parse(text) for text in synthetic] if synthetic else _remembered(ctx)
     names = [arm.name for arm in found]
     for name in names:
@@ -85,25 +84,25 @@ def choose_arms(
     if arms is not None:
         unknown = [name for name in arms if name not in names]
         if unknown:
-            raise _no_arm(unknown[0], names, own)
+            raise _no_arm(unknown[0], names, pictures.metadata)
         found = [arm for arm in found if arm.name in arms]
     _check_folders(found)
     if arms is not None:
         return tuple(found)
     if len(found) == 1:
         raise UserError(
-            f"{own / 'metadata.jsonl'} is missing, so there are no pictures to compare with: run "
+            f"{pictures.metadata} is missing, so there are no pictures to compare with: run "
             "`higfa synthesize` first, give --synthetic DIR, or train on the photos alone with "
             "--arm real"
         )
     return tuple(found)
 
 
-def _no_arm(name: str, names: Sequence[str], own: Path) -> UserError:
+def _no_arm(name: str, names: Sequence[str], metadata: Path) -> UserError:
     if name in (OWN, OWN.removeprefix(f"{REAL}+")) and OWN not in names:
         return UserError(
-            f"--arm {name}: {own / 'metadata.jsonl'} is missing, so there are no pictures to train "
-            "on: run `higfa synthesize` first"
+            f"--arm {name}: {metadata} is missing, so there are no pictures to train on: "
+            "run `higfa synthesize` first"
         )
     return UserError(f"--arm {name}: there is no such arm; arms are {', '.join(names)}", 2)
 
@@ -119,7 +118,7 @@ def _check_folders(arms: Sequence[Arm]) -> None:
         if arm.folder is not None and not arm.folder.is_dir():
             raise UserError(
                 f"arm {arm.name} of the last run: {arm.folder} is gone; restore it, give "
-                "--synthetic anew, or name the arms to train with --arm"
+                "--synthetic again, or name the arms to train with --arm"
             )
 
 
@@ -135,13 +134,10 @@ def _parse(text: str) -> Arm:
 
 
 def _remembered(ctx: Context) -> list[Arm]:
-    path = ctx.workspace / STAGE / RECORD
-    if not path.is_file():
-        return []
     try:
-        recorded = read_json(path).get("inputs", {}).get("parameters", {}).get("arms", {})
-    except (UserError, AttributeError):
-        # A broken record remembers nothing; the stage's own state reports it and runs anew.
+        recorded = read_record(ctx.ws.downstream.directory).inputs.parameters.get("arms")
+    except UserError:
+        # A broken record remembers nothing; the stage's own state reports it and runs again.
         return []
     named = recorded.items() if isinstance(recorded, dict) else ()
     return [

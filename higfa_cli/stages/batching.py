@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import psutil
 from accelerate.utils.memory import find_executable_batch_size
 
-from higfa_cli.artifacts.plan import PlanItem
+from higfa_cli.artifacts.rows import PlanItem
 from higfa_cli.errors import UserError
 from higfa_cli.models.architecture import architecture
+from higfa_cli.models.classifier import Classifier
 from higfa_cli.models.diffusion import DiffusionModel
-from higfa_cli.models.draw import schedule_of
+from higfa_cli.models.fake import Setup
 from higfa_cli.models.footprint import guided_step
-from higfa_cli.models.guide import Guide
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.drawing import draw_together
 
@@ -24,14 +23,14 @@ SHARE = 0.5
 
 
 def batch_size(ctx: Context, model: DiffusionModel, attempt: Callable[[int], None]) -> int:
-    """`synthesize.batch_size`; where it is `auto`, the largest power of two up to 32 that fits.
+    """`run.batch_size`; where it is `auto`, the largest power of two up to 32 that fits.
 
     On a GPU `attempt(size)` is tried; a device that kills the program instead of raising an error
     (CPU, MPS) is asked for its free memory, and a guided step's need is estimated.
 
     Raises UserError where not even one picture fits.
     """
-    asked = ctx.recipe.synthesize.batch_size
+    asked = ctx.recipe.run.batch_size
     if asked != "auto":
         return asked
     if model.device.type == "cuda":
@@ -64,27 +63,29 @@ def largest_that_runs(attempt: Callable[[int], None], start: int = LARGEST) -> i
         raise _too_large() from error
 
 
-def dearest_step(
-    ctx: Context, model: DiffusionModel, guide: Guide | None, item: PlanItem
+def costliest_step(
+    ctx: Context, model: DiffusionModel, guide: Classifier | None, item: PlanItem
 ) -> Callable[[int], None]:
     """Draw so many copies of `item` in one step that is guided if any is, and decode them."""
-    settings = model.settings.model_copy(update={"steps": 1, "conditioning_interval": (0.0, 1.0)})
-    switch = 1.0 if guide is None else 0.0
-    schedule = replace(schedule_of(settings), switch=switch, switch_sigma=None)
+    # The first step from pure noise is never guided: then the second of two is.
+    steps = 1 if model.solver(1).levels[0].alpha > 0 else 2
+    changes = {"steps": steps, "conditioning_interval": (0.0, 1.0)}
+    sampling = model.sampling.model_copy(update=changes)
+    guidance = ctx.recipe.guidance.switched(1.0 if guide is None else 0.0)
 
     def attempt(size: int) -> None:
-        draw_together(ctx, model.with_settings(settings), guide, schedule, [item] * size)
+        draw_together(ctx, model.with_sampling(sampling), guide, guidance, [item] * size)
 
     return attempt
 
 
 def _largest_by_estimate(ctx: Context) -> int:
-    settings = ctx.recipe.synthesize
+    setup, guide = Setup.of(ctx.recipe), ctx.recipe.guide
     room = psutil.virtual_memory().available * SHARE
-    known = architecture(settings, ctx.base)
+    known = architecture(setup.model, ctx.base)
     size = LARGEST
     while size >= 1:
-        need = guided_step(known, settings, size, ctx.recipe.guide.image_size)
+        need = guided_step(known, setup, size, guide.image_size, guide.backbone)
         if need.peak - need.weights <= room:
             return size
         size //= 2
@@ -93,7 +94,7 @@ def _largest_by_estimate(ctx: Context) -> int:
 
 def _too_large() -> UserError:
     return UserError(
-        "not even one picture fits in this device's memory; set synthesize.gradient_autoencoder "
-        "to a tiny autoencoder, synthesize.memory.gradient_checkpointing: true or "
-        "synthesize.memory.cpu_offload: true"
+        "not even one picture fits in this device's memory; set model.gradient_autoencoder "
+        "to a tiny autoencoder, run.memory.gradient_checkpointing: true or "
+        "run.memory.cpu_offload: true"
     )

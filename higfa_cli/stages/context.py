@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from higfa_cli.artifacts.names import class_dir
+from higfa_cli.artifacts.class_folders import class_dir
+from higfa_cli.artifacts.workspace import Workspace
+from higfa_cli.data.dataset import Dataset, list_photos
+from higfa_cli.data.layouts.common import Listing
+from higfa_cli.data.rejected import Rejected
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.load import LoadedRecipe
 from higfa_cli.recipe.schema import Recipe
@@ -47,6 +52,21 @@ class Context:
     workspace: Path
     progress: Progress = field(default_factory=Silent)
     force: bool = False
+
+    @cached_property
+    def listing(self) -> Listing:
+        """All files that should be photos, looked for once. Raises UserError as `list_photos`."""
+        return list_photos(self.recipe.data, self.base)
+
+    @cached_property
+    def photos(self) -> dict[Rejected, Dataset]:
+        """The usable photos, by what was found unusable; filled by `load_photos`."""
+        return {}
+
+    @property
+    def ws(self) -> Workspace:
+        """Where each artifact lies."""
+        return Workspace(self.workspace)
 
     def stage_dir(self, stage: str) -> Path:
         """Folder of a stage's artifacts."""

@@ -7,42 +7,42 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from higfa_cli.artifacts.atomic import write_bytes, write_jsonl
+from higfa_cli.artifacts.artifact import write_rows
+from higfa_cli.artifacts.atomic import write_bytes
+from higfa_cli.artifacts.class_folders import class_dir, class_dirs
 from higfa_cli.artifacts.fingerprint import hash_bytes, hash_file, hash_json
-from higfa_cli.artifacts.names import class_dir, class_dirs
+from higfa_cli.artifacts.records import ContourCounts, PhotoCounts
+from higfa_cli.artifacts.rows import PHOTO_FAULTS, ContourRow, RejectedRow, TransformRecord
 from higfa_cli.artifacts.run_record import StageInputs, StageRun, stage_run
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.contour.extract import edge_fraction, extract
-from higfa_cli.contour.transform import TransformRecord, apply_transform, draw_transform
-from higfa_cli.data.dataset import Dataset, Sample, class_words, list_photos, load_dataset
+from higfa_cli.contour.transform import apply_transform, draw_transform
+from higfa_cli.data.dataset import Dataset, Sample, class_words
 from higfa_cli.data.images import encode_png
-from higfa_cli.data.listing import SPLITS, Listing, Row, check_rows, plain_name
-from higfa_cli.data.quarantine import (
-    REASONS,
-    REJECTED,
+from higfa_cli.data.layouts.common import SPLITS, Listing, Row, check_rows, plain_name
+from higfa_cli.data.rejected import (
     Rejected,
-    Rejection,
     check_share,
     file_state,
     fingerprint,
     first_of,
     leave_out,
     read_rejected,
+    rejection,
     scan,
     still_rejected,
     write_rejected,
 )
 from higfa_cli.errors import UserError
-from higfa_cli.recipe.schema import Contours
+from higfa_cli.recipe.contours import Contours
 from higfa_cli.stages.context import Context
-from higfa_cli.stages.photos import rejected_path
+from higfa_cli.stages.photos import usable_photos
+from higfa_cli.stages.summaries import ContoursSummary
 
 NAME = "contours"
-MANIFEST = "manifest.jsonl"
 # Raised whenever the same inputs would give other files.
 VERSION = 2
 _LONGEST_STEM = 120
@@ -52,7 +52,7 @@ def inputs(ctx: Context) -> StageInputs:
     """What the contours depend on: their keys, the seed, and the content of all photos.
 
     Raises UserError when the data is missing or broken, has no images in a wanted split, or when
-    more photos are known to be bad than the recipe allows (`ctx.force`: look at them anew).
+    more photos are known to be bad than the recipe allows (`ctx.force`: look at them again).
     """
     listing = _found(ctx)
     if not ctx.force:
@@ -60,7 +60,7 @@ def inputs(ctx: Context) -> StageInputs:
     return _inputs(ctx, listing)
 
 
-def run(ctx: Context) -> dict[str, Any]:
+def run(ctx: Context) -> ContoursSummary:
     """Write `images/<class>/<stem>-<k>.png`, `manifest.jsonl` and `rejected.jsonl`.
 
     Every photo of every split is decoded first; those that cannot be used are listed with their
@@ -75,31 +75,30 @@ def run(ctx: Context) -> dict[str, Any]:
             class without a usable training photo, or without a single contour.
     """
     listing = _found(ctx)
-    directory, recipe = ctx.stage_dir(NAME), ctx.recipe.contours
-    with stage_run(directory, _inputs(ctx, listing), ctx.recipe) as stage:
+    files, recipe = ctx.ws.contours, ctx.recipe.contours
+    with stage_run(files.directory, _inputs(ctx, listing), ctx.recipe) as stage:
         rejected = scan(listing, ctx.recipe.data.crop_bottom, partial(_track, ctx))
-        _list(stage, rejected)
-        known = Rejected(rejected_path(ctx), tuple(rejected))
-        dataset = load_dataset(ctx.recipe.data, ctx.base, ctx.recipe.seed, known)
+        _list(ctx, stage, rejected)
+        known = Rejected(files.rejected, tuple(rejected))
+        dataset = usable_photos(ctx, known)
         samples = [sample for split in recipe.splits for sample in dataset.of(split)]
         rows, edgeless = _extract(ctx, samples, stage)
         rejected += edgeless
-        _list(stage, rejected)
+        _list(ctx, stage, rejected)
         check_share(rejected, len(listing.rows), ctx.recipe.data.max_bad, known.path)
         _check_classes(samples, rows, recipe)
-        write_jsonl(directory / MANIFEST, rows)
-        stage.output(directory / MANIFEST)
+        write_rows(files.manifest, rows)
+        stage.output(files.manifest)
         found = len(listing.rows)
-        photos = {"found": found, "accepted": found - len(rejected), "rejected": len(rejected)}
+        photos = PhotoCounts(found=found, accepted=found - len(rejected), rejected=len(rejected))
         sources = len(samples) - len(edgeless)
-        stage.counts |= {"images": len(rows), "sources": sources, "photos": photos}
+        stage.counts = ContourCounts(images=len(rows), sources=sources, photos=photos)
     if rejected:
         ctx.progress.note(
             f"warning: {len(rejected)} of {found} photos were left out: {first_of(rejected)}; "
             f"reasons in {known.path}"
         )
-    about = {"photos": photos, "rejected": _by_reason(rejected), "rejected_list": str(known.path)}
-    return _summary(directory, dataset, rows, sources) | about
+    return _summary(ctx, dataset, rows, rejected, sources, photos)
 
 
 def _found(ctx: Context) -> Listing:
@@ -108,7 +107,7 @@ def _found(ctx: Context) -> Listing:
     splits = recipe.contours.splits
     if not splits or len(set(splits)) < len(splits):
         raise UserError("contours.splits must name each wanted split once, for example [train]")
-    listing = list_photos(recipe.data, ctx.base)
+    listing = ctx.listing
     plain = [row for row in listing.rows if plain_name(row.key)]
     check_rows(plain, str(listing.root))
     class_words(recipe.data, ctx.base, sorted({row.cls for row in plain}))
@@ -124,7 +123,7 @@ def _found(ctx: Context) -> Listing:
 
 def _check_known(ctx: Context, listing: Listing) -> None:
     """What an earlier run has listed holds for this one too, as long as the files are the same."""
-    data, known = ctx.recipe.data, read_rejected(rejected_path(ctx))
+    data, known = ctx.recipe.data, read_rejected(ctx.ws.contours.rejected)
     leave_out(listing, known, data.crop_bottom, data.max_bad)
     unusable = still_rejected(listing, known.rows, data.crop_bottom)
     listed = {row.key for row in listing.rows}
@@ -141,7 +140,9 @@ def _check_known(ctx: Context, listing: Listing) -> None:
 def _edge_state(ctx: Context, path: Path) -> str:
     """Whether a photo has edges depends on the file, and on how they are extracted and moved."""
     recipe = ctx.recipe
-    settings = hash_json([VERSION, recipe.seed, recipe.contours.model_dump(mode="json")])
+    settings = hash_json(
+        [VERSION, recipe.seed, recipe.size, recipe.contours.model_dump(mode="json")]
+    )
     return f"{file_state(path, recipe.data.crop_bottom)}, contours {settings[:16]}"
 
 
@@ -156,8 +157,9 @@ def _inputs(ctx: Context, listing: Listing) -> StageInputs:
         parameters={
             "version": VERSION,
             "seed": recipe.seed,
+            "size": recipe.size,
             "contours": recipe.contours.model_dump(mode="json"),
-            "data": recipe.data.model_dump(mode="json", include={"layout", "shots", "crop_bottom"}),
+            "data": recipe.data.choices(),
         },
         files={
             f"data/{split}": fingerprint(listing.root, rows) for split, rows in by_split.items()
@@ -169,47 +171,46 @@ def _track(ctx: Context, rows: Sequence[Row]) -> Iterator[Row]:
     return ctx.progress.track(rows, "checking photos", total=len(rows))
 
 
-def _list(stage: StageRun, rejected: Sequence[Rejection]) -> None:
-    write_rejected(stage.directory / REJECTED, rejected)
-    stage.output(stage.directory / REJECTED)
+def _list(ctx: Context, stage: StageRun, rejected: Sequence[RejectedRow]) -> None:
+    write_rejected(ctx.ws.contours.rejected, rejected)
+    stage.output(ctx.ws.contours.rejected)
 
 
 def _extract(
     ctx: Context, samples: Sequence[Sample], stage: StageRun
-) -> tuple[list[dict[str, Any]], list[Rejection]]:
+) -> tuple[list[ContourRow], list[RejectedRow]]:
     """Write the contours of the photos; returns their manifest rows, and the photos without any."""
-    recipe, stems = ctx.recipe, _stems(samples)
+    recipe, stems, files = ctx.recipe, _stems(samples), ctx.ws.contours
     folders = class_dirs(sample.cls for sample in samples)
-    rows: list[dict[str, Any]] = []
-    edgeless: list[Rejection] = []
+    rows: list[ContourRow] = []
+    edgeless: list[RejectedRow] = []
     for sample in ctx.progress.track(samples, NAME, total=len(samples)):
         try:
-            drawn = _contours_of(sample, recipe.contours, recipe.seed)
+            drawn = _contours_of(sample, recipe.contours, recipe.size, recipe.seed)
         except _NoEdgesError as error:
+            photo = Row(sample.key, sample.cls, sample.split)
             state = _edge_state(ctx, sample.path)
-            edgeless.append(
-                Rejection(sample.key, sample.cls, sample.split, "no-edges", str(error), state)
-            )
+            edgeless.append(rejection(photo, "no-edges", str(error), state))
             continue
         source_sha256 = hash_file(sample.path)
         for index, (moved, record) in enumerate(drawn):
             png = encode_png(moved)
-            name = f"images/{folders[sample.cls]}/{stems[sample.key]}-{index}.png"
-            write_bytes(stage.directory / name, png)
-            stage.output(stage.directory / name)
+            path = files.image(folders[sample.cls], stems[sample.key], index)
+            write_bytes(path, png)
+            stage.output(path)
             rows.append(
-                {
-                    "file_name": name,
-                    "class": sample.cls,
-                    "class_id": sample.class_id,
-                    "source": sample.key,
-                    "source_sha256": source_sha256,
-                    "split": sample.split,
-                    "index": index,
-                    "transform": record.to_dict(),
-                    "edge_fraction": edge_fraction(moved),
-                    "sha256": hash_bytes(png),
-                }
+                ContourRow(
+                    file_name=files.name(path),
+                    cls=sample.cls,
+                    class_id=sample.class_id,
+                    source=sample.key,
+                    source_sha256=source_sha256,
+                    split=sample.split,
+                    index=index,
+                    transform=record,
+                    edge_fraction=edge_fraction(moved),
+                    sha256=hash_bytes(png),
+                )
             )
     return rows, edgeless
 
@@ -219,10 +220,10 @@ class _NoEdgesError(Exception):
 
 
 def _contours_of(
-    sample: Sample, recipe: Contours, seed: int
+    sample: Sample, recipe: Contours, size: int, seed: int
 ) -> list[tuple[np.ndarray, TransformRecord]]:
     """The transformed contours of one photo."""
-    contour = extract(sample.read(), recipe)
+    contour = extract(sample.read(), recipe, size)
     if not contour.any():
         raise _NoEdgesError("its contour is empty")
     drawn = []
@@ -239,11 +240,9 @@ def _contours_of(
     return drawn
 
 
-def _check_classes(
-    samples: Sequence[Sample], rows: Sequence[dict[str, Any]], recipe: Contours
-) -> None:
+def _check_classes(samples: Sequence[Sample], rows: Sequence[ContourRow], recipe: Contours) -> None:
     """A class of which nothing could be drawn is an error, not a shorter run."""
-    drawn = {row["class"] for row in rows}
+    drawn = {row.cls for row in rows}
     for sample in samples:
         if sample.cls not in drawn:
             raise UserError(
@@ -252,9 +251,9 @@ def _check_classes(
             )
 
 
-def _by_reason(rejected: Sequence[Rejection]) -> dict[str, int]:
-    counts = Counter(one.reason for one in rejected)
-    return {reason: counts[reason] for reason in REASONS if counts[reason]}
+def _by_reason(rejected: Sequence[RejectedRow]) -> dict[str, int]:
+    counts = Counter(row.reason for row in rejected)
+    return {reason: counts[reason] for reason in PHOTO_FAULTS if counts[reason]}
 
 
 def _more_edges(recipe: Contours) -> str:
@@ -281,15 +280,20 @@ def _stems(samples: Sequence[Sample]) -> dict[str, str]:
 
 
 def _summary(
-    directory: Path, dataset: Dataset, rows: Sequence[dict[str, Any]], sources: int
-) -> dict[str, Any]:
-    fractions = [row["edge_fraction"] for row in rows]
-    drawn = {row["source"]: row["split"] for row in rows}
+    ctx: Context,
+    dataset: Dataset,
+    rows: Sequence[ContourRow],
+    rejected: Sequence[RejectedRow],
+    sources: int,
+    photos: PhotoCounts,
+) -> ContoursSummary:
+    fractions = [row.edge_fraction for row in rows]
+    splits: dict[str, str] = {row.source: row.split for row in rows}
     return {
         "stage": NAME,
-        "directory": str(directory),
+        "directory": str(ctx.ws.contours.directory),
         "classes": len(dataset.classes),
-        "splits": dict(Counter(drawn.values())),
+        "splits": dict(Counter(splits.values())),
         "sources": sources,
         "images": len(rows),
         "edge_fraction": {
@@ -297,4 +301,7 @@ def _summary(
             "mean": sum(fractions) / len(fractions),
             "max": max(fractions),
         },
+        "photos": photos.plain(),
+        "rejected": _by_reason(rejected),
+        "rejected_list": str(ctx.ws.contours.rejected),
     }

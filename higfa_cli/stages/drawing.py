@@ -5,69 +5,48 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from higfa_cli.artifacts.contained import checked_rows, contained
+from higfa_cli.artifacts.artifact import read_rows
 from higfa_cli.artifacts.fingerprint import hash_file
-from higfa_cli.artifacts.plan import PlanItem, make_plan
+from higfa_cli.artifacts.plan import make_plan
+from higfa_cli.artifacts.rows import ContourRow, PlanItem
+from higfa_cli.artifacts.safe_paths import contained
 from higfa_cli.data.images import fit_square, read_image
 from higfa_cli.data.prompt_bank import negative_for, prompts_for
 from higfa_cli.errors import UserError
-from higfa_cli.method.schedule import StrengthSchedule
+from higfa_cli.method.guidance import Guidance
 from higfa_cli.models.backoff import in_parts_that_fit
+from higfa_cli.models.classifier import Classifier, check_classes, load_classifier
 from higfa_cli.models.device import resolve_device
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import Drawn, draw
-from higfa_cli.models.guide import Guide, check_classes, load_guide
 from higfa_cli.models.loading import load_pipeline
-from higfa_cli.models.text import cut_off_classes
+from higfa_cli.models.text import cut_off_classes, tokens_read
 from higfa_cli.stages.context import Context
+from higfa_cli.stages.inputs import guide_path, manifest_path
 from higfa_cli.stages.photos import load_photos
 
-_CONTOUR: dict[str, type] = {
-    "file_name": str,
-    "class": str,
-    "class_id": int,
-    "source": str,
-    "source_sha256": str,
-    "index": int,
-    "transform": dict,
-    "sha256": str,
-}
-
-
-# Classes whose cut prompts are told of one by one, and how much of each end of a prompt is shown.
+# Classes whose cut prompts are named one by one, and how much of each end of a prompt is shown.
 WARNED = 5
 SHOWN = 60
-
-
-def is_guided(ctx: Context) -> bool:
-    """Whether any step of the recipe consults the guide (`switch: 1` keeps it off)."""
-    return ctx.recipe.synthesize.classifier.consulted
 
 
 def plan(ctx: Context) -> tuple[PlanItem, ...]:
     """All pictures of the recipe in drawing order, not yet in batches.
 
     Raises:
-        UserError: no contours, a class without words or prompts, or contours of another size.
+        UserError: no contours, or a class without words or prompts.
     """
-    settings = ctx.recipe.synthesize
     rows = contour_rows(ctx)
-    if ctx.recipe.contours.size != settings.size:
-        raise UserError(
-            f"contours.size is {ctx.recipe.contours.size} but synthesize.size is {settings.size}; "
-            "set both to the same value"
-        )
     return make_plan(
         rows,
-        class_prompts(ctx, {row["class"] for row in rows}),
-        negative_for(settings.prompts, ctx.base),
-        settings.per_contour,
+        class_prompts(ctx, {row.cls for row in rows}),
+        negative_for(ctx.recipe.prompts, ctx.base),
+        ctx.recipe.pictures.per_contour,
         ctx.recipe.seed,
     )
 
@@ -77,20 +56,20 @@ def class_prompts(ctx: Context, classes: Iterable[str]) -> dict[str, tuple[str, 
 
     Raises UserError for a class without words, or a prompt bank that is missing or broken.
     """
-    prompts = prompts_for(ctx.recipe.synthesize.prompts, load_photos(ctx).words, ctx.base)
+    prompts = prompts_for(ctx.recipe.prompts, load_photos(ctx).words, ctx.base)
     return {name: prompts[name] for name in classes}
 
 
-def contour_rows(ctx: Context) -> list[dict[str, Any]]:
+def contour_rows(ctx: Context) -> list[ContourRow]:
     """Rows of the contours' manifest. Raises UserError: missing, broken, or of other classes."""
     path = manifest_path(ctx)
-    rows = checked_rows(path, _CONTOUR)
+    rows = read_rows(path, ContourRow)
     classes = load_photos(ctx).classes
     for row in rows:
-        if not 0 <= row["class_id"] < len(classes) or classes[row["class_id"]] != row["class"]:
+        if row.class_id >= len(classes) or classes[row.class_id] != row.cls:
             raise UserError(
-                f"{path}: class `{row['class'][:80]}` with id {row['class_id']} is not so in the "
-                "data; run `higfa contours --force`"
+                f"{path}: class `{row.cls[:80]}` with id {row.class_id} is not so in the data; "
+                "run `higfa contours --force`"
             )
     return rows
 
@@ -100,19 +79,22 @@ def prompts_of(items: Iterable[PlanItem]) -> set[str]:
     return {text for item in items for text in (item.prompt, item.negative)}
 
 
-def load(ctx: Context, items: Sequence[PlanItem]) -> tuple[DiffusionModel, Guide | None]:
+def load(ctx: Context, items: Sequence[PlanItem]) -> tuple[DiffusionModel, Classifier | None]:
     """The diffusion model, ready for the items' prompts, and the guide where it is consulted.
 
-    A prompt that the text encoders cut off is told of, by class.
+    A prompt that the text encoders cut off is warned about, by class.
     """
-    guide = load_steering(ctx) if is_guided(ctx) else None
+    guide = load_steering(ctx) if ctx.recipe.guidance.consulted else None
     return load_model(ctx, items), guide
 
 
 def load_model(ctx: Context, items: Sequence[PlanItem]) -> DiffusionModel:
     """The diffusion model, ready for the items' prompts."""
-    device = resolve_device(ctx.recipe.device)
-    model = load_pipeline(ctx.recipe.synthesize, ctx.base, device, prompts_of(items))
+    recipe, device = ctx.recipe, resolve_device(ctx.recipe.run.device)
+    prompts = prompts_of(items)
+    model = load_pipeline(
+        recipe.model, recipe.run, recipe.sampling, recipe.size, ctx.base, device, prompts
+    )
     by_class: dict[str, set[str]] = defaultdict(set)
     for item in items:
         by_class[item.cls].add(item.prompt)
@@ -124,11 +106,12 @@ def warn_of_cut_prompts(
     ctx: Context, model: DiffusionModel, prompts: dict[str, list[str]]
 ) -> dict[str, str]:
     """Tell of the classes (with their prompts) that the text encoders do not read to the end."""
-    cut = cut_off_classes(model.prompts.tokenizers, prompts)
+    tokenizers = model.prompts.tokenizers
+    cut, limit = cut_off_classes(tokenizers, prompts), tokens_read(tokenizers)
     for cls, prompt in list(cut.items())[:WARNED]:
         shown = prompt if len(prompt) <= 2 * SHOWN else f"{prompt[:SHOWN]} ... {prompt[-SHOWN:]}"
         ctx.progress.note(
-            f"warning: class {cls}: the text encoder reads 77 tokens and cuts the end of this "
+            f"warning: class {cls}: the text encoder reads {limit} tokens and cuts the end of this "
             f"prompt off: {shown}"
         )
     if len(cut) > WARNED:
@@ -136,9 +119,9 @@ def warn_of_cut_prompts(
     return cut
 
 
-def load_steering(ctx: Context) -> Guide:
+def load_steering(ctx: Context) -> Classifier:
     """The guide, its classes checked. Raises UserError when it is missing or of other classes."""
-    guide = load_guide(guide_path(ctx), resolve_device(ctx.recipe.device))
+    guide = load_classifier(guide_path(ctx), resolve_device(ctx.recipe.run.device))
     check_classes(guide, load_photos(ctx).classes)
     return guide
 
@@ -146,15 +129,15 @@ def load_steering(ctx: Context) -> Guide:
 def draw_together(
     ctx: Context,
     model: DiffusionModel,
-    guide: Guide | None,
-    schedule: StrengthSchedule,
+    guide: Classifier | None,
+    guidance: Guidance,
     items: Sequence[PlanItem],
 ) -> list[Drawn]:
     """Draw plan items as one batch."""
     return draw(
         model,
         guide,
-        schedule,
+        guidance,
         [item.prompt for item in items],
         items[0].negative,
         torch.stack([read_contour(ctx, item) for item in items]),
@@ -166,8 +149,8 @@ def draw_together(
 def draw_items(
     ctx: Context,
     model: DiffusionModel,
-    guide: Guide | None,
-    schedule: StrengthSchedule,
+    guide: Classifier | None,
+    guidance: Guidance,
     items: Sequence[PlanItem],
 ) -> list[Drawn]:
     """Draw plan items as one batch, or in halves of it where the device has no room.
@@ -176,41 +159,32 @@ def draw_items(
     """
     drawn = in_parts_that_fit(
         items,
-        lambda part: draw_together(ctx, model, guide, schedule, part),
+        lambda part: draw_together(ctx, model, guide, guidance, part),
         lambda item: Drawn(None, {}, "out of memory", 1),
     )
     smallest = min(one.effective_batch for one in drawn)
     if smallest < len(items):
         ctx.progress.note(
             f"out of memory: {len(items)} pictures were drawn in parts, down to {smallest}; "
-            f"a smaller synthesize.batch_size saves the failed attempts"
+            f"a smaller run.batch_size saves the failed attempts"
         )
     return drawn
 
 
 def read_contour(ctx: Context, item: PlanItem) -> Tensor:
     """[1, S, S] in [0, 1]; the file must be the one that the manifest recorded."""
-    path = contained(ctx.stage_dir("contours"), item.contour, "contours/manifest.jsonl")
-    if not path.is_file() or hash_file(path) != item.contour_sha256:
-        raise UserError(f"{path} is missing or was changed; run `higfa contours` again")
-    grey = fit_square(read_image(path), ctx.recipe.synthesize.size, pad="zero")[..., 0]
+    picture = read_image(contour_path(ctx, item))
+    grey = fit_square(picture, ctx.recipe.size, pad="zero")[..., 0]
     return torch.from_numpy(np.ascontiguousarray(grey))[None].float() / 255
 
 
-def manifest_path(ctx: Context) -> Path:
-    """The contours' manifest. Raises UserError when it is missing."""
-    path = ctx.stage_dir("contours") / "manifest.jsonl"
-    if not path.is_file():
-        raise UserError(f"{path} is missing; run `higfa contours` first")
-    return path
+def contour_path(ctx: Context, item: PlanItem) -> Path:
+    """A plan item's contour; the file must be the one that the manifest recorded.
 
-
-def guide_path(ctx: Context) -> Path:
-    """The guide's checkpoint. Raises UserError when it is missing."""
-    path = ctx.stage_dir("finetune-guide") / "guide.safetensors"
-    if not path.is_file():
-        raise UserError(
-            f"{path} is missing; run `higfa finetune-guide` first, or switch the guide off with "
-            "--set synthesize.classifier.switch=1"
-        )
+    Raises UserError where it is gone, was changed, or lies outside its stage's folder.
+    """
+    files = ctx.ws.contours
+    path = contained(files.directory, item.contour, files.manifest)
+    if not path.is_file() or hash_file(path) != item.contour_sha256:
+        raise UserError(f"{path} is missing or was changed; run `higfa contours` again")
     return path

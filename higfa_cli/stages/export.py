@@ -8,7 +8,7 @@ import io
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from higfa_cli.artifacts.atomic import write_bytes, write_json
 from higfa_cli.errors import UserError
-from higfa_cli.models.guide import Guide, load_guide
+from higfa_cli.models.classifier import Classifier, load_classifier
 
 _TOLERANCE = 1e-4
 
@@ -24,18 +24,18 @@ _TOLERANCE = 1e-4
 class Probabilities(nn.Module):
     """What the ONNX file computes: pictures [B, 3, S, S] in [0, 1] -> probabilities [B, K]."""
 
-    def __init__(self, guide: Guide) -> None:
+    def __init__(self, classifier: Classifier) -> None:
         super().__init__()
-        self.guide = guide
+        self.classifier = classifier
 
     def forward(self, images: Tensor) -> Tensor:
         """Softmax of logits / temperature."""
-        return self.guide.logits(images * 2.0 - 1.0).softmax(1)
+        return self.classifier.logits(images * 2.0 - 1.0).softmax(1)
 
 
 def export(
     model_path: Path, out: Path, format: Literal["safetensors", "onnx"] = "safetensors"
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Write the model, labels.json and preprocessing.json into the folder `out`.
 
     safetensors: the checkpoint as it is. onnx: input `images` float32 [B, 3, S, S], RGB in
@@ -48,24 +48,24 @@ def export(
         raise UserError(f"format `{format}` is unknown; use safetensors or onnx", exit_code=2)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; give a folder to export to", exit_code=2)
-    guide = load_guide(Path(model_path))
+    classifier = load_classifier(Path(model_path))
     if format == "onnx":
-        data = _onnx(guide)
-        difference = _compare(guide, data)
+        data = _onnx(classifier)
+        difference = _compare(classifier, data)
     else:
         data, difference = Path(model_path).read_bytes(), None
     written = [out / f"model.{format}", out / "labels.json", out / "preprocessing.json"]
     write_bytes(written[0], data)
-    write_json(written[1], list(guide.spec.classes))
-    write_json(written[2], _preprocessing(guide, format))
-    result: dict[str, Any] = {"format": format, "files": [str(path) for path in written]}
+    write_json(written[1], list(classifier.spec.classes))
+    write_json(written[2], _preprocessing(classifier, format))
+    result: dict[str, object] = {"format": format, "files": [str(path) for path in written]}
     if format == "onnx":
         result["largest_difference_from_torch"] = difference
     return result
 
 
-def _preprocessing(guide: Guide, format: str) -> dict[str, Any]:
-    spec = asdict(guide.spec)
+def _preprocessing(classifier: Classifier, format: str) -> dict[str, object]:
+    spec = asdict(classifier.spec)
     spec.pop("classes")
     inside = format == "onnx"
     return spec | {
@@ -78,12 +78,12 @@ def _preprocessing(guide: Guide, format: str) -> dict[str, Any]:
     }
 
 
-def _example(guide: Guide, count: int) -> Tensor:
-    size = guide.spec.image_size
+def _example(classifier: Classifier, count: int) -> Tensor:
+    size = classifier.spec.image_size
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(count))
 
 
-def _onnx(guide: Guide) -> bytes:
+def _onnx(classifier: Classifier) -> bytes:
     for package in ("onnx", "onnxscript"):
         if importlib.util.find_spec(package) is None:
             raise UserError(f'ONNX export needs {package}: pip install "higfa[onnx]"')
@@ -92,8 +92,8 @@ def _onnx(guide: Guide) -> bytes:
         warnings.simplefilter("ignore")
         try:
             program = torch.onnx.export(
-                Probabilities(guide).eval(),
-                (_example(guide, 2),),
+                Probabilities(classifier).eval(),
+                (_example(classifier, 2),),
                 input_names=["images"],
                 output_names=["probabilities"],
                 dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
@@ -102,7 +102,7 @@ def _onnx(guide: Guide) -> bytes:
             )
         except torch.onnx.errors.OnnxExporterError as error:
             raise UserError(
-                f"{guide.spec.backbone} cannot be written as ONNX "
+                f"{classifier.spec.backbone} cannot be written as ONNX "
                 f"({str(error).strip().splitlines()[0]}); use --format safetensors"
             ) from error
     assert program is not None
@@ -110,7 +110,7 @@ def _onnx(guide: Guide) -> bytes:
     return data
 
 
-def _compare(guide: Guide, data: bytes) -> float | None:
+def _compare(classifier: Classifier, data: bytes) -> float | None:
     """Largest difference of probabilities from torch, for batches of 1 and 3."""
     if importlib.util.find_spec("onnxruntime") is None:
         return None
@@ -119,9 +119,9 @@ def _compare(guide: Guide, data: bytes) -> float | None:
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     largest = 0.0
     for count in (1, 3):
-        images = _example(guide, count)
+        images = _example(classifier, count)
         with torch.no_grad():
-            wanted = Probabilities(guide)(images).numpy()
+            wanted = Probabilities(classifier)(images).numpy()
         (found,) = session.run(None, {"images": images.numpy()})
         largest = max(largest, float(np.abs(found - wanted).max()))
     if not largest <= _TOLERANCE:

@@ -3,63 +3,41 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 
-from higfa_cli.artifacts.atomic import write_jsonl
-from higfa_cli.artifacts.contained import checked_rows, contained
-from higfa_cli.artifacts.fingerprint import hash_file
-from higfa_cli.artifacts.run_record import StageInputs, stage_run
+from higfa_cli.artifacts.artifact import read_rows, write_rows
+from higfa_cli.artifacts.records import FilterCounts
+from higfa_cli.artifacts.rows import PICTURE_FAULTS, PictureFault, PictureRow, SelectionRow
+from higfa_cli.artifacts.run_record import stage_run
+from higfa_cli.artifacts.safe_paths import contained
 from higfa_cli.data.dataset import Dataset
-from higfa_cli.data.images import read_image
-from higfa_cli.data.selection import (
-    REASONS,
+from higfa_cli.data.filter_rules import (
     Measured,
-    Reason,
     decide,
-    guide_keys,
     rank_of,
     source_correlation,
     source_thumbnail,
     spread,
     thumbnail,
 )
+from higfa_cli.data.images import read_image
 from higfa_cli.errors import UserError
+from higfa_cli.models.classifier import Classifier, check_classes, load_classifier
 from higfa_cli.models.device import resolve_device
-from higfa_cli.models.guide import Guide, check_classes, load_guide
 from higfa_cli.stages.context import Context
+from higfa_cli.stages.inputs import filter_inputs, filter_reads_guide
 from higfa_cli.stages.photos import load_photos
+from higfa_cli.stages.summaries import FilterSummary
 
 NAME = "filter"
-VERSION = 1
-SELECTION = "selection.jsonl"
-METADATA = "synthesize/images/metadata.jsonl"
-GUIDE = "finetune-guide/guide.safetensors"
 # Pictures that the guide reads at once: few, for they may be large.
 _BATCH = 16
-_DRAWN: dict[str, type] = {
-    "file_name": str,
-    "id": str,
-    "class": str,
-    "class_id": int,
-    "source": str,
-    "replica": int,
-}
 
 
-def inputs(ctx: Context) -> StageInputs:
-    """What the selection depends on: its keys, the pictures, the guide where it is used, photos.
-
-    Raises:
-        UserError: no pictures, or a key asks for a guide that is not there.
-    """
-    return _inputs(ctx, load_photos(ctx))
-
-
-def run(ctx: Context) -> dict[str, Any]:
+def run(ctx: Context) -> FilterSummary:
     """Write `selection.jsonl`, one row per drawn picture; no picture is deleted or moved.
 
     Returns:
@@ -69,101 +47,77 @@ def run(ctx: Context) -> dict[str, Any]:
         UserError: as `inputs`; nothing drawn; every picture rejected (the rows are written).
     """
     dataset = load_photos(ctx)
-    known = _inputs(ctx, dataset)
-    drawn = checked_rows(ctx.workspace / METADATA, _DRAWN)
+    inputs = filter_inputs(ctx)
+    pictures = ctx.ws.synthesize
+    drawn = read_rows(pictures.metadata, PictureRow)
     if not drawn:
         raise UserError(
-            f"{ctx.workspace / METADATA} lists no picture: all failed to draw, for the reasons in "
-            f"{ctx.stage_dir('synthesize') / 'failed.jsonl'}; "
-            "when that is mended, run `higfa synthesize --retry-failed`"
+            f"{pictures.metadata} lists no picture: all failed to draw, for the reasons in "
+            f"{pictures.failed}; when that is mended, run `higfa synthesize --retry-failed`"
         )
     guide = _guide(ctx, dataset)
-    directory = ctx.stage_dir(NAME)
-    with stage_run(directory, known, ctx.recipe) as record:
+    files = ctx.ws.filter
+    with stage_run(files.directory, inputs, ctx.recipe) as record:
         record.device = "cpu" if guide is None else str(next(guide.parameters()).device)
         measured = list(_measure(ctx, dataset, drawn, guide))
         decisions = decide(measured, ctx.recipe.filter)
-        rows = [_row(*one) for one in zip(drawn, measured, decisions, strict=True)]
-        write_jsonl(directory / SELECTION, rows)
-        record.output(directory / SELECTION)
-        record.counts |= _counts(rows)
-        if not record.counts["kept"]:
-            raise UserError(_all_rejected(ctx, record.counts))
-        empty = [name for name, count in record.counts["kept_by_class"].items() if not count]
+        rows = [_row(*each) for each in zip(drawn, measured, decisions, strict=True)]
+        write_rows(files.selection, rows)
+        record.output(files.selection)
+        counts = _counts(rows)
+        record.counts = counts
+        if not counts.kept:
+            raise UserError(_all_rejected(ctx, counts))
+        empty = [name for name, count in counts.kept_by_class.items() if not count]
         if empty:
             ctx.progress.note(
                 f"filter: no picture is left of {len(empty)} classes ({', '.join(empty)}); "
                 "their real photos train alone"
             )
-    summary = {key: record.counts[key] for key in ("pictures", "kept", "rejected")}
-    return {"selection": str(directory / SELECTION), **summary, "classes_without": empty}
-
-
-def _inputs(ctx: Context, dataset: Dataset) -> StageInputs:
-    recipe = ctx.recipe
-    path = ctx.workspace / METADATA
-    if not path.is_file():
-        raise UserError(f"{path} is missing; run `higfa synthesize` first")
-    files = {METADATA: hash_file(path)}
-    keys, guide = guide_keys(recipe.filter), ctx.workspace / GUIDE
-    if _reads_guide(ctx) and guide.is_file():
-        files[GUIDE] = hash_file(guide)
-    elif keys:
-        raise UserError(
-            f"{', '.join(keys)}: {guide} is missing; run `higfa finetune-guide` first, or leave "
-            f"{'these keys' if len(keys) > 1 else 'this key'} out of the recipe"
-        )
-    files |= {f"data/{split}": dataset.fingerprint(split) for split in recipe.contours.splits}
-    parameters = {
-        "version": VERSION,
-        "filter": recipe.filter.model_dump(mode="json"),
-        "data": recipe.data.model_dump(mode="json", include={"crop_bottom"}),
-        "classes": list(dataset.classes),
+    return {
+        "selection": str(files.selection),
+        "pictures": counts.pictures,
+        "kept": counts.kept,
+        "rejected": {reason: counts.rejected[reason] for reason in PICTURE_FAULTS},
+        "classes_without": empty,
     }
-    return StageInputs(parameters, files)
 
 
-def _reads_guide(ctx: Context) -> bool:
-    """Whether a key needs the guide, or the sampler had it, so that its measures are of use."""
-    return ctx.recipe.synthesize.classifier.consulted or bool(guide_keys(ctx.recipe.filter))
-
-
-def _guide(ctx: Context, dataset: Dataset) -> Guide | None:
-    path = ctx.workspace / GUIDE
-    if not _reads_guide(ctx) or not path.is_file():
+def _guide(ctx: Context, dataset: Dataset) -> Classifier | None:
+    path = ctx.ws.guide.checkpoint
+    if not filter_reads_guide(ctx.recipe) or not path.is_file():
         return None
-    guide = load_guide(path, resolve_device(ctx.recipe.device))
+    guide = load_classifier(path, resolve_device(ctx.recipe.run.device))
     check_classes(guide, dataset.classes)
     return guide
 
 
 def _measure(
-    ctx: Context, dataset: Dataset, drawn: Sequence[Mapping[str, Any]], guide: Guide | None
+    ctx: Context, dataset: Dataset, drawn: Sequence[PictureRow], guide: Classifier | None
 ) -> Iterator[Measured]:
     """Every picture in numbers, in the order of `drawn`; photos are read once each."""
     photos = _Photos(dataset)
-    images = (ctx.workspace / METADATA).parent
+    files = ctx.ws.synthesize
     groups = [drawn[start : start + _BATCH] for start in range(0, len(drawn), _BATCH)]
     for group in ctx.progress.track(groups, NAME):
         pictures = [
-            read_image(contained(images, row["file_name"], ctx.workspace / METADATA))
-            for row in group
+            read_image(contained(files.images, row.file_name, files.metadata)) for row in group
         ]
         probabilities = None if guide is None else _probabilities(guide, pictures)
         for index, (row, picture) in enumerate(zip(group, pictures, strict=True)):
             confidence, rank = None, None
             if probabilities is not None:
-                if not 0 <= row["class_id"] < probabilities.shape[1]:
+                if row.class_id >= probabilities.shape[1]:
                     raise UserError(
-                        f"{ctx.workspace / METADATA}: class_id {row['class_id']} is none of the "
-                        "guide's; run `higfa synthesize --force`"
+                        f"{files.metadata}: class_id {row.class_id} is none of the guide's; "
+                        "run `higfa synthesize --force`"
                     )
-                confidence = float(probabilities[index, row["class_id"]])
-                rank = rank_of(probabilities[index], row["class_id"])
-            photo = photos.thumbnail(row["source"], len(picture))
+                confidence = float(probabilities[index, row.class_id])
+                rank = rank_of(probabilities[index], row.class_id)
+            photo = photos.thumbnail(row.source, len(picture))
             yield Measured(
-                source=row["source"],
-                replica=row["replica"],
+                source=row.source,
+                replica=row.replica,
                 confidence=confidence,
                 rank=rank,
                 duplicate=source_correlation(thumbnail(picture), photo),
@@ -171,7 +125,7 @@ def _measure(
             )
 
 
-def _probabilities(guide: Guide, pictures: Sequence[np.ndarray]) -> np.ndarray:
+def _probabilities(guide: Classifier, pictures: Sequence[np.ndarray]) -> np.ndarray:
     stack = np.stack([picture.transpose(2, 0, 1) for picture in pictures])
     return guide.probabilities(torch.from_numpy(stack)).numpy()
 
@@ -195,43 +149,42 @@ class _Photos:
         return self._known[key, size]
 
 
-def _row(drawn: Mapping[str, Any], measured: Measured, reasons: Sequence[Reason]) -> dict[str, Any]:
-    return {
-        "file_name": drawn["file_name"],
-        "id": drawn["id"],
-        "class": drawn["class"],
-        "source": measured.source,
-        "replica": measured.replica,
-        "kept": not reasons,
-        "reasons": list(reasons),
-        "confidence": measured.confidence,
-        "rank": measured.rank,
-        "duplicate": measured.duplicate,
-        "std": measured.std,
-    }
+def _row(drawn: PictureRow, measured: Measured, reasons: Sequence[PictureFault]) -> SelectionRow:
+    return SelectionRow(
+        file_name=drawn.file_name,
+        id=drawn.id,
+        cls=drawn.cls,
+        source=measured.source,
+        replica=measured.replica,
+        kept=not reasons,
+        reasons=tuple(reasons),
+        confidence=measured.confidence,
+        rank=measured.rank,
+        duplicate=measured.duplicate,
+        std=measured.std,
+    )
 
 
-def _counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Totals; a picture that is rejected for two reasons counts under both."""
-    rejected = Counter(reason for row in rows for reason in row["reasons"])
-    kept = Counter(row["class"] for row in rows if row["kept"])
-    return {
-        "pictures": len(rows),
-        "kept": kept.total(),
-        "rejected": {reason: rejected[reason] for reason in REASONS},
-        "kept_by_class": {name: kept[name] for name in sorted({row["class"] for row in rows})},
-    }
+def _counts(rows: Sequence[SelectionRow]) -> FilterCounts:
+    rejected = Counter(reason for row in rows for reason in row.reasons)
+    kept = Counter(row.cls for row in rows if row.kept)
+    return FilterCounts(
+        pictures=len(rows),
+        kept=kept.total(),
+        rejected={reason: rejected[reason] for reason in PICTURE_FAULTS},
+        kept_by_class={name: kept[name] for name in sorted({row.cls for row in rows})},
+    )
 
 
-def _all_rejected(ctx: Context, counts: Mapping[str, Any]) -> str:
+def _all_rejected(ctx: Context, counts: FilterCounts) -> str:
     settings = ctx.recipe.filter.model_dump()
-    said = [
+    rejecting = [
         f"filter.{reason} {settings[reason]} rejects {count}"
-        for reason, count in counts["rejected"].items()
+        for reason, count in counts.rejected.items()
         if count
     ]
     return (
-        f"the filter leaves none of {counts['pictures']} pictures: {', '.join(said)}; loosen "
-        f"{'these keys' if len(said) > 1 else 'this key'}, with the measures in "
-        f"{ctx.stage_dir(NAME) / SELECTION}"
+        f"the filter leaves none of {counts.pictures} pictures: {', '.join(rejecting)}; loosen "
+        f"{'these keys' if len(rejecting) > 1 else 'this key'}, with the measures in "
+        f"{ctx.ws.filter.selection}"
     )

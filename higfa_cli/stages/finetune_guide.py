@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from higfa_cli.artifacts.atomic import read_json, write_json, write_jsonl
-from higfa_cli.artifacts.fingerprint import hash_file
-from higfa_cli.artifacts.run_record import StageInputs, StageRun, stage_run
+from higfa_cli.artifacts.artifact import write_model, write_rows
+from higfa_cli.artifacts.atomic import read_json, write_json
+from higfa_cli.artifacts.records import GuideCounts
+from higfa_cli.artifacts.results import Calibration, EpochRow
+from higfa_cli.artifacts.run_record import StageRun, stage_run
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.data.dataset import Dataset
 from higfa_cli.errors import UserError
 from higfa_cli.method.protocols import Level
-from higfa_cli.models.backbones import Backbone, create_backbone, weights_path
+from higfa_cli.models.backbones import Backbone, create_backbone
+from higfa_cli.models.classifier import ClassifierSpec, save_classifier
 from higfa_cli.models.device import resolve_device
 from higfa_cli.models.diffusion import DiffusionModel
-from higfa_cli.models.draw import schedule_of
-from higfa_cli.models.guide import GuideSpec, save_guide
 from higfa_cli.models.loading import load_pipeline
 from higfa_cli.stages.batching import batch_size
 from higfa_cli.stages.context import Context
@@ -33,34 +33,16 @@ from higfa_cli.stages.guide_pool import (
     render,
     trial,
 )
-from higfa_cli.stages.model_inputs import model_inputs
+from higfa_cli.stages.inputs import guide_inputs
 from higfa_cli.stages.photos import load_photos
-from higfa_cli.training.calibration import assess, fit_temperature
+from higfa_cli.stages.summaries import GuideSummary
+from higfa_cli.training.calibration import HeldOut, calibrate
 from higfa_cli.training.folds import stratified_folds
 from higfa_cli.training.mixing import TrainSet
 from higfa_cli.training.pictures import Pictures, join
 from higfa_cli.training.trainer import FitResult, fit, predict_logits
 
 NAME = "finetune-guide"
-VERSION = 1
-_READS = {
-    "contours": {"extractor", "size", "blur", "canny_low", "canny_high"},
-    "synthesize": {
-        "model",
-        "controlnet",
-        "revision",
-        "controlnet_revision",
-        "dtype",
-        "scheduler",
-        "steps",
-        "size",
-        "conditioning_scale",
-        "conditioning_interval",
-        "variant",
-        "gradient_autoencoder",
-        "gradient_autoencoder_revision",
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -78,147 +60,57 @@ class Pool:
         return self.pictures.select(torch.tensor(numbers, dtype=torch.int64))
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """Logits of pictures that the network was not trained on.
-
-    `levels`: one entry per row of `logits` [N, K] (None: only decoded); `clean` are the photos.
-    """
-
-    logits: Tensor
-    labels: Tensor
-    levels: tuple[Level | None, ...]
-    clean_logits: Tensor
-    clean_labels: Tensor
-
-
-def inputs(ctx: Context) -> StageInputs:
-    """What the guide depends on: its keys, train and val photos, the diffusion model.
-
-    Raises UserError when data or weights are missing, or contour and picture sizes differ.
-    """
-    return _inputs(ctx, _dataset(ctx))
-
-
-def run(ctx: Context) -> dict[str, Any]:
+def run(ctx: Context) -> GuideSummary:
     """Train and calibrate; writes guide.safetensors, calibration.json and history.jsonl.
 
     Raises UserError for bad data, an unknown backbone, or weights that cannot be had.
     """
-    dataset = _dataset(ctx)
-    recipe, directory = ctx.recipe, ctx.stage_dir(NAME)
-    device = resolve_device(recipe.device)
+    dataset = load_photos(ctx)
+    recipe, files = ctx.recipe, ctx.ws.guide
+    device = resolve_device(recipe.run.device)
     # Before the long work, so that a misspelt name or an absent file fails at once.
     _backbone(ctx, dataset, "guide")
-    with stage_run(directory, _inputs(ctx, dataset), recipe, resume=not ctx.force) as record:
+    with stage_run(files.directory, guide_inputs(ctx), recipe, resume=not ctx.force) as record:
         record.device = str(device)
         # The plain conditional branch is all that is asked of the model: no negative prompt.
         photos = [sample for sample in dataset.samples if sample.split != "test"]
         prompts = {"", *photo_prompts(photos, dataset, recipe, ctx.base)}
-        model = load_pipeline(recipe.synthesize, ctx.base, device, prompts)
+        model = load_pipeline(
+            recipe.model, recipe.run, recipe.sampling, recipe.size, ctx.base, device, prompts
+        )
         levels = guided_levels(ctx, model)
         train = _pool(ctx, record, dataset, model, levels)
         if dataset.of("val"):
             backbone, fitted, held = _with_validation(ctx, record, dataset, model, levels, train)
-            source, history = "val", _named("guide", fitted)
+            calibration = calibrate(held, levels, "val")
+            history = _named("guide", fitted)
         else:
             held, history = _cross_validated(ctx, record, dataset, train)
             everything = list(range(len(train.photos)))
             backbone, fitted = _fit(ctx, record, dataset, train, everything, None, "guide")
-            source, history = "cross-validation", history + _named("guide", fitted)
-        calibration = calibrate(held, levels, source)
-        spec = _spec(recipe.guide.image_size, backbone, dataset, calibration["temperature"])
-        save_guide(directory / "guide.safetensors", backbone.network, spec, {"stage": NAME})
-        write_json(directory / "calibration.json", calibration)
-        write_jsonl(directory / "history.jsonl", history)
-        for name in ("guide.safetensors", "calibration.json", "history.jsonl"):
-            record.output(directory / name)
-        record.counts |= {
-            "photos": len(train.photos),
-            "noised": len(train.jobs),
-            "steps": fitted.steps,
-            "best_epoch": fitted.best_epoch,
-            "seconds": round(fitted.seconds, 2),
-        }
-    return _summary(ctx, dataset, fitted, calibration, record.counts)
+            calibration = calibrate(held, levels, "cross-validation")
+            history += _named("guide", fitted)
+        spec = _spec(recipe.guide.image_size, backbone, dataset, calibration.temperature)
+        save_classifier(files.checkpoint, backbone.network, spec, {"stage": NAME})
+        write_model(files.calibration, calibration)
+        write_rows(files.history, history)
+        for path in (files.checkpoint, files.calibration, files.history):
+            record.output(path)
+        counts = GuideCounts(
+            photos=len(train.photos),
+            noised=len(train.jobs),
+            steps=fitted.steps,
+            best_epoch=fitted.best_epoch,
+            seconds=round(fitted.seconds, 2),
+        )
+        record.counts = counts
+    return _summary(ctx, dataset, fitted, calibration, counts)
 
 
 def guided_levels(ctx: Context, model: DiffusionModel) -> tuple[Level, ...]:
     """The solver's levels at which the recipe consults the guide; may be none."""
-    settings = ctx.recipe.synthesize
-    schedule = schedule_of(settings)
-    return tuple(level for level in model.solver(settings.steps).levels if schedule.guided(level))
-
-
-def calibrate(held: HeldOut, levels: Sequence[Level], source: str) -> dict[str, Any]:
-    """Temperature from the held-out logits at the guided levels, and ECE per level with it.
-
-    Without guided levels the reconstructions take their place. As written to calibration.json.
-    """
-    noised = torch.tensor([level is not None for level in held.levels])
-    at = noised if bool(noised.any()) else ~noised
-    temperature = fit_temperature(held.logits[at], held.labels[at])
-
-    def rows(mask: Tensor) -> dict[str, Any]:
-        return assess(held.logits[mask], held.labels[mask], temperature).row()
-
-    masks = [
-        (level, torch.tensor([one is not None and one.index == level.index for one in held.levels]))
-        for level in levels
-    ]
-    return {
-        "source": source,
-        "temperature": temperature,
-        "levels": [
-            {"sigma": level.sigma, "progress": level.progress, **rows(mask)}
-            for level, mask in masks
-            if bool(mask.any())
-        ],
-        "overall": rows(at),
-        "reconstructed": rows(~noised),
-        "clean": assess(held.clean_logits, held.clean_labels, temperature).row(),
-    }
-
-
-def _dataset(ctx: Context) -> Dataset:
-    recipe = ctx.recipe
-    if recipe.contours.size != recipe.synthesize.size:
-        raise UserError(
-            f"contours.size is {recipe.contours.size} but synthesize.size is "
-            f"{recipe.synthesize.size}; set both to the same value"
-        )
-    return load_photos(ctx)
-
-
-def _inputs(ctx: Context, dataset: Dataset) -> StageInputs:
-    recipe = ctx.recipe
-    classifier = recipe.synthesize.classifier
-    files = {
-        f"data/{split}": dataset.fingerprint(split) for split in dataset.splits if split != "test"
-    }
-    files |= model_inputs(ctx, dataset.classes)
-    if recipe.guide.weights is not None:
-        files["guide.weights"] = hash_file(weights_path(recipe.guide.weights, ctx.base))
-    return StageInputs(
-        parameters={
-            "version": VERSION,
-            "seed": recipe.seed,
-            "data": recipe.data.model_dump(mode="json", include={"layout", "shots", "crop_bottom"}),
-            "words": dict(dataset.words),
-            "guide": recipe.guide.model_dump(mode="json"),
-            "contours": recipe.contours.model_dump(mode="json", include=_READS["contours"]),
-            "synthesize": recipe.synthesize.model_dump(mode="json", include=_READS["synthesize"])
-            | {
-                "prompts": recipe.synthesize.prompts.model_dump(
-                    mode="json", include={"templates", "bank"}
-                ),
-                "classifier": classifier.model_dump(
-                    mode="json", include={"switch", "switch_sigma"}
-                ),
-            },
-        },
-        files=files,
-    )
+    levels = model.solver(ctx.recipe.sampling.steps).levels
+    return tuple(level for level in levels if ctx.recipe.guidance.guided(level))
 
 
 def _pool(
@@ -250,7 +142,8 @@ def _render(
         size = batch_size(ctx, model, trial(model, photos, some_level))
         write_json(settled, {"batch_size": size})
     batch = int(read_json(settled)["batch_size"])
-    return render(model, photos, jobs, ctx.recipe, batch, ctx.progress, f"noising {kind} photos")
+    seed, progress = ctx.recipe.seed, ctx.progress
+    return render(model, photos, jobs, seed, batch, progress, f"noising {kind} photos")
 
 
 def _with_validation(
@@ -277,7 +170,7 @@ def _with_validation(
     chosen_on = join([photos.clean, pictures.select(torch.tensor(once, dtype=torch.int64))])
     everything = list(range(len(train.photos)))
     backbone, fitted = _fit(ctx, record, dataset, train, everything, chosen_on, "guide")
-    device = resolve_device(recipe.device)
+    device = resolve_device(recipe.run.device)
     held = HeldOut(
         logits=predict_logits(backbone, pictures, device),
         labels=pictures.labels,
@@ -290,15 +183,15 @@ def _with_validation(
 
 def _cross_validated(
     ctx: Context, record: StageRun, dataset: Dataset, train: Pool
-) -> tuple[HeldOut, list[dict[str, Any]]]:
+) -> tuple[HeldOut, list[EpochRow]]:
     """Logits of each photo's versions from a network trained on the other folds."""
     recipe, photos = ctx.recipe, train.photos
-    device = resolve_device(recipe.device)
+    device = resolve_device(recipe.run.device)
     folds = recipe.guide.folds
     keys = [sample.key for sample in photos.samples]
     fold_of = stratified_folds(keys, photos.clean.labels.tolist(), folds, recipe.seed)
     ctx.progress.note(f"no validation split: the guide is calibrated by {folds}-fold validation")
-    history: list[dict[str, Any]] = []
+    history: list[EpochRow] = []
     parts: list[tuple[Tensor, Tensor, tuple[Level | None, ...], Tensor, Tensor]] = []
     for fold in range(folds):
         rows = [row for row, one in enumerate(fold_of) if one != fold]
@@ -349,7 +242,7 @@ def _fit(
         rule="share",
     )
     classes, begun = len(dataset.classes), record.scratch(f"{name}.pt")
-    seed, device = seed_for(ctx.recipe.seed, NAME, name), resolve_device(ctx.recipe.device)
+    seed, device = seed_for(ctx.recipe.seed, NAME, name), resolve_device(ctx.recipe.run.device)
     fitted = fit(backbone, mixed, val, config, classes, seed, device, ctx.progress, name, begun)
     backbone.network.load_state_dict(fitted.best_state)
     return backbone, fitted
@@ -360,12 +253,12 @@ def _backbone(ctx: Context, dataset: Dataset, name: str) -> Backbone:
     return create_backbone(ctx.recipe.guide, len(dataset.classes), ctx.base, seed, "guide")
 
 
-def _named(name: str, fitted: FitResult) -> list[dict[str, Any]]:
-    return [{"run": name, **row} for row in fitted.history]
+def _named(name: str, fitted: FitResult) -> list[EpochRow]:
+    return [row.model_copy(update={"run": name}) for row in fitted.history]
 
 
-def _spec(size: int, backbone: Backbone, dataset: Dataset, temperature: float) -> GuideSpec:
-    return GuideSpec(
+def _spec(size: int, backbone: Backbone, dataset: Dataset, temperature: float) -> ClassifierSpec:
+    return ClassifierSpec(
         backbone=backbone.name,
         classes=dataset.classes,
         image_size=size,
@@ -379,21 +272,25 @@ def _summary(
     ctx: Context,
     dataset: Dataset,
     fitted: FitResult,
-    calibration: dict[str, Any],
-    counts: dict[str, Any],
-) -> dict[str, Any]:
+    calibration: Calibration,
+    counts: GuideCounts,
+) -> GuideSummary:
     return {
         "stage": NAME,
-        "guide": str(ctx.stage_dir(NAME) / "guide.safetensors"),
+        "guide": str(ctx.ws.guide.checkpoint),
         "backbone": ctx.recipe.guide.backbone,
         "classes": len(dataset.classes),
-        **counts,
+        "photos": counts.photos,
+        "noised": counts.noised,
+        "steps": counts.steps,
+        "best_epoch": counts.best_epoch,
+        "seconds": counts.seconds,
         "epoch_selected_by": fitted.selected,
-        "calibrated_on": calibration["source"],
-        "temperature": calibration["temperature"],
-        "accuracy_clean": calibration["clean"]["accuracy"],
-        "accuracy_noised": calibration["overall"]["accuracy"],
-        "ece_noised_before": calibration["overall"]["ece_before"],
-        "ece_noised_after": calibration["overall"]["ece_after"],
-        "levels": calibration["levels"],
+        "calibrated_on": calibration.source,
+        "temperature": calibration.temperature,
+        "accuracy_clean": calibration.clean.accuracy,
+        "accuracy_noised": calibration.overall.accuracy,
+        "ece_noised_before": calibration.overall.ece_before,
+        "ece_noised_after": calibration.overall.ece_after,
+        "levels": [level.plain() for level in calibration.levels],
     }

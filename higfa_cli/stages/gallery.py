@@ -4,37 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
-from higfa_cli.artifacts.atomic import write_bytes, write_jsonl
-from higfa_cli.artifacts.plan import PlanItem
+from higfa_cli.artifacts.artifact import write_rows
+from higfa_cli.artifacts.atomic import write_bytes
+from higfa_cli.artifacts.rows import GalleryRow, PlanItem
 from higfa_cli.artifacts.run_record import StageRun
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.data.images import encode_png, fit_square, read_image
-from higfa_cli.method.schedule import StrengthSchedule
+from higfa_cli.method.guidance import ContourStrength, Guidance
 from higfa_cli.models.diffusion import DiffusionModel
-from higfa_cli.models.draw import schedule_of
 from higfa_cli.stages.context import Context
-from higfa_cli.stages.drawing import draw_items
+from higfa_cli.stages.drawing import contour_path, draw_items
 from higfa_cli.stages.photos import load_photos
 
 
-def text_only(schedule: StrengthSchedule) -> StrengthSchedule:
+def text_only(guidance: Guidance) -> Guidance:
     """Plain text guidance at S_T, without contour or guide."""
-    return replace(
-        schedule,
-        composition="three_term",
-        contour=0.0,
-        contour_floor=0.0,
-        switch=1.0,
-        switch_sigma=None,
-    )
+    without = replace(guidance, composition="three_term", contour=ContourStrength(0.0, 0.0))
+    return without.switched(1.0)
 
 
-def text_contour(schedule: StrengthSchedule) -> StrengthSchedule:
+def text_contour(guidance: Guidance) -> Guidance:
     """Text and contour at S_T and S_C over the whole run, without the guide."""
-    return replace(schedule, switch=1.0, switch_sigma=None)
+    return guidance.switched(1.0)
 
 
 def choose(items: Sequence[PlanItem], count: int, seed: int) -> list[PlanItem]:
@@ -51,14 +43,15 @@ def write_gallery(
     ctx: Context, record: StageRun, model: DiffusionModel, items: Sequence[PlanItem]
 ) -> None:
     """Draw and register the gallery; pictures that failed in any arm are left out of it."""
-    finished = [item for item in items if (record.directory / "images" / item.file_name).is_file()]
-    chosen = choose(finished, ctx.recipe.synthesize.gallery, ctx.recipe.seed)
+    files = ctx.ws.synthesize
+    finished = [item for item in items if (files.images / item.file_name).is_file()]
+    chosen = choose(finished, ctx.recipe.pictures.gallery, ctx.recipe.seed)
     if not chosen:
         return
-    schedule = schedule_of(ctx.recipe.synthesize)
+    guidance = ctx.recipe.guidance
     arms = {
-        "text": draw_items(ctx, model, None, text_only(schedule), chosen),
-        "text_contour": draw_items(ctx, model, None, text_contour(schedule), chosen),
+        "text": draw_items(ctx, model, None, text_only(guidance), chosen),
+        "text_contour": draw_items(ctx, model, None, text_contour(guidance), chosen),
     }
     photos = {sample.key: sample for sample in load_photos(ctx).samples}
     rows = []
@@ -68,18 +61,13 @@ def write_gallery(
         if len(pictures) < len(arms):
             continue
         pictures["source"] = fit_square(photos[item.source].read(), model.size)
-        pictures["contour"] = read_image(ctx.stage_dir("contours") / item.contour)
-        row: dict[str, Any] = {"id": item.id, "class": item.cls, "seed": item.seed}
-        row["higfa"] = f"images/{item.file_name}"
-        for name, pixels in pictures.items():
-            path = record.directory / "gallery" / f"{item.id}-{name}.png"
+        pictures["contour"] = read_image(contour_path(ctx, item))
+        ways = {"higfa": files.name(files.images / item.file_name)}
+        for way, pixels in pictures.items():
+            path = files.gallery_image(item.id, way)
             write_bytes(path, encode_png(pixels))
             record.output(path)
-            row[name] = _relative(path, record.directory)
-        rows.append(row)
-    write_jsonl(record.directory / "gallery.jsonl", rows)
-    record.output(record.directory / "gallery.jsonl")
-
-
-def _relative(path: Path, start: Path) -> str:
-    return path.relative_to(start).as_posix()
+            ways[way] = files.name(path)
+        rows.append(GalleryRow(id=item.id, cls=item.cls, seed=item.seed, **ways))
+    write_rows(files.gallery, rows)
+    record.output(files.gallery)

@@ -19,8 +19,8 @@ from higfa_cli.data.prompt_bank import prompts_for
 from higfa_cli.errors import UserError
 from higfa_cli.method.protocols import Level
 from higfa_cli.models.backoff import in_parts_that_fit
+from higfa_cli.models.classifier import from_bytes, resize, to_bytes
 from higfa_cli.models.diffusion import DiffusionModel
-from higfa_cli.models.guide import from_bytes, resize, to_bytes
 from higfa_cli.models.renoise import noise_and_denoise, reconstruct
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages.context import Progress
@@ -52,7 +52,7 @@ def photo_prompts(
     samples: Sequence[Sample], dataset: Dataset, recipe: Recipe, base: Path
 ) -> tuple[str, ...]:
     """A prompt per photo: one of those that the recipe has for its class."""
-    prompts = prompts_for(recipe.synthesize.prompts, dataset.words, base)
+    prompts = prompts_for(recipe.prompts, dataset.words, base)
     return tuple(
         own[seed_for(recipe.seed, "guide-prompt", sample.key) % len(own)]
         for sample in samples
@@ -67,7 +67,7 @@ def read_photos(
 
     Raises UserError for an unreadable photo, or more pictures than fit in memory.
     """
-    small, large = recipe.guide.image_size, recipe.synthesize.size
+    small, large = recipe.guide.image_size, recipe.size
     check_memory(len(samples), small)
     check_memory(len(samples), large)
     clean = np.empty((len(samples), 3, small, small), dtype=np.uint8)
@@ -77,7 +77,7 @@ def read_photos(
         picture = sample.read()
         clean[row] = fit_square(picture, small).transpose(2, 0, 1)
         images[row] = fit_square(picture, large).transpose(2, 0, 1)
-        contours[row, 0] = extract(picture, recipe.contours)
+        contours[row, 0] = extract(picture, recipe.contours, large)
     labels = torch.tensor([sample.class_id for sample in samples], dtype=torch.int64)
     return Photos(
         samples=tuple(samples),
@@ -109,7 +109,7 @@ def render(
     model: DiffusionModel,
     photos: Photos,
     jobs: Sequence[Job],
-    recipe: Recipe,
+    seed: int,
     batch: int,
     progress: Progress,
     description: str,
@@ -120,12 +120,12 @@ def render(
     level and how often the two have met, so no picture depends on its neighbours in the batch.
     Raises UserError when the pictures do not fit in memory.
     """
-    size = recipe.guide.image_size
+    size = photos.clean.images.shape[-1]
     check_memory(len(jobs), size)
     by_level: dict[Level | None, list[int]] = defaultdict(list)
     for number, (_, level) in enumerate(jobs):
         by_level[level].append(number)
-    seeds = _noise_seeds(photos, jobs, recipe.seed)
+    seeds = _noise_seeds(photos, jobs, seed)
     out = torch.empty((len(jobs), 3, size, size), dtype=torch.uint8)
     chunks = [
         (level, numbers[start : start + batch])
@@ -173,7 +173,7 @@ def _noised(
 def _no_room(number: int) -> Tensor:
     raise UserError(
         "not even one photo can be noised and decoded in this device's memory; set "
-        "synthesize.memory.slicing, tiling or cpu_offload, or a smaller synthesize.size"
+        "run.memory.slicing or cpu_offload, model.tiling, or a smaller size"
     )
 
 

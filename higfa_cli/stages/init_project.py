@@ -15,9 +15,9 @@ from typing import Any
 
 from higfa_cli.artifacts.atomic import write_text
 from higfa_cli.artifacts.seeds import seed_for
-from higfa_cli.data.imagefolder import COLUMNS, class_rows, split_folders
 from higfa_cli.data.images import IMAGE_SUFFIXES, ImageError, read_image
-from higfa_cli.data.listing import SPLITS, Row, Split, check_rows, sub_folders
+from higfa_cli.data.layouts.common import SPLITS, Row, Split, check_rows, sub_folders
+from higfa_cli.data.layouts.imagefolder import COLUMNS, class_rows, split_folders
 from higfa_cli.data.prompts import default_words
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.load import load_recipe
@@ -214,7 +214,7 @@ def _check(text: str) -> None:
 
 def _words_text(classes: Sequence[str]) -> str:
     lines = [
-        "# What the prompts call each class: the {words} of synthesize.prompts.templates.",
+        "# What the prompts call each class: the {words} of prompts.templates.",
         "# Say what the thing is (`Boeing 737-800 airliner` rather than `738`).",
         *(f"{_quoted(name)}: {_quoted(default_words(name) or name)}" for name in classes),
     ]

@@ -13,7 +13,7 @@ _TEMPLATE = """\
 
 name: @NAME@
 seed: @SEED@
-# device: auto            # auto, cpu, cuda, cuda:1, mps
+size: 512                 # side of contours and pictures in pixels; 1024 for SDXL
 
 data:
   layout: imagefolder
@@ -24,9 +24,13 @@ data:
   class_words: @WORDS@
   # shots: 16             # keep only this many training photos per class
 
+prompts:
+  templates: ["a photo of a {words}"]
+  # bank: birds           # in the place of templates: aircraft, birds, cars, dogs, flowers, pets,
+  #                       # textures, or your own YAML file (docs/models.md)
+
 contours:
   extractor: canny        # canny, or soft (graded edges; needs a ControlNet trained on such)
-  size: 512               # the same as synthesize.size
   blur: 1.2               # pixels; more blur leaves fewer, longer edges
   canny_low: 40
   canny_high: 100
@@ -43,31 +47,29 @@ guide:                    # the classifier that steers the sampler
   epochs: 30
   batch_size: 32
 
-synthesize:               # `higfa doctor THIS` says what is missing here, and whether it fits
-  model: stable-diffusion-v1-5/stable-diffusion-v1-5    # a hub id (downloaded) or a local folder
+model:                    # `higfa doctor THIS` says what is missing here, and whether it fits
+  base: stable-diffusion-v1-5/stable-diffusion-v1-5     # a hub id (downloaded) or a local folder
   revision: 451f4fe16113bff5a5d2269ed5ad43b0592e9a14    # leave out for a local folder
   controlnet: lllyasviel/control_v11p_sd15_canny
   controlnet_revision: 115a470d547982438f70198e353a921996e2e819
-  # SDXL: see `higfa recipes show aircraft-sdxl`; size and contours.size are then 1024.
+  # SDXL: see `higfa recipes show aircraft-sdxl`.
   dtype: bfloat16         # of the denoiser; float32 on a CPU
-  size: 512
-  steps: 30
-  batch_size: auto        # as many pictures as fit, tried once; part of the plan
-  per_contour: 1          # pictures per contour
-  memory:
-    gradient_checkpointing: true
+
+guidance:
   text:
     scale: 7.5
   contour:
     scale: 1.5
   classifier:
     # The right strength differs by model and guide: look at
-    # `higfa synthesize --recipe THIS --sweep synthesize.classifier.scale=0,0.5,1,2,4`.
+    # `higfa synthesize THIS --sweep guidance.classifier.scale=0,0.5,1,2,4`.
     scale: 1.0
-  prompts:
-    templates: ["a photo of a {words}"]
-    # bank: birds         # in the place of templates: aircraft, birds, cars, dogs, flowers, pets,
-    #                     # textures, or your own YAML file (docs/models.md)
+
+sampling:
+  steps: 30
+
+pictures:
+  per_contour: 1          # pictures per contour
 
 downstream:               # the classifier that you came for, without and with the pictures
   backbone: resnet18
@@ -76,6 +78,12 @@ downstream:               # the classifier that you came for, without and with t
   epochs: 30
   replacement: 0.4        # part of the real photos replaced by synthetic ones in training
   seeds: [0, 1, 2]
+
+run:
+  # device: auto          # auto, cpu, cuda, cuda:1, mps
+  batch_size: auto        # as many pictures as fit, tried once; part of the plan
+  memory:
+    gradient_checkpointing: true
 """
 
 

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from higfa_cli.data.dataset import Dataset, load_dataset
-from higfa_cli.data.quarantine import REJECTED, read_rejected
+from higfa_cli.data.dataset import Dataset, choose_photos
+from higfa_cli.data.rejected import Rejected, read_rejected
 from higfa_cli.stages.context import Context
-
-
-def rejected_path(ctx: Context) -> Path:
-    """Where stage `contours` lists the photos that it left out."""
-    return ctx.stage_dir("contours") / REJECTED
 
 
 def load_photos(ctx: Context) -> Dataset:
@@ -20,5 +13,14 @@ def load_photos(ctx: Context) -> Dataset:
     Without that stage a bad photo is an error of the stage that reads it.
     Raises UserError as `load_dataset`.
     """
-    rejected = read_rejected(rejected_path(ctx))
-    return load_dataset(ctx.recipe.data, ctx.base, ctx.recipe.seed, rejected)
+    return usable_photos(ctx, read_rejected(ctx.ws.contours.rejected))
+
+
+def usable_photos(ctx: Context, rejected: Rejected) -> Dataset:
+    """The recipe's photos without those that are known to be unusable; put together once."""
+    if rejected not in ctx.photos:
+        recipe = ctx.recipe
+        ctx.photos[rejected] = choose_photos(
+            ctx.listing, recipe.data, ctx.base, recipe.seed, rejected
+        )
+    return ctx.photos[rejected]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal
 
-from higfa_cli.artifacts.atomic import read_json, write_note
+from higfa_cli.artifacts.artifact import read_model
+from higfa_cli.artifacts.atomic import write_note
+from higfa_cli.artifacts.records import DownstreamOptions
 from higfa_cli.artifacts.run_record import (
     RECORD,
-    RESOLVED,
     StageInputs,
     StageState,
     recorded_outputs,
@@ -21,53 +21,10 @@ from higfa_cli.artifacts.run_record import (
 )
 from higfa_cli.errors import UserError
 from higfa_cli.stages.context import Context
+from higfa_cli.stages.summaries import IntendedRow, StatusRow, StepRow
+from higfa_cli.stages.table import STAGES, stage_of
 
-STAGES = ("contours", "finetune-guide", "synthesize", "filter", "train-downstream", "report")
-WRITES: Mapping[str, tuple[str, ...]] = {
-    "contours": ("images/<class>/<photo>-<k>.png", "manifest.jsonl", "rejected.jsonl"),
-    "finetune-guide": ("guide.safetensors", "calibration.json", "history.jsonl"),
-    "synthesize": (
-        "plan.jsonl",
-        "images/<class>/<id>.png",
-        "images/metadata.jsonl",
-        "traces/batch-<n>.jsonl",
-        "gallery/<picture>.png",
-        "gallery.jsonl",
-    ),
-    "filter": ("selection.jsonl",),
-    "train-downstream": (
-        "results.json",
-        "arms/<arm>/seed-<s>/model.safetensors",
-        "arms/<arm>/seed-<s>/history.jsonl",
-        "arms/<arm>/seed-<s>/predictions.csv",
-    ),
-    "report": ("report.html", "report.md", "results.csv", "results.tex"),
-}
-
-
-class StageModule(Protocol):
-    """What a module of a stage offers."""
-
-    NAME: str
-
-    def inputs(self, ctx: Context, **options: Any) -> StageInputs:
-        """What the stage's result depends on; UserError when an input is missing."""
-        ...
-
-    def run(self, ctx: Context, **options: Any) -> dict[str, Any]:
-        """Do the work; returns a JSON-able summary."""
-        ...
-
-
-def stage_module(stage: str) -> StageModule:
-    """The module of a stage; imported only here, since it may pull in torch.
-
-    Raises UserError for a name that is not a stage.
-    """
-    if stage not in STAGES:
-        raise UserError(f"there is no stage `{stage}`; stages are {', '.join(STAGES)}", exit_code=2)
-    name = f"higfa_cli.stages.{stage.replace('-', '_')}"
-    return cast(StageModule, importlib.import_module(name))
+NAMES = tuple(stage.name for stage in STAGES)
 
 
 class Blocked(StageState):
@@ -84,35 +41,35 @@ def state(ctx: Context, stage: str, **options: Any) -> StageState:
 
 
 def run_stage(
-    ctx: Context,
-    stage: str,
-    action: str = "run",
-    how: Mapping[str, Any] | None = None,
-    **options: Any,
-) -> dict[str, Any]:
-    """Run one stage, or another function of its module ("preview"); returns its summary.
+    ctx: Context, stage: str, how: Mapping[str, object] | None = None, **options: Any
+) -> Mapping[str, object]:
+    """Run one stage; returns its summary.
 
     `options` say what is made, `how` how it is done ({"workers": 2}): the result is the same.
-    Raises UserError when a stage that it reads is not fresh; a dry run reads none.
+    Raises UserError when a stage that it reads is not fresh.
     """
-    module = stage_module(stage)
-    # A dry run says what would be done, also where nothing is there yet.
-    if action != "dry_run":
-        inputs = module.inputs(ctx, **options) if action == "run" else module.inputs(ctx)
-        _check_upstream(ctx, stage, inputs)
-    if action == "run":
-        _remember_options(ctx, stage, options)
-    summary: dict[str, Any] = getattr(module, action)(ctx, **options, **(how or {}))
-    return summary
+    check_upstream(ctx, stage, **options)
+    _remember_options(ctx, stage, options)
+    return stage_of(stage).run(ctx, **options, **(how or {}))
+
+
+def check_upstream(ctx: Context, stage: str, **options: Any) -> None:
+    """Raise UserError unless every stage that this one reads is fresh."""
+    inputs = stage_of(stage).inputs(ctx, **options)
+    known: dict[str, StageState] = {}
+    for earlier in _upstream(inputs, stage):
+        before = _upstream_state(ctx, earlier, known)
+        if before.kind != "fresh":
+            raise UserError(
+                f"{stage} reads {earlier}, which is {before.kind} ({'; '.join(before.reasons)}); "
+                f"run `higfa {earlier}` with the same recipe and options first"
+            )
 
 
 def step(
-    ctx: Context, stage: str, how: Mapping[str, Any] | None = None, **options: Any
-) -> dict[str, Any]:
-    """Run a stage unless it is fresh (`ctx.force`, or failed items to retry: anyway).
-
-    Returns {"stage", "action": "ran" | "skipped", "seconds", "directory", "summary"}.
-    """
+    ctx: Context, stage: str, how: Mapping[str, object] | None = None, **options: Any
+) -> StepRow:
+    """Run a stage unless it is fresh (`ctx.force`, or failed items to retry: anyway)."""
     started = time.perf_counter()
     again = ctx.force or bool(how and how.get("retry_failed"))
     fresh = not again and state(ctx, stage, **options).kind == "fresh"
@@ -128,45 +85,40 @@ def step(
     }
 
 
-def iter_stages(
-    ctx: Context, first: str = STAGES[0], last: str = STAGES[-1]
-) -> Iterator[dict[str, Any]]:
+def iter_stages(ctx: Context, first: str = NAMES[0], last: str = NAMES[-1]) -> Iterator[StepRow]:
     """Run the stages from `first` to `last`, skipping what is fresh; yields each one's `step`."""
     for stage in _between(first, last):
         yield step(ctx, stage)
 
 
-def run_all(ctx: Context, first: str = STAGES[0], last: str = STAGES[-1]) -> list[dict[str, Any]]:
+def run_all(ctx: Context, first: str = NAMES[0], last: str = NAMES[-1]) -> list[StepRow]:
     """All rows of `iter_stages`."""
     return list(iter_stages(ctx, first, last))
 
 
-def status(ctx: Context) -> list[dict[str, Any]]:
-    """Per stage {"stage", "state", "reasons", "blocked", "directory"}, in the pipeline's order.
+def status(ctx: Context) -> list[StatusRow]:
+    """The state of every stage, in the pipeline's order."""
+    states: dict[str, StageState] = {}
+    return [
+        StatusRow(
+            stage=stage,
+            state=_state(ctx, stage, {}, states).kind,
+            reasons=list(states[stage].reasons),
+            blocked=isinstance(states[stage], Blocked),
+            directory=str(ctx.stage_dir(stage)),
+        )
+        for stage in NAMES
+    ]
 
-    "blocked" is whether running it now would fail at once.
-    """
-    rows = []
-    known: dict[str, StageState] = {}
-    for stage in STAGES:
-        found = _state(ctx, stage, {}, known)
-        row: dict[str, Any] = {"stage": stage, "state": found.kind, "reasons": list(found.reasons)}
-        row["blocked"] = isinstance(found, Blocked)
-        rows.append(row | {"directory": str(ctx.stage_dir(stage))})
-    return rows
 
-
-def intended(ctx: Context, first: str = STAGES[0], last: str = STAGES[-1]) -> list[dict[str, Any]]:
-    """What `iter_stages` would do, with nothing done: per stage {"stage", "action", "reasons"}.
-
-    "action": "skip"; "run"; "fail", where what the stage reads is not there and no earlier one of
-    these stages would make it; "not reached" after that.
-    """
+def intended(ctx: Context, first: str = NAMES[0], last: str = NAMES[-1]) -> list[IntendedRow]:
+    """What `iter_stages` would do, with nothing done."""
     chosen = _between(first, last)
-    rows: list[dict[str, Any]] = []
+    rows: list[IntendedRow] = []
     for row in status(ctx):
         if row["stage"] not in chosen:
             continue
+        action: Literal["run", "skip", "fail", "not reached"]
         action = "run" if ctx.force or row["state"] != "fresh" else "skip"
         before = {earlier["action"] for earlier in rows}
         if "fail" in before:
@@ -176,30 +128,30 @@ def intended(ctx: Context, first: str = STAGES[0], last: str = STAGES[-1]) -> li
         reasons = row["reasons"]
         if row["blocked"] and before and action != "fail":
             reasons = [f"after {rows[-1]['stage']}"]
-        rows.append({"stage": row["stage"], "action": action, "reasons": reasons})
+        rows.append(IntendedRow(stage=row["stage"], action=action, reasons=reasons))
     return rows
 
 
-def next_command(rows: list[dict[str, Any]], selection: str) -> str | None:
+def next_command(rows: Sequence[StatusRow], recipe: str) -> str | None:
     """The command to type next, or None when all is fresh: `doctor` where a stage would fail.
 
-    `selection` is how the recipe was chosen on the command line ("--dataset pocket-aircraft").
+    `recipe` is what stood after the command: a file or a name, and its flags.
     """
     first = next((row for row in rows if row["state"] != "fresh"), None)
     if first is not None and first["blocked"]:
-        return f"higfa doctor {selection}".rstrip()
-    return next_stage(rows, selection)
+        return f"higfa doctor {recipe}".rstrip()
+    return next_stage(rows, recipe)
 
 
-def next_stage(rows: list[dict[str, Any]], selection: str) -> str | None:
+def next_stage(rows: Sequence[StatusRow], recipe: str) -> str | None:
     """The first stage that is not fresh, as a command; None when all is fresh."""
     first = next((row["stage"] for row in rows if row["state"] != "fresh"), None)
-    return None if first is None else f"higfa {first} {selection}".rstrip()
+    return None if first is None else f"higfa {first} {recipe}".rstrip()
 
 
-def describe(ctx: Context, stage: str, **options: Any) -> dict[str, Any]:
+def describe(ctx: Context, stage: str, **options: Any) -> Mapping[str, object]:
     """What running a stage would do: resolved parameters, inputs, state, files to be written."""
-    inputs = stage_module(stage).inputs(ctx, **options)
+    inputs = stage_of(stage).inputs(ctx, **options)
     directory = ctx.stage_dir(stage)
     return {
         "stage": stage,
@@ -207,18 +159,18 @@ def describe(ctx: Context, stage: str, **options: Any) -> dict[str, Any]:
         **asdict(state(ctx, stage, **options)),
         "parameters": inputs.parameters,
         "inputs": inputs.files,
-        "writes": [RECORD, RESOLVED, *WRITES[stage]],
+        "writes": list(stage_of(stage).writes),
         "present_outputs": len(recorded_outputs(directory)),
     }
 
 
 def report_page(ctx: Context) -> Path:
     """Where the report's page lies."""
-    return ctx.stage_dir("report") / WRITES["report"][0]
+    return ctx.ws.report.page
 
 
 def _state(
-    ctx: Context, stage: str, options: Mapping[str, Any], known: dict[str, StageState]
+    ctx: Context, stage: str, options: Mapping[str, object], known: dict[str, StageState]
 ) -> StageState:
     """`state`, hashing each stage once: `known` collects what has been found."""
     if stage not in known:
@@ -227,11 +179,11 @@ def _state(
 
 
 def _find_state(
-    ctx: Context, stage: str, options: Mapping[str, Any], known: dict[str, StageState]
+    ctx: Context, stage: str, options: Mapping[str, object], known: dict[str, StageState]
 ) -> StageState:
     directory = ctx.stage_dir(stage)
     try:
-        inputs = stage_module(stage).inputs(ctx, **options)
+        inputs = stage_of(stage).inputs(ctx, **options)
     except UserError as error:
         ran = (directory / RECORD).is_file()
         return Blocked("stale" if ran else "missing", (str(error),))
@@ -250,65 +202,35 @@ def _upstream_state(ctx: Context, stage: str, known: dict[str, StageState]) -> S
     are what was asked for, and `report` may read them.
     """
     found = _state(ctx, stage, {}, known)
-    path = _options_file(ctx, stage)
+    path = ctx.ws.options(stage)
     if found.kind != "fresh" and path.is_file():
-        options = read_json(path)
-        if not _is_options(options):
-            raise UserError(f"{path} is not what higfa wrote there; delete it")
-        as_last_run = _find_state(ctx, stage, options, known)
+        options = read_model(path, DownstreamOptions)
+        as_last_run = _find_state(ctx, stage, options.plain(), known)
         return as_last_run if as_last_run.kind == "fresh" else found
     return found
 
 
-def _is_options(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and value.keys() <= {"synthetic", "arms"}
-        and all(
-            one is None or (isinstance(one, list) and all(isinstance(text, str) for text in one))
-            for one in value.values()
-        )
-    )
-
-
-def _options_file(ctx: Context, stage: str) -> Path:
-    # Beside the stage's folder, as its lock is: the folder belongs to one run, this outlives it.
-    return ctx.workspace / f".{stage}.options.json"
-
-
-def _remember_options(ctx: Context, stage: str, options: Mapping[str, Any]) -> None:
-    path = _options_file(ctx, stage)
+def _remember_options(ctx: Context, stage: str, options: Mapping[str, object]) -> None:
+    path = ctx.ws.options(stage)
     if options:
-        write_note(path, dict(options))
+        write_note(path, DownstreamOptions.model_validate(options).plain())
     else:
         path.unlink(missing_ok=True)
-
-
-def _check_upstream(ctx: Context, stage: str, inputs: StageInputs) -> None:
-    """Raise UserError unless every stage that these inputs come from is fresh."""
-    known: dict[str, StageState] = {}
-    for earlier in _upstream(inputs, stage):
-        before = _upstream_state(ctx, earlier, known)
-        if before.kind != "fresh":
-            raise UserError(
-                f"{stage} reads {earlier}, which is {before.kind} ({'; '.join(before.reasons)}); "
-                f"run `higfa {earlier}` with the same recipe and options first"
-            )
 
 
 def _upstream(inputs: StageInputs, stage: str) -> tuple[str, ...]:
     """Earlier stages whose artifacts are among the inputs ("contours/manifest.jsonl")."""
     read = {name.split("/", 1)[0] for name in inputs.files}
-    return tuple(one for one in STAGES[: STAGES.index(stage)] if one in read)
+    return tuple(one for one in NAMES[: NAMES.index(stage)] if one in read)
 
 
 def _between(first: str, last: str) -> tuple[str, ...]:
     for flag, stage in (("--from", first), ("--until", last)):
-        if stage not in STAGES:
+        if stage not in NAMES:
             raise UserError(
-                f"{flag} {stage}: no such stage; stages are {', '.join(STAGES)}", exit_code=2
+                f"{flag} {stage}: no such stage; stages are {', '.join(NAMES)}", exit_code=2
             )
-    start, end = STAGES.index(first), STAGES.index(last)
+    start, end = NAMES.index(first), NAMES.index(last)
     if start > end:
         raise UserError(f"--from {first} comes after --until {last}; swap them", exit_code=2)
-    return STAGES[start : end + 1]
+    return NAMES[start : end + 1]

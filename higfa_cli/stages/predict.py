@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from higfa_cli.artifacts.atomic import read_json
+from higfa_cli.artifacts.artifact import read_model
+from higfa_cli.artifacts.results import ArmRun, Results
 from higfa_cli.data.images import read_image
 from higfa_cli.errors import UserError
+from higfa_cli.models.classifier import load_classifier
 from higfa_cli.models.device import resolve_device
-from higfa_cli.models.guide import load_guide
-from higfa_cli.stages.arms import RESULTS
 from higfa_cli.stages.context import Context
-from higfa_cli.stages.train_downstream import NAME, run_dir
 from higfa_cli.training.pictures import load_pictures
 
 
@@ -29,11 +28,11 @@ def predict(
         raise UserError("no photo to classify; give at least one", exit_code=2)
     if top < 1:
         raise UserError("--top must be at least 1", exit_code=2)
-    guide = load_guide(Path(model_path), resolve_device(device))
+    classifier = load_classifier(Path(model_path), resolve_device(device))
     paths = [Path(image) for image in images]
-    pictures = load_pictures(map(read_image, paths), [0] * len(paths), guide.spec.image_size)
-    classes = guide.spec.classes
-    values, indices = guide.probabilities(pictures.images).topk(min(top, len(classes)))
+    pictures = load_pictures(map(read_image, paths), [0] * len(paths), classifier.spec.image_size)
+    classes = classifier.spec.classes
+    values, indices = classifier.probabilities(pictures.images).topk(min(top, len(classes)))
     return [
         {
             "image": str(path),
@@ -52,24 +51,18 @@ def best_model(ctx: Context) -> Path:
     Test accuracy has no say. Ties, and trainings without validation, go to the first.
     Raises UserError when `train-downstream` has not finished.
     """
-    path = ctx.workspace / RESULTS
-    if not path.is_file():
-        raise UserError(f"{path} is missing; run `higfa train-downstream` first, or give --model")
-
-    def val(run: dict[str, Any]) -> float:
-        return -1.0 if run["val_accuracy"] is None else float(run["val_accuracy"])
-
-    try:
-        arms = read_json(path)["arms"]
-        arm = max(arms, key=lambda one: sum(val(run) for run in one["runs"]) / len(one["runs"]))
-        run = max(arm["runs"], key=val)
-        folder = run_dir(ctx.stage_dir(NAME), str(arm["name"]), int(run["seed"]))
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+    files = ctx.ws.downstream
+    if not files.results.is_file():
         raise UserError(
-            f"{path} is not as higfa writes it ({type(error).__name__}: {error}); "
-            "run `higfa train-downstream --force`"
-        ) from None
-    model = folder / "model.safetensors"
+            f"{files.results} is missing; run `higfa train-downstream` first, or give --model"
+        )
+
+    def accuracy(run: ArmRun) -> float:
+        return -1.0 if run.val_accuracy is None else run.val_accuracy
+
+    arms = read_model(files.results, Results).arms
+    arm = max(arms, key=lambda arm: sum(map(accuracy, arm.runs)) / len(arm.runs))
+    model = files.training(arm.name, max(arm.runs, key=accuracy).seed).model
     if not model.is_file():
         raise UserError(f"{model} is missing; run `higfa train-downstream --force`")
     return model

@@ -11,45 +11,46 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from higfa_cli.artifacts.atomic import write_bytes, write_json
-from higfa_cli.artifacts.contained import contained
-from higfa_cli.artifacts.plan import PlanItem
+from higfa_cli.artifacts.rows import PlanItem
+from higfa_cli.artifacts.safe_paths import contained
 from higfa_cli.data.images import encode_png, read_image
 from higfa_cli.errors import UserError
-from higfa_cli.models.draw import Drawn, schedule_of
-from higfa_cli.models.loading import READ_AT_LOADING
+from higfa_cli.models.draw import Drawn
 from higfa_cli.recipe.load import override_recipe
-from higfa_cli.stages.batching import batch_size, dearest_step
+from higfa_cli.stages.batching import batch_size, costliest_step
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.drawing import (
+    contour_path,
     draw_items,
-    is_guided,
     load,
     load_model,
     load_steering,
     plan,
 )
 from higfa_cli.stages.gallery import choose
+from higfa_cli.stages.pipeline import check_upstream
 
-FOLDER = "previews"
+# Sections of which a value changes the pictures, but not which they are.
+SWEPT = ("model", "guidance", "sampling", "prompts")
 STRIP = 8
 CAPTION = 14
 TILE = 128
 
 
-def preview(ctx: Context, count: int) -> dict[str, Any]:
+def preview(ctx: Context, count: int) -> dict[str, object]:
     """Draw `count` pictures of the plan, spread over the classes, as one contact sheet.
 
     They are the very pictures that the full run would draw, up to rounding from other batches.
     """
+    check_upstream(ctx, "synthesize")
     chosen = choose(plan(ctx), count, ctx.recipe.seed)
     model, guide = load(ctx, chosen)
-    schedule = schedule_of(ctx.recipe.synthesize)
-    size = batch_size(ctx, model, dearest_step(ctx, model, guide, chosen[0]))
+    size = batch_size(ctx, model, costliest_step(ctx, model, guide, chosen[0]))
     groups = [chosen[i : i + size] for i in range(0, len(chosen), size)]
     drawn = [
         picture
         for group in ctx.progress.track(groups, "preview")
-        for picture in draw_items(ctx, model, guide, schedule, group)
+        for picture in draw_items(ctx, model, guide, ctx.recipe.guidance, group)
     ]
     tiles = [_tile(item.cls, picture) for item, picture in zip(chosen, drawn, strict=True)]
     columns = min(8, len(tiles))
@@ -59,20 +60,21 @@ def preview(ctx: Context, count: int) -> dict[str, Any]:
     return {"sheet": str(path), "images": len(chosen), **_summary(drawn)}
 
 
-def sweep(ctx: Context, key: str, values: Sequence[Any]) -> dict[str, Any]:
-    """Draw the same few seeds for every value of one `synthesize` key: one row per value.
+def sweep(ctx: Context, key: str, values: Sequence[Any]) -> dict[str, object]:
+    """Draw the same few seeds for every value of one key: one row per value.
 
     Raises:
-        UserError: a key of another section, or a value that the recipe refuses.
+        UserError: a key that changes no picture, or a value that the recipe refuses.
     """
-    if not key.startswith("synthesize."):
+    if key.split(".")[0] not in SWEPT:
         raise UserError(
-            f"--sweep {key}: only keys of `synthesize` can be swept; "
-            "try synthesize.classifier.scale=0,1,2",
+            f"--sweep {key}: only keys of {', '.join(f'`{name}`' for name in SWEPT)} can be swept; "
+            "try guidance.classifier.scale=0,1,2",
             exit_code=2,
         )
+    check_upstream(ctx, "synthesize")
     chosen = choose(plan(ctx), STRIP, ctx.recipe.seed)
-    contours = [_plain(read_image(ctx.stage_dir("contours") / i.contour), i.cls) for i in chosen]
+    contours = [_plain(read_image(contour_path(ctx, item)), item.cls) for item in chosen]
     rows, table = [[_caption("contour"), *contours]], []
     for value, drawn in _swept(ctx, key, values, chosen):
         tiles = [_plain(p.pixels, "failed" if p.pixels is None else "") for p in drawn]
@@ -90,19 +92,24 @@ def _swept(
     """The chosen pictures under every value; the model is loaded once where the value allows."""
     variants = [replace(ctx, recipe=override_recipe(ctx.recipe, {key: value})) for value in values]
     items = [_same_pictures(plan(variant), chosen) for variant in variants]
-    guide = load_steering(ctx) if any(is_guided(variant) for variant in variants) else None
+    guide = (
+        load_steering(ctx)
+        if any(variant.recipe.guidance.consulted for variant in variants)
+        else None
+    )
     everything = [item for own in items for item in own]
-    shared = None if key.split(".")[1] in READ_AT_LOADING else load_model(ctx, everything)
+    shared = None if key.startswith("model.") else load_model(ctx, everything)
     jobs = list(zip(values, variants, items, strict=True))
     for value, variant, own in ctx.progress.track(jobs, f"sweep {key}"):
-        settings = variant.recipe.synthesize
-        model = shared.with_settings(settings) if shared else load_model(variant, own)
-        yield value, draw_items(variant, model, guide, schedule_of(settings), own)
+        recipe = variant.recipe
+        model = shared.with_sampling(recipe.sampling) if shared else load_model(variant, own)
+        yield value, draw_items(variant, model, guide, recipe.guidance, own)
 
 
 def _place(ctx: Context, name: str) -> Path:
     """Where a sheet goes; UserError where a link would lead it out of the workspace."""
-    return contained(ctx.workspace, f"{FOLDER}/{name}", ctx.workspace)
+    path = ctx.ws.previews / name
+    return contained(ctx.workspace, ctx.ws.name(path), ctx.workspace)
 
 
 def _same_pictures(items: Sequence[PlanItem], chosen: Sequence[PlanItem]) -> list[PlanItem]:
@@ -111,7 +118,7 @@ def _same_pictures(items: Sequence[PlanItem], chosen: Sequence[PlanItem]) -> lis
     return [by_id[item.id] for item in chosen]
 
 
-def _summary(drawn: Sequence[Drawn]) -> dict[str, Any]:
+def _summary(drawn: Sequence[Drawn]) -> dict[str, object]:
     """Mean final confidence of the guide (None where it was off) and failures."""
     final = [p.trace["p"][-1] for p in drawn if p.error is None]
     known = [value for value in final if value is not None]

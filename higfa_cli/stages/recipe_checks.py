@@ -7,13 +7,12 @@ from pathlib import Path
 
 from higfa_cli.data.prompt_bank import negative_for
 from higfa_cli.data.prompts import load_words
-from higfa_cli.errors import UserError
-from higfa_cli.recipe.refs import POCKET, resolve_ref
+from higfa_cli.recipe.refs import POCKET, existing_path, resolve_ref
 from higfa_cli.recipe.schema import Recipe
 
 
 def check_recipe(recipe: Recipe, base: Path) -> None:
-    """Raise UserError unless the texts and parts that the recipe names are there, and sizes agree.
+    """Raise UserError unless the texts and parts that the recipe names are there.
 
     Args:
         recipe: a valid recipe.
@@ -21,7 +20,6 @@ def check_recipe(recipe: Recipe, base: Path) -> None:
     """
     check_texts(recipe, base)
     _check_pocket(recipe, base)
-    check_sizes(recipe)
 
 
 def check_texts(recipe: Recipe, base: Path) -> None:
@@ -29,37 +27,23 @@ def check_texts(recipe: Recipe, base: Path) -> None:
 
     Which classes they must have only the data can say.
     """
-    negative_for(recipe.synthesize.prompts.model_copy(update={"negative": None}), base)
+    negative_for(recipe.prompts.model_copy(update={"negative": None}), base)
     words = recipe.data.class_words
     if words is None or _is_of_absent_pocket(words):
         return
-    found = _resolved("data.class_words", words, base)
-    if not isinstance(found, Path):
-        raise UserError(
-            f"data.class_words: {words} does not exist (looked in {base}); correct data.class_words"
-        )
-    load_words(found)
-
-
-def check_sizes(recipe: Recipe) -> None:
-    """Raise UserError unless contours are as large as pictures."""
-    size, own = recipe.synthesize.size, recipe.contours.size
-    if own != size:
-        raise UserError(
-            f"contours.size is {own} but synthesize.size is {size}; set both to the same value"
-        )
+    load_words(existing_path(words, base, "data.class_words"))
 
 
 def _check_pocket(recipe: Recipe, base: Path) -> None:
     refs = {
         "data.root": recipe.data.root,
-        "synthesize.model": recipe.synthesize.model,
-        "synthesize.controlnet": recipe.synthesize.controlnet,
-        "synthesize.gradient_autoencoder": recipe.synthesize.gradient_autoencoder,
+        "model.base": recipe.model.base,
+        "model.controlnet": recipe.model.controlnet,
+        "model.gradient_autoencoder": recipe.model.gradient_autoencoder,
     }
     for key, ref in refs.items():
         if ref is not None and ref.startswith("pocket:") and not _is_of_absent_pocket(ref):
-            _resolved(key, ref, base)
+            resolve_ref(ref, base, key)
 
 
 def _is_of_absent_pocket(ref: str) -> bool:
@@ -67,10 +51,3 @@ def _is_of_absent_pocket(ref: str) -> bool:
     name = ref.removeprefix("pocket:")
     known = name != ref and name in POCKET
     return known and importlib.util.find_spec("higfa_pocket") is None
-
-
-def _resolved(key: str, ref: str, base: Path) -> Path | str:
-    try:
-        return resolve_ref(ref, base)
-    except UserError as error:
-        raise UserError(f"{key}: {error}") from error

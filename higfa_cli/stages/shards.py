@@ -12,20 +12,20 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from tqdm import tqdm
 
-from higfa_cli.artifacts.atomic import read_json, write_json, write_jsonl
-from higfa_cli.artifacts.lock import folder_lock
-from higfa_cli.artifacts.parts import gate, living_parts
-from higfa_cli.artifacts.plan import PlanItem, batches, in_batches
+from higfa_cli.artifacts.artifact import read_model, write_model, write_rows
+from higfa_cli.artifacts.lock import folder_lock, gate, living_parts
+from higfa_cli.artifacts.plan import batches, in_batches
+from higfa_cli.artifacts.rows import PlanFile, PlanItem
 from higfa_cli.artifacts.run_record import (
     StageInputs,
     StageRun,
@@ -40,16 +40,12 @@ from higfa_cli.stages.batch_files import (
     Batch,
     Models,
     draw_batch,
-    drawn_so_far,
     is_whole,
     keep_batch,
-    trace_name,
 )
-from higfa_cli.stages.batching import batch_size, dearest_step
+from higfa_cli.stages.batching import batch_size, costliest_step
 from higfa_cli.stages.context import Context, Silent
 
-PLAN = "plan.json"
-ITEMS = "plan.jsonl"
 _POLL_SECONDS = 0.1
 
 
@@ -65,7 +61,7 @@ class Shard:
 
     @property
     def part(self) -> str:
-        """In names of files."""
+        """The shard in names of files."""
         return f"shard-{self.index}-of-{self.count}"
 
 
@@ -79,7 +75,7 @@ class Settled:
 
     @property
     def groups(self) -> list[tuple[PlanItem, ...]]:
-        """The batches."""
+        """The items in batches, in the order of the plan."""
         return batches(self.items)
 
 
@@ -90,48 +86,34 @@ def settle(
 
     Raises UserError: the plan was settled on another kind of device.
     """
-    device = resolve_device(ctx.recipe.device).type
-    if PLAN in record.kept:
-        record.keep(PLAN)
+    files, device = ctx.ws.synthesize, resolve_device(ctx.recipe.run.device).type
+    if record.is_kept(files.name(files.plan)):
+        record.keep(files.name(files.plan))
     else:
-        asked = ctx.recipe.synthesize.batch_size
-        size = asked if asked != "auto" else _probed(ctx, models, items)
-        about: dict[str, Any] = {"batch_size": size, "probed": asked == "auto"}
-        about |= {"pictures": len(items), "device": device}
-        about |= {"threads": max(1, torch.get_num_threads() // workers)}
-        about |= {"dtype": ctx.recipe.synthesize.dtype}
-        write_json(record.directory / PLAN, about)
-        record.output(record.directory / PLAN)
-    about = read_json(record.directory / PLAN)
-    if not _is_settled(about):
-        raise UserError(
-            f"{record.directory / PLAN} is not what higfa wrote there; start anew with --force"
+        asked = ctx.recipe.run.batch_size
+        written = PlanFile(
+            batch_size=asked if asked != "auto" else _probed(ctx, models, items),
+            probed=asked == "auto",
+            pictures=len(items),
+            device=device,
+            threads=max(1, torch.get_num_threads() // workers),
+            dtype=ctx.recipe.model.dtype,
         )
-    if about["device"].split(":")[0] != device:
+        write_model(files.plan, written)
+        record.output(files.plan)
+    plan = read_model(files.plan, PlanFile)
+    if plan.device.split(":")[0] != device:
         raise UserError(
-            f"{record.directory / PLAN} was begun on {about['device']}, and {device} draws "
-            f"slightly other pictures; go on with --device {about['device']}, or start anew with "
-            "--force"
+            f"{files.plan} was begun on {plan.device}, and {device} draws slightly other pictures; "
+            f"go on with --device {plan.device}, or start again with --force"
         )
-    size = int(about["batch_size"])
-    # Early plans did not settle threads: they were drawn with torch's own number.
-    threads = int(about.get("threads", torch.get_num_threads()))
-    settled = Settled(in_batches(items, size), size, threads)
-    if ITEMS in record.kept:
-        record.keep(ITEMS)
+    settled = Settled(in_batches(items, plan.batch_size), plan.batch_size, plan.threads)
+    if record.is_kept(files.name(files.items)):
+        record.keep(files.name(files.items))
     else:
-        write_jsonl(record.directory / ITEMS, [item.row() for item in settled.items])
-        record.output(record.directory / ITEMS)
+        write_rows(files.items, settled.items)
+        record.output(files.items)
     return settled
-
-
-def _is_settled(about: Any) -> bool:
-    counts = {"batch_size": 1_000_000, "threads": 4096}
-    return (
-        isinstance(about, dict)
-        and isinstance(about.get("device"), str)
-        and all(type(about.get(k)) is int and 1 <= about[k] <= most for k, most in counts.items())
-    )
 
 
 @contextmanager
@@ -153,12 +135,12 @@ def draw_batches(
     retry_failed: bool = False,
 ) -> int:
     """Every batch drawn or taken over; returns how many pictures were drawn now."""
-    drawn = 0
+    files, drawn = ctx.ws.synthesize, 0
     for group in ctx.progress.track(groups, "synthesize"):
-        if is_whole(record, group, retry_failed):
-            keep_batch(record, group)
+        if is_whole(record, files, group, retry_failed):
+            keep_batch(record, files, group)
         else:
-            draw_batch(ctx, record, models, group)
+            draw_batch(ctx, record, files, models, group)
             drawn += len(group)
     return drawn
 
@@ -168,13 +150,14 @@ def run_shard(
     known: StageInputs,
     items: Sequence[PlanItem],
     shard: Shard,
-    finish: Callable[[StageRun, Models], dict[str, Any]],
-) -> dict[str, Any]:
+    finish: Callable[[StageRun, Models], Mapping[str, object]],
+) -> Mapping[str, object]:
     """Draw one shard; `finish` closes the stage if all the others are done.
 
     Raises UserError (exit code 75): the shard is taken, or one process draws the whole plan.
     """
-    directory, models = ctx.stage_dir("synthesize"), Models(ctx, items)
+    files, models = ctx.ws.synthesize, Models(ctx, items)
+    directory = files.directory
     settled: list[Settled] = []
 
     def open_plan(record: StageRun) -> None:
@@ -186,13 +169,13 @@ def run_shard(
         with torch_threads(plan.threads):
             draw_batches(ctx, record, models, own)
     with gate(directory), folder_lock(directory):
-        about = read_record(directory)
-        so_far, total = drawn_so_far(directory), len(plan.groups)
-        if about["status"] == "done" and about["inputs"]["key"] == known.key:
-            return {"output": str(directory / "images"), **about["counts"]}
+        before = read_record(directory)
+        so_far, total = len(files.all_traces()), len(plan.groups)
+        if before.status == "done" and before.inputs.key == known.key:
+            return {"output": str(files.images), **before.counts}
         if so_far < total or living_parts(directory):
             done = f"shard {shard} done, {so_far} of {total} batches so far"
-            return {"output": str(directory / "images"), "state": done}
+            return {"output": str(files.images), "state": done}
         with closing_run(directory, known, ctx.recipe) as record:
             return finish(record, models)
 
@@ -201,7 +184,7 @@ def count_workers(ctx: Context, asked: int | Literal["auto"]) -> int:
     """`auto`: one per GPU; on a CPU one per two cores."""
     if asked != "auto":
         return asked
-    if resolve_device(ctx.recipe.device).type == "cuda":
+    if resolve_device(ctx.recipe.run.device).type == "cuda":
         return torch.cuda.device_count()
     return max(1, (os.cpu_count() or 1) // 2)
 
@@ -218,14 +201,15 @@ def draw_in_workers(
 
     Raises UserError when a worker ended before its time; the batches of the others stay.
     """
-    todo = [group for group in plan.groups if not is_whole(record, group, retry_failed)]
+    files = ctx.ws.synthesize
+    todo = [group for group in plan.groups if not is_whole(record, files, group, retry_failed)]
     count = min(workers, len(todo))
     if count == 0:
         return 0
     parts = [f"worker-{index}-of-{count}" for index in range(count)]
     # A trace that stays would look like a finished batch.
     for group in todo:
-        (record.directory / trace_name(group)).unlink(missing_ok=True)
+        files.trace(group[0].batch).unlink(missing_ok=True)
     context = multiprocessing.get_context("spawn")
     jobs: list[BaseProcess] = [
         context.Process(
@@ -234,9 +218,9 @@ def draw_in_workers(
         )
         for index, part in enumerate(parts)
     ]
-    _run_all(ctx, jobs, record.directory, todo)
+    _run_all(ctx, jobs, [files.trace(group[0].batch) for group in todo])
     record.adopt(parts)
-    missing = sum(not is_whole(record, group) for group in todo)
+    missing = sum(not is_whole(record, files, group) for group in todo)
     if missing:
         codes = ", ".join(str(job.exitcode) for job in jobs if job.exitcode)
         raise UserError(
@@ -247,14 +231,11 @@ def draw_in_workers(
     return sum(len(group) for group in todo)
 
 
-def _run_all(
-    ctx: Context, jobs: Sequence[BaseProcess], directory: Path, todo: Sequence[Batch]
-) -> None:
+def _run_all(ctx: Context, jobs: Sequence[BaseProcess], traces: Sequence[Path]) -> None:
     try:
         for job in jobs:
             job.start()
-        finished = _finished(jobs, [directory / trace_name(group) for group in todo])
-        for _ in ctx.progress.track(finished, "synthesize", total=len(todo)):
+        for _ in ctx.progress.track(_finished(jobs, traces), "synthesize", total=len(traces)):
             pass
     finally:
         for job in jobs:
@@ -277,10 +258,11 @@ def _finished(jobs: Sequence[BaseProcess], traces: Sequence[Path]) -> Iterator[P
 
 def _for_worker(ctx: Context, index: int) -> Context:
     """The same run, silent, on a GPU of its own where there are several."""
-    device = ctx.recipe.device
+    device = ctx.recipe.run.device
     if device in ("auto", "cuda") and resolve_device(device).type == "cuda":
         device = f"cuda:{index % torch.cuda.device_count()}"
-    recipe = ctx.recipe.model_copy(update={"device": device})
+    run = ctx.recipe.run.model_copy(update={"device": device})
+    recipe = ctx.recipe.model_copy(update={"run": run})
     return replace(ctx, recipe=recipe, progress=Silent())
 
 
@@ -294,12 +276,12 @@ def _work(
     # of on stderr.
     tqdm.set_lock(threading.RLock())
     parent = multiprocessing.parent_process()
-    directory, models = ctx.stage_dir("synthesize"), Models(ctx, items)
+    files, models = ctx.ws.synthesize, Models(ctx, items)
     try:
-        with torch_threads(plan.threads), worker_run(directory, ctx.recipe, part) as record:
+        with torch_threads(plan.threads), worker_run(files.directory, ctx.recipe, part) as record:
             for group in groups:
                 if parent is None or parent.is_alive():
-                    draw_batch(ctx, record, models, group)
+                    draw_batch(ctx, record, files, models, group)
     except UserError as error:
         print(f"error: {part}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -307,4 +289,4 @@ def _work(
 
 def _probed(ctx: Context, models: Models, items: Sequence[PlanItem]) -> int:
     model, guide = models.loaded
-    return batch_size(ctx, model, dearest_step(ctx, model, guide, items[0]))
+    return batch_size(ctx, model, costliest_step(ctx, model, guide, items[0]))

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 
-from higfa_cli.artifacts.fingerprint import hash_file
-from higfa_cli.artifacts.plan import PlanItem
-from higfa_cli.artifacts.run_record import StageInputs, StageRun, stage_run
+from higfa_cli.artifacts.records import SynthesisCounts
+from higfa_cli.artifacts.rows import PlanItem
+from higfa_cli.artifacts.run_record import StageRun, stage_run
 from higfa_cli.models.diffusion import DiffusionModel
-from higfa_cli.models.draw import evaluations, schedule_of
+from higfa_cli.models.draw import evaluations
 from higfa_cli.stages.batch_files import Models, failures, rows_of, write_metadata
 from higfa_cli.stages.context import Context
-from higfa_cli.stages.drawing import guide_path, is_guided, manifest_path, plan
-from higfa_cli.stages.dry_run import dry_run
+from higfa_cli.stages.drawing import plan
 from higfa_cli.stages.gallery import write_gallery
-from higfa_cli.stages.model_inputs import model_inputs
-from higfa_cli.stages.photos import load_photos
-from higfa_cli.stages.preview import preview, sweep
+from higfa_cli.stages.inputs import synthesize_inputs
 from higfa_cli.stages.shards import (
     Shard,
     count_workers,
@@ -30,32 +27,7 @@ from higfa_cli.stages.shards import (
     torch_threads,
 )
 
-__all__ = ["NAME", "dry_run", "inputs", "preview", "run", "sweep"]
-
 NAME = "synthesize"
-VERSION = 2
-
-
-def inputs(ctx: Context) -> StageInputs:
-    """What the pictures depend on.
-
-    Raises:
-        UserError: contours or guide are missing, or do not fit the recipe.
-    """
-    settings = ctx.recipe.synthesize
-    photos = load_photos(ctx)
-    files = {"contours/manifest.jsonl": hash_file(manifest_path(ctx))}
-    if is_guided(ctx):
-        files["finetune-guide/guide.safetensors"] = hash_file(guide_path(ctx))
-    files |= model_inputs(ctx, photos.classes)
-    parameters = {
-        "version": VERSION,
-        "seed": ctx.recipe.seed,
-        # Where the files are looked for does not change what is in them.
-        "synthesize": settings.model_dump(mode="json", exclude={"local_files_only"}),
-        "words": dict(photos.words),
-    }
-    return StageInputs(parameters, files)
 
 
 def run(
@@ -63,7 +35,7 @@ def run(
     shard: tuple[int, int] | None = None,
     workers: int | Literal["auto"] = 1,
     retry_failed: bool = False,
-) -> dict[str, Any]:
+) -> Mapping[str, object]:
     """Draw the whole plan; batches of an interrupted run that are whole are kept.
 
     Args:
@@ -76,12 +48,12 @@ def run(
     Returns:
         Counts and cost, as in `run.json`; for a shard that is not the last, how far the plan is.
     """
-    known = inputs(ctx)
+    inputs = synthesize_inputs(ctx)
     items = plan(ctx)
-    directory = ctx.stage_dir(NAME)
+    directory = ctx.ws.synthesize.directory
     if shard is not None:
-        return run_shard(ctx, known, items, Shard(*shard), lambda r, m: _finish(ctx, r, m, items))
-    with stage_run(directory, known, ctx.recipe, resume=not ctx.force) as record:
+        return run_shard(ctx, inputs, items, Shard(*shard), lambda r, m: _finish(ctx, r, m, items))
+    with stage_run(directory, inputs, ctx.recipe, resume=not ctx.force) as record:
         count = count_workers(ctx, workers)
         return _finish(ctx, record, Models(ctx, items), items, count, retry_failed)
 
@@ -93,8 +65,9 @@ def _finish(
     items: Sequence[PlanItem],
     workers: int = 1,
     retry_failed: bool = False,
-) -> dict[str, Any]:
+) -> Mapping[str, object]:
     """Draw what is missing of the plan, then everything that is made of the whole."""
+    files = ctx.ws.synthesize
     settled = settle(ctx, record, models, items, workers)
     drawn = 0
     if workers > 1:
@@ -104,23 +77,29 @@ def _finish(
         drawn += draw_batches(ctx, record, models, settled.groups, retry_failed)
         model, _ = models.loaded
         record.device = str(model.device)
-        rows = [row for group in settled.groups for row in rows_of(record, group)]
-        write_metadata(record, rows)
+        rows = [row for group in settled.groups for row in rows_of(record, files, group)]
+        write_metadata(record, files, rows)
         write_gallery(ctx, record, model, settled.items)
-    levels = model.solver(ctx.recipe.synthesize.steps).levels
-    denoiser, passes = evaluations(schedule_of(ctx.recipe.synthesize), levels)
+    levels = model.solver(ctx.recipe.sampling.steps).levels
+    denoiser, passes = evaluations(ctx.recipe.guidance, levels)
     seconds = sum(record.seconds.values())
-    record.counts |= failures(rows) | {
-        "drawn_now": drawn,
-        "seconds": round(seconds, 3),
-        "seconds_per_image": round(seconds / len(rows), 4),
-        "denoiser_evaluations_per_image": denoiser,
-        "guide_evaluations_per_image": passes,
-        "batch_size": settled.batch_size,
-        "dtype": ctx.recipe.synthesize.dtype,
-        "peak_device_memory": _peak_memory(model),
-    }
-    return {"output": str(record.directory / "images"), **record.counts}
+    failed = failures(rows)
+    counts = SynthesisCounts(
+        images=len(rows) - sum(failed.values()),
+        failed=sum(failed.values()),
+        failures=failed,
+        smallest_batch=min((row.effective_batch for row in rows), default=None),
+        drawn_now=drawn,
+        seconds=round(seconds, 3),
+        seconds_per_image=round(seconds / len(rows), 4),
+        denoiser_evaluations_per_image=denoiser,
+        guide_evaluations_per_image=passes,
+        batch_size=settled.batch_size,
+        dtype=ctx.recipe.model.dtype,
+        peak_device_memory=_peak_memory(model),
+    )
+    record.counts = counts
+    return {"output": str(files.images), **counts.plain()}
 
 
 def _peak_memory(model: DiffusionModel) -> int | None:

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from torchmetrics.functional.classification import multiclass_f1_score
 
-from higfa_cli.artifacts.atomic import read_json, write_json, write_jsonl, write_text
-from higfa_cli.artifacts.fingerprint import hash_file
-from higfa_cli.artifacts.names import class_dir
-from higfa_cli.artifacts.run_record import StageInputs, StageRun, stage_run
+from higfa_cli.artifacts.artifact import read_model, write_model, write_rows
+from higfa_cli.artifacts.atomic import write_text
+from higfa_cli.artifacts.class_folders import class_dir
+from higfa_cli.artifacts.records import DownstreamCounts
+from higfa_cli.artifacts.results import ArmResult, ArmRun, Results, SplitCounts, TrainingRow
+from higfa_cli.artifacts.run_record import StageRun, stage_run
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.data.dataset import Dataset, Sample
 from higfa_cli.data.images import read_image
-from higfa_cli.models.backbones import create_backbone, weights_path
+from higfa_cli.models.backbones import create_backbone
+from higfa_cli.models.classifier import ClassifierSpec, load_classifier, save_classifier
 from higfa_cli.models.device import resolve_device
-from higfa_cli.models.guide import GuideSpec, load_guide, save_guide
 from higfa_cli.report.tables import csv_cell
 from higfa_cli.stages.arms import STAGE, Arm, choose_arms
 from higfa_cli.stages.context import Context
+from higfa_cli.stages.inputs import downstream_inputs
 from higfa_cli.stages.photos import load_photos
+from higfa_cli.stages.summaries import DownstreamSummary
 from higfa_cli.training.calibration import fit_temperature
 from higfa_cli.training.folds import stratified_folds
 from higfa_cli.training.mixing import TrainSet
@@ -34,19 +36,18 @@ from higfa_cli.training.synthetic import SyntheticFolder, list_synthetic
 from higfa_cli.training.trainer import fit, predict_logits
 
 NAME = STAGE
-VERSION = 1
 _HELD_OUT_PARTS = 5
 HELD_OUT = "a stratified fifth of the training photos, held out because there is no val split"
 LAST = "last"
 
 
 @dataclass(frozen=True)
-class Selection:
-    """What trains and what chooses the checkpoint; `how` is told in the results."""
+class RealPhotos:
+    """Photos that train, and those that choose the checkpoint; `chosen_by` names the latter."""
 
     train: tuple[Sample, ...]
     chooses: tuple[Sample, ...]
-    how: str
+    chosen_by: str
 
 
 @dataclass(frozen=True)
@@ -59,20 +60,9 @@ class Material:
     val: Pictures | None
 
 
-def inputs(
-    ctx: Context, synthetic: Sequence[str] = (), arms: Sequence[str] | None = None
-) -> StageInputs:
-    """What the results depend on: the `downstream` keys, all photos, every arm's pictures.
-
-    Raises UserError: data missing, or no new pictures (names the command that makes them).
-    """
-    dataset = load_photos(ctx)
-    return _inputs(ctx, dataset, choose_arms(ctx, synthetic, arms))
-
-
 def run(
     ctx: Context, synthetic: Sequence[str] = (), arms: Sequence[str] | None = None
-) -> dict[str, Any]:
+) -> DownstreamSummary:
     """Train each arm once per seed with the same number of steps, then read the test photos.
 
     `synthetic`: `[NAME=]DIR` each, a folder of class folders. `arms`: only the arms of these
@@ -81,12 +71,12 @@ def run(
 
     Raises UserError: bad data, unknown class folders, an unknown backbone, weights not to be had.
     """
-    recipe, directory = ctx.recipe, ctx.stage_dir(NAME)
+    recipe, files = ctx.recipe, ctx.ws.downstream
     dataset = load_photos(ctx)
     chosen = choose_arms(ctx, synthetic, arms)
-    device = resolve_device(recipe.device)
-    selection = select(dataset, recipe.seed)
-    held = {sample.key for sample in selection.chooses}
+    device = resolve_device(recipe.run.device)
+    photos = hold_out(dataset, recipe.seed)
+    held = {sample.key for sample in photos.chooses}
     listings = {
         arm.name: None
         if arm.folder is None
@@ -94,38 +84,42 @@ def run(
         for arm in chosen
     }
     create_backbone(recipe.downstream, len(dataset.classes), ctx.base, 0, "downstream")
-    known = _inputs(ctx, dataset, chosen)
+    inputs = downstream_inputs(ctx, synthetic, arms)
     foreign = [listings[arm.name] for arm in chosen if arm.selection is None]
     _check_readable(ctx, dataset.of("test"), [one for one in foreign if one is not None])
-    with stage_run(directory, known, recipe, resume=not ctx.force) as record:
+    with stage_run(files.directory, inputs, recipe, resume=not ctx.force) as record:
         record.device = str(device)
-        real, val = _real(ctx, selection)
-        rows = []
+        real, val = _real(ctx, photos)
+        trained = {}
         for arm in chosen:
             material = _material(ctx, arm, listings[arm.name], real, val)
-            runs = [_train(ctx, dataset, material, seed, record) for seed in _seeds(ctx)]
-            rows.append(_arm_row(ctx, material, runs))
-        _test(ctx, dataset, rows, record)
-        results = {
-            "arms": rows,
-            "classes": list(dataset.classes),
-            "selection": selection.how,
-            "test": "read once per checkpoint, after all training"
+            trained[arm.name] = [
+                _train(ctx, dataset, material, seed, record) for seed in _seeds(ctx)
+            ]
+        tested = _tested(ctx, dataset, trained, record)
+        results = Results(
+            arms=tuple(
+                _arm_result(ctx, arm, listings[arm.name], tested[arm.name]) for arm in chosen
+            ),
+            classes=dataset.classes,
+            chosen_by=photos.chosen_by,
+            test="read once per checkpoint, after all training"
             if dataset.of("test")
             else "no test split: test accuracy is null",
-            "counts": {
-                "train": len(selection.train),
-                "val": len(selection.chooses),
-                "test": len(dataset.of("test")),
-            },
-        }
-        write_json(directory / "results.json", results)
-        record.output(directory / "results.json")
-        record.counts |= {"arms": len(rows), "trainings": sum(len(row["runs"]) for row in rows)}
+            counts=SplitCounts(
+                train=len(photos.train),
+                val=len(photos.chooses),
+                test=len(dataset.of("test")),
+            ),
+        )
+        write_model(files.results, results)
+        record.output(files.results)
+        trainings = sum(len(rows) for rows in tested.values())
+        record.counts = DownstreamCounts(arms=len(chosen), trainings=trainings)
     return _summary(ctx, results)
 
 
-def select(dataset: Dataset, seed: int) -> Selection:
+def hold_out(dataset: Dataset, seed: int) -> RealPhotos:
     """The val split chooses the checkpoint; without one, a stratified fifth of train does.
 
     A class of a single photo keeps it for training. Where nothing can be held out, the last
@@ -133,7 +127,7 @@ def select(dataset: Dataset, seed: int) -> Selection:
     """
     train, val = dataset.of("train"), dataset.of("val")
     if val:
-        return Selection(train, val, "val")
+        return RealPhotos(train, val, "val")
     keys = [sample.key for sample in train]
     labels = [sample.class_id for sample in train]
     parts = stratified_folds(keys, labels, _HELD_OUT_PARTS, seed)
@@ -143,43 +137,19 @@ def select(dataset: Dataset, seed: int) -> Selection:
         if part == 0 and labels.count(sample.class_id) > 1
     ]
     if not held:
-        return Selection(train, (), LAST)
-    kept = set(held)
-    return Selection(tuple(s for s in train if s not in kept), tuple(held), HELD_OUT)
-
-
-def run_dir(stage_dir: Path, arm: str, seed: int) -> Path:
-    """Folder of one training."""
-    return stage_dir / "arms" / class_dir(arm) / f"seed-{seed}"
-
-
-def _inputs(ctx: Context, dataset: Dataset, chosen: Sequence[Arm]) -> StageInputs:
-    recipe = ctx.recipe
-    files = {f"data/{split}": dataset.fingerprint(split) for split in dataset.splits}
-    for arm in chosen:
-        files |= arm.files()
-    if recipe.downstream.weights is not None:
-        weights = weights_path(recipe.downstream.weights, ctx.base)
-        files["downstream.weights"] = hash_file(weights)
-    return StageInputs(
-        parameters={
-            "version": VERSION,
-            "seed": recipe.seed,
-            "data": recipe.data.model_dump(mode="json", include={"layout", "shots", "crop_bottom"}),
-            "downstream": recipe.downstream.model_dump(mode="json"),
-            "arms": {arm.name: arm.source(ctx.workspace) for arm in chosen},
-        },
-        files=files,
-    )
+        return RealPhotos(train, (), LAST)
+    aside = set(held)
+    rest = tuple(sample for sample in train if sample not in aside)
+    return RealPhotos(rest, tuple(held), HELD_OUT)
 
 
 def _seeds(ctx: Context) -> tuple[int, ...]:
     return tuple(dict.fromkeys(ctx.recipe.downstream.seeds))
 
 
-def _real(ctx: Context, selection: Selection) -> tuple[Pictures, Pictures | None]:
-    real = _load(ctx, selection.train)
-    return real, _load(ctx, selection.chooses) if selection.chooses else None
+def _real(ctx: Context, photos: RealPhotos) -> tuple[Pictures, Pictures | None]:
+    real = _load(ctx, photos.train)
+    return real, _load(ctx, photos.chooses) if photos.chooses else None
 
 
 def _load(ctx: Context, samples: Sequence[Sample]) -> Pictures:
@@ -223,17 +193,17 @@ def _material(
 
 def _train(
     ctx: Context, dataset: Dataset, material: Material, seed: int, record: StageRun
-) -> dict[str, Any]:
+) -> TrainingRow:
     """One training, or what an interrupted run left of it; returns its row of the results."""
-    folder = run_dir(record.directory, material.arm.name, seed)
-    paths = [folder / name for name in ("model.safetensors", "history.jsonl", "fit.json")]
-    if all(path.relative_to(record.directory).as_posix() in record.kept for path in paths):
-        for path in paths:
-            record.keep(path.relative_to(record.directory).as_posix())
-        kept: dict[str, Any] = read_json(paths[2])
-        return kept
+    files = ctx.ws.downstream.training(material.arm.name, seed)
+    paths = (files.model, files.history, files.result)
+    names = [ctx.ws.downstream.name(path) for path in paths]
+    if all(map(record.is_kept, names)):
+        for name in names:
+            record.keep(name)
+        return read_model(files.result, TrainingRow)
     config, classes = ctx.recipe.downstream, len(dataset.classes)
-    device = resolve_device(ctx.recipe.device)
+    device = resolve_device(ctx.recipe.run.device)
     # Seeds do not depend on the arm: arms of one seed start from the same weights.
     head, order = (seed_for(ctx.recipe.seed, NAME, seed, what) for what in ("head", "order"))
     backbone = create_backbone(config, classes, ctx.base, head, "downstream")
@@ -254,7 +224,7 @@ def _train(
     if material.val is not None:
         logits = predict_logits(backbone, material.val, device)
         temperature = fit_temperature(logits, material.val.labels)
-    spec = GuideSpec(
+    spec = ClassifierSpec(
         backbone.name,
         dataset.classes,
         config.image_size,
@@ -262,61 +232,78 @@ def _train(
         backbone.std,
         temperature,
     )
-    row = {
-        "seed": seed,
-        "best_epoch": fitted.best_epoch,
-        "val_accuracy": fitted.val_accuracy,
-        "temperature": temperature,
-        "replaced": sum(one["replaced"] for one in fitted.history) / len(fitted.history),
-        "steps": fitted.steps,
-        "images_seen": fitted.images_seen,
-        "seconds": round(fitted.seconds, 3),
-    }
+    row = TrainingRow(
+        seed=seed,
+        best_epoch=fitted.best_epoch,
+        val_accuracy=fitted.val_accuracy,
+        temperature=temperature,
+        replaced=sum(epoch.replaced for epoch in fitted.history) / len(fitted.history),
+        steps=fitted.steps,
+        images_seen=fitted.images_seen,
+        seconds=round(fitted.seconds, 3),
+    )
     about = {"stage": NAME, "arm": material.arm.name, "seed": str(seed)}
-    save_guide(paths[0], backbone.network, spec, about)
-    write_jsonl(paths[1], fitted.history)
-    write_json(paths[2], row)
+    save_classifier(files.model, backbone.network, spec, about)
+    write_rows(files.history, fitted.history)
+    write_model(files.result, row)
     for path in paths:
         record.output(path)
     record.scratch(f"{class_dir(material.arm.name)}-{seed}.pt").unlink()
     return row
 
 
-def _arm_row(ctx: Context, material: Material, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    listing = material.listing
+def _arm_result(
+    ctx: Context, arm: Arm, listing: SyntheticFolder | None, runs: tuple[ArmRun, ...]
+) -> ArmResult:
+    return ArmResult(
+        name=arm.name,
+        synthetic=arm.source(ctx.ws),
+        synthetic_images=0 if listing is None else len(listing.paths),
+        missing_classes=() if listing is None else listing.missing,
+        runs=runs,
+    )
+
+
+def _tested(
+    ctx: Context,
+    dataset: Dataset,
+    trained: Mapping[str, Sequence[TrainingRow]],
+    record: StageRun,
+) -> dict[str, tuple[ArmRun, ...]]:
+    """Arm -> its trainings with test accuracy and macro F1; writes each one's predictions.csv."""
+    samples = dataset.of("test")
+    pictures = _load(ctx, samples) if samples else None
     return {
-        "name": material.arm.name,
-        "synthetic": material.arm.source(ctx.workspace),
-        "synthetic_images": 0 if listing is None else len(listing.paths),
-        "missing_classes": [] if listing is None else list(listing.missing),
-        "runs": runs,
+        arm: tuple(_test(ctx, dataset, pictures, arm, row, record) for row in rows)
+        for arm, rows in trained.items()
     }
 
 
-def _test(ctx: Context, dataset: Dataset, rows: Sequence[dict[str, Any]], record: StageRun) -> None:
-    """Add test accuracy and macro F1 to every run's row, and write its predictions.csv."""
-    samples = dataset.of("test")
-    pictures = _load(ctx, samples) if samples else None
-    device = resolve_device(ctx.recipe.device)
-    for arm in rows:
-        for row in arm["runs"]:
-            row |= {"test_accuracy": None, "test_macro_f1": None}
-            if pictures is None:
-                continue
-            folder = run_dir(record.directory, arm["name"], row["seed"])
-            guide = load_guide(folder / "model.safetensors", device)
-            confidence, predicted = guide.probabilities(pictures.images).max(1)
-            hits = predicted == pictures.labels
-            row["test_accuracy"] = float(hits.to(torch.float64).mean())
-            row["test_macro_f1"] = float(
-                multiclass_f1_score(
-                    predicted, pictures.labels, num_classes=len(dataset.classes), average="macro"
-                )
-            )
-            names = [dataset.classes[index] for index in predicted.tolist()]
-            text = _csv(samples, names, confidence.tolist())
-            write_text(folder / "predictions.csv", text)
-            record.output(folder / "predictions.csv")
+def _test(
+    ctx: Context,
+    dataset: Dataset,
+    pictures: Pictures | None,
+    arm: str,
+    row: TrainingRow,
+    record: StageRun,
+) -> ArmRun:
+    if pictures is None:
+        return ArmRun(**row.plain(), test_accuracy=None, test_macro_f1=None)
+    files = ctx.ws.downstream.training(arm, row.seed)
+    classifier = load_classifier(files.model, resolve_device(ctx.recipe.run.device))
+    confidence, predicted = classifier.probabilities(pictures.images).max(1)
+    names = [dataset.classes[index] for index in predicted.tolist()]
+    write_text(files.predictions, _csv(dataset.of("test"), names, confidence.tolist()))
+    record.output(files.predictions)
+    hits = predicted == pictures.labels
+    macro_f1 = multiclass_f1_score(
+        predicted, pictures.labels, num_classes=len(dataset.classes), average="macro"
+    )
+    return ArmRun(
+        **row.plain(),
+        test_accuracy=float(hits.to(torch.float64).mean()),
+        test_macro_f1=float(macro_f1),
+    )
 
 
 def _csv(samples: Sequence[Sample], predicted: Sequence[str], confidence: Sequence[float]) -> str:
@@ -330,26 +317,26 @@ def _csv(samples: Sequence[Sample], predicted: Sequence[str], confidence: Sequen
     return buffer.getvalue()
 
 
-def _summary(ctx: Context, results: dict[str, Any]) -> dict[str, Any]:
-    def mean(runs: Sequence[dict[str, Any]], key: str) -> float | None:
-        values = [run[key] for run in runs]
-        return None if None in values else sum(values) / len(values)
+def _summary(ctx: Context, results: Results) -> DownstreamSummary:
+    def mean(values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if len(known) == len(values) else None
 
     return {
         "stage": NAME,
-        "results": str(ctx.stage_dir(NAME) / "results.json"),
-        "selection": results["selection"],
-        "test": results["test"],
-        "counts": results["counts"],
+        "results": str(ctx.ws.downstream.results),
+        "chosen_by": results.chosen_by,
+        "test": results.test,
+        "counts": results.counts.plain(),
         "arms": [
             {
-                "arm": arm["name"],
-                "synthetic_images": arm["synthetic_images"],
-                "seeds": len(arm["runs"]),
-                "val_accuracy": mean(arm["runs"], "val_accuracy"),
-                "test_accuracy": mean(arm["runs"], "test_accuracy"),
-                "test_macro_f1": mean(arm["runs"], "test_macro_f1"),
+                "arm": arm.name,
+                "synthetic_images": arm.synthetic_images,
+                "seeds": len(arm.runs),
+                "val_accuracy": mean([run.val_accuracy for run in arm.runs]),
+                "test_accuracy": mean([run.test_accuracy for run in arm.runs]),
+                "test_macro_f1": mean([run.test_macro_f1 for run in arm.runs]),
             }
-            for arm in results["arms"]
+            for arm in results.arms
         ],
     }

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms import v2
 
-from higfa_cli.recipe.schema import Training
+from higfa_cli.recipe.classifiers import Training
 
 Augment = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
+
+from higfa_cli.artifacts.results import Assessment, Calibration, LevelAssessment
+from higfa_cli.method.protocols import Level
 
 LOWEST_TEMPERATURE = 0.1
 HIGHEST_TEMPERATURE = 10.0
@@ -16,17 +20,17 @@ _HALVINGS = 60
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """Accuracy, and expected calibration error before and after the temperature, of one set."""
+class HeldOut:
+    """Logits of pictures that the network was not trained on.
 
-    count: int
-    accuracy: float
-    ece_before: float
-    ece_after: float
+    `levels`: one entry per row of `logits` [N, K] (None: only decoded); `clean` are the photos.
+    """
 
-    def row(self) -> dict[str, Any]:
-        """As JSON."""
-        return dict(vars(self))
+    logits: Tensor
+    labels: Tensor
+    levels: tuple[Level | None, ...]
+    clean_logits: Tensor
+    clean_labels: Tensor
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
@@ -68,12 +72,44 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, temperature: floa
     )
 
 
-def assess(logits: Tensor, labels: Tensor, temperature: float) -> Calibration:
+def assess(logits: Tensor, labels: Tensor, temperature: float) -> Assessment:
     """Accuracy and ECE of logits [N, K], at temperature 1 and at `temperature`."""
     hits = (logits.argmax(1) == labels).to(torch.float64)
-    return Calibration(
+    return Assessment(
         count=len(labels),
         accuracy=float(hits.mean()),
         ece_before=expected_calibration_error(logits, labels, 1.0),
         ece_after=expected_calibration_error(logits, labels, temperature),
+    )
+
+
+def calibrate(
+    held: HeldOut, levels: Sequence[Level], source: Literal["val", "cross-validation"]
+) -> Calibration:
+    """Temperature from the held-out logits at the guided levels, and ECE per level with it.
+
+    Without guided levels the reconstructions take their place.
+    """
+    noised = torch.tensor([level is not None for level in held.levels])
+    at = noised if bool(noised.any()) else ~noised
+    temperature = fit_temperature(held.logits[at], held.labels[at])
+
+    def of(mask: Tensor) -> Assessment:
+        return assess(held.logits[mask], held.labels[mask], temperature)
+
+    masks = [
+        (level, torch.tensor([one is not None and one.index == level.index for one in held.levels]))
+        for level in levels
+    ]
+    return Calibration(
+        source=source,
+        temperature=temperature,
+        levels=tuple(
+            LevelAssessment(sigma=level.sigma, progress=level.progress, **of(mask).plain())
+            for level, mask in masks
+            if bool(mask.any())
+        ),
+        overall=of(at),
+        reconstructed=of(~noised),
+        clean=assess(held.clean_logits, held.clean_labels, temperature),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from higfa_cli.artifacts.atomic import write_bytes
 from higfa_cli.errors import UserError
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+def save_checkpoint(path: Path, state: Mapping[str, object]) -> None:
     """Replace the file in one step. `state` holds tensors, numbers, strings and containers."""
     buffer = io.BytesIO()
     torch.save(state, buffer)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from higfa_cli.artifacts.atomic import read_jsonl
-from higfa_cli.artifacts.names import class_dirs, class_name
+from higfa_cli.artifacts.class_folders import class_dirs, class_name
+from higfa_cli.artifacts.workspace import METADATA
 from higfa_cli.data.images import IMAGE_SUFFIXES
 from higfa_cli.errors import UserError
-
-METADATA = "metadata.jsonl"
+from higfa_cli.text import did_you_mean
 
 
 @dataclass(frozen=True)
 class SyntheticFolder:
-    """Pictures found in a folder: sorted paths, their class ids, and the classes without any."""
+    """Pictures pictures in a folder: sorted paths, their class ids, and the classes without any."""
 
     root: Path
     paths: tuple[Path, ...]
@@ -44,32 +43,32 @@ def list_synthetic(
     ids = {name: index for index, name in enumerate(classes)}
     folders = {folder: ids[name] for name, folder in class_dirs(classes).items()}
     refused = _refused(root, held_out)
-    found: list[tuple[Path, int]] = []
+    pictures: list[tuple[Path, int]] = []
     for folder in sorted(root.iterdir()):
         if folder.name.startswith(".") or not folder.is_dir():
             continue
         label = _label(folder.name, ids, folders, root)
-        found += [
+        pictures += [
             (path, label)
             for path in sorted(folder.rglob("*"))
             if _is_picture(path) and _is_wanted(path.relative_to(root).as_posix(), refused, kept)
         ]
-    if not found and kept is not None:
+    if not pictures and kept is not None:
         raise UserError(
             f"none of the {len(kept)} pictures of {root} that passed the filter may train: they "
             "are gone, or drawn from photos held out for validation; loosen the recipe's filter "
             "keys, or run `higfa synthesize` again"
         )
-    if not found:
+    if not pictures:
         raise UserError(
             f"{root} holds no usable picture in class folders; point --synthetic at a folder "
             "with one sub-folder of pictures per class"
         )
-    have = {label for _, label in found}
+    have = {label for _, label in pictures}
     return SyntheticFolder(
         root=root,
-        paths=tuple(path for path, _ in found),
-        labels=tuple(label for _, label in found),
+        paths=tuple(path for path, _ in pictures),
+        labels=tuple(label for _, label in pictures),
         missing=tuple(name for name, index in ids.items() if index not in have),
     )
 
@@ -89,8 +88,7 @@ def _label(folder: str, ids: dict[str, int], folders: dict[str, int], root: Path
     for name in (folder, class_name(folder)):
         if name in ids:
             return ids[name]
-    near = difflib.get_close_matches(folder, ids, n=1, cutoff=0.6)
-    hint = f"did you mean `{near[0]}`?" if near else f"classes are {', '.join(list(ids)[:4])} ..."
+    hint = did_you_mean(folder, ids, otherwise=f"classes are {', '.join(list(ids)[:4])} ...")
     raise UserError(f"{root}: folder `{folder}` is no class of the data; {hint} Rename or move it")
 
 

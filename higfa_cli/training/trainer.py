@@ -15,10 +15,11 @@ from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 from torch.nn import functional
 
+from higfa_cli.artifacts.results import EpochRow
 from higfa_cli.errors import UserError
 from higfa_cli.models.backbones import Backbone
-from higfa_cli.models.guide import from_bytes, network_input
-from higfa_cli.recipe.schema import Training
+from higfa_cli.models.classifier import from_bytes, network_input
+from higfa_cli.recipe.classifiers import Training
 from higfa_cli.training.augment import Augment, make_augment
 from higfa_cli.training.checkpoint import load_checkpoint, save_checkpoint
 from higfa_cli.training.mixing import TrainSet
@@ -44,13 +45,13 @@ class FitResult:
 
     `best_state`: the network's state at the end of `best_epoch` (1-based). `selected`: "val" when
     validation chose that epoch, "last" when there was none to choose by. `history`: one row per
-    epoch (epoch, loss, learning_rate, replaced, and with validation val_accuracy, val_loss).
+    epoch, with validation accuracy and loss where there was validation.
     """
 
     best_state: dict[str, Tensor]
     best_epoch: int
     selected: Literal["val", "last"]
-    history: tuple[dict[str, Any], ...]
+    history: tuple[EpochRow, ...]
     steps: int
     images_seen: int
     seconds: float
@@ -58,15 +59,14 @@ class FitResult:
     @property
     def val_accuracy(self) -> float | None:
         """Validation accuracy at the best epoch, in [0, 1]."""
-        value = self.history[self.best_epoch - 1].get("val_accuracy")
-        return None if value is None else float(value)
+        return self.history[self.best_epoch - 1].val_accuracy
 
 
 @dataclass
 class _Progress:
-    """How far a training is: what chooses the epoch, and what is told of it."""
+    """How far a training is: what chooses the epoch, and what is reported of it."""
 
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[EpochRow] = field(default_factory=list)
     best_epoch: int = 0
     best_accuracy: float = -1.0
     best_state: dict[str, Tensor] = field(default_factory=dict)
@@ -83,8 +83,8 @@ class _Loop:
     generator: torch.Generator
     device: torch.device
 
-    def state(self, so_far: _Progress) -> dict[str, Any]:
-        """As a checkpoint holds it."""
+    def state(self, so_far: _Progress) -> dict[str, object]:
+        """Everything that going on from here needs, on whatever device it lies."""
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -94,7 +94,7 @@ class _Loop:
             "device_random": torch.cuda.get_rng_state(self.device)
             if self.device.type == "cuda"
             else None,
-            "progress": vars(so_far),
+            "progress": vars(so_far) | {"history": [row.plain() for row in so_far.history]},
         }
 
     def restore(self, state: dict[str, Any]) -> _Progress:
@@ -106,7 +106,8 @@ class _Loop:
         torch.set_rng_state(state["random"])
         if self.device.type == "cuda" and state["device_random"] is not None:
             torch.cuda.set_rng_state(state["device_random"], self.device)
-        return _Progress(**state["progress"])
+        history = [EpochRow.model_validate(row) for row in state["progress"]["history"]]
+        return _Progress(**state["progress"] | {"history": history})
 
 
 def fit(
@@ -151,11 +152,10 @@ def fit(
                 continue
             started = time.monotonic()
             batches = _batches(train, config.batch_size, augment, loop.generator)
-            row: dict[str, Any] = {"epoch": epoch}
-            row |= _train_epoch(backbone, batches, config, loop)
+            measured = _train_epoch(backbone, batches, config, loop)
             if val is not None:
-                row |= _validate(backbone, val, device)
-            _take(so_far, row, network)
+                measured |= _validate(backbone, val, device)
+            _take(so_far, EpochRow.model_validate({"epoch": epoch, **measured}), network)
             so_far.seconds += time.monotonic() - started
             if checkpoint is not None:
                 save_checkpoint(checkpoint, loop.state(so_far))
@@ -170,13 +170,13 @@ def fit(
     )
 
 
-def _take(so_far: _Progress, row: dict[str, Any], network: nn.Module) -> None:
+def _take(so_far: _Progress, row: EpochRow, network: nn.Module) -> None:
     """Add an epoch, and remember its state if it is the best one yet."""
     so_far.history.append(row)
-    if "val_accuracy" not in row:
-        so_far.best_epoch = row["epoch"]
-    elif row["val_accuracy"] > so_far.best_accuracy:
-        so_far.best_epoch, so_far.best_accuracy = row["epoch"], row["val_accuracy"]
+    if row.val_accuracy is None:
+        so_far.best_epoch = row.epoch
+    elif row.val_accuracy > so_far.best_accuracy:
+        so_far.best_epoch, so_far.best_accuracy = row.epoch, row.val_accuracy
         so_far.best_state = _state(network)
 
 

@@ -2,344 +2,86 @@
 
     python -m tools.pocket.lab.ablation --workspace DIR --out OUT [--axes tau gamma ...]
 
-Writes ablation.json, ablation.md and pictures/ablation-AXIS.png to OUT after every axis.
+Writes data/ablation.json and the page ablation.md to OUT after every axis, and a strip of pictures
+of every axis: to OUT/pictures where the page shows it, to DIR/strips otherwise.
 Run again to resume: what was drawn or trained is read from the workspace, and axes that were
 measured before under the same recipe, guide, judges and contours stay in the table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain, product
+from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
-from higfa_cli.artifacts.atomic import write_json, write_text
 from higfa_cli.errors import UserError
-from higfa_cli.recipe.load import load_recipe, override_recipe
-from higfa_cli.recipe.schema import Recipe, Synthesize
-from tools.pocket.lab import figures, strips
-from tools.pocket.lab.bench import (
-    Bench,
-    Features,
-    Request,
-    command,
-    open_bench,
-    start_results,
-)
-from tools.pocket.lab.draw import HIGFA, TEXT_CONTOUR, TEXT_ONLY, Arm, prepare
-from tools.pocket.lab.features import NAME as FEATURES
-from tools.pocket.lab.scores import Score, maybe, percent
+from higfa_cli.recipe.load import load_recipe
+from tools.pocket.lab import figures, pages, strips
+from tools.pocket.lab.arms import HIGFA, Arm
+from tools.pocket.lab.axes import SWEEPS, Axis, Value, axes_around, is_recipe, switched_at
+from tools.pocket.lab.draw import prepare
+from tools.pocket.lab.laboratory import Features, Instruments, open_instruments, start_results
+from tools.pocket.lab.options import Options, command
+from tools.pocket.lab.scores import Score
 
 PER_CLASS = 10
 SPLIT = "val"
 
-# Values of the axes that are one key of `synthesize`; the recipe's own is added to them.
-SCALARS: dict[str, tuple[str, tuple[float, ...]]] = {
-    "text-scale": ("text.scale", (3.0, 6.0, 10.0, 14.0)),
-    "contour-scale": ("contour.scale", (1.0, 2.0, 3.0, 6.0)),
-    "text-floor": ("text.floor", (0.0, 1.0, 2.0)),
-    "contour-floor": ("contour.floor", (0.0, 0.5, 1.0)),
-}
-CHOICES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "modulation": ("classifier.modulation", ("constant", "rising", "falling")),
-    "read": ("classifier.read", ("conditional", "composed")),
-    "confidence": ("classifier.confidence", ("probability", "margin")),
-    "gradient": ("classifier.gradient", ("x0", "x_t")),
-}
-TAUS = (0.3, 0.5, 0.7, 0.85)
-# Constants that depend on each other: tau, S_C and S_K.
-TOGETHER = tuple(product((0.3, 0.5, 0.7), (1.0, 2.0), (1.0, 2.0)))
-# Strengths of text alone, and pairs of S_T and S_C, without a guide: the method is compared with
-# text + contour at its best, not only at the recipe's own.
-WORDS = (1.0, 2.0, 3.0, 4.0, 6.0, 10.0)
-PLAIN = (
-    (1.0, 1.0), (3.0, 1.0), (4.0, 1.0), (6.0, 1.0), (3.0, 2.0), (4.0, 2.0), (6.0, 2.0),
-    (4.0, 3.0), (6.0, 3.0), (10.0, 3.0), (4.0, 4.0), (6.0, 6.0),
-)  # fmt: skip
-# Pairs of gamma and S_K: (1 - p)^gamma makes every strength smaller, so that gammas compared at
-# one S_K differ in how hard they push before they differ in when.
-GAMMAS = (
-    (0.0, 0.25), (0.0, 0.5), (0.0, 1.0), (0.0, 2.0), (0.5, 0.5), (0.5, 1.0), (0.5, 2.0),
-    (1.0, 1.0), (1.0, 2.0), (1.0, 4.0), (2.0, 2.0), (2.0, 4.0),
-)  # fmt: skip
-# S_K as multiples of the recipe's; with grad_norm the gradient has another size, so S_K too.
-MULTIPLES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
-SCALES_OF_NORM: dict[str, tuple[float, ...]] = {
-    "none": (10.0, 20.0, 40.0, 80.0),
-    "rms": (0.5, 1.0, 2.0, 4.0),
-}
 
-
-@dataclass(frozen=True)
-class Value:
-    """One row of a table. `guide_tau`: its guide is trained for this tau, not for the recipe's."""
-
-    label: str
-    settings: Mapping[str, Any]
-    guide_tau: float | None = None
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One table: what is varied, and its values."""
-
-    name: str
-    title: str
-    values: tuple[Value, ...]
-
-
-def axes_around(recipe: Recipe) -> tuple[Axis, ...]:
-    """All axes. Each holds the recipe itself as one of its values."""
-    own = recipe.synthesize
-    found = [
-        Axis(
-            "conditions",
-            "What the picture is drawn from",
-            (
-                Value("text only", TEXT_ONLY.settings),
-                Value("text + contour", TEXT_CONTOUR.settings),
-            ),
-        ),
-        _words(),
-        _plain(),
-        _tau(own),
-        _together(own),
-        *(_scalar(name, own) for name in ("text-scale", "contour-scale")),
-        _classifier_scale(own),
-        _gamma(),
-        _choice("modulation"),
-        _alone("text", "contour", own),
-        _alone("contour", "text", own),
-        *(_scalar(name, own) for name in ("text-floor", "contour-floor")),
-        _grad_norm(own),
-        *(_choice(name) for name in ("read", "confidence", "gradient")),
-    ]
-    return tuple(_with_recipe(axis, recipe) for axis in found)
-
-
-def is_recipe(value: Value, recipe: Recipe) -> bool:
-    """Whether a value changes nothing."""
-    return override_recipe(recipe, value.settings) == recipe
-
-
-def _with_recipe(axis: Axis, recipe: Recipe) -> Axis:
-    if any(is_recipe(value, recipe) for value in axis.values):
-        return axis
-    return Axis(axis.name, axis.title, (*axis.values, Value("recipe", {})))
-
-
-def _scalar(name: str, own: Synthesize) -> Axis:
-    key, listed = SCALARS[name]
-    section, leaf = key.split(".")
-    values = sorted({*listed, float(getattr(getattr(own, section), leaf))})
-    return Axis(name, f"`{key}`", tuple(Value(f"{v:g}", {f"synthesize.{key}": v}) for v in values))
-
-
-def _choice(name: str) -> Axis:
-    key, listed = CHOICES[name]
-    return Axis(name, f"`{key}`", tuple(Value(v, {f"synthesize.{key}": v}) for v in listed))
-
-
-def _words() -> Axis:
-    values = (Value(f"{v:g}", {**TEXT_ONLY.settings, "synthesize.text.scale": v}) for v in WORDS)
-    return Axis("words", "Text alone: `text.scale`", tuple(values))
-
-
-def _plain() -> Axis:
-    values = (
-        Value(
-            f"S_T {text:g}, S_C {contour:g}",
-            {
-                **TEXT_CONTOUR.settings,
-                "synthesize.text.scale": text,
-                "synthesize.contour.scale": contour,
-            },
-        )
-        for text, contour in PLAIN
-    )
-    return Axis("plain", "Text + contour without the guide", tuple(values))
-
-
-def _switched(
-    label: str, tau: float, own: Synthesize, settings: Mapping[str, Any] | None = None
-) -> Value:
-    """A value that switches on at `tau`, with a guide trained for the levels that this guides."""
-    kept = own.classifier.switch_sigma is None and tau == own.classifier.switch
-    return Value(label, {**_switch(tau), **(settings or {})}, None if kept else tau)
-
-
-def _switch(tau: float) -> dict[str, Any]:
-    return {"synthesize.classifier.switch_sigma": None, "synthesize.classifier.switch": tau}
-
-
-def _tau(own: Synthesize) -> Axis:
-    listed = {*TAUS, own.classifier.switch} if own.classifier.switch_sigma is None else set(TAUS)
-    title = "`classifier.switch` (tau); each value has a guide trained at the levels it guides"
-    return Axis("tau", title, tuple(_switched(f"{v:g}", v, own) for v in sorted(listed)))
-
-
-def _together(own: Synthesize) -> Axis:
-    values = (
-        _switched(
-            f"tau {tau:g}, S_C {contour:g}, S_K {scale:g}",
-            tau,
-            own,
-            {"synthesize.contour.scale": contour, "synthesize.classifier.scale": scale},
-        )
-        for tau, contour, scale in TOGETHER
-    )
-    title = "tau, `contour.scale` and `classifier.scale` together; each tau has a guide of its own"
-    return Axis("together", title, tuple(values))
-
-
-def _classifier_scale(own: Synthesize) -> Axis:
-    scales = [multiple * own.classifier.scale for multiple in MULTIPLES]
-    values = (Value(f"{v:g}", {"synthesize.classifier.scale": v}) for v in scales)
-    return Axis("classifier-scale", "`classifier.scale` (S_K)", tuple(values))
-
-
-def _gamma() -> Axis:
-    values = (
-        Value(
-            f"gamma {gamma:g}, S_K {scale:g}",
-            {"synthesize.classifier.gamma": gamma, "synthesize.classifier.scale": scale},
-        )
-        for gamma, scale in GAMMAS
-    )
-    return Axis("gamma", "`classifier.gamma`, with scales of its own", tuple(values))
-
-
-def _alone(moved: str, still: str, own: Synthesize) -> Axis:
-    """Only `moved` follows the confidence: the other's floor is its scale."""
-    key = "synthesize.classifier.modulation"
-    held = {f"synthesize.{still}.floor": getattr(own, still).scale}
-    values = [
-        # Floors play no part in a constant strength.
-        Value("constant", {key: "constant"}),
-        *(Value(v, {**held, key: v}) for v in ("rising", "falling")),
-    ]
-    title = f"`classifier.modulation` of {moved} alone, {still} held at its scale"
-    return Axis(f"modulation-{moved}", title, tuple(values))
-
-
-def _grad_norm(own: Synthesize) -> Axis:
-    values = (
-        Value(
-            f"{norm}, S_K {scale:g}",
-            {"synthesize.classifier.grad_norm": norm, "synthesize.classifier.scale": scale},
-        )
-        for norm, scales in SCALES_OF_NORM.items()
-        if norm != own.classifier.grad_norm
-        for scale in scales
-    )
-    return Axis(
-        "grad-norm", "The other `classifier.grad_norm`, with scales of its own", tuple(values)
-    )
-
-
-def ablate(request: Request, names: Sequence[str], features: Features) -> dict[str, Any]:
-    """Draw and measure the named axes (none named: all); returns what ablation.json holds.
+def ablate(options: Options, names: Sequence[str], features: Features) -> dict[str, Any]:
+    """Draw and measure the named axes (none named: all); returns what data/ablation.json holds.
 
     Raises UserError as the stages, or for an axis that is not there.
     """
-    known = {axis.name: axis for axis in axes_around(load_recipe(request.recipe).recipe)}
+    recipe = load_recipe(options.recipe).recipe
+    known = {axis.name: axis for axis in axes_around(recipe, SWEEPS)}
     if unknown := [name for name in names if name not in known]:
         raise UserError(f"--axes {unknown[0]}: no such axis; axes are {', '.join(known)}")
-    with open_bench(request, SPLIT, features) as bench:
-        path = request.out / "ablation.json"
-        results = start_results(path, request, bench, SPLIT)
+    with open_instruments(options, SPLIT, features) as instruments:
+        path = options.data("ablation")
+        results = start_results(path, options, instruments, SPLIT)
         asked = [known[name] for name in names or known]
         # Guides before pictures: training takes both cores.
-        arms = [[_arm(request, axis, value) for value in axis.values] for axis in asked]
-        bench.ahead([HIGFA, *chain(*arms)])
+        arms = [[_arm(options, axis, value) for value in axis.values] for axis in asked]
+        instruments.ahead([HIGFA, *chain(*arms)])
         for axis, own in zip(asked, arms, strict=True):
-            rows = _measure(request, bench, axis, own)
-            results["parts"][axis.name] = {"title": axis.title, "rows": rows}
-            write_json(path, results)
-            ordered = [other for other in known if other in results["parts"]]
-            write_text(request.docs / "ablation.md", page(results, ordered))
+            rows = _measure(options, instruments, axis, own)
+            parts = {**results["parts"], axis.name: {"title": axis.title, "rows": rows}}
+            results["parts"] = {name: parts[name] for name in known if name in parts}
+            pages.publish(options.out, "ablation", results)
     return results
 
 
 def _measure(
-    request: Request, bench: Bench, axis: Axis, arms: Sequence[Arm]
+    options: Options, instruments: Instruments, axis: Axis, arms: Sequence[Arm]
 ) -> list[dict[str, Any]]:
     """Rows of one table; its strip is written beside."""
-    base = bench.measure(HIGFA)
+    base = instruments.score(HIGFA)
     scores: list[tuple[str, Score]] = []
     rows = []
     for value, arm in zip(axis.values, arms, strict=True):
-        same = is_recipe(value, bench.setting.ctx.recipe)
-        score = base if same else bench.measure(arm)
+        same = is_recipe(value, instruments.samples.ctx.recipe)
+        score = base if same else instruments.score(arm)
         against = None if same else figures.paired(base.hits, score.hits)
         rows.append(
             {"value": value.label, "is_recipe": same, **score.row()}
             | {"against_recipe": against and [round(number, 4) for number in against]}
         )
         scores.append((value.label, score))
-    path = request.docs / "pictures" / f"ablation-{axis.name}.png"
-    strips.save(bench.strip(scores), path)
+    shown = axis.name in pages.SHOWN
+    folder = options.out / "pictures" if shown else options.workspace / "strips"
+    strips.save(instruments.strip(scores), folder / f"ablation-{axis.name}.png")
     return rows
 
 
-def _arm(request: Request, axis: Axis, value: Value) -> Arm:
+def _arm(options: Options, axis: Axis, value: Value) -> Arm:
     """How the value is drawn; a guide of its own is trained, once for each tau."""
     name, tau = f"{axis.name} {value.label}", value.guide_tau
     if tau is None:
         return Arm(name, value.settings)
-    place = request.workspace / "guides" / f"tau-{tau:g}"
-    prepare(request.recipe, place, SPLIT, 1, _switch(tau))
+    place = options.workspace / "guides" / f"tau-{tau:g}"
+    prepare(options.recipe, place, SPLIT, 1, switched_at(tau))
     return Arm(name, value.settings, place / "finetune-guide" / "guide.safetensors")
-
-
-def page(results: Mapping[str, Any], names: Sequence[str]) -> str:
-    """docs/ablation.md: one table and one strip per axis."""
-    lines = [
-        "# Ablation",
-        "",
-        "Written by `python -m tools.pocket.lab.ablation`; do not edit.",
-        "",
-        f"Around `{results['recipe']}`, {results['steps']} steps, on contours "
-        f"of {results['split']} photos: {results['pictures']} pictures per row "
-        f"({results['per_class']} of each of {results['classes']} classes), recipe seed "
-        f"{results['seed']}. All rows have the same contours and the same initial noise. "
-        f"The recipe: {results['constants']}.",
-        "",
-        "**Agreement**: share of pictures whose class the jury names first. **Against the "
-        "recipe**: the difference picture by picture. Brackets hold 95 % bootstrap intervals. "
-        "**log p**: the jury's mean log probability of the class. **Guide p**: the guide's mean "
-        "confidence on the finished picture; **gap**: guide p minus agreement. **Distance**: "
-        f"intra-class cosine distance in {FEATURES}. **Edges**: overlap of the "
-        "picture's edges with the asked contour (Jaccard index, one pixel tolerance). "
-        f"**Seconds**: per picture and process, drawn by {results['device']}. "
-        "The row in bold is the recipe.",
-    ]
-    for name in names:
-        lines += ["", *_table(name, results["parts"][name])]
-    return "\n".join(lines) + "\n"
-
-
-def _table(name: str, axis: Mapping[str, Any]) -> list[str]:
-    lines = [
-        f"## {name}",
-        "",
-        f"{axis['title']}.",
-        "",
-        "| value | agreement, % | against the recipe, points | log p | guide p | gap | distance "
-        "| edges | seconds |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in axis["rows"]:
-        label = f"**{row['value']}**" if row["is_recipe"] else row["value"]
-        against = "-" if row["against_recipe"] is None else percent(row["against_recipe"])
-        failed = f" ({row['failed']} failed)" if row["failed"] else ""
-        lines.append(
-            f"| {label}{failed} | {percent(row['agreement'])} | {against} | "
-            f"{row['mean_log_p']:.2f} | {maybe(row['guide_p'])} | {maybe(row['gap'])} | "
-            f"{row['distance']:.3f} | {row['edges']:.3f} | {row['seconds_per_picture']:.2f} |"
-        )
-    return [*lines, "", f"![{name}](pictures/ablation-{name}.png)"]
 
 
 def main() -> None:

@@ -3,7 +3,8 @@
     python -m tools.pocket.lab.checkpoints --workspace DIR --out OUT --packages OLD NEW ...
 
 A package is a folder as export.py writes it (`sd/` and `controlnet/`), beside its training.json.
-Writes checkpoints.json, checkpoints.md and pictures/checkpoints.png to OUT. No guide is used.
+Writes data/checkpoints.json, the page checkpoints.md and pictures/checkpoints.png to OUT. No guide
+is used.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from higfa_cli.artifacts.atomic import read_json, write_json, write_text
+from higfa_cli.artifacts.atomic import read_json
 from higfa_cli.errors import UserError
-from tools.pocket.lab import figures, strips
-from tools.pocket.lab.bench import Features, Request, command, constants, open_bench
-from tools.pocket.lab.draw import TEXT_CONTOUR, TEXT_ONLY, Arm
-from tools.pocket.lab.scores import Score, percent
+from tools.pocket.lab import figures, pages, strips
+from tools.pocket.lab.arms import TEXT_CONTOUR, TEXT_ONLY, Arm
+from tools.pocket.lab.laboratory import Features, open_instruments
+from tools.pocket.lab.options import Options, command, constants, made
+from tools.pocket.lab.scores import Score
 from tools.pocket.train.unpack import HISTORY
 
 PER_CLASS = 15
@@ -31,8 +33,8 @@ def arm_of(package: Path, kind: Arm) -> Arm:
         if not (package / part).is_dir():
             raise UserError(f"--packages {package}: has no folder `{part}`; export.py writes both")
     places = {
-        "synthesize.model": str((package / "sd").resolve()),
-        "synthesize.controlnet": str((package / "controlnet").resolve()),
+        "model.base": str((package / "sd").resolve()),
+        "model.controlnet": str((package / "controlnet").resolve()),
     }
     return Arm(f"{kind.name}, {package.name}", {**kind.settings, **places})
 
@@ -45,29 +47,30 @@ def steps_of(package: Path) -> int:
     return int(read_json(path)["denoiser"]["step"])
 
 
-def compare(request: Request, names: Sequence[str], features: Features) -> dict[str, Any]:
-    """Draw and measure every package; returns what checkpoints.json holds."""
+def compare(options: Options, names: Sequence[str], features: Features) -> dict[str, Any]:
+    """Draw and measure every package; returns what data/checkpoints.json holds."""
     packages = [Path(name) for name in names]
     if len(packages) < 2:
         raise UserError("--packages: give at least two folders")
     steps = [steps_of(package) for package in packages]
     arms = [[arm_of(package, kind) for kind in KINDS] for package in packages]
-    with open_bench(request, SPLIT, features, guide=False) as bench:
-        scores = [[bench.measure(arm) for arm in pair] for pair in arms]
+    with open_instruments(options, SPLIT, features, guide=False) as instruments:
+        scores = [[instruments.score(arm) for arm in pair] for pair in arms]
         lines = [
             (f"{step:,} {kind.name}", score)
             for step, pair in zip(steps, scores, strict=True)
             for kind, score in zip(KINDS, pair, strict=True)
         ]
-        strips.save(bench.strip(lines), request.docs / "pictures" / "checkpoints.png")
+        strips.save(instruments.strip(lines), options.out / "pictures" / "checkpoints.png")
         results = {
-            "constants": constants(bench.setting.ctx.recipe.synthesize),
-            "pictures": len(bench.setting.items),
+            "made": made(instruments.samples.ctx, "checkpoints", " --packages ...")
+            | {"weights": "of each row"},
+            "constants": constants(instruments.samples.ctx.recipe.guidance),
+            "pictures": len(instruments.samples.items),
             "split": SPLIT,
             "rows": [_row(step, pair, scores[0]) for step, pair in zip(steps, scores, strict=True)],
         }
-    write_json(request.out / "checkpoints.json", results)
-    write_text(request.docs / "checkpoints.md", page(results))
+    pages.publish(options.out, "checkpoints", results)
     return results
 
 
@@ -80,31 +83,6 @@ def _row(step: int, pair: Sequence[Score], first: Sequence[Score]) -> dict[str, 
             for one, score in zip(first, pair, strict=True)
         ],
     }
-
-
-def page(results: dict[str, Any]) -> str:
-    """docs/checkpoints.md."""
-    lines = [
-        "# The generator's checkpoints",
-        "",
-        "Written by `python -m tools.pocket.lab.checkpoints`; do not edit.",
-        "",
-        f"{results['pictures']} pictures per row, contours of {results['split']} photos; all rows "
-        f"have the same contours and the same initial noise. Strengths: {results['constants']}; no "
-        "guide. In brackets 95 % bootstrap intervals; differences from the first row are picture "
-        "by picture, in points. What the words mean: [laboratory.md](laboratory.md).",
-        "",
-        "| step | drawn from | judge agreement, % | against the first | log p | distance |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in results["rows"]:
-        for kind, arm, against in zip(KINDS, row["arms"], row["against_first"], strict=True):
-            told = "-" if against is None else percent(against)
-            lines.append(
-                f"| {row['step']:,} | {kind.name} | {percent(arm['agreement'])} | {told} | "
-                f"{arm['mean_log_p']:.2f} | {arm['distance']:.3f} |"
-            )
-    return "\n".join([*lines, "", "![checkpoints](pictures/checkpoints.png)", ""])
 
 
 def main() -> None:

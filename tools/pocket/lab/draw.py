@@ -1,8 +1,8 @@
 """Drawing for the laboratory: arms that share photos, contours and seeds, drawn as higfa does.
 
-An arm is the recipe with some `synthesize` keys changed. Its pictures are cached in parts under a
-hash of everything they depend on, so a run that was stopped loses a part per worker at most, and
-asking for more pictures draws only the new ones.
+An arm is the recipe with some keys changed that say how a picture is drawn. Its pictures are cached
+in parts under a hash of everything they depend on, so a run that was stopped loses a part per
+worker at most, and asking for more pictures draws only the new ones.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,61 +24,29 @@ import torch
 from torch import Tensor
 
 from higfa_cli.artifacts.fingerprint import hash_file, hash_json
-from higfa_cli.artifacts.plan import PlanItem
+from higfa_cli.artifacts.rows import PlanItem
 from higfa_cli.data.dataset import list_photos
 from higfa_cli.data.images import fit_square
 from higfa_cli.errors import UserError
+from higfa_cli.models.classifier import Classifier, check_classes, load_classifier
 from higfa_cli.models.device import resolve_device
-from higfa_cli.models.draw import Drawn, schedule_of
-from higfa_cli.models.guide import Guide, check_classes, load_guide
+from higfa_cli.models.draw import Drawn
 from higfa_cli.recipe.load import LoadedRecipe, load_recipe, override_recipe
 from higfa_cli.stages.context import Context, make_context
-from higfa_cli.stages.drawing import draw_items, is_guided, load_model, plan, read_contour
+from higfa_cli.stages.drawing import draw_items, load_model, plan, read_contour
 from higfa_cli.stages.gallery import choose
-from higfa_cli.stages.model_inputs import model_inputs
+from higfa_cli.stages.inputs import model_inputs
 from higfa_cli.stages.photos import load_photos
 from higfa_cli.stages.pipeline import step
 from higfa_cli.stages.shards import torch_threads
+from tools.pocket.lab.arms import DRAWN, Arm
 
 # Batches per file of the cache.
 PART = 2
-# Keys of `synthesize` that change no picture of the laboratory.
-_IDLE = {"gallery", "per_contour", "local_files_only", "memory"}
-
-_UNGUIDED = {"synthesize.classifier.switch": 1.0, "synthesize.classifier.switch_sigma": None}
 
 
 @dataclass(frozen=True)
-class Arm:
-    """One way to draw.
-
-    `settings`: recipe key below `synthesize` -> value. `guide`: another guide's checkpoint than
-    the workspace's.
-    """
-
-    name: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    guide: Path | None = None
-
-
-TEXT_ONLY = Arm(
-    "text only",
-    {**_UNGUIDED, "synthesize.contour.scale": 0.0, "synthesize.contour.floor": 0.0},
-)
-TEXT_CONTOUR = Arm("text + contour", _UNGUIDED)
-HIGFA = Arm("HiGFA")
-FIXED = Arm(
-    "fixed strength",
-    {"synthesize.classifier.gamma": 0.0, "synthesize.classifier.modulation": "constant"},
-)
-FIRST_STEP = Arm(
-    "from the first step",
-    {"synthesize.classifier.switch": 0.0, "synthesize.classifier.switch_sigma": None},
-)
-
-
-@dataclass(frozen=True)
-class Setting:
+class Samples:
     """What arms share: a prepared workspace, and the pictures to draw (all classes alike)."""
 
     ctx: Context
@@ -95,27 +63,36 @@ class Setting:
         return torch.tensor([item.class_id for item in self.items])
 
 
-@dataclass(frozen=True)
-class Drawings:
-    """An arm's pictures, in the order of the items.
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """Pictures of known classes.
 
     Attributes:
-        pictures: uint8 [N, 3, S, S]; grey where drawing failed.
+        pictures: uint8 [N, 3, S, S].
         labels: target classes, int64 [N].
-        contours: asked contours, uint8 [N, S, S].
-        traces: per picture, as `higfa synthesize` writes them.
-        guide_p: the guide's probability of the target class on the finished picture, [N]; NaN
-            where the workspace has no guide or drawing failed.
-        failed: bool [N].
-        seconds: of drawing, added up over processes of one thread each.
+        failed: bool [N]: never finished. They agree with no label, and no other figure knows them.
     """
 
     pictures: Tensor
     labels: Tensor
+    failed: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawings(Pictures):
+    """An arm's pictures, in the order of the items; grey where drawing failed.
+
+    Attributes:
+        contours: asked contours, uint8 [N, S, S].
+        traces: per picture, as `higfa synthesize` writes them.
+        guide_p: the guide's probability of the target class on the finished picture, [N]; NaN
+            where the workspace has no guide or drawing failed.
+        seconds: of drawing, added up over processes of one thread each.
+    """
+
     contours: Tensor
     traces: tuple[dict[str, Any], ...]
     guide_p: Tensor
-    failed: Tensor
     seconds: float
 
 
@@ -136,7 +113,7 @@ def prepare(
     per_class: int,
     overrides: Mapping[str, Any] | None = None,
     guide: bool = True,
-) -> Setting:
+) -> Samples:
     """Extract contours of a split, train the guide where asked, and choose the pictures.
 
     Stages that are fresh in the workspace are not run again. The first pictures are of different
@@ -164,7 +141,7 @@ def prepare(
             raise UserError(
                 f"class {cls} has {have} usable contours in `{split}`; ask for no more per class"
             )
-    return Setting(ctx, items)
+    return Samples(ctx, items)
 
 
 class Workers:
@@ -212,85 +189,87 @@ def worker_pool(workers: int) -> Iterator[Workers]:
 
 
 def draw_arm(
-    setting: Setting, arm: Arm, cache: Path, workers: int = 2, pool: Workers | None = None
+    samples: Samples, arm: Arm, cache: Path, workers: int = 2, pool: Workers | None = None
 ) -> Drawings:
     """Draw what the cache does not hold, and read it all.
 
     Args:
-        setting: what is drawn.
+        samples: what is drawn.
         arm: how.
         cache: folder; arms of equal settings share their pictures in it.
         workers: processes, when `pool` is not given.
         pool: workers that are there already.
 
     Raises:
-        UserError: the arm changes something else than `synthesize`, or the guide is missing.
+        UserError: the arm changes more than how pictures are drawn, or the guide is missing.
     """
-    jobs = jobs_of(setting, arm, cache)
+    jobs = jobs_of(samples, arm, cache)
     if pool is not None:
         pool.draw(jobs)
     elif missing := sum(not job.path.is_file() for job in jobs):
         with worker_pool(min(workers, missing)) as own:
             own.draw(jobs)
-    return _read(setting, jobs, guide_file(setting, arm))
+    return _read(samples, jobs, guide_file(samples, arm))
 
 
-def photos_of(setting: Setting) -> Tensor:
+def photos_of(samples: Samples) -> Tensor:
     """The photo behind every item, uint8 [N, 3, S, S], as the contours saw it before their warp."""
-    samples = {sample.key: sample for sample in load_photos(setting.ctx).samples}
-    side = setting.ctx.recipe.synthesize.size
-    photos = [fit_square(samples[item.source].read(), side) for item in setting.items]
+    by_key = {photo.key: photo for photo in load_photos(samples.ctx).samples}
+    side = samples.ctx.recipe.size
+    photos = [fit_square(by_key[item.source].read(), side) for item in samples.items]
     return torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2).contiguous()
 
 
-def arm_context(setting: Setting, arm: Arm) -> Context:
-    """The workspace under the arm's recipe. Raises UserError for a key outside `synthesize`."""
+def arm_context(samples: Samples, arm: Arm) -> Context:
+    """The workspace under the arm's recipe. Raises UserError for a key outside DRAWN."""
     for key in arm.settings:
-        if not key.startswith("synthesize."):
-            raise UserError(f"arm {arm.name}: `{key}` is not below synthesize; prepare with it")
-    return replace(setting.ctx, recipe=override_recipe(setting.ctx.recipe, arm.settings))
+        section, _, leaf = key.partition(".")
+        if not leaf or section not in DRAWN:
+            raise UserError(f"arm {arm.name}: `{key}` is no key of drawing; prepare with it")
+    return replace(samples.ctx, recipe=override_recipe(samples.ctx.recipe, arm.settings))
 
 
-def guide_file(setting: Setting, arm: Arm) -> Path | None:
+def guide_file(samples: Samples, arm: Arm) -> Path | None:
     """The guide that steers the arm, or reads its pictures at least. Raises UserError: missing."""
-    own = setting.ctx.stage_dir("finetune-guide") / "guide.safetensors"
+    own = samples.ctx.stage_dir("finetune-guide") / "guide.safetensors"
     path = arm.guide or own
     if path.is_file():
         return path
-    if arm.guide is not None or is_guided(arm_context(setting, arm)):
+    if arm.guide is not None or arm_context(samples, arm).recipe.guidance.consulted:
         raise UserError(f"arm {arm.name}: {path} is missing; prepare with guide=True")
     return None
 
 
-def jobs_of(setting: Setting, arm: Arm, cache: Path) -> list[Job]:
+def jobs_of(samples: Samples, arm: Arm, cache: Path) -> list[Job]:
     """Parts of the arm. Their files are named by everything that their pictures depend on.
 
     Raises UserError as `draw_arm`.
     """
-    ctx = arm_context(setting, arm)
-    guide = guide_file(setting, arm) if is_guided(ctx) else None
+    ctx = arm_context(samples, arm)
+    guide = guide_file(samples, arm) if ctx.recipe.guidance.consulted else None
     # Where no step is guided, the classifier's keys change nothing.
-    idle = _IDLE if guide else {*_IDLE, "classifier"}
+    idle = None if guide else {"guidance": {"classifier"}}
     about = {
-        "synthesize": ctx.recipe.synthesize.model_dump(mode="json", exclude=idle),
-        "models": model_inputs(ctx, setting.classes),
+        "recipe": ctx.recipe.model_dump(mode="json", include=DRAWN, exclude=idle),
+        "batch_size": _batch_size(ctx),
+        "models": model_inputs(ctx, samples.classes),
         "guide": None if guide is None else hash_file(guide),
     }
     folder = cache / hash_json(about)[:20]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "arm.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     by_id = {item.id: item for item in plan(ctx)}
-    own = [by_id[item.id] for item in setting.items]
+    own = [by_id[item.id] for item in samples.items]
     size = PART * _batch_size(ctx)
     parts = [tuple(own[i : i + size]) for i in range(0, len(own), size)]
     return [Job(ctx, part, guide, folder / f"{_items_hash(part)}.npz") for part in parts]
 
 
 def _batch_size(ctx: Context) -> int:
-    size = ctx.recipe.synthesize.batch_size
+    size = ctx.recipe.run.batch_size
     if size == "auto":
         raise UserError(
-            f"{ctx.recipe.name}: synthesize.batch_size: auto: the laboratory draws in batches of a "
+            f"{ctx.recipe.name}: run.batch_size: auto: the laboratory draws in batches of a "
             "known size; write a number"
         )
     return size
@@ -306,12 +285,12 @@ def _draw_part(job: Job) -> None:
     """Draw and write one part; the file appears complete or not at all."""
     ctx, items = job.ctx, job.items
     guide = None if job.guide is None else _load_guide(ctx, job.guide)
-    model, schedule = load_model(ctx, items), schedule_of(ctx.recipe.synthesize)
+    model = load_model(ctx, items)
     began = time.perf_counter()
     drawn: list[Drawn] = []
     size = _batch_size(ctx)
     for start in range(0, len(items), size):
-        drawn += draw_items(ctx, model, guide, schedule, items[start : start + size])
+        drawn += draw_items(ctx, model, guide, ctx.recipe.guidance, items[start : start + size])
     seconds = time.perf_counter() - began
     grey = np.full((model.size, model.size, 3), 128, np.uint8)
     failed = np.array([one.pixels is None for one in drawn])
@@ -330,22 +309,22 @@ def _draw_part(job: Job) -> None:
     partial_file.replace(job.path)
 
 
-def _load_guide(ctx: Context, path: Path) -> Guide:
-    guide = load_guide(path, resolve_device(ctx.recipe.device))
+def _load_guide(ctx: Context, path: Path) -> Classifier:
+    guide = load_classifier(path, resolve_device(ctx.recipe.run.device))
     check_classes(guide, load_photos(ctx).classes)
     return guide
 
 
-def _read(setting: Setting, jobs: Sequence[Job], guide: Path | None) -> Drawings:
+def _read(samples: Samples, jobs: Sequence[Job], guide: Path | None) -> Drawings:
     parts = []
     for job in jobs:
         with np.load(job.path, allow_pickle=False) as stored:
             parts.append({name: stored[name] for name in stored.files})
     joined = partial(_joined, parts)
-    pictures, labels, failed = joined("pictures"), setting.labels, joined("failed")
+    pictures, labels, failed = joined("pictures"), samples.labels, joined("failed")
     p = torch.full((len(labels),), torch.nan)
     if guide is not None:
-        everything = _load_guide(setting.ctx, guide).probabilities(pictures)
+        everything = _load_guide(samples.ctx, guide).probabilities(pictures)
         p = everything[torch.arange(len(labels)), labels].masked_fill(failed, torch.nan)
     return Drawings(
         pictures=pictures,

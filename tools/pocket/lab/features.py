@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,19 @@ def looks_like_aircraft(network: nn.Module, pictures: Tensor, among: int = 1) ->
     """
     first = [network(_input(part)).topk(among).indices for part in pictures.split(BATCH)]
     return torch.isin(torch.cat(first), torch.tensor(AIRCRAFT)).any(dim=1)
+
+
+class FeatureSpace:
+    """The feature network, read at its first use."""
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """Raises UserError as `weights_file`."""
+        return load_feature_network()
+
+    def __call__(self, pictures: Tensor) -> Tensor:
+        """As `features_of`."""
+        return features_of(self.network, pictures)
 
 
 def _input(pictures: Tensor) -> Tensor:

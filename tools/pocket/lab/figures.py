@@ -1,8 +1,8 @@
 """The figures of the laboratory: shares with intervals, diversity, recall, coverage, copies.
 
 Features are float [N, D] of unit length, labels integer [N]. Distances are cosine distances,
-1 - cos, in [0, 2]. Intervals are percentile bootstraps of 95 %; every function that draws takes a
-seed, and the same seed gives the same interval.
+1 - cos, in [0, 2]. Intervals are those of the report (`higfa_cli.report.bootstrap`); every function
+that draws takes a seed, and the same seed gives the same interval.
 """
 
 from __future__ import annotations
@@ -14,21 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from higfa_cli.report.bootstrap import (
+    RESAMPLES,
+    Interval,
+    central,
+    difference_interval,
+    resampled_means,
+)
 from tools.pocket.train.contours import canny
 
-RESAMPLES = 10_000
-LOW, HIGH = 0.025, 0.975
 COPY_QUANTILE = 0.01
-# Rows of a distance matrix, or of resamples, that are held at a time.
+# Rows of a distance matrix that are held at a time.
 _CHUNK = 1000
-
-
-class Interval(NamedTuple):
-    """A figure and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 class ByClass(NamedTuple):
@@ -47,17 +44,18 @@ class Copies(NamedTuple):
 
 def share(hits: Tensor, seed: int = 0) -> Interval:
     """The share of True in bool [N]. Raises ValueError for N = 0."""
-    return _mean_interval(hits.double(), seed)
+    return difference_interval(hits.double().numpy()[None], seed)
 
 
 def paired(first: Tensor, second: Tensor, seed: int = 0) -> Interval:
-    """Mean of second - first, both [N] over the same items, resampled by item.
+    """Mean of second - first over the same items, [N], or over trainings and items, [S, N].
 
-    Raises ValueError when the two are of different lengths, or empty.
+    Raises ValueError when the two are of different shapes, or empty.
     """
     if first.shape != second.shape:
-        raise ValueError(f"paired figures of {len(first)} and {len(second)} items")
-    return _mean_interval(second.double() - first.double(), seed)
+        raise ValueError(f"paired figures of {first.shape[-1]} and {second.shape[-1]} items")
+    gains = (second.double() - first.double()).numpy()
+    return difference_interval(gains if gains.ndim == 2 else gains[None], seed)
 
 
 def ratio(first: Tensor, second: Tensor, seed: int = 0) -> Interval:
@@ -68,10 +66,10 @@ def ratio(first: Tensor, second: Tensor, seed: int = 0) -> Interval:
     """
     if first.shape != second.shape or len(first) == 0 or not first.double().mean():
         raise ValueError(f"no ratio of {len(second)} items to {len(first)} with a mean above 0")
-    below, above = (_resampled_means(x.double().numpy(), seed) for x in (first, second))
-    low, high = np.quantile(above[below != 0] / below[below != 0], (LOW, HIGH))
+    both = torch.stack([first.double(), second.double()], dim=1).numpy()
+    below, above = resampled_means(both, np.random.default_rng(seed)).T
     value = (second.double().mean() / first.double().mean()).item()
-    return Interval(value, float(low), float(high))
+    return Interval(value, *central(above[below != 0] / below[below != 0]))
 
 
 def agreement(log_p: Tensor, labels: Tensor) -> Tensor:
@@ -118,8 +116,7 @@ def diversity_interval(first: Tensor, second: Tensor, labels: Tensor, seed: int 
         raise ValueError("the first set's pictures are all alike: nothing to compare with")
     value = (intra_class_distance(second, labels) - before) / before
     whole = sums[0] > 0
-    low, high = np.quantile(sums[1][whole] / sums[0][whole] - 1, (LOW, HIGH))
-    return Interval(value, float(low), float(high))
+    return Interval(value, *central(sums[1][whole] / sums[0][whole] - 1))
 
 
 def recall(
@@ -169,25 +166,6 @@ def copies(drawn: Tensor, real_test: Tensor, pool: Tensor) -> Copies:
     threshold = float(np.quantile(nearest(real_test, pool).numpy(), COPY_QUANTILE))
     near = nearest(drawn, pool).numpy() < threshold
     return Copies(float(near.mean()), threshold)
-
-
-def _mean_interval(values: Tensor, seed: int) -> Interval:
-    """Mean of [N] and its percentile bootstrap over the items."""
-    items = values.numpy()
-    if len(items) == 0:
-        raise ValueError("no items to take a mean of")
-    low, high = np.quantile(_resampled_means(items, seed), (LOW, HIGH))
-    return Interval(float(items.mean()), float(low), float(high))
-
-
-def _resampled_means(items: np.ndarray, seed: int) -> np.ndarray:
-    """Means of the resamples of [N]; one seed resamples any two arrays of a length alike."""
-    rng = np.random.default_rng(seed)
-    parts = [
-        items[rng.integers(len(items), size=(_CHUNK, len(items)))].mean(axis=1)
-        for _ in range(RESAMPLES // _CHUNK)
-    ]
-    return np.concatenate(parts)
 
 
 def _rows_of_classes(labels: Tensor) -> dict[int, Tensor]:

@@ -1,6 +1,6 @@
 """The guide's training: noised, denoised and decoded photos beside clean ones, or clean alone.
 
-Two parts of `tools.pocket.lab.method`. One compares two guides along S_K; the other trains both
+Two parts of `tools.pocket.lab.bars`. One compares two guides along S_K; the other trains both
 again with other seeds, because one training of each says little: trainings that differ in
 nothing but the seed differ by points themselves.
 """
@@ -14,22 +14,25 @@ from typing import Any
 import torch
 
 from tools.pocket.lab import figures
-from tools.pocket.lab.bench import Bench, Request
-from tools.pocket.lab.draw import Arm, prepare
-from tools.pocket.lab.scores import Score, bar, maybe, percent, rounded
+from tools.pocket.lab.arms import Arm
+from tools.pocket.lab.draw import prepare
+from tools.pocket.lab.laboratory import Instruments
+from tools.pocket.lab.options import Options
+from tools.pocket.lab.scores import Score, rounded
+from tools.pocket.lab.thresholds import BOTH
 
 # S_K at which the two guides are compared, as multiples of the recipe's.
 MULTIPLES = (0.25, 0.5, 1.0, 2.0)
 # Trainings of each guide, with the recipe's seed and those that follow it.
 TRAININGS = 3
-SCALE = "synthesize.classifier.scale"
+SCALE = "guidance.classifier.scale"
 
 
-def along_scales(request: Request, bench: Bench, split: str) -> dict[str, Any]:
+def along_scales(options: Options, instruments: Instruments, split: str) -> dict[str, Any]:
     """Both guides, each trained once, at several S_K."""
-    recipe = bench.setting.ctx.recipe
-    scales = [multiple * recipe.synthesize.classifier.scale for multiple in MULTIPLES]
-    clean = _clean_guide(request, split, recipe.seed, recipe.seed)
+    recipe = instruments.samples.ctx.recipe
+    scales = [multiple * recipe.guidance.classifier.scale for multiple in MULTIPLES]
+    clean = _clean_guide(options, split, recipe.seed, recipe.seed)
     pairs = [
         (
             Arm(f"noised guide, S_K {s:g}", {SCALE: s}),
@@ -37,64 +40,57 @@ def along_scales(request: Request, bench: Bench, split: str) -> dict[str, Any]:
         )
         for s in scales
     ]
-    scores = _measured(bench, pairs)
+    scores = _measured(instruments, pairs)
     rows = [{"scale": scale, **_against(*pair)} for scale, pair in zip(scales, scores, strict=True)]
-    return {"bars": [], "guides": rows}
+    return {"guides": rows}
 
 
-def trained_again(request: Request, bench: Bench, split: str) -> dict[str, Any]:
+def trained_again(options: Options, instruments: Instruments, split: str) -> dict[str, Any]:
     """Both guides, trained with several seeds, at the recipe's S_K; the bar is for their mean."""
-    own = bench.setting.ctx.recipe.seed
+    own = instruments.samples.ctx.recipe.seed
     seeds = range(own, own + TRAININGS)
     pairs = [
         (
-            Arm(f"noised guide, seed {s}", guide=_noised_guide(request, split, s, own)),
-            Arm(f"clean guide, seed {s}", guide=_clean_guide(request, split, s, own)),
+            Arm(f"noised guide, seed {s}", guide=_noised_guide(options, split, s, own)),
+            Arm(f"clean guide, seed {s}", guide=_clean_guide(options, split, s, own)),
         )
         for s in seeds
     ]
-    scores = _measured(bench, pairs)
+    scores = _measured(instruments, pairs)
     kinds = zip(*scores, strict=True)
-    noised, clean = (torch.stack([one.hits.double() for one in kind]).mean(dim=0) for kind in kinds)
-    mean = figures.paired(clean, noised)
+    noised, clean = (torch.stack([one.hits for one in kind]) for kind in kinds)
     return {
-        "bars": [
-            bar(
-                "Guide trained with noised images minus guide of clean photos, judge agreement, "
-                f"mean of {TRAININGS} trainings of each",
-                "higher",
-                f"{percent(mean)} points",
-                mean.value > 0,
-            )
-        ],
-        "difference": rounded(mean),
+        "difference": rounded(figures.paired(clean, noised)),
+        "resampled": BOTH,
         "trainings": [
             {"seed": seed, **_against(*pair)} for seed, pair in zip(seeds, scores, strict=True)
         ],
     }
 
 
-def _noised_guide(request: Request, split: str, seed: int, own: int) -> Path | None:
+def _noised_guide(options: Options, split: str, seed: int, own: int) -> Path | None:
     """The recipe's guide, trained with another seed; with its own it is the workspace's."""
-    return None if seed == own else _trained(request, split, f"noised-seed-{seed}", seed)
+    return None if seed == own else _trained(options, split, f"noised-seed-{seed}", seed)
 
 
-def _clean_guide(request: Request, split: str, seed: int, own: int) -> Path:
+def _clean_guide(options: Options, split: str, seed: int, own: int) -> Path:
     name = "clean" if seed == own else f"clean-seed-{seed}"
-    return _trained(request, split, name, seed, {"guide.noised_fraction": 0.0})
+    return _trained(options, split, name, seed, {"guide.noised_fraction": 0.0})
 
 
 def _trained(
-    request: Request, split: str, name: str, seed: int, changes: Mapping[str, Any] | None = None
+    options: Options, split: str, name: str, seed: int, changes: Mapping[str, Any] | None = None
 ) -> Path:
-    place = request.workspace / "guides" / name
-    prepare(request.recipe, place, split, 1, {"seed": seed, **(changes or {})})
+    place = options.workspace / "guides" / name
+    prepare(options.recipe, place, split, 1, {"seed": seed, **(changes or {})})
     return place / "finetune-guide" / "guide.safetensors"
 
 
-def _measured(bench: Bench, pairs: Sequence[tuple[Arm, Arm]]) -> list[tuple[Score, Score]]:
-    bench.ahead(arm for pair in pairs for arm in pair)
-    return [(bench.measure(noised), bench.measure(clean)) for noised, clean in pairs]
+def _measured(
+    instruments: Instruments, pairs: Sequence[tuple[Arm, Arm]]
+) -> list[tuple[Score, Score]]:
+    instruments.ahead(arm for pair in pairs for arm in pair)
+    return [(instruments.score(noised), instruments.score(clean)) for noised, clean in pairs]
 
 
 def _against(noised: Score, clean: Score) -> dict[str, Any]:
@@ -103,35 +99,3 @@ def _against(noised: Score, clean: Score) -> dict[str, Any]:
         "clean": clean.row(),
         "difference": rounded(figures.paired(clean.hits, noised.hits)),
     }
-
-
-def scales_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Markdown of `along_scales`."""
-    return _table("S_K", [(f"{row['scale']:g}", row) for row in rows])
-
-
-def trainings_table(part: Mapping[str, Any]) -> list[str]:
-    """Markdown of `trained_again`."""
-    rows = part["trainings"]
-    return [
-        "At the recipe's S_K, on the same contours and noise; only the guides were trained with "
-        f"other seeds. Mean difference: {percent(part['difference'])} points, resampled by "
-        "picture.",
-        "",
-        *_table("training seed", [(str(row["seed"]), row) for row in rows]),
-    ]
-
-
-def _table(what: str, rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
-    lines = [
-        f"| {what} | noised: agreement, % | log p | gap | clean: agreement, % | log p | gap "
-        "| difference, points |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for label, row in rows:
-        told = (
-            f"{percent(one['agreement'])} | {one['mean_log_p']:.2f} | {maybe(one['gap'])}"
-            for one in (row["noised"], row["clean"])
-        )
-        lines.append(f"| {label} | {' | '.join(told)} | {percent(row['difference'])} |")
-    return lines

@@ -1,21 +1,20 @@
 """The instruments and the bars for the generator: one command, one table.
 
-    python -m tools.pocket.lab.instruments --rendered DIR --out OUT [--judges JUDGES]
+    python -m tools.pocket.lab.instruments --rendered WORLD --workspace DIR --out OUT
 
-DIR holds the pools web, train and test as render.py wrote them; without JUDGES the shipped judges
-are asked. Prints the table and writes instruments.json, instruments.md and
-pictures/text-only.png to OUT. Every part is kept in OUT/parts with what it depends on: run again,
-only what changed is measured; `--only PART` measures that part anew, and no other.
+WORLD holds the pools web, train and test as render.py wrote them; without `--judges` the shipped
+ones are asked. Writes data/instruments.json, the page instruments.md, which is printed too, and
+pictures/text-only.png to OUT. Every part is kept in DIR/parts with what it depends on: run again,
+only what changed is measured; `--only PART` measures that part again, and no other.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,47 +22,52 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from higfa_cli.artifacts.atomic import read_json, write_json
 from higfa_cli.artifacts.fingerprint import hash_file, hash_json, hash_tree
 from higfa_cli.data.images import read_image
 from higfa_cli.errors import UserError
-from higfa_cli.method.schedule import StrengthSchedule
+from higfa_cli.method.guidance import ContourStrength, Guidance, TextStrength
 from higfa_cli.models.draw import draw
+from higfa_cli.recipe.contours import Transforms
 from higfa_cli.recipe.refs import resolve_ref
-from higfa_cli.recipe.schema import Transforms
-from higfa_cli.stages.model_inputs import model_inputs
+from higfa_cli.stages.inputs import model_inputs
 from higfa_cli.stages.shards import torch_threads
 from higfa_cli.training.calibration import expected_calibration_error
-from tools.pocket.lab import figures, measure
-from tools.pocket.lab.bench import JUDGES, check_pocket, constants, silence
-from tools.pocket.lab.draw import TEXT_CONTOUR, TEXT_ONLY, Arm, Drawings
-from tools.pocket.lab.features import NAME as FEATURE_SPACE
-from tools.pocket.lab.features import looks_like_aircraft
-from tools.pocket.lab.judges import jury_log_probabilities
-from tools.pocket.lab.measure import Pictures
-from tools.pocket.lab.table import Row, markdown, row
+from tools.pocket.lab import figures, measure, pages, strips
+from tools.pocket.lab.arms import DRAWN, TEXT_CONTOUR, TEXT_ONLY, Arm
+from tools.pocket.lab.draw import Samples
+from tools.pocket.lab.features import NAME as FEATURES
+from tools.pocket.lab.features import FeatureSpace, looks_like_aircraft
+from tools.pocket.lab.generator import load_generator, through_autoencoder
+from tools.pocket.lab.judges import check_data, jury_log_probabilities
+from tools.pocket.lab.laboratory import Instruments, open_instruments
+from tools.pocket.lab.measure import Pools, Row, row
+from tools.pocket.lab.options import Options, command, constants, made
+from tools.pocket.lab.scores import hits
 from tools.pocket.lab.train_judges import load_pool
 from tools.pocket.lab.warp import MIRRORED, REPEATED, warped
-from tools.pocket.lab.world import World
 from tools.pocket.pocket_render.catalogue import load_classes
 from tools.pocket.pocket_render.records import read_records
 from tools.pocket.sheet import compose
 from tools.pocket.train.webdata import shrink
 
+PER_CLASS, SPLIT = 30, "train"
 ACCURACY_BAR, WARP_BAR, AUTOENCODING_BAR = 0.85, 0.95, 0.90
 TEXT_BAR, CONTOUR_BAR, SPEED_BAR = 0.40, 0.65, 5.0
 SHEET, SHEET_COLUMNS = 64, 16
 SPEED_BATCH, SPEED_STEPS, SPEED_THREADS, SPEED_ROUNDS = 32, 25, 2, 3
-ENCODED = 64
 POOLS = ("web", "train", "test")
 
 
-def judges_part(world: World) -> list[Row]:
+def judges_part(instruments: Instruments, pools: Pools) -> list[Row]:
     """Accuracy and calibration on test photos, of every judge at every size."""
     rows = []
-    for size in world.judges[0].spec.sizes:
-        test = load_pool(world.rendered / "test", size)
-        votes = {j.spec.architecture: j.log_probabilities(test.pictures) for j in world.judges}
-        votes["jury"] = jury_log_probabilities(world.judges, test.pictures)
+    for size in instruments.judges[0].spec.sizes:
+        test = load_pool(pools.folder / "test", size)
+        votes = {
+            j.spec.architecture: j.log_probabilities(test.pictures) for j in instruments.judges
+        }
+        votes["jury"] = jury_log_probabilities(instruments.judges, test.pictures)
         for name, log_p in votes.items():
             hits = figures.agreement(log_p, test.labels)
             rows += [
@@ -78,26 +82,31 @@ def judges_part(world: World) -> list[Row]:
 
 
 def ratio_rows(
-    world: World, after: Tensor, figure: str, bar: float | None, about: str = ""
+    instruments: Instruments,
+    pools: Pools,
+    after: Tensor,
+    figure: str,
+    threshold: float | None,
+    about: str = "",
 ) -> list[Row]:
     """The jury's accuracy on changed test photos [N, 3, S, S], and its ratio to the unchanged."""
     first, second = (
-        figures.agreement(jury_log_probabilities(world.judges, pictures), world.test.labels)
-        for pictures in (world.test.pictures, after)
+        hits(jury_log_probabilities(instruments.judges, pictures), pools.test)
+        for pictures in (pools.test.pictures, after)
     )
     return [
         row("jury accuracy before", figures.share(first)),
         row("jury accuracy after", figures.share(second), about=about),
-        row(figure, figures.ratio(first, second), bar, "number", about),
+        row(figure, figures.ratio(first, second), threshold, "number", about),
     ]
 
 
-def warp_part(world: World) -> list[Row]:
+def warp_part(instruments: Instruments, pools: Pools) -> list[Row]:
     """What the contours' default transforms cost when photos are moved by them.
 
-    Borders are repeated; with mirrored ones without a bar, to show what the choice decides.
+    Borders are repeated; with mirrored ones without a threshold, to show what the choice decides.
     """
-    folder, size = world.rendered / "test", world.judges[0].spec.size
+    folder, size = pools.folder / "test", pools.size
     records = read_records(folder / "records.jsonl")
     photos = [read_image(folder / one["file"]) for one in records]
 
@@ -108,106 +117,102 @@ def warp_part(world: World) -> list[Row]:
         ]
         return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2)
 
-    repeated = ratio_rows(world, moved(REPEATED), "warped / unwarped", WARP_BAR, "borders repeated")
-    mirrored = ratio_rows(world, moved(MIRRORED), "warped / unwarped", None, "borders mirrored")
+    repeated = ratio_rows(
+        instruments, pools, moved(REPEATED), "warped / unwarped", WARP_BAR, "borders repeated"
+    )
+    mirrored = ratio_rows(
+        instruments, pools, moved(MIRRORED), "warped / unwarped", None, "borders mirrored"
+    )
     return [*repeated, *mirrored[1:]]
 
 
-@torch.no_grad()
-def autoencoder_part(world: World) -> list[Row]:
+def autoencoder_part(instruments: Instruments, pools: Pools) -> list[Row]:
     """What decode(encode(.)) costs."""
-    model = world.model()
-    decoded = []
-    for part in world.test.pictures.split(ENCODED):
-        images = model.decode(model.encode(part.float() / 127.5 - 1))
-        decoded.append(((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8))
-    after = torch.cat(decoded)
-    return ratio_rows(world, after, "after / before", AUTOENCODING_BAR)
+    model = load_generator(instruments.samples.ctx)
+    after = through_autoencoder(model, pools.test.pictures)
+    return ratio_rows(instruments, pools, after, "after / before", AUTOENCODING_BAR)
 
 
-def photos_part(world: World) -> list[Row]:
+def photos_part(instruments: Instruments, pools: Pools) -> list[Row]:
     """The same figures of the user's own photos, as a yardstick for the drawings'."""
-    own = load_pool(world.rendered / "train", world.judges[0].spec.size)
-    found = Pictures.whole(own.pictures, own.labels)
+    own, classes = pools.pictures("train"), tuple(load_classes())
+    about = f"{len(own.labels)} train photos"
     return [
-        *measure.agreement_rows(world.judges, found, about=f"{len(own.labels)} train photos"),
-        *measure.spread_rows(world.network, found, world.reference, drawn=False),
+        *measure.agreement_rows(instruments.judges, classes, own, about=about),
+        *measure.spread_rows(pools.space.network, own, pools.reference, drawn=False),
     ]
 
 
-def judged(world: World, drawings: Drawings) -> Pictures:
-    """Drawings with labels as the judges count them."""
-    names = [world.setting.classes[label] for label in drawings.labels.tolist()]
-    labels = measure.judge_labels(names, world.judges)
-    return Pictures(drawings.pictures, labels, drawings.failed)
-
-
-def arm_part(world: World, arm: Arm, bar: float) -> list[Row]:
+def arm_part(arm: Arm, threshold: float, instruments: Instruments, pools: Pools) -> list[Row]:
     """All figures of one arm's drawings."""
-    drawings = world.drawings(arm)
-    found = judged(world, drawings)
+    drawings, samples = instruments.drawings(arm), instruments.samples
+    there = replace(drawings, labels=measure.pool_labels(drawings, samples.classes))
     return [
-        *measure.agreement_rows(world.judges, found, bar),
-        *measure.spread_rows(world.network, found, world.reference, drawn=True),
-        measure.overlap_row(found, drawings.contours),
+        *measure.agreement_rows(instruments.judges, samples.classes, drawings, threshold),
+        *measure.spread_rows(pools.space.network, there, pools.reference, drawn=True),
+        measure.overlap_row(drawings),
         Row(
             "seconds per picture",
             drawings.seconds / len(drawings.labels),
-            about=f"{len(drawings.labels)} pictures, {world.ctx.recipe.synthesize.steps} steps, "
+            about=f"{len(drawings.labels)} pictures, {samples.ctx.recipe.sampling.steps} steps, "
             "one thread",
         ),
     ]
 
 
-def sheet_part(world: World) -> list[Row]:
+def sheet_part(instruments: Instruments, pools: Pools) -> list[Row]:
     """text-only.png: 64 pictures by text alone, all classes alike; how many show an aircraft."""
-    drawings = world.drawings(TEXT_ONLY)
+    drawings = instruments.drawings(TEXT_ONLY)
     pictures = drawings.pictures[:SHEET]
-    names = [world.setting.classes[label] for label in drawings.labels[:SHEET].tolist()]
+    names = [item.cls for item in instruments.samples.items[:SHEET]]
     shown = [list(pictures.permute(0, 2, 3, 1).numpy())]
-    path = world.docs / "pictures" / "text-only.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    compose(shown, names, SHEET_COLUMNS).save(path)
+    strips.save(
+        compose(shown, names, SHEET_COLUMNS), instruments.out / "pictures" / "text-only.png"
+    )
     failed = drawings.failed[:SHEET]
     rows = []
     for among, named in ((1, "seen as aircraft"), (5, "an aircraft among the first five")):
-        photos = figures.share(looks_like_aircraft(world.network, world.test.pictures, among))
-        seen = looks_like_aircraft(world.network, pictures, among) & ~failed
+        photos = figures.share(looks_like_aircraft(pools.space.network, pools.test.pictures, among))
+        seen = looks_like_aircraft(pools.space.network, pictures, among) & ~failed
         # The stricter figure is the one with the bar.
-        bar = measure.NEARLY_ALL * photos.value if among == 1 else None
-        about = f"the bar is {100 * measure.NEARLY_ALL:.0f} % of the photos' share" if bar else ""
+        threshold = measure.NEARLY_ALL * photos.value if among == 1 else None
+        about = (
+            f"the bar is {100 * measure.NEARLY_ALL:.0f} % of the photos' share" if threshold else ""
+        )
         rows += [
             row(f"test photos: {named}", photos, about="of the feature network's classes"),
-            row(f"drawings: {named}", figures.share(seen), bar, about=about),
+            row(f"drawings: {named}", figures.share(seen), threshold, about=about),
         ]
     return rows
 
 
-def speed_part(world: World) -> list[Row]:
+def speed_part(instruments: Instruments, pools: Pools) -> list[Row]:
     """Pictures per second of the plain conditional, decoded, from two threads."""
     prompt = "a photo of an airliner"
-    model = world.model(prompt)
-    settings = model.settings.model_copy(update={"steps": SPEED_STEPS})
+    model = load_generator(instruments.samples.ctx, prompt)
     contours = torch.zeros(SPEED_BATCH, 1, model.size, model.size)
     rows = []
-    for figure, contour, bar in (
+    for figure, contour, threshold in (
         ("text", 0.0, SPEED_BAR),
         ("text + contour, one branch", 1.0, None),
     ):
-        schedule = StrengthSchedule(text=1.0, contour=contour, contour_floor=contour, switch=1.0)
+        strengths = TextStrength(1.0), ContourStrength(contour, contour)
+        guidance = Guidance("three_term", *strengths).switched(1.0)
 
-        def once(steps: int, schedule: StrengthSchedule = schedule) -> float:
-            ready = model.with_settings(settings.model_copy(update={"steps": steps}))
+        def once(steps: int, guidance: Guidance = guidance) -> float:
+            ready = model.with_sampling(model.sampling.model_copy(update={"steps": steps}))
             prompts, numbers = [prompt] * SPEED_BATCH, range(SPEED_BATCH)
             began = time.perf_counter()
-            draw(ready, None, schedule, prompts, "", contours, [0] * SPEED_BATCH, numbers)
+            draw(ready, None, guidance, prompts, "", contours, [0] * SPEED_BATCH, numbers)
             return time.perf_counter() - began
 
         with torch_threads(SPEED_THREADS):
             once(2)
             taken = statistics.median(once(SPEED_STEPS) for _ in range(SPEED_ROUNDS))
         about = f"{SPEED_STEPS} steps, batch {SPEED_BATCH}, {SPEED_THREADS} threads, decoded"
-        rows.append(Row(figure, SPEED_BATCH / taken, bar=bar, unit="per second", about=about))
+        rows.append(
+            Row(figure, SPEED_BATCH / taken, threshold=threshold, unit="per second", about=about)
+        )
     return rows
 
 
@@ -216,7 +221,7 @@ class Part:
     """A part of the table, and which inputs its figures depend on."""
 
     title: str
-    run: Callable[[World], list[Row]]
+    run: Callable[[Instruments, Pools], list[Row]]
     inputs: tuple[str, ...] = ("judges", "pools", "generator", "pictures")
 
 
@@ -229,106 +234,90 @@ PARTS: dict[str, Part] = {
         autoencoder_part,
         ("judges", "pools", "generator"),
     ),
-    "text": Part("Text only", lambda world: arm_part(world, TEXT_ONLY, TEXT_BAR)),
-    "contour": Part("Text + contour", lambda world: arm_part(world, TEXT_CONTOUR, CONTOUR_BAR)),
+    "text": Part("Text only", partial(arm_part, TEXT_ONLY, TEXT_BAR)),
+    "contour": Part("Text + contour", partial(arm_part, TEXT_CONTOUR, CONTOUR_BAR)),
     "sheet": Part(f"{SHEET} pictures by text only", sheet_part),
     "speed": Part("Speed", speed_part, ("generator",)),
 }
 
 
-def input_hashes(world: World) -> dict[str, str]:
+def input_hashes(options: Options, instruments: Instruments, pools: Pools) -> dict[str, str]:
     """Input -> hash of all that it consists of. The program itself is not counted."""
-
-    recipe, base = world.ctx.recipe, world.ctx.base
-    pools = [hash_file(world.rendered / name / "records.jsonl") for name in POOLS]
-    generator = [
-        recipe.synthesize.model_dump(mode="json"),
-        model_inputs(world.ctx, tuple(load_classes())),
-    ]
-    contours = recipe.contours.model_dump(mode="json")
-    data = hash_tree(Path(resolve_ref(recipe.data.root, base)))
-    about: dict[str, list[Any]] = {
-        "judges": [hash_file(one) for one in sorted(world.judges_folder.glob("*.safetensors"))],
-        "pools": pools,
-        "generator": generator,
-        "pictures": [world.count, recipe.seed, contours, data],
+    ctx = instruments.samples.ctx
+    recipe = ctx.recipe
+    inputs: dict[str, list[Any]] = {
+        "judges": [hash_file(file) for file in sorted(options.judges.glob("*.safetensors"))],
+        "pools": [hash_file(pools.folder / name / "records.jsonl") for name in POOLS],
+        "generator": [
+            recipe.model_dump(mode="json", include=DRAWN),
+            model_inputs(ctx, instruments.samples.classes),
+        ],
+        "pictures": [
+            options.per_class,
+            recipe.seed,
+            recipe.contours.model_dump(mode="json"),
+            hash_tree(Path(resolve_ref(recipe.data.root, ctx.base))),
+        ],
     }
-    return {name: hash_json(values) for name, values in about.items()}
+    return {name: hash_json(values) for name, values in inputs.items()}
 
 
-def measure_parts(world: World, only: tuple[str, ...]) -> dict[str, list[Row]]:
+def measure_parts(
+    options: Options, instruments: Instruments, pools: Pools, only: Sequence[str]
+) -> dict[str, list[Row]]:
     """Part -> rows, of those that were measured now or are still true."""
-    (world.out / "parts").mkdir(parents=True, exist_ok=True)
-    found, hashes = {}, input_hashes(world)
+    measured, hashes = {}, input_hashes(options, instruments, pools)
     for name, part in PARTS.items():
-        path = world.out / "parts" / f"{name}.json"
-        key = hash_json([hashes[one] for one in part.inputs])
-        kept: Mapping[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-        fresh = kept.get("depends_on") == key
+        path = options.workspace / "parts" / f"{name}.json"
+        key = hash_json([hashes[kind] for kind in part.inputs])
+        stored: Mapping[str, Any] = read_json(path) if path.is_file() else {}
+        fresh = stored.get("depends_on") == key
         if name in only or (not only and not fresh):
             print(f"measuring: {part.title}", flush=True)
-            rows = part.run(world)
-            about = {"depends_on": key, "rows": [one.plain() for one in rows]}
-            path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-            found[name] = rows
+            rows = part.run(instruments, pools)
+            write_json(path, {"depends_on": key, "rows": [asdict(row) for row in rows]})
+            measured[name] = rows
         elif fresh:
-            found[name] = [Row.from_plain(one) for one in kept["rows"]]
-    return found
+            measured[name] = [Row(**row) for row in stored["rows"]]
+    return measured
 
 
-def write_table(world: World, found: Mapping[str, list[Row]]) -> str:
-    """instruments.json and the page instruments.md; returns the latter."""
-    plain = {name: [one.plain() for one in rows] for name, rows in found.items()}
-    about = {"count": world.count, "features": FEATURE_SPACE, "parts": plain}
-    text = json.dumps(about, indent=1) + "\n"
-    (world.out / "instruments.json").write_text(text, encoding="utf-8")
-    absent = [part.title for name, part in PARTS.items() if name not in found]
-    lines = [
-        "# The generator under the instruments\n",
-        "Written by `python -m tools.pocket.lab.instruments`; do not edit. What the words mean: "
-        "[laboratory.md](laboratory.md).\n",
-        f"{world.count} drawings per arm from transformed contours of train photos, recipe "
-        f"`{world.ctx.recipe.name}`: {constants(world.ctx.recipe.synthesize)}. Diversity, recall, "
-        f"coverage and copies in the features of {FEATURE_SPACE}.\n",
-    ]
-    if absent:
-        lines.append(f"Not measured: {', '.join(absent)}.\n")
-    lines.append(markdown({PARTS[name].title: rows for name, rows in found.items()}))
-    if "sheet" in found:
-        lines.append("![64 pictures by text alone](pictures/text-only.png)\n")
-    table = "\n".join(lines)
-    world.docs.mkdir(parents=True, exist_ok=True)
-    (world.docs / "instruments.md").write_text(table, encoding="utf-8")
-    return table
+def write_page(options: Options, samples: Samples, measured: Mapping[str, Sequence[Row]]) -> str:
+    """data/instruments.json, and the page made of it; returns the latter."""
+    numbers = {
+        "made": made(samples.ctx, "instruments", " --rendered WORLD"),
+        "recipe": samples.ctx.recipe.name,
+        "constants": constants(samples.ctx.recipe.guidance),
+        "count": len(samples.items),
+        "features": FEATURES,
+        "parts": {name: [asdict(row) for row in rows] for name, rows in measured.items()},
+    }
+    return pages.publish(options.out, "instruments", numbers)
+
+
+def pools_of(options: Options, instruments: Instruments, space: FeatureSpace) -> Pools:
+    """The rendered pools. Raises UserError when the judges know other data than the pocket's."""
+    assert options.rendered is not None
+    size = check_data(instruments.judges)[0].spec.size
+    return Pools(options.rendered, size, options.workspace / "features", space)
+
+
+def measure_all(options: Options, only: Sequence[str], space: FeatureSpace) -> None:
+    """Measure and print the page. Raises UserError as the stages, or for an unknown part."""
+    if unknown := [name for name in only if name not in PARTS]:
+        raise UserError(f"--only {unknown[0]}: no such part; parts are {', '.join(PARTS)}")
+    if options.per_class < 2:
+        raise UserError(f"--per-class {options.per_class}: a class needs two pictures at least")
+    with open_instruments(options, SPLIT, space, guide=False) as instruments:
+        pools = pools_of(options, instruments, space)
+        measured = measure_parts(options, instruments, pools, only)
+        print(write_page(options, instruments.samples, measured))
 
 
 def main() -> None:
-    """Read the command line, measure, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rendered", type=Path, required=True)
-    parser.add_argument("--judges", type=Path, default=JUDGES)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--docs", type=Path, help="another folder than --out for page and sheet")
-    parser.add_argument("--count", type=int, default=480, help="pictures per arm")
-    parser.add_argument("--recipe", default="pocket-aircraft", help="a recipe's name or file")
-    parser.add_argument("--workers", type=int, default=2, help="processes that draw")
-    parser.add_argument("--only", nargs="+", default=[], choices=list(PARTS), metavar="PART")
-    asked = parser.parse_args()
-    silence()
-    world = World(
-        rendered=asked.rendered,
-        judges_folder=asked.judges,
-        out=asked.out,
-        docs=asked.docs or asked.out,
-        count=asked.count,
-        recipe=asked.recipe,
-        workers=asked.workers,
-    )
-    try:
-        check_pocket(asked.recipe)
-        print(write_table(world, measure_parts(world, tuple(asked.only))))
-    except UserError as error:
-        parser.exit(error.exit_code, f"error: {error}\n")
+    """Read the command line, measure, and print the page."""
+    meaning = f"of {', '.join(PARTS)}; without: all"
+    command(__doc__.splitlines()[0], PER_CLASS, "--only", meaning, measure_all, rendered=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ airlines of the web pool that it was not trained on.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from higfa_cli.errors import UserError
+from tools.pocket.lab.freeze import data_hash
+from tools.pocket.pocket_render.catalogue import load_classes
 
 # Rows kept from the square picture: the aircraft is in the middle, the rest is sky, and leaving
 # it out saves a third of the time.
@@ -140,11 +145,14 @@ def _read_judge(path: Path) -> Judge:
 
 
 def load_judges(folder: Path) -> tuple[Judge, ...]:
-    """All judges of a folder, of the same sizes and classes. Raises ValueError if they differ."""
-    judges = tuple(load_judge(folder / f"{name}.safetensors") for name in ARCHITECTURES)
+    """All judges of a folder. Raises UserError for none, or of different sizes or classes."""
+    try:
+        judges = tuple(load_judge(folder / f"{name}.safetensors") for name in ARCHITECTURES)
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(str(error)) from None
     about = {(judge.spec.classes, judge.spec.sizes, judge.spec.data) for judge in judges}
     if len(about) != 1:
-        raise ValueError(f"{folder}: the judges are of different classes, sizes or data")
+        raise UserError(f"{folder}: the judges are of different classes, sizes or data")
     return judges
 
 
@@ -152,3 +160,37 @@ def jury_log_probabilities(judges: tuple[Judge, ...], pictures: Tensor) -> Tenso
     """log of the judges' mean probability, [N, K]."""
     each = torch.stack([judge.log_probabilities(pictures) for judge in judges])
     return each.logsumexp(dim=0) - torch.log(torch.tensor(float(len(judges))))
+
+
+def check_jury(judges: Sequence[Judge], classes: Sequence[str], size: int) -> None:
+    """Raises UserError when the judges know other classes, or were trained on another size."""
+    spec = judges[0].spec
+    if set(spec.classes) != set(classes):
+        odd = sorted(set(spec.classes) ^ set(classes))
+        raise UserError(
+            f"the judges' {len(spec.classes)} classes are not the data's {len(classes)} "
+            f"({', '.join(odd[:3])}); train judges on these classes"
+        )
+    if size != spec.size:
+        raise UserError(
+            f"the judges read {spec.size} px, the pictures have {size}; "
+            "train judges at the pictures' size"
+        )
+
+
+def jury(judges: Sequence[Judge], pictures: Tensor, classes: Sequence[str]) -> Tensor:
+    """The jury's log p in the order of `classes`, [N, K]. Raises UserError as `check_jury`."""
+    check_jury(judges, classes, pictures.shape[-1])
+    columns = torch.tensor([judges[0].spec.classes.index(name) for name in classes])
+    return jury_log_probabilities(tuple(judges), pictures)[:, columns]
+
+
+def check_data(judges: tuple[Judge, ...]) -> tuple[Judge, ...]:
+    """The judges. Raises UserError when they know other data than the pocket's."""
+    spec = judges[0].spec
+    if spec.classes != tuple(load_classes()) or spec.data != data_hash():
+        raise UserError(
+            "the judges were trained on other classes or pools than the pocket's; train them "
+            "again: python -m tools.pocket.lab.train_judges"
+        )
+    return judges

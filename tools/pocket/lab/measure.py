@@ -1,47 +1,66 @@
-"""What judges, feature space and real pictures say about a set of pictures."""
+"""What judges, feature space and real pictures say about a set of pictures, in rows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from higfa_cli.artifacts.fingerprint import hash_file, hash_json
-from higfa_cli.errors import UserError
 from tools.pocket.lab import figures
-from tools.pocket.lab.features import SHA256_START, features_of, looks_like_aircraft
-from tools.pocket.lab.judges import Judge, jury_log_probabilities
-from tools.pocket.lab.table import Row, row
+from tools.pocket.lab.draw import Drawings, Pictures
+from tools.pocket.lab.features import SHA256_START, FeatureSpace, features_of, looks_like_aircraft
+from tools.pocket.lab.figures import Interval
+from tools.pocket.lab.judges import Judge, jury
+from tools.pocket.lab.scores import hits
 from tools.pocket.lab.train_judges import load_pool
+from tools.pocket.pocket_render.catalogue import load_classes
 
 # "Nearly all" drawings show a recognisable aircraft: the feature network sees one in at least this
 # share of what it sees one in among photos.
 NEARLY_ALL = 0.9
 
 
+Unit = Literal["percent", "number", "per second"]
+
+
 @dataclass(frozen=True)
-class Pictures:
-    """A set of pictures to measure.
+class Row:
+    """One figure.
 
     Attributes:
-        pictures: uint8 [N, 3, S, S].
-        labels: indices into the judges' classes, [N].
-        failed: bool [N]: pictures that were never finished. They agree with no label, and no
-            other figure knows them.
+        figure: its name.
+        value: shares in 0..1.
+        low, high: its 95 % interval, or None.
+        threshold: the least value that is asked for, or None.
+        unit: how it is written.
+        about: what else a reader must know.
     """
 
-    pictures: Tensor
-    labels: Tensor
-    failed: Tensor
+    figure: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    threshold: float | None = None
+    unit: Unit = "number"
+    about: str = ""
 
-    @classmethod
-    def whole(cls, pictures: Tensor, labels: Tensor) -> Pictures:
-        """A set without failures."""
-        return cls(pictures, labels, torch.zeros(len(labels), dtype=torch.bool))
+
+def row(
+    figure: str,
+    found: Interval,
+    threshold: float | None = None,
+    unit: Unit = "percent",
+    about: str = "",
+) -> Row:
+    """A row of a figure with its interval."""
+    return Row(figure, found.value, found.low, found.high, threshold, unit, about)
 
 
 @dataclass(frozen=True)
@@ -80,46 +99,65 @@ def pool_features(
         return torch.from_numpy(stored["features"]), torch.from_numpy(stored["labels"])
 
 
-def reference(network: nn.Module, rendered: Path, size: int, cache: Path) -> Reference:
-    """Test photos; and web and train pictures, mirrored too."""
-    real, labels = pool_features(network, rendered, "test", size, cache, mirrored=False)
-    pools = [
-        pool_features(network, rendered, name, size, cache, mirrored=True)[0]
-        for name in ("web", "train")
-    ]
-    return Reference(real, labels, torch.cat(pools))
+@dataclass(frozen=True)
+class Pools:
+    """Rendered pools, at the judges' size: `folder` holds web, train and test.
+
+    Labels are indices into the pocket's classes. `cache`: folder of features.
+    """
+
+    folder: Path
+    size: int
+    cache: Path
+    space: FeatureSpace
+
+    @cached_property
+    def test(self) -> Pictures:
+        """The test photos: other airlines."""
+        return self.pictures("test")
+
+    @cached_property
+    def reference(self) -> Reference:
+        """Test photos; and web and train pictures, mirrored too."""
+        features = partial(pool_features, self.space.network, self.folder)
+        real, labels = features("test", self.size, self.cache, mirrored=False)
+        pools = [features(n, self.size, self.cache, mirrored=True)[0] for n in ("web", "train")]
+        return Reference(real, labels, torch.cat(pools))
+
+    def pictures(self, name: str) -> Pictures:
+        """A whole pool."""
+        pool = load_pool(self.folder / name, self.size)
+        whole = torch.zeros(len(pool.labels), dtype=torch.bool)
+        return Pictures(pictures=pool.pictures, labels=pool.labels, failed=whole)
 
 
-def judge_labels(names: Sequence[str], judges: Sequence[Judge]) -> Tensor:
-    """Indices of class names in the judges' classes. Raises UserError for one they do not know."""
-    classes = judges[0].spec.classes
-    unknown = sorted(set(names) - set(classes))
-    if unknown:
-        raise UserError(
-            f"the judges do not know the class {unknown[0]}; train them on the pocket's classes: "
-            "python -m tools.pocket.lab.train_judges"
-        )
-    return torch.tensor([classes.index(name) for name in names])
+def pool_labels(found: Pictures, classes: Sequence[str]) -> Tensor:
+    """Labels that are indices into `classes`, as the pools have them, int64 [N]."""
+    order = torch.tensor([list(load_classes()).index(name) for name in classes])
+    return order[found.labels]
 
 
 def agreement_rows(
-    judges: tuple[Judge, ...], found: Pictures, bar: float | None = None, about: str = ""
+    judges: Sequence[Judge],
+    classes: Sequence[str],
+    found: Pictures,
+    threshold: float | None = None,
+    about: str = "",
 ) -> list[Row]:
-    """Agreement of the jury, which has the bar, and of each judge; the jury's mean log p."""
+    """Agreement of the jury, which has the threshold, and of each judge; the jury's mean log p.
+
+    Labels are indices into `classes`.
+    """
     if about == "" and bool(found.failed.any()):
         about = f"{int(found.failed.sum())} pictures failed, and count as disagreed"
-    jury = jury_log_probabilities(judges, found.pictures)
-
-    def hits(log_p: Tensor) -> Tensor:
-        return figures.agreement(log_p, found.labels) & ~found.failed
-
-    rows = [row("jury agreement", figures.share(hits(jury)), bar, about=about)]
+    log_p = jury(judges, found.pictures, classes)
+    rows = [row("jury agreement", figures.share(hits(log_p, found)), threshold, about=about)]
     for judge in judges:
-        own = figures.share(hits(judge.log_probabilities(found.pictures)))
+        own = figures.share(hits(jury([judge], found.pictures, classes), found))
         rows.append(row(f"agreement of {judge.spec.architecture}", own))
-    kept = ~found.failed
-    log_p = figures.mean_log_p(jury[kept], found.labels[kept])
-    return [*rows, Row("mean log p of the jury", log_p)]
+    drawn = ~found.failed
+    mean = figures.mean_log_p(log_p[drawn], found.labels[drawn])
+    return [*rows, Row("mean log p of the jury", mean)]
 
 
 def spread_rows(network: nn.Module, found: Pictures, against: Reference, drawn: bool) -> list[Row]:
@@ -144,7 +182,8 @@ def spread_rows(network: nn.Module, found: Pictures, against: Reference, drawn: 
     return rows
 
 
-def overlap_row(found: Pictures, contours: Tensor) -> Row:
-    """Mean edge overlap of finished pictures with the asked contours, uint8 [N, S, S]."""
-    value = figures.mean_edge_overlap(found.pictures[~found.failed], contours[~found.failed])
+def overlap_row(found: Drawings) -> Row:
+    """Mean edge overlap of finished pictures with the asked contours."""
+    drawn = ~found.failed
+    value = figures.mean_edge_overlap(found.pictures[drawn], found.contours[drawn])
     return Row("edge overlap", value, about="Jaccard index, one pixel tolerance")

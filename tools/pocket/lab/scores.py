@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from higfa_cli.errors import UserError
 from tools.pocket.lab import figures
-from tools.pocket.lab.draw import Drawings
+from tools.pocket.lab.draw import Drawings, Pictures
 from tools.pocket.lab.figures import Interval
-from tools.pocket.lab.judges import Judge, jury_log_probabilities
 
 
 @dataclass(frozen=True)
@@ -90,45 +86,11 @@ class Score:
         }
 
 
-def check_jury(judges: Sequence[Judge], classes: Sequence[str], size: int) -> None:
-    """Raises UserError when the judges know other classes, or were trained on another size."""
-    spec = judges[0].spec
-    if set(spec.classes) != set(classes):
-        odd = sorted(set(spec.classes) ^ set(classes))
-        raise UserError(
-            f"the judges' {len(spec.classes)} classes are not the data's {len(classes)} "
-            f"({', '.join(odd[:3])}); train judges on these classes"
-        )
-    if size != spec.size:
-        raise UserError(
-            f"the judges read {spec.size} px, the pictures have {size}; "
-            "train judges at the pictures' size"
-        )
-
-
-def jury(judges: Sequence[Judge], pictures: Tensor, classes: Sequence[str]) -> Tensor:
-    """The jury's log p in the order of `classes`, [N, K]. Raises UserError as `check_jury`."""
-    check_jury(judges, classes, pictures.shape[-1])
-    columns = torch.tensor([judges[0].spec.classes.index(name) for name in classes])
-    return jury_log_probabilities(tuple(judges), pictures)[:, columns]
-
-
-def bar(figure: str, asked: str, measured: str, reached: bool | None) -> dict[str, Any]:
-    """A row of the table of bars; `reached` is None where the comparison cannot be made."""
-    return {"figure": figure, "bar": asked, "measured": measured, "reached": reached}
+def hits(log_p: Tensor, of: Pictures) -> Tensor:
+    """Whether the first choice is the label, bool [N], from log p [N, K]; failures are no hits."""
+    return figures.agreement(log_p, of.labels) & ~of.failed
 
 
 def rounded(interval: Interval) -> list[float]:
     """As the JSON files hold it."""
     return [round(value, 4) for value in interval]
-
-
-def percent(interval: Sequence[float]) -> str:
-    """`61.3 [55.0, 67.4]`, in per cent."""
-    value, low, high = (100 * number for number in interval)
-    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
-
-
-def maybe(value: float | None, form: str = ".2f") -> str:
-    """A number, or a dash for none."""
-    return "-" if value is None else format(value, form)

@@ -111,7 +111,7 @@ def train_judge(architecture: str, rendered: Path, out: Path, epochs: int) -> di
     save_judge(out / f"{architecture}.safetensors", network, spec)
     judge = load_judge(out / f"{architecture}.safetensors")
     found = {
-        size: assess(judge.log_probabilities(test.pictures), test.labels, 1.0).row()
+        size: assess(judge.log_probabilities(test.pictures), test.labels, 1.0).plain()
         for size, test in tests.items()
     }
     about = {"judge": architecture, "epochs": epochs, "learnt_from": len(learn.labels)}

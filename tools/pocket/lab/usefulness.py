@@ -23,24 +23,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from higfa_cli.artifacts.names import class_dirs
+from higfa_cli.artifacts.atomic import read_jsonl
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.data.dataset import Dataset, Split
 from higfa_cli.data.images import read_image
+from higfa_cli.errors import UserError
 from higfa_cli.models.backbones import create_backbone
 from higfa_cli.models.device import resolve_device
-from higfa_cli.models.guide import from_bytes, network_input
-from higfa_cli.models.loading import load_pipeline
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.stages.context import Context, Silent, make_context
 from higfa_cli.stages.photos import load_photos
 from higfa_cli.training.mixing import TrainSet
 from higfa_cli.training.pictures import Pictures, load_pictures
-from higfa_cli.training.trainer import fit
-from tools.pocket.lab.bench import silence
+from higfa_cli.training.synthetic import list_synthetic
+from higfa_cli.training.trainer import fit, predict_logits
+from tools.pocket.lab.generator import load_generator, through_autoencoder
 from tools.pocket.lab.likeness import as_shipped
+from tools.pocket.lab.options import check_pocket, silence
 from tools.pocket.lab.train_judges import Labelled, load_pool
 
 SIDE = 64
@@ -81,8 +81,10 @@ class Question:
         return load_pictures((row.read() for row in rows), labels, self.image_size)
 
     def second(self, arm: str) -> Pictures | None:
-        """What is put in the place of photos; None for `real`. Raises ValueError without a folder
-        for `drawn`."""
+        """What is put in the place of photos; None for `real`.
+
+        Raises UserError as `list_synthetic`, and for `drawn` without a folder.
+        """
         if arm == "real":
             return None
         if arm == "drawn":
@@ -92,24 +94,16 @@ class Question:
             pool = _few(pool, len(load_pool(self.rendered / "perfect", SIDE).labels))
         pictures = as_shipped(pool.pictures)
         if arm == "encoded":
-            pictures = self._through_the_autoencoder(pictures)
+            pictures = through_autoencoder(load_generator(self.ctx), pictures)
         images = iter(pictures.permute(0, 2, 3, 1).numpy())
         return load_pictures(images, pool.labels.tolist(), self.image_size)
 
-    @torch.no_grad()
-    def _through_the_autoencoder(self, pictures: Tensor) -> Tensor:
-        model = load_pipeline(self.ctx.recipe.synthesize, self.ctx.base, torch.device("cpu"), ())
-        parts = [model.decode(model.encode(p.float() / 127.5 - 1)) for p in pictures.split(64)]
-        return ((torch.cat(parts).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-
     def _drawn(self) -> Pictures:
         if self.pictures is None:
-            raise ValueError("the arm `drawn` needs --pictures")
-        classes = self.photos.classes
-        names = {folder: cls for cls, folder in class_dirs(classes).items()}
-        files = sorted(self.pictures.glob("*/*.png"))
-        labels = [classes.index(names[file.parent.name]) for file in files]
-        return load_pictures((read_image(file) for file in files), labels, self.image_size)
+            raise UserError("the arm `drawn` needs --pictures")
+        listing = list_synthetic(self.pictures, self.photos.classes)
+        images = (read_image(path) for path in listing.paths)
+        return load_pictures(images, listing.labels, self.image_size)
 
 
 def _few(pool: Labelled, count: int) -> Labelled:
@@ -124,42 +118,34 @@ def _few(pool: Labelled, count: int) -> Labelled:
 
 def train_once(question: Question, arm: str, seed: int) -> Line:
     """One training; its accuracy on test and validation photos."""
-    began = time.time()
-    recipe, size = question.ctx.recipe, question.image_size
+    began = time.monotonic()
+    recipe, classes = question.ctx.recipe, len(question.photos.classes)
     train, val, test = question.split("train"), question.split("val"), question.split("test")
     per_epoch = -(-len(train.labels) // recipe.downstream.batch_size)
-    changes = {"epochs": max(1, round(question.steps / per_epoch)), "image_size": size}
+    epochs = max(1, round(question.steps / per_epoch))
+    changes = {"epochs": epochs, "image_size": question.image_size}
     config = recipe.downstream.model_copy(update=changes)
-    count = len(question.photos.classes)
     second = question.second(arm)
-    stock = TrainSet(train) if second is None else TrainSet(train, second, question.replacement)
-    own = (recipe.seed, "train-downstream", seed)
-    head, order = (seed_for(*own, what) for what in ("head", "order"))
-    backbone = create_backbone(config, count, question.ctx.base, head, "downstream")
+    material = TrainSet(train) if second is None else TrainSet(train, second, question.replacement)
+    # As the stage: arms of one seed start from the same weights.
+    head, order = (
+        seed_for(recipe.seed, "train-downstream", seed, what) for what in ("head", "order")
+    )
+    backbone = create_backbone(config, classes, question.ctx.base, head, "downstream")
     device = resolve_device("cpu")
-    fitted = fit(backbone, stock, val, config, count, order, device, Silent())
+    fitted = fit(backbone, material, val, config, classes, order, device, Silent())
     backbone.network.load_state_dict(fitted.best_state)
-    network = backbone.network.eval()
-    with torch.no_grad():
-        guesses = torch.cat(
-            [
-                network(network_input(from_bytes(p), size, backbone.mean, backbone.std)).argmax(1)
-                for p in test.images.split(128)
-            ]
-        )
-    right = float((guesses == test.labels).float().mean())
-    about: Line = {
+    hits = predict_logits(backbone, test, device).argmax(1) == test.labels
+    return {
         "arm": arm,
         "seed": seed,
         "steps": fitted.steps,
         "replacement": question.replacement,
-    }
-    found: Line = {
-        "test": right,
+        "test": float(hits.float().mean()),
         "val": fitted.val_accuracy or 0.0,
         "best_epoch": fitted.best_epoch,
+        "seconds": round(time.monotonic() - began),
     }
-    return about | found | {"seconds": round(time.time() - began)}
 
 
 def gains(rows: Sequence[Line]) -> dict[str, tuple[float, int]]:
@@ -172,6 +158,25 @@ def gains(rows: Sequence[Line]) -> dict[str, tuple[float, int]]:
             mean = statistics.mean(test[arm, s] - test["real", s] for s in seeds)
             found[arm] = (mean, len(seeds))
     return found
+
+
+def train_all(
+    question: Question, arms: Sequence[str], seeds: Sequence[int], path: Path
+) -> list[Line]:
+    """Every training that `path` does not hold yet, added to it line by line; all its lines.
+
+    Raises UserError as the stages.
+    """
+    rows: list[Line] = read_jsonl(path) if path.is_file() else []
+    for seed in seeds:
+        for arm in arms:
+            if any((row["arm"], row["seed"]) == (arm, seed) for row in rows):
+                continue
+            rows.append(train_once(question, arm, seed))
+            print(rows[-1], flush=True)
+            with path.open("a", encoding="utf-8") as handle:
+                handle.write(json.dumps(rows[-1]) + "\n")
+    return rows
 
 
 def main() -> None:
@@ -193,17 +198,11 @@ def main() -> None:
     where = (asked.recipe, asked.rendered, asked.pictures)
     how = (asked.steps, asked.image_size, asked.replacement)
     question = Question(*where, *how, asked.out / "workspace")
-    path = asked.out / "usefulness.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    rows = [json.loads(line) for line in lines]
-    for seed in asked.seeds:
-        for arm in asked.arms:
-            if any((row["arm"], row["seed"]) == (arm, seed) for row in rows):
-                continue
-            rows.append(train_once(question, arm, seed))
-            print(rows[-1], flush=True)
-            with path.open("a", encoding="utf-8") as handle:
-                handle.write(json.dumps(rows[-1]) + "\n")
+    try:
+        check_pocket(asked.recipe)
+        rows = train_all(question, asked.arms, asked.seeds, asked.out / "usefulness.jsonl")
+    except UserError as error:
+        parser.exit(error.exit_code, f"error: {error}\n")
     for arm, (mean, count) in gains(rows).items():
         print(f"{arm}: {mean:+.1f} points over real, {count} seeds")
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from higfa_cli.artifacts.rows import TransformRecord
 from higfa_cli.artifacts.seeds import seed_for
-from higfa_cli.contour.transform import TransformRecord, draw_transform
-from higfa_cli.recipe.schema import Transforms
+from higfa_cli.contour.transform import draw_transform, homography
+from higfa_cli.recipe.contours import Transforms
 
 # What takes the place of what lay outside a photo. Repeated border pixels add no shape, as a
 # contour's black does not; mirrored ones draw the nose of a close aircraft a second time.
@@ -27,7 +28,7 @@ def warp_photo(photo: np.ndarray, record: TransformRecord, border: int = REPEATE
         raise ValueError(f"a photo must be a square RGB array, got {photo.shape}")
     # Centred coordinates of a pixel's centre are (pixel + 0.5) / side - 0.5.
     to_pixels = np.array([[side, 0, side / 2 - 0.5], [0, side, side / 2 - 0.5], [0, 0, 1]])
-    matrix = to_pixels @ record.matrix() @ np.linalg.inv(to_pixels)
+    matrix = to_pixels @ homography(record) @ np.linalg.inv(to_pixels)
     return cv2.warpPerspective(
         photo, matrix, (side, side), flags=cv2.INTER_CUBIC, borderMode=border
     )

@@ -8,14 +8,12 @@ from typing import Any
 import torch
 from PIL import Image
 
-from tools.pocket.lab.bench import Bench
 from tools.pocket.lab.draw import photos_of
+from tools.pocket.lab.laboratory import Instruments
 from tools.pocket.lab.scores import Score
 from tools.pocket.lab.strips import strip
 
 WORST = 10
-# From this confidence on, the guide counts as content with a picture.
-CONTENT = 0.5
 
 
 def worst_items(score: Score, count: int = WORST) -> list[int]:
@@ -24,16 +22,9 @@ def worst_items(score: Score, count: int = WORST) -> list[int]:
     return [index for index in order if not score.drawings.failed[index]][:count]
 
 
-def verdict(right_before: bool, guide_p: float) -> str:
-    """What a wrong picture's arms and its guide say in one line."""
-    before = "right" if right_before else "wrong already"
-    after = "is content" if guide_p >= CONTENT else "is not content either"
-    return f"{before} without the guide; the guide {after}"
-
-
-def describe(bench: Bench, before: Score, score: Score) -> list[dict[str, Any]]:
+def describe(instruments: Instruments, before: Score, score: Score) -> list[dict[str, Any]]:
     """One row per worst picture, from the instruments and from its trace at the guided steps."""
-    classes, rows = bench.setting.classes, []
+    classes, rows = instruments.samples.classes, []
     for index in worst_items(score):
         choice, earlier = (int(one.log_p[index].argmax()) for one in (score, before))
         p = score.log_p[index].exp()
@@ -41,14 +32,14 @@ def describe(bench: Bench, before: Score, score: Score) -> list[dict[str, Any]]:
         rows.append(
             {
                 "index": index,
-                "id": bench.setting.items[index].id,
+                "id": instruments.samples.items[index].id,
                 "class": classes[label],
                 "jury_says": classes[choice],
                 "jury_p_of_that": round(float(p[choice]), 3),
                 "jury_p": round(float(p[label]), 4),
                 "text_contour_says": classes[earlier],
                 "guide_p": round(guide_p, 3),
-                "verdict": verdict(bool(before.hits[index]), guide_p),
+                "right_before": bool(before.hits[index]),
                 **guided_steps(score.drawings.traces[index]),
             }
         )
@@ -65,12 +56,12 @@ def guided_steps(trace: Mapping[str, Sequence[float | None]]) -> dict[str, list[
 
 
 def picture(
-    bench: Bench, before: Score, score: Score, rows: Sequence[Mapping[str, Any]]
+    instruments: Instruments, before: Score, score: Score, rows: Sequence[Mapping[str, Any]]
 ) -> Image.Image:
     """Photo, contour, text + contour and HiGFA of the worst, and what the jury says of them."""
     chosen = torch.tensor([row["index"] for row in rows])
     lines = [
-        ("photo", photos_of(bench.setting)[chosen]),
+        ("photo", photos_of(instruments.samples)[chosen]),
         ("contour", score.drawings.contours[chosen]),
         ("text + contour", before.drawings.pictures[chosen]),
         ("HiGFA", score.drawings.pictures[chosen]),
@@ -80,23 +71,3 @@ def picture(
         for row in rows
     ]
     return strip(lines, [row["class"] for row in rows], feet, scale=2)
-
-
-def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Markdown lines."""
-    lines = [
-        "| class | jury says | jury's p of the class | text + contour is taken for | guide p at "
-        "the guided steps | s_K | s_T | s_C | guide p, finished | |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in rows:
-        p, classifier, text, contour = (
-            " ".join(f"{value:.2g}" for value in row[name])
-            for name in ("p", "s_classifier", "s_text", "s_contour")
-        )
-        lines.append(
-            f"| {row['class']} | {row['jury_says']} ({row['jury_p_of_that']:.2f}) | "
-            f"{row['jury_p']:.3f} | {row['text_contour_says']} | {p} | {classifier} | {text} | "
-            f"{contour} | {row['guide_p']:.2f} | {row['verdict']} |"
-        )
-    return lines

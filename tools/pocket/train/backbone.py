@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from higfa_cli.models.guide import network_input
+from higfa_cli.models.classifier import network_input
 from tools.pocket.lab.augment import mirrored, moved
 from tools.pocket.pocket_render.records import read_records
 from tools.pocket.train.course import Course, Pace

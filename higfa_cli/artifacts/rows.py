@@ -1,0 +1,225 @@
+"""Rows of contours and of pictures, as one stage writes and another reads them."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, get_args
+
+from pydantic import Field, field_validator
+
+from higfa_cli.artifacts.artifact import Artifact, Several
+
+Pair = Annotated[tuple[float, float], Field(strict=False)]
+Index = Annotated[int, Field(ge=0)]
+# Beyond what single precision holds, and far from where sums overflow.
+Traced = Annotated[float, Field(ge=-1e39, le=1e39)]
+
+Split = Literal["train", "val", "test"]
+ImageFault = Literal[
+    "missing", "empty", "not-an-image", "truncated", "too-large", "unsupported-mode"
+]
+# `odd-name`: not one line of UTF-8 text. `too-small`: data.crop_bottom leaves nothing of it.
+# `no-edges`: gives no contour, but can still train.
+PhotoFault = Literal[ImageFault, "odd-name", "too-small", "no-edges"]
+PHOTO_FAULTS: tuple[PhotoFault, ...] = get_args(PhotoFault)
+PictureFault = Literal["confidence", "top_k", "best_of", "duplicate", "constant"]
+PICTURE_FAULTS: tuple[PictureFault, ...] = get_args(PictureFault)
+
+
+class TransformRecord(Artifact):
+    """Everything needed to redo a contour's transform.
+
+    Lengths are fractions of the picture's side, x right and y down. A point is flipped,
+    stretched, rotated, scaled and shifted about the centre, then put in perspective, then warped.
+
+    Attributes:
+        rotation: degrees, counter-clockwise as seen.
+        corners: shifts of the top left, top right, bottom right and bottom left corner.
+        stretch: width grows by this factor against height.
+        elastic: shifts of the 4 x 4 thin-plate knots, row by row; () for no warp.
+    """
+
+    remedy: ClassVar[str] = "run `higfa contours --force`"
+
+    flip: bool
+    rotation: float
+    scale: float
+    dx: float
+    dy: float
+    corners: Annotated[Several[Pair], Field(min_length=4, max_length=4)]
+    stretch: float
+    elastic: Several[Pair]
+
+    @field_validator("elastic")
+    @classmethod
+    def _all_knots_or_none(cls, shifts: tuple[Pair, ...]) -> tuple[Pair, ...]:
+        if len(shifts) not in (0, 16):
+            raise ValueError(f"needs 16 knots or none, not {len(shifts)}")
+        return shifts
+
+
+class ContourRow(Artifact):
+    """One contour: its file below the stage's folder, the photo (`source`) and the transform."""
+
+    remedy: ClassVar[str] = "run `higfa contours --force`"
+
+    file_name: str
+    cls: str = Field(alias="class")
+    class_id: Index
+    source: str
+    source_sha256: str
+    split: Split
+    index: Index
+    transform: TransformRecord
+    edge_fraction: float
+    sha256: str
+
+
+class RejectedRow(Artifact):
+    """One photo that was left out.
+
+    Attributes:
+        key: below the data folder, byte for byte; `path`: the same for people, escaped.
+        detail: what exactly is wrong, one line.
+        state: what the file was (`data.rejected.file_state`).
+    """
+
+    remedy: ClassVar[str] = "run `higfa contours --force`"
+
+    key: str
+    path: str
+    cls: str = Field(alias="class")
+    split: Split
+    reason: PhotoFault
+    detail: str
+    state: str
+
+    def __str__(self) -> str:
+        return f"{self.path} ({self.reason})"
+
+    @property
+    def unusable(self) -> bool:
+        """Whether no stage can read it; one without edges can still train."""
+        return self.reason != "no-edges"
+
+
+class Planned(Artifact):
+    """A picture as it was planned.
+
+    Attributes:
+        id: 16 hex digits of the seed; names the file.
+        cls, class_id: the target class.
+        source, source_sha256: the photo whose contour is used (its dataset key).
+        contour: the contour's file below the contours stage's folder.
+        replica: counts all pictures of one source photo from 0.
+        seed: of the initial noise; from (recipe seed, class, source, replica) alone.
+        prompt, negative: what the text encoder reads.
+        batch: index of the batch that the picture is drawn in.
+        file_name: where the picture goes, relative to the images folder.
+    """
+
+    remedy: ClassVar[str] = "run `higfa synthesize --force`"
+
+    id: str
+    cls: str = Field(alias="class")
+    class_id: Index
+    source: str
+    source_sha256: str
+    contour: str
+    transform: TransformRecord
+    replica: Index
+    seed: Index
+    prompt: str
+    negative: str
+    batch: Index
+    file_name: str
+
+
+class PlanItem(Planned):
+    """One picture to draw."""
+
+    contour_sha256: str
+
+
+class LastStrengths(Artifact):
+    """The strengths at a picture's last step; None where it had none (out of memory)."""
+
+    text: float | None
+    contour: float | None
+    classifier: float | None
+
+
+class PictureRow(Planned):
+    """One picture that was drawn, or failed (`error` says why, and there is no file)."""
+
+    strengths: LastStrengths
+    confidence: float | None
+    effective_batch: int
+    status: Literal["ok", "failed"]
+    error: str | None
+    sha256: str | None
+
+
+class TraceRow(Artifact):
+    """One picture step by step; `p` and `grad_norm` are None before the switch.
+
+    No lists where it was never drawn.
+    """
+
+    remedy: ClassVar[str] = "run `higfa synthesize --force`"
+
+    id: str
+    error: str | None
+    effective_batch: int
+    u: Several[Traced] = ()
+    sigma: Several[Traced] = ()
+    s_text: Several[Traced | None] = ()
+    s_contour: Several[Traced | None] = ()
+    s_classifier: Several[Traced | None] = ()
+    p: Several[Traced | None] = ()
+    grad_norm: Several[Traced | None] = ()
+
+
+class PlanFile(Artifact):
+    """What all who draw one plan must have in common; `threads`: of each process."""
+
+    remedy: ClassVar[str] = "start again with --force"
+
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)]
+    probed: bool
+    pictures: int
+    device: str
+    threads: Annotated[int, Field(ge=1, le=4096)]
+    dtype: str
+
+
+class GalleryRow(Artifact):
+    """Files of the same class, photo and seed, drawn in several ways, below the stage's folder."""
+
+    remedy: ClassVar[str] = "run `higfa synthesize --force`"
+
+    id: str
+    cls: str = Field(alias="class")
+    seed: Index
+    source: str
+    contour: str
+    text: str
+    text_contour: str
+    higfa: str
+
+
+class SelectionRow(Artifact):
+    """Whether a picture may train, and what was measured on it (`data.filter_rules.Measured`)."""
+
+    remedy: ClassVar[str] = "run `higfa filter --force`"
+
+    file_name: str
+    id: str
+    cls: str = Field(alias="class")
+    source: str
+    replica: Index
+    kept: bool
+    reasons: Several[PictureFault]
+    confidence: float | None
+    rank: int | None
+    duplicate: float
+    std: float

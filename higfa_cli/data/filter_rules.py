@@ -1,0 +1,136 @@
+"""Which drawn pictures may train: what is measured on each one, and the rules on the numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from higfa_cli.artifacts.rows import PICTURE_FAULTS, PictureFault
+from higfa_cli.data.images import fit_square
+from higfa_cli.recipe.classifiers import Filter
+
+THUMBNAIL = 32
+# Recorded and compared with so many decimals: the record alone then repeats every decision.
+_DECIMALS = 6
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One drawn picture in numbers.
+
+    Attributes:
+        source: key of its source photo.
+        replica: counts all pictures of that photo from 0.
+        confidence: the guide's probability of the target class, in [0, 1]; None without a guide.
+        rank: the target class's place among the guide's classes, 1 the likeliest; None likewise.
+        duplicate: correlation with the source photo, in [-1, 1] (`source_correlation`).
+        std: `spread`, 0-255 units.
+    """
+
+    source: str
+    replica: int
+    confidence: float | None
+    rank: int | None
+    duplicate: float
+    std: float
+
+
+def guide_keys(rules: Filter) -> tuple[str, ...]:
+    """The keys of the recipe's `filter` section that cannot be answered without the guide."""
+    asked = {
+        "confidence": rules.confidence > 0,
+        "top_k": rules.top_k is not None,
+        "best_of": rules.best_of > 1,
+    }
+    return tuple(f"filter.{name}" for name, needed in asked.items() if needed)
+
+
+def decide(pictures: Sequence[Measured], rules: Filter) -> list[tuple[PictureFault, ...]]:
+    """Per picture why it is rejected, in the order of `PICTURE_FAULTS`; none: it is kept.
+
+    `best_of` comes last, among the pictures that nothing else rejects: of each group of N replicas
+    of one photo (0..N-1, N..2N-1, ...) the surest is kept, of equally sure ones the first.
+
+    Raises:
+        ValueError: a rule asks for the guide, and a picture was measured without it.
+    """
+    found = [_alone(picture, rules) for picture in pictures]
+    if rules.best_of == 1:
+        return found
+    groups: dict[tuple[str, int], list[int]] = {}
+    for index, (picture, reasons) in enumerate(zip(pictures, found, strict=True)):
+        if not reasons:
+            group = (picture.source, picture.replica // rules.best_of)
+            groups.setdefault(group, []).append(index)
+    for members in groups.values():
+        first = sorted(members, key=lambda i: (-_sure(pictures[i]), pictures[i].replica))[0]
+        for index in members:
+            if index != first:
+                found[index] = ("best_of",)
+    return found
+
+
+def rank_of(probabilities: np.ndarray, class_id: int) -> int:
+    """Place of a class among probabilities [K]; classes as likely as it do not push it down."""
+    return 1 + int((probabilities > probabilities[class_id]).sum())
+
+
+def spread(picture: np.ndarray) -> float:
+    """Standard deviation over all pixels and channels from each channel's mean, 0-255 units.
+
+    HxWx3 uint8. From each channel's own mean, so that a single colour is 0 whichever it is.
+    """
+    values = picture.astype(np.float64)
+    deviations = values - values.mean(axis=(0, 1), keepdims=True)
+    return round(math.sqrt(float((deviations**2).mean())), _DECIMALS)
+
+
+def thumbnail(picture: np.ndarray) -> np.ndarray:
+    """Square HxHx3 uint8 -> grey [32, 32] uint8, antialiased."""
+    grey = Image.fromarray(picture).convert("L")
+    return np.array(grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC))
+
+
+def source_thumbnail(photo: np.ndarray, size: int) -> np.ndarray:
+    """The thumbnail of a photo of any shape, as it stands in a square of side `size`."""
+    return thumbnail(fit_square(photo, size))
+
+
+def source_correlation(picture: np.ndarray, photo: np.ndarray) -> float:
+    """Pearson correlation of two thumbnails; the larger one of the photo as it is and mirrored."""
+    both = (photo, photo[:, ::-1])
+    return round(max(_correlation(picture, one) for one in both), _DECIMALS)
+
+
+def _alone(picture: Measured, rules: Filter) -> tuple[PictureFault, ...]:
+    """The reasons that lie in the picture itself."""
+    wrong: dict[PictureFault, bool] = {
+        "confidence": rules.confidence > 0 and _sure(picture) < rules.confidence,
+        "top_k": rules.top_k is not None and _rank(picture) > rules.top_k,
+        "duplicate": rules.duplicate is not None and picture.duplicate >= rules.duplicate,
+        "constant": picture.std < rules.constant,
+    }
+    return tuple(reason for reason in PICTURE_FAULTS if wrong.get(reason))
+
+
+def _sure(picture: Measured) -> float:
+    if picture.confidence is None:
+        raise ValueError("a rule asks for the guide's confidence, which was not measured")
+    return picture.confidence
+
+
+def _rank(picture: Measured) -> int:
+    if picture.rank is None:
+        raise ValueError("a rule asks for the guide's ranking, which was not measured")
+    return picture.rank
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Pearson's r; 0 where either is constant, for then it has no direction to agree in."""
+    a, b = (x.astype(np.float64) - x.mean() for x in (one, other))
+    scale = math.sqrt(float((a * a).sum() * (b * b).sum()))
+    return float((a * b).sum()) / scale if scale else 0.0

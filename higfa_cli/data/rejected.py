@@ -1,0 +1,178 @@
+"""Photos that cannot be used: found once, listed with their reasons, left out everywhere.
+
+A listed photo is left out as long as its file is what it was when it was looked at; a file that
+was replaced since is tried again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from higfa_cli.artifacts.artifact import read_rows
+from higfa_cli.artifacts.atomic import write_text
+from higfa_cli.artifacts.fingerprint import hash_file, hash_json
+from higfa_cli.artifacts.rows import PhotoFault, RejectedRow
+from higfa_cli.data.images import ImageError, read_image
+from higfa_cli.data.layouts.common import Listing, Row, plain_name
+from higfa_cli.errors import UserError
+from higfa_cli.text import printable
+
+_FIRST = 8
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A list of rejections, and the file that holds it."""
+
+    path: Path
+    rows: tuple[RejectedRow, ...] = ()
+
+
+def file_state(path: Path, crop_bottom: int = 0) -> str:
+    """What a file holds, without fail: its sha256, and the rows cut off it; or why it has none.
+
+    A FIFO is not opened, for it would block.
+    """
+    try:
+        state = hash_file(path) if path.is_file() else "not a regular file"
+    except (OSError, ValueError, UserError):
+        return "unreadable"
+    return f"{state}, {crop_bottom} rows cut" if crop_bottom else state
+
+
+def fingerprint(root: Path, rows: Iterable[Row]) -> str:
+    """Hash of (key, class, split, content) of all files found, whatever they are."""
+    return hash_json(
+        sorted([row.key, row.cls, row.split, file_state(root / row.key)] for row in rows)
+    )
+
+
+def scan(
+    listing: Listing, crop_bottom: int, track: Callable[[Sequence[Row]], Iterable[Row]]
+) -> list[RejectedRow]:
+    """Decode every photo of a listing, and return those that cannot be used.
+
+    `track` passes the rows on, and may show how far it is.
+    """
+    rejected = []
+    for row in track(listing.rows):
+        path = listing.root / row.key
+        found = _look_at(path, row.key, crop_bottom)
+        if found is not None:
+            rejected.append(rejection(row, *found, file_state(path, crop_bottom)))
+    return rejected
+
+
+def rejection(row: Row, reason: PhotoFault, detail: str, state: str) -> RejectedRow:
+    """A photo of a listing that cannot be used, of this `state` (`file_state`)."""
+    return RejectedRow(
+        key=row.key,
+        path=printable(row.key),
+        cls=row.cls,
+        split=row.split,
+        reason=reason,
+        detail=detail,
+        state=state,
+    )
+
+
+def write_rejected(path: Path, rejected: Iterable[RejectedRow]) -> None:
+    """One row per photo, sorted by key; in ASCII, for a key may be no Unicode text."""
+    rows = sorted(rejected, key=lambda row: row.key)
+    write_text(path, "".join(json.dumps(row.plain(), sort_keys=True) + "\n" for row in rows))
+
+
+def read_rejected(path: Path) -> Rejected:
+    """A list; empty where there is none. Raises UserError for a broken one."""
+    return Rejected(path, tuple(read_rows(path, RejectedRow)) if path.is_file() else ())
+
+
+def leave_out(
+    listing: Listing, rejected: Rejected, crop_bottom: int, max_bad: int | str
+) -> tuple[Row, ...]:
+    """The rows of a listing without the photos that no stage can use.
+
+    Raises UserError naming photos: more than `max_bad`; all training photos of a class; all of a
+    split.
+    """
+    known = still_rejected(listing, rejected.rows, crop_bottom)
+    check_share(list(known.values()), len(listing.rows), max_bad, rejected.path)
+    return _without(listing, known)
+
+
+def still_rejected(
+    listing: Listing, rejected: Iterable[RejectedRow], crop_bottom: int
+) -> dict[str, RejectedRow]:
+    """Key -> rejection of the photos that no stage can use, and whose file has not changed."""
+    listed = {row.key for row in listing.rows}
+    return {
+        one.key: one
+        for one in rejected
+        if one.unusable
+        and one.key in listed
+        and file_state(listing.root / one.key, crop_bottom) == one.state
+    }
+
+
+def check_share(
+    rejected: Sequence[RejectedRow], found: int, max_bad: int | str, path: Path
+) -> None:
+    """Raise UserError naming photos and their list `path` when more are rejected than may be."""
+    if len(rejected) <= allowed(max_bad, found):
+        return
+    edges = " (no-edges: lower contours.canny_low, canny_high or blur)"
+    hint = edges if any(not one.unusable for one in rejected) else ""
+    raise UserError(
+        f"{len(rejected)} of {found} photos cannot be used, and data.max_bad is {max_bad}: "
+        f"{first_of(rejected)}; all are in {path}; replace them, allow more with --max-bad, or "
+        f"look at them again with --force{hint}"
+    )
+
+
+def allowed(max_bad: int | str, found: int) -> int:
+    """How many photos may be rejected: a number, or a percentage ("10%") of those found."""
+    if isinstance(max_bad, str):
+        return int(found * float(max_bad.removesuffix("%")) / 100)
+    return max_bad
+
+
+def first_of(rejected: Sequence[RejectedRow]) -> str:
+    """The first few by name, and how many more there are."""
+    named = ", ".join(str(one) for one in rejected[:_FIRST])
+    more = len(rejected) - _FIRST
+    return f"{named} and {more} more" if more > 0 else named
+
+
+def _without(listing: Listing, rejected: Mapping[str, RejectedRow]) -> tuple[Row, ...]:
+    left = tuple(row for row in listing.rows if row.key not in rejected)
+    trained = {row.cls for row in left if row.split == "train"}
+    splits = {row.split for row in left}
+    for row in listing.rows:
+        if row.split not in splits:
+            lost = [one for one in rejected.values() if one.split == row.split]
+            raise UserError(f"every photo of split {row.split} {_replace(lost)}")
+        if row.split == "train" and row.cls not in trained:
+            lost = [one for one in rejected.values() if (one.cls, one.split) == (row.cls, "train")]
+            raise UserError(
+                f"every training photo of class `{printable(row.cls)}` {_replace(lost)}"
+            )
+    return left
+
+
+def _look_at(path: Path, key: str, crop_bottom: int) -> tuple[PhotoFault, str] | None:
+    if not plain_name(key):
+        return "odd-name", "not one line of UTF-8 text; rename it"
+    try:
+        height = len(read_image(path))
+    except ImageError as error:
+        return error.reason, error.detail
+    if height <= crop_bottom:
+        return "too-small", f"{height} pixels high; data.crop_bottom is {crop_bottom}"
+    return None
+
+
+def _replace(lost: Sequence[RejectedRow]) -> str:
+    return f"was rejected: {first_of(lost)}; replace them, or remove it from the data"

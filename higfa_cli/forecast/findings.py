@@ -1,0 +1,75 @@
+"""Rows of `higfa doctor`, and what its later checks need of earlier ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import torch
+
+from higfa_cli.data.dataset import Dataset
+from higfa_cli.forecast import estimate
+from higfa_cli.forecast.estimate import Cost, Counted
+from higfa_cli.forecast.model_files import MissingFile
+from higfa_cli.models.architecture import WrongSize
+from higfa_cli.stages.context import Context
+
+Status = Literal["ok", "warning", "failed"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One check; `remedy` is empty where all is well."""
+
+    check: str
+    status: Status
+    detail: str
+    remedy: str = ""
+
+
+def verdict(fine: bool) -> Status:
+    """The status of a check that has no warnings."""
+    return "ok" if fine else "failed"
+
+
+@dataclass
+class Findings:
+    """What later checks need of earlier ones; None where an earlier one failed."""
+
+    ctx: Context
+    photos: Dataset | None = None
+    missing: list[MissingFile] = field(default_factory=list)
+    device: torch.device | None = None
+
+    @cached_property
+    def counted(self) -> Counted:
+        """How many pictures. Raises UserError where that cannot be known."""
+        return estimate.count_pictures(self.ctx)
+
+    @cached_property
+    def cost(self) -> Cost:
+        """What a picture costs."""
+        return estimate.picture_cost(self.ctx)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the model is too large for a CPU."""
+        # The pocket takes 4e10 operations per picture, Stable Diffusion 1.5 more than 1e14.
+        return self.cost.flops is not None and self.cost.flops > 1e13
+
+    @cached_property
+    def has_wrong_size(self) -> bool:
+        """Whether the model cannot draw pictures of `size`."""
+        try:
+            estimate.check_drawable(self.ctx)
+        except WrongSize:
+            return True
+        return False
+
+    @property
+    def uncounted(self) -> str:
+        """Why `counted` cannot be known, in short."""
+        if self.photos is None:
+            return "not known without the data"
+        return "not known: depends on the data and the contours"

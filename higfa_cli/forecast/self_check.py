@@ -1,0 +1,367 @@
+"""`higfa doctor --self-check`: a short guided sampling with the recipe's own model and device."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import platform
+import shutil
+import statistics
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypedDict
+
+import psutil
+import torch
+from torch import Tensor
+
+from higfa_cli import __version__
+from higfa_cli.data.layouts import layout_of
+from higfa_cli.forecast.estimate import photos_folder, synchronize
+from higfa_cli.forecast.findings import Row, verdict
+from higfa_cli.method.guidance import Guidance, TextStrength
+from higfa_cli.method.sampler import Step, sample
+from higfa_cli.models.backbones import build_network, check_name
+from higfa_cli.models.classifier import Classifier, ClassifierSpec, load_classifier
+from higfa_cli.models.device import resolve_device
+from higfa_cli.models.diffusion import DiffusionModel
+from higfa_cli.models.draw import DecodedGuide
+from higfa_cli.models.loading import load_pipeline
+from higfa_cli.models.modules import diffusers_class
+from higfa_cli.models.renoise import seeded_noise
+from higfa_cli.recipe.refs import resolve_ref
+from higfa_cli.stages.context import Context
+from higfa_cli.stages.drawing import class_prompts
+from higfa_cli.stages.photos import load_photos
+from higfa_cli.text import gib, plural
+
+STEPS = 4
+_GUIDED_FROM = 0.5
+_STOCK_STEPS = 2
+_STOCK_SCALE = 5.0
+_OTHER_PROMPT = "a photo of a red brick wall"
+_SEED = 0
+# Mean difference of two pictures, of 255, that is no rounding.
+_MOVED = 0.25
+_HALF = (0.5, 0.5, 0.5)
+_UNKNOWN_CLASSES = 10
+_LIBRARIES = ("torch", "diffusers", "transformers", "timm")
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """One short sampling: picture [3, S, S], 0-255 but not rounded, steps, seconds of each."""
+
+    picture: Tensor
+    steps: Sequence[Step]
+    seconds: Sequence[float]
+
+
+class _Measured(TypedDict):
+    """Of a sampling that is not the first."""
+
+    seconds_per_unguided_step: float
+    seconds_per_guided_step: float
+    memory_bytes: int
+    memory_of: str
+
+
+def self_check(ctx: Context) -> dict[str, Any]:
+    """Load the recipe's model and draw a few pictures in four steps; nothing is written.
+
+    The contours are drawn by the check itself. The guide is the workspace's; where there is none
+    yet, a network of the recipe's kind with random weights, which is enough for its gradient.
+
+    Returns:
+        {"checks": rows as `doctor`'s, "measured": numbers, "block": a text to be pasted into a
+        report, without paths and names}.
+
+    Raises:
+        UserError: a model, guide or device that is not here. The hub is not asked.
+    """
+    recipe = ctx.recipe
+    device = resolve_device(recipe.run.device)
+    prompt, other = _two_prompts(ctx)
+    run = recipe.run.model_copy(update={"local_files_only": True})
+    sampling = recipe.sampling.model_copy(update={"steps": STEPS})
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    prompts = [prompt, other, ""]
+    model = load_pipeline(recipe.model, run, sampling, recipe.size, ctx.base, device, prompts)
+    guide, guide_said = _guide(ctx, device)
+    guidance = _guidance(recipe.guidance)
+    circle, box = _contours(recipe.size)
+
+    def draw(text: str, contour: Tensor) -> _Drawn:
+        return _draw(model, guide, guidance, text, contour)
+
+    first = draw(prompt, circle)
+    again, by_text, by_contour = draw(prompt, circle), draw(other, circle), draw(prompt, box)
+    noise = _difference(first, again)
+    rows = [
+        _finite(first),
+        _not_constant(first),
+        _moved("text moves the picture", _difference(first, by_text), noise),
+        _moved("contour moves the picture", _difference(first, by_contour), noise),
+        _gradient(first, guide_said),
+        _like_stock(model, prompt, circle),
+    ]
+    measured = _measured(model, again)
+    return {
+        "checks": [asdict(row) for row in rows],
+        "measured": measured,
+        "block": _block(ctx, model, measured, rows),
+    }
+
+
+def _two_prompts(ctx: Context) -> tuple[str, str]:
+    """A prompt of the first class, and another; general ones where the data is not here."""
+    if photos_folder(ctx) is None:
+        return "a photo", _OTHER_PROMPT
+    classes = load_photos(ctx).classes
+    prompts = class_prompts(ctx, classes)
+    other = prompts[classes[-1]][0] if len(classes) > 1 else _OTHER_PROMPT
+    return prompts[classes[0]][0], other
+
+
+def _guide(ctx: Context, device: torch.device) -> tuple[Classifier, str]:
+    """The workspace's guide, or a random one; and which of the two."""
+    path = ctx.ws.guide.checkpoint
+    if path.is_file():
+        return load_classifier(path, device), "the workspace's guide"
+    about = ctx.recipe.guide
+    check_name(about.backbone)
+    count = _class_count(ctx)
+    with torch.random.fork_rng():
+        torch.manual_seed(_SEED)
+        network = build_network(about.backbone, count, about.image_size)
+    names = tuple(f"class {index}" for index in range(count))
+    guide = Classifier(
+        network, ClassifierSpec(about.backbone, names, about.image_size, _HALF, _HALF)
+    )
+    return guide.to(
+        device
+    ), f"no guide yet: a random {about.backbone} of {plural(count, 'class', 'classes')}"
+
+
+def _class_count(ctx: Context) -> int:
+    if photos_folder(ctx) is not None:
+        return len(load_photos(ctx).classes)
+    about = layout_of(ctx.recipe.data.layout)
+    return _UNKNOWN_CLASSES if about is None else about.classes
+
+
+def _guidance(own: Guidance) -> Guidance:
+    """The recipe's, half of the steps guided, the classifier's gradient never off."""
+    scale = own.classifier.scale or 1.0
+    return replace(own, classifier=replace(own.classifier, scale=scale)).switched(_GUIDED_FROM)
+
+
+def _contours(size: int) -> tuple[Tensor, Tensor]:
+    """A circle and a box as thin edges, each [1, 1, S, S] in [0, 1]."""
+    line = torch.arange(size) - (size - 1) / 2
+    y, x = torch.meshgrid(line, line, indexing="ij")
+    width = max(1.0, size / 256)
+    circle = ((x**2 + y**2).sqrt() - 0.35 * size).abs() <= width
+    box = (torch.maximum(x.abs(), y.abs()) - 0.25 * size).abs() <= width
+    return circle[None, None].float(), box[None, None].float()
+
+
+def _draw(
+    model: DiffusionModel, guide: Classifier, guidance: Guidance, text: str, contour: Tensor
+) -> _Drawn:
+    denoiser = model.denoiser(model.conditions([text], "", contour))
+    start = seeded_noise([_SEED], model.latent_shape, model.device)
+    target = torch.zeros(1, dtype=torch.long, device=model.device)
+    steps, seconds = [], []
+    synchronize(model.device)
+    before = time.perf_counter()
+    for step in sample(
+        start, target, denoiser, model.solver(STEPS), guidance, DecodedGuide(model, guide)
+    ):
+        synchronize(model.device)
+        now = time.perf_counter()
+        steps.append(step)
+        seconds.append(now - before)
+        before = now
+    with torch.no_grad():
+        picture = model.decode(steps[-1].x)[0].float().cpu()
+    return _Drawn((picture.clamp(-1, 1) + 1) * 127.5, steps, seconds)
+
+
+def _difference(one: _Drawn, other: _Drawn) -> float:
+    """Mean absolute difference, of 255."""
+    return float((one.picture - other.picture).abs().mean())
+
+
+def _finite(drawn: _Drawn) -> Row:
+    finite = bool(drawn.picture.isfinite().all()) and all(bool(s.finite.all()) for s in drawn.steps)
+    remedy = "" if finite else "set model.dtype: bfloat16 or float32"
+    return Row("finite", verdict(finite), "latents, guide and picture", remedy)
+
+
+def _not_constant(drawn: _Drawn) -> Row:
+    spread = float(drawn.picture.flatten(1).std(dim=1).mean())
+    fine = spread > 1.0
+    remedy = "" if fine else "check that the weights are the model's own"
+    return Row("not constant", verdict(fine), f"standard deviation {spread:.1f} of 255", remedy)
+
+
+def _moved(check: str, difference: float, noise: float) -> Row:
+    """Whether a condition changed the picture more than drawing it twice does."""
+    moved = difference > max(_MOVED, 3 * noise)
+    detail = f"by {difference:.2f} of 255 on average (drawn twice: {noise:.2f})"
+    remedy = "" if moved else "check that model and ControlNet belong together"
+    return Row(check, verdict(moved), detail, remedy)
+
+
+def _gradient(drawn: _Drawn, said: str) -> Row:
+    norms = [float(s.grad_norm.max()) for s in drawn.steps if s.grad_norm is not None]
+    fine = bool(norms) and all(0 < norm < float("inf") for norm in norms)
+    remedy = "" if fine else "set model.dtype: bfloat16 or float32"
+    return Row(
+        "guide's gradient", verdict(fine), f"norm {max(norms, default=0.0):.3g} ({said})", remedy
+    )
+
+
+def _like_stock(model: DiffusionModel, prompt: str, contour: Tensor) -> Row:
+    """`joint` without guide against the stock pipeline of these parts, in two steps."""
+    check = "as the stock pipeline"
+    if model.offloads:
+        return Row(check, "warning", "not compared: memory.cpu_offload moves its parts")
+    guidance = Guidance(composition="joint", text=TextStrength(_STOCK_SCALE)).switched(1.0)
+    start = seeded_noise([_SEED], model.latent_shape, model.device)
+    model = model.with_sampling(model.sampling.model_copy(update={"steps": _STOCK_STEPS}))
+    denoiser = model.denoiser(model.conditions([prompt], "", contour))
+    target = torch.zeros(1, dtype=torch.long, device=model.device)
+    ours = list(sample(start, target, denoiser, model.solver(_STOCK_STEPS), guidance))[-1].x
+    theirs = _stock_latents(model, prompt, contour, start)
+    with torch.no_grad():
+        pictures = [(model.decode(x.float()).clamp(-1, 1) + 1) * 127.5 for x in (ours, theirs)]
+    difference = (pictures[0] - pictures[1]).abs()
+    # In half precision the stock pipeline rounds its latents too, which ours keeps whole.
+    exact = model.network.dtype == torch.float32
+    worst = float(difference.max() if exact else difference.mean())
+    kind = "largest" if exact else "mean"
+    bar = 2.0 if exact else 4.0
+    fine = worst <= bar
+    remedy = "" if fine else "report this, with the block below"
+    return Row(check, verdict(fine), f"{kind} difference {worst:.2f} of 255 (bar {bar:g})", remedy)
+
+
+@torch.no_grad()
+def _stock_latents(model: DiffusionModel, prompt: str, contour: Tensor, noise: Tensor) -> Tensor:
+    """x0 of the stock pipeline, drawn from the same noise with the model's own parts."""
+    family, dtype = model.family, model.network.dtype
+    text, negative = (model.prompts.batch([prompt], model.device) for prompt in (prompt, ""))
+    vae = model.autoencoder.vae
+    stock = diffusers_class(family.pipeline)
+    # The prompts are encoded: no encoder is needed, and what is left out need not be known.
+    expected = inspect.signature(stock.__init__).parameters
+    nothing = {name: None for name in expected if name.startswith(("text_enc", "tokenizer"))}
+    pipe = stock(
+        **nothing,
+        **{family.network: model.network},
+        # Where the pipeline encodes the contours, it does so in the network's precision.
+        vae=vae if vae.dtype == dtype else copy.deepcopy(vae).to(dtype),
+        controlnet=model.controlnet,
+        scheduler=model.solver(_STOCK_STEPS).scheduler,
+        **{k: v for k, v in family.pipeline_options({}).items() if k not in nothing},
+    )
+    pipe.set_progress_bar_config(disable=True)
+    start, end = model.sampling.conditioning_interval
+    latents: Tensor = pipe(
+        latents=noise.to(dtype),
+        num_inference_steps=_STOCK_STEPS,
+        guidance_scale=_STOCK_SCALE,
+        controlnet_conditioning_scale=model.sampling.conditioning_scale,
+        control_guidance_start=start,
+        control_guidance_end=end,
+        output_type="latent",
+        **family.stock_call(text, negative, contour.expand(-1, 3, -1, -1)),
+    ).images
+    return latents
+
+
+def _measured(model: DiffusionModel, drawn: _Drawn) -> _Measured:
+    """Seconds per step and peak memory, of a sampling that is not the first."""
+    guided = [s.p is not None for s in drawn.steps]
+
+    def median(wanted: bool) -> float:
+        return statistics.median(
+            seconds
+            for seconds, is_guided in zip(drawn.seconds, guided, strict=True)
+            if is_guided == wanted
+        )
+
+    if model.device.type == "cuda":
+        peak, what = torch.cuda.max_memory_allocated(model.device), "device memory, peak"
+    else:
+        peak, what = psutil.Process().memory_info().rss, "memory of the process"
+    return {
+        "seconds_per_unguided_step": round(median(False), 4),
+        "seconds_per_guided_step": round(median(True), 4),
+        "memory_bytes": int(peak),
+        "memory_of": what,
+    }
+
+
+def _block(ctx: Context, model: DiffusionModel, measured: _Measured, rows: Sequence[Row]) -> str:
+    """The block for reports: fenced, and nothing in it says whose machine this is."""
+    recipe = ctx.recipe
+    marks = {"ok": "ok", "failed": "FAILED", "warning": "warning"}
+    lines = [
+        f"higfa {__version__} self-check",
+        *(f"{name} {metadata.version(name)}" for name in _LIBRARIES),
+        f"python {platform.python_version()}, {platform.system()} {platform.machine()}",
+        f"device {_device_line(model.device)}",
+        f"family {type(model.family).__name__}, {recipe.model.dtype}, "
+        f"{recipe.sampling.scheduler}, {recipe.size} px, "
+        f"{model.prediction_type}",
+        f"model {_public(recipe.model.base, ctx.base)}, "
+        f"controlnet {_public(recipe.model.controlnet, ctx.base)}",
+        f"memory keys {_memory_keys(ctx)}",
+        f"{measured['seconds_per_unguided_step']:.4g} s per unguided step, "
+        f"{measured['seconds_per_guided_step']:.4g} s per guided step, batch 1",
+        f"{gib(measured['memory_bytes'])} {measured['memory_of']}",
+        *(f"{marks[row.status]}: {row.check}: {row.detail}" for row in rows),
+    ]
+    return "\n".join(["```text", *lines, "```"])
+
+
+def _memory_keys(ctx: Context) -> str:
+    model = ctx.recipe.model
+    on = [name for name, value in ctx.recipe.run.memory.model_dump().items() if value]
+    on += ["tiling"] if model.tiling else []
+    on += ["gradient_autoencoder"] if model.gradient_autoencoder is not None else []
+    return ", ".join(on) or "none"
+
+
+def _public(ref: str, base: Path) -> str:
+    """A hub id or a part of the pocket by name; of a folder nothing but that it is one."""
+    if ref.startswith("pocket:"):
+        return ref
+    return "local folder" if isinstance(resolve_ref(ref, base), Path) else ref
+
+
+def _device_line(device: torch.device) -> str:
+    if device.type != "cuda":
+        return f"{device.type} ({torch.get_num_threads()} threads)"
+    name = torch.cuda.get_device_name(device)
+    return f"{name}, CUDA {torch.version.cuda}, driver {_driver()}"
+
+
+def _driver() -> str:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return "unknown"
+    command = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return (said.stdout.splitlines() or ["unknown"])[0].strip()

@@ -1,0 +1,209 @@
+"""What a family of text-to-image models with ControlNets says of itself.
+
+Nothing else knows a family: loading, memory, file lists and reports ask these. Importing a family
+needs no torch; it is imported where a method draws.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from higfa_cli.errors import RecipeError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from torch import Tensor
+
+    from higfa_cli.models.scheduler import FlowSolver, SchedulerSolver
+    from higfa_cli.models.text import TextStates
+
+Config = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Configurations of every part of a model, as in the parts' own `config.json` files.
+
+    Attributes:
+        family: its name in `FAMILIES`.
+        network: the denoising network's, a UNet or a transformer.
+        controlnet, vae, scheduler: diffusers configurations.
+        text_encoders: transformers configurations of the encoders that the model has, in order.
+        gradient_vae: an AutoencoderTiny's, where the recipe names one.
+    """
+
+    family: str
+    network: Config
+    controlnet: Config
+    vae: Config
+    scheduler: Config
+    text_encoders: tuple[Config, ...]
+    gradient_vae: Config | None
+
+    @property
+    def vae_factor(self) -> int:
+        """Pixels per latent, along a side."""
+        blocks = self.vae.get("block_out_channels") or self.vae["decoder_block_out_channels"]
+        return int(2 ** (len(blocks) - 1))
+
+
+class Family(ABC):
+    """One family of text-to-image models with ControlNets; every family is one instance.
+
+    Attributes:
+        name: in files and tables.
+        title: for people.
+        pipeline: class of the stock ControlNet pipeline.
+        network: the denoising network's folder in a model's folder, and its name in a pipeline.
+        network_class, controlnet_class: diffusers classes.
+        text_encoders: folder -> transformers class, in the order in which a prompt is read.
+        tokenizers: folders of the tokenizers that cut a long prompt off first.
+        schedulers: values of `sampling.scheduler` that can draw from it.
+        known: hub id -> its configurations as shipped, `known/NAME.json`.
+    """
+
+    name: str
+    title: str
+    pipeline: str
+    network: str
+    network_class: str
+    controlnet_class: str
+    text_encoders: Mapping[str, str]
+    tokenizers: Sequence[str]
+    schedulers: Sequence[str]
+    known: Mapping[str, str] = {}
+
+    # Files and configurations.
+
+    @abstractmethod
+    def owns(self, class_name: str) -> bool:
+        """Whether a model whose model_index.json names this pipeline class is of the family."""
+
+    def encoders(self, index: Mapping[str, Any]) -> tuple[str, ...]:
+        """Folders of the text encoders that a model has, by its model_index.json."""
+        return tuple(name for name in self.text_encoders if any(index.get(name, (name,))))
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Folders of a whole model."""
+        texts = [(name.replace("text_encoder", "tokenizer"), name) for name in self.text_encoders]
+        further = (part for pair in texts[1:] for part in pair)
+        return ("scheduler", *texts[0], self.network, "vae", *further)
+
+    def vocabulary(self, tokenizer: str) -> tuple[str, ...]:
+        """Files that a tokenizer's folder holds where it has no tokenizer.json."""
+        return ("vocab.json", "merges.txt")
+
+    @abstractmethod
+    def pipeline_options(self, index: Mapping[str, Any]) -> dict[str, Any]:
+        """What the stock pipeline must be told beside its parts, for a model with that index."""
+
+    @abstractmethod
+    def size_multiple(self, arch: Architecture) -> int:
+        """The side of a picture must be a multiple of this, pixels."""
+
+    def largest_size(self, arch: Architecture) -> int | None:
+        """Largest side of a picture, pixels; None where there is no bound."""
+        return None
+
+    @abstractmethod
+    def text_width(self, config: Config) -> int | None:
+        """Width of the text states that a network or ControlNet reads; None where it reads none."""
+
+    def latent_channels(self, network: Config) -> int | None:
+        """Channels of the latents that a network reads; None where its configuration is silent."""
+        return network.get("in_channels")
+
+    def prediction_type(self, scheduler: Mapping[str, Any]) -> str:
+        """What the network predicts, as `scheduler.conversion` takes it."""
+        # diffusers' own default, for files older than the key.
+        return str(scheduler.get("prediction_type", "epsilon"))
+
+    def check_scheduler(self, name: str) -> None:
+        """Raise RecipeError for a solver that cannot draw from this family."""
+        if name not in self.schedulers:
+            raise RecipeError(
+                f"sampling.scheduler: `{name}` cannot draw from {self.title}; use "
+                f"{' or '.join(self.schedulers)}"
+            )
+
+    def solver(
+        self, name: str, config: Mapping[str, Any], steps: int
+    ) -> SchedulerSolver | FlowSolver:
+        """The solver `name` for a model with that scheduler config, with N = `steps`.
+
+        Raises RecipeError for one that cannot draw from this family.
+        """
+        from higfa_cli.models.scheduler import make_solver
+
+        self.check_scheduler(name)
+        return make_solver(name, config, steps)
+
+    # Text.
+
+    def tokenizer(self, folder: Path) -> Any:
+        """The tokenizer in a folder on this machine, one of `tokenizers`."""
+        from transformers import CLIPTokenizer
+
+        return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+
+    @abstractmethod
+    def encode(self, pipe: Any, prompt: str, device: torch.device) -> TextStates:
+        """One prompt -> its states; "" is the unconditional prompt."""
+
+    @abstractmethod
+    def blank_text(self, arch: Architecture, dtype: torch.dtype) -> TextStates:
+        """States as large as a prompt's, all zeros."""
+
+    # Drawing.
+
+    def join(self, network: Any, controlnet: Any) -> None:
+        """Give the ControlNet what it shares with the network, as the stock pipeline does."""
+        return None
+
+    def condition(self, contours: Tensor, controlnet: Any, model: Any) -> Tensor:
+        """What the ControlNet reads of contours [B, 3, S, S] in [0, 1]: themselves.
+
+        `model.encode` is there for ControlNets that read latents.
+        """
+        return contours
+
+    @abstractmethod
+    def residuals(
+        self,
+        controlnet: Any,
+        x: Tensor,
+        timestep: float,
+        text: TextStates,
+        condition: Tensor,
+        scale: float,
+        size: int,
+    ) -> list[list[Tensor]]:
+        """The ControlNet's residuals times `scale`, in groups as `denoise` takes them.
+
+        Args:
+            x: noisy latents [B, C, h, w].
+            condition: as `condition` gives it, [B, ...].
+            size: side of the picture, pixels.
+        """
+
+    @abstractmethod
+    def denoise(
+        self,
+        network: Any,
+        x: Tensor,
+        timestep: float,
+        text: TextStates,
+        size: int,
+        residuals: Sequence[Sequence[Tensor]] = (),
+    ) -> Tensor:
+        """The network's output [B, C, h, w]; without residuals no ControlNet has been asked."""
+
+    @abstractmethod
+    def stock_call(self, text: TextStates, negative: TextStates, contour: Tensor) -> dict[str, Any]:
+        """What the stock pipeline is called with, for encoded texts and contours [B, 3, S, S]."""

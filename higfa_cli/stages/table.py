@@ -1,0 +1,88 @@
+"""The six stages in their order, as a table: what each depends on, runs and writes.
+
+Nothing here needs torch before a stage runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from higfa_cli.artifacts.run_record import StageInputs
+from higfa_cli.artifacts.workspace import Workspace
+from higfa_cli.errors import UserError
+from higfa_cli.stages import contours, report
+from higfa_cli.stages.context import Context
+from higfa_cli.stages.inputs import (
+    downstream_inputs,
+    filter_inputs,
+    guide_inputs,
+    synthesize_inputs,
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage.
+
+    Attributes:
+        name: as it is typed, and its folder's name.
+        inputs: what the result depends on, by context and the stage's options; raises UserError
+            where something that it reads is missing.
+        run: does the work, by context and the same options; returns a JSON-able summary.
+        writes: names below the folder, for people, with <placeholders>.
+    """
+
+    name: str
+    inputs: Callable[..., StageInputs]
+    run: Callable[..., Mapping[str, object]]
+    writes: tuple[str, ...]
+
+
+def stage_of(name: str) -> Stage:
+    """The stage of a name. Raises UserError for a name that is not a stage's."""
+    for stage in STAGES:
+        if stage.name == name:
+            return stage
+    names = ", ".join(stage.name for stage in STAGES)
+    raise UserError(f"there is no stage `{name}`; stages are {names}", exit_code=2)
+
+
+def _guide(ctx: Context) -> Mapping[str, object]:
+    from higfa_cli.stages import finetune_guide
+
+    return finetune_guide.run(ctx)
+
+
+def _synthesize(ctx: Context, **how: Any) -> Mapping[str, object]:
+    from higfa_cli.stages import synthesize
+
+    return synthesize.run(ctx, **how)
+
+
+def _filter(ctx: Context) -> Mapping[str, object]:
+    from higfa_cli.stages import filter as stage
+
+    return stage.run(ctx)
+
+
+def _downstream(ctx: Context, **options: Any) -> Mapping[str, object]:
+    from higfa_cli.stages import train_downstream
+
+    return train_downstream.run(ctx, **options)
+
+
+_WRITES = {name: folder.writes for name, folder in Workspace(Path()).stages.items()}
+STAGES = tuple(
+    Stage(name, inputs, run, _WRITES[name])
+    for name, inputs, run in (
+        ("contours", contours.inputs, contours.run),
+        ("finetune-guide", guide_inputs, _guide),
+        ("synthesize", synthesize_inputs, _synthesize),
+        ("filter", filter_inputs, _filter),
+        ("train-downstream", downstream_inputs, _downstream),
+        ("report", report.inputs, report.run),
+    )
+)

@@ -1,0 +1,44 @@
+"""Fixtures that several test modules share."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty hub cache, and a network that fails the test when it is asked; the cache."""
+    asked = []
+
+    def refuse(*_: Any, **__: Any) -> None:
+        asked.append("the network was asked")
+        raise OSError(asked[-1])
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    yield tmp_path / "hub"
+    assert not asked
+
+
+@pytest.fixture(scope="session")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe of every stage with tiny models and photos of three classes."""
+    from tests.support import photo_project
+
+    return photo_project.write_project(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="session")
+def workspace(recipe: Path) -> Path:
+    """What `higfa run` of it leaves; tests that change anything work on a copy."""
+    from tests.support import photo_project
+
+    folder = recipe.parent / "out"
+    photo_project.higfa("run", str(recipe), "--workspace", str(folder), "--quiet")
+    return folder
