@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
+from higfa_cli.artifacts.artifact import write_model
+from higfa_cli.artifacts.records import Pace, SynthesisCounts
+from higfa_cli.artifacts.run_record import StageInputs, stage_run
 from higfa_cli.cli.app import app
 from higfa_cli.data.layouts import layout_of
-from higfa_cli.forecast import estimate
 from higfa_cli.forecast.estimate import (
-    EFFICIENCY,
     count_pictures,
-    matmul_speed,
     seconds_per_picture,
 )
 from higfa_cli.recipe.builtin import builtin_names
@@ -102,9 +102,8 @@ def test_every_public_recipe_plans_with_nothing_there(name: str, nowhere: Path) 
     assert plan["flops"] == plan["flops_per_image"] * plan["images"]
     assert 10**14 < plan["flops_per_image"] < 10**16
     assert 2**31 < plan["estimated_memory_bytes"] < 24 * 2**30
-    assert plan["estimated_seconds"] > 0
-    assert "TFLOP/s" in plan["estimated_from"] and "rough" in plan["estimated_from"]
-    assert plan["notes"] == []
+    assert plan["estimated_seconds"] is None and plan["estimated_from"] is None
+    assert plan["notes"] == ["time is not known before a preview or a run has measured it"]
     assert not list(nowhere.iterdir())
 
 
@@ -178,41 +177,37 @@ def test_unknown_model_still_gives_the_counts(nowhere: Path, model: tuple[Path, 
     assert "model_index.json of `some/model` is not on this machine" in plan["notes"][0]
 
 
-def test_a_device_that_is_missing_leaves_the_time_open(
-    nowhere: Path, model: tuple[Path, Path]
-) -> None:
-    plan = dry(tiny_recipe(nowhere, model), "--device", "cuda:77")
-    assert plan["estimated_seconds"] is None and plan["flops"] > 0
-    assert "cuda:77" in plan["notes"][0]
-
-
-def test_an_earlier_run_tells_the_time(nowhere: Path, model: tuple[Path, Path]) -> None:
+def test_what_was_measured_tells_the_time(nowhere: Path, model: tuple[Path, Path]) -> None:
     ctx = make_context(load_recipe(str(tiny_recipe(nowhere, model))))
+    assert seconds_per_picture(ctx) is None
     parameters = drawing_parameters(ctx.recipe) | {"pictures": None, "prompts": None}
-    record = {
-        "device": "cpu",
-        "counts": {"seconds_per_image": 1.25},
-        "inputs": {"parameters": parameters},
-    }
-    path = ctx.stage_dir("synthesize") / "run.json"
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps(record))
-    assert seconds_per_picture(ctx, 1e9) == (1.25, "an earlier run here")
-    path.write_text(json.dumps(record | {"device": "cuda"}))
-    assert "TFLOP/s" in seconds_per_picture(ctx, 1e9)[1]
-    parameters["sampling"]["steps"] = 5
-    path.write_text(json.dumps(record))
-    assert "TFLOP/s" in seconds_per_picture(ctx, 1e9)[1]
-
-
-def test_speed_is_measured_in_operations_per_second(
-    nowhere: Path, model: tuple[Path, Path]
-) -> None:
-    speed = matmul_speed(torch.device("cpu"), torch.float32)
-    assert 1e8 < speed < 1e14
-    ctx = make_context(load_recipe(str(tiny_recipe(nowhere, model))))
-    seconds, _ = seconds_per_picture(ctx, speed * EFFICIENCY * 10)
-    assert seconds is not None and 1 < seconds < 100  # ten seconds, on a machine with other work
+    pace = Pace(parameters=parameters, seconds=2.5, device="cpu")
+    write_model(ctx.ws.preview_pace, pace)
+    assert seconds_per_picture(ctx) == (2.5, "a preview on cpu")
+    folder = ctx.ws.synthesize.directory
+    with stage_run(folder, StageInputs(parameters, {}), ctx.recipe) as run:
+        run.device = "cpu"
+        run.counts = SynthesisCounts(
+            images=1,
+            failed=0,
+            failures={},
+            smallest_batch=None,
+            drawn_now=1,
+            seconds=1.25,
+            seconds_per_image=1.25,
+            denoiser_evaluations_per_image=12,
+            guide_evaluations_per_image=2,
+            batch_size=1,
+            dtype="float32",
+            peak_device_memory=None,
+        )
+    assert seconds_per_picture(ctx) == (1.25, "an earlier run on cpu")
+    run_there = ctx.recipe.run.model_copy(update={"device": "cuda"})
+    on_gpu = ctx.recipe.model_copy(update={"run": run_there})
+    assert seconds_per_picture(replace(ctx, recipe=on_gpu)) is None
+    sampling = ctx.recipe.sampling.model_copy(update={"steps": 5})
+    slower = ctx.recipe.model_copy(update={"sampling": sampling})
+    assert seconds_per_picture(replace(ctx, recipe=slower)) is None
 
 
 def test_people_read_units(nowhere: Path, model: tuple[Path, Path]) -> None:
@@ -221,7 +216,7 @@ def test_people_read_units(nowhere: Path, model: tuple[Path, Path]) -> None:
     shown = CliRunner().invoke(app, ["synthesize", str(recipe), *flags]).stdout
     assert "images: 24,000" in shown
     assert re.search(r"estimated memory: .*iB for 5 pictures, plus about 1.5 GiB on a GPU", shown)
-    assert "_bytes" not in shown and "notes" not in shown
+    assert "_bytes" not in shown
     flags += ["--set", "run.batch_size=auto", "--device", "cuda:77"]
     shown = CliRunner().invoke(app, ["synthesize", str(recipe), *flags]).stdout
     assert "iB for 1 picture (batch size auto), plus about" in shown
@@ -263,13 +258,23 @@ def test_a_size_that_the_model_cannot_draw_is_refused() -> None:
         assert near in result.stderr
 
 
-def test_the_same_model_is_computed_once(nowhere: Path, model: tuple[Path, Path]) -> None:
+def test_the_same_model_is_counted_once(
+    nowhere: Path, model: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = str(tiny_recipe(nowhere, model, steps=5))
-    estimate._flops.cache_clear()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(nowhere / "cache"))
     for change in ("pictures.per_contour=1", "name=other", "sampling.steps=6"):
-        dry(recipe, "--set", change)
-    found = estimate._flops.cache_info()
-    assert (found.hits, found.misses) == (1, 2)
+        plan = dry(recipe, "--set", change)
+    kept = sorted((nowhere / "cache/higfa").iterdir())
+    assert [path.name.partition("-")[0] for path in kept].count("flops") == 2
+    assert dry(recipe, "--set", change) == plan
+    # What is no cache any more is worked out again.
+    for path in kept:
+        path.write_text("{")
+    assert dry(recipe, "--set", change) == plan
+    # And where nothing can be kept, nothing is.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(recipe))
+    assert dry(recipe, "--set", change) == plan
 
 
 def test_compile_is_a_recipe_key(nowhere: Path, model: tuple[Path, Path]) -> None:

@@ -18,8 +18,9 @@ from higfa_cli.recipe.load import load_recipe
 from higfa_cli.recipe.strict_yaml import dump_yaml
 from higfa_cli.stages.batching import batch_size, costliest_step
 from higfa_cli.stages.context import Context, make_context
-from higfa_cli.stages.drawing import draw_items, load, plan
+from higfa_cli.stages.drawing import draw_items, load
 from higfa_cli.stages.pipeline import NAMES
+from higfa_cli.stages.plan import plan
 from tests.support import tiny
 from tests.support.photo_project import CLASSES, higfa, write_photos
 from tests.support.recipes import drawing_keys, write_recipe

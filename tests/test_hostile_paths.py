@@ -29,6 +29,7 @@ from higfa_cli.recipe.data import Data
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.stages import drawing, pipeline, preview, report
 from higfa_cli.stages.context import Context, make_context
+from higfa_cli.stages.plan import plan
 from higfa_cli.stages.table import stage_of
 from higfa_cli.training.checkpoint import load_checkpoint
 from tests.support.hostile import PATHS, Canary, assert_inert, higfa, hostile_root, path_of, photo
@@ -169,7 +170,7 @@ def test_contours_are_read_from_their_stage(ctx: Context, name: str) -> None:
     rows[0]["file_name"] = path_of(name, ctx.workspace)
     rows[0]["sha256"] = hash_file(ctx.workspace / "secret.png")
     write_jsonl(manifest, rows)
-    item = next(one for one in drawing.plan(ctx) if one.contour == rows[0]["file_name"])
+    item = next(one for one in plan(ctx) if one.contour == rows[0]["file_name"])
     with pytest.raises(UserError, match="contours"):
         drawing.read_contour(ctx, item)
     # Before any model is loaded: there is none.

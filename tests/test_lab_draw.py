@@ -14,7 +14,7 @@ from higfa_cli.errors import UserError
 from higfa_cli.models.classifier import load_classifier
 from higfa_cli.recipe.load import override_recipe
 from higfa_cli.stages import synthesize
-from higfa_cli.stages.drawing import plan
+from higfa_cli.stages.plan import plan
 from tests.support.lab_project import CLASSES, write_lab
 from tools.pocket.lab import arms, draw
 from tools.pocket.lab.arms import Arm

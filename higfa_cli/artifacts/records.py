@@ -129,6 +129,16 @@ class RunRecord(Artifact):
         return self
 
 
+class Pace(Artifact):
+    """How long a picture takes: seconds on a device, with these parameters of `synthesize`."""
+
+    remedy: ClassVar[str] = "delete it"
+
+    parameters: dict[str, JsonValue]
+    seconds: float
+    device: str
+
+
 class JournalRow(Artifact):
     """A finished file of a run that has not ended, and the seconds that it took if counted."""
 

@@ -210,6 +210,11 @@ class Workspace:
         """Sheets of `synthesize --preview` and `--sweep`; no stage reads them."""
         return self.root / "previews"
 
+    @property
+    def preview_pace(self) -> Path:
+        """How long a picture of the last preview took."""
+        return self.previews / "pace.json"
+
     def options(self, stage: str) -> Path:
         """The flags of a stage's last run.
 

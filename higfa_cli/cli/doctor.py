@@ -47,7 +47,6 @@ def _examine(choice: Choice, self_check: bool, quiet: bool) -> dict[str, Any]:
     except UserError as error:
         row = {"check": "recipe", "status": "failed", "detail": str(error), "remedy": ""}
         return {"ok": False, "checks": [row], "missing_files": [], "next": None}
-    ctx.progress.note("loading torch, diffusers and timm ...")
     from higfa_cli.forecast.doctor import doctor
 
     result = doctor(ctx, choice.words)

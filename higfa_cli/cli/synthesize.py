@@ -143,7 +143,6 @@ def _dry_run(flags: StageFlags) -> None:
 
     # Notes only bridge the silence.
     ctx = flags.choice.context(flags.quiet or flags.as_json, flags.force)
-    ctx.progress.note("loading torch, diffusers and timm ...")
     with stdout_for_result(flags.as_json):
         from higfa_cli.forecast.dry_run import dry_run
 

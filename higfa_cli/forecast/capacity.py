@@ -6,16 +6,16 @@ import shutil
 from pathlib import Path
 
 import psutil
-import torch
 from huggingface_hub import constants
 
 from higfa_cli.errors import UserError
 from higfa_cli.forecast import estimate
 from higfa_cli.forecast.estimate import ALLOWANCE
 from higfa_cli.forecast.findings import Findings, Row
+from higfa_cli.forecast.machine import Device
 from higfa_cli.forecast.weight_sizes import missing_bytes
 from higfa_cli.models.families.family import Architecture
-from higfa_cli.stages.batching import SHARE
+from higfa_cli.recipe.drawing import AUTOMATIC_SHARE
 from higfa_cli.stages.context import Context
 from higfa_cli.text import duration, gib, plural, roughly
 
@@ -35,18 +35,16 @@ def memory(ctx: Context, known: Findings) -> Row:
     detail = f"{roughly(need.peak)} for {plural(batch, 'picture')}"
     if known.device is None:
         return Row("memory", "ok", f"{detail} (estimated), plus {roughly(ALLOWANCE)} on a GPU")
-    if known.device.type == "cuda":
+    if known.device.kind == "cuda":
         return _on_gpu(ctx, arch, known.device, batch, need.peak, detail)
     found = psutil.virtual_memory()
-    detail += (
-        f"; {gib(found.available)} of {gib(found.total)} are free, {SHARE:.0%} of which is "
-        "counted on"
-    )
+    detail += f"; {gib(found.available)} of {gib(found.total)} are free"
+    detail += f", {AUTOMATIC_SHARE:.0%} of which may be used"
     # The share is of what is left once the weights are loaded.
     working = need.peak - need.weights
-    if working <= (found.available - need.weights) * SHARE:
+    if working <= (found.available - need.weights) * AUTOMATIC_SHARE:
         return Row("memory", "ok", detail)
-    if working <= (found.total - need.weights) * SHARE:
+    if working <= (found.total - need.weights) * AUTOMATIC_SHARE:
         return Row("memory", "warning", detail, f"end other programs, or {_smaller(ctx)}")
     # Only an automatic batch size is refused; another may still fit.
     fails = asked == "auto" or need.peak > found.total
@@ -54,9 +52,9 @@ def memory(ctx: Context, known: Findings) -> Row:
 
 
 def _on_gpu(
-    ctx: Context, arch: Architecture, device: torch.device, batch: int, peak: int, detail: str
+    ctx: Context, arch: Architecture, device: Device, batch: int, peak: int, detail: str
 ) -> Row:
-    free, total = torch.cuda.mem_get_info(device)
+    free, total = device.free, device.total
     detail += f", plus {roughly(ALLOWANCE)} for CUDA; {gib(free)} of {gib(total)} are free"
     if peak + ALLOWANCE <= free:
         return Row("memory", "ok", detail)
@@ -122,10 +120,14 @@ def _standing(folder: Path) -> Path:
 
 
 def time(ctx: Context, known: Findings) -> Row:
-    """How long the whole plan will take."""
-    seconds, source = estimate.seconds_per_picture(ctx, known.cost.flops, known.cost.reason)
-    if seconds is None:
-        return Row("time", "warning", f"not known: {source}")
+    """How long the whole plan will take, where a run or a preview has measured it."""
+    pace = estimate.seconds_per_picture(ctx)
+    if pace is None:
+        if known.cost.flops is None:
+            return Row("time", "warning", f"not known: {known.cost.reason}")
+        each = f"{known.cost.flops:.2g} operations per picture"
+        return Row("time", "ok", f"not known before a preview or a run has measured it; {each}")
+    seconds, source = pace
     each = f"{duration(seconds)} per picture ({source})"
     try:
         images = known.counted.images
@@ -135,6 +137,6 @@ def time(ctx: Context, known: Findings) -> Row:
     if seconds * images <= _LONG_S:
         return Row("time", "ok", detail)
     remedy = "lower contours.per_image, pictures.per_contour or sampling.steps"
-    on_gpu = known.device is not None and known.device.type == "cuda"
+    on_gpu = known.device is not None and known.device.kind == "cuda"
     remedy += ", or share the work among GPUs (--workers auto)" if on_gpu else ", or use a GPU"
     return Row("time", "warning", detail, remedy)

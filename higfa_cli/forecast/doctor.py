@@ -6,13 +6,11 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-import torch
-
 from higfa_cli.data.layouts import layout_of
 from higfa_cli.errors import UserError
 from higfa_cli.forecast import capacity, estimate
-from higfa_cli.forecast.estimate import device_name
 from higfa_cli.forecast.findings import Findings, Row
+from higfa_cli.forecast.machine import device_of
 from higfa_cli.forecast.model_files import (
     FOLDER,
     MissingFile,
@@ -23,13 +21,11 @@ from higfa_cli.forecast.model_files import (
 )
 from higfa_cli.forecast.repository import ENTIRE_REPOSITORY
 from higfa_cli.models.architecture import WrongSize, family_at
-from higfa_cli.models.device import resolve_device
 from higfa_cli.models.families import FAMILIES, KNOWN
-from higfa_cli.models.text import cut_off_classes, tokens_read
 from higfa_cli.stages import pipeline
 from higfa_cli.stages.context import Context
-from higfa_cli.stages.drawing import class_prompts
 from higfa_cli.stages.photos import load_photos
+from higfa_cli.stages.plan import class_prompts
 from higfa_cli.stages.recipe_checks import check_texts
 from higfa_cli.text import gib, plural
 
@@ -122,6 +118,8 @@ def _prompts(ctx: Context, known: Findings) -> Row:
     if not tokenizers:
         detail = f"{plural(count, 'prompt')}; their length is checked once the tokenizer is here"
         return Row("prompts", "ok", detail)
+    from higfa_cli.models.text import cut_off_classes, tokens_read
+
     cut, limit = cut_off_classes(tokenizers, prompts), tokens_read(tokenizers)
     if not cut:
         return Row("prompts", "ok", f"{plural(count, 'prompt')}, none longer than {limit} tokens")
@@ -142,7 +140,7 @@ def _tokenizers(ctx: Context) -> list[Any]:
         family = family_at(model, ctx.base)
     except UserError:
         return []
-    found = []
+    tokenizers = []
     for name in family.tokenizers:
         vocabularies = (f"{name}/tokenizer.json", f"{name}/vocab.json")
         config, *others = (
@@ -150,8 +148,8 @@ def _tokenizers(ctx: Context) -> list[Any]:
             for file in (f"{name}/tokenizer_config.json", *vocabularies)
         )
         if config is not None and any(others):
-            found.append(family.tokenizer(config))
-    return found
+            tokenizers.append(family.tokenizer(config))
+    return tokenizers
 
 
 def _model_files(ctx: Context, known: Findings) -> Row:
@@ -192,24 +190,25 @@ def _lacks_configuration(missing: list[MissingFile]) -> bool:
 def _model(ctx: Context, known: Findings) -> Row:
     recipe = ctx.recipe
     try:
-        parts, solver = estimate.model_and_solver(ctx)
+        arch = estimate.model_parts(ctx)
     except WrongSize:
         raise
     except UserError:
         if _lacks_configuration(known.missing):
             return Row("model", "warning", "not known before its files are here")
         raise
-    title = FAMILIES[parts.family].title
-    detail = f"{title}, {solver.prediction_type}; {recipe.sampling.scheduler}, {recipe.size} px"
+    family = FAMILIES[arch.family]
+    detail = f"{family.title}, {family.prediction_type(arch.scheduler)}; "
+    detail += f"{recipe.sampling.scheduler}, {recipe.size} px"
     return Row("model", "ok", detail)
 
 
 def _device(ctx: Context, known: Findings) -> Row:
-    known.device = resolve_device(ctx.recipe.run.device)
-    detail = device_name(known.device)
-    if known.device.type == "cuda":
-        detail += f", {gib(torch.cuda.mem_get_info(known.device)[1])}"
-    elif known.device.type == "cpu" and known.is_large:
+    known.device = device_of(ctx.recipe.run.device)
+    detail = known.device.title
+    if known.device.kind == "cuda":
+        detail += f", {gib(known.device.total)}"
+    elif known.device.kind == "cpu" and known.is_large:
         return Row(
             "device",
             "warning",
@@ -223,17 +222,14 @@ def _dtype(ctx: Context, known: Findings) -> Row:
     dtype = ctx.recipe.model.dtype
     if known.device is None:
         return Row("dtype", "warning", f"{dtype}: not checked without the device")
-    kind = known.device.type
-    if dtype == "bfloat16" and kind == "cuda":
-        with torch.cuda.device(known.device):
-            native = torch.cuda.is_bf16_supported(including_emulation=False)
-        if not native:
-            return Row(
-                "dtype",
-                "warning",
-                "this GPU has no bfloat16 of its own and emulates it slowly",
-                "set model.dtype: float16",
-            )
+    kind = known.device.kind
+    if dtype == "bfloat16" and not known.device.bfloat16:
+        return Row(
+            "dtype",
+            "warning",
+            "this GPU has no bfloat16 of its own and emulates it slowly",
+            "set model.dtype: float16",
+        )
     if dtype == "float16" and kind == "cpu":
         return Row(
             "dtype",

@@ -39,10 +39,10 @@ def dry_run(ctx: Context) -> dict[str, object]:
     counted = count_pictures(ctx)
     cost = picture_cost(ctx)
     size = ctx.recipe.run.batch_size
-    seconds, source = seconds_per_picture(ctx, cost.flops, cost.reason)
+    seconds, source = seconds_per_picture(ctx) or (None, None)
     notes = [note for note in (counted.note, *cost.notes) if note is not None]
     if seconds is None and cost.flops is not None:
-        notes.append(f"time is not known: {source}")
+        notes.append("time is not known before a preview or a run has measured it")
     memory = None
     if cost.architecture is not None:
         memory = memory_of(ctx, cost.architecture, 1 if size == "auto" else size).peak
@@ -61,7 +61,7 @@ def dry_run(ctx: Context) -> dict[str, object]:
         "flops_per_image": cost.flops,
         "estimated_memory_bytes": memory,
         "estimated_seconds": _times(seconds, counted.images),
-        "estimated_from": source if seconds is not None else None,
+        "estimated_from": source,
         "output": str(ctx.ws.synthesize.images),
         "notes": notes,
     }

@@ -2,45 +2,33 @@
 
 from __future__ import annotations
 
-import functools
-import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
-from higfa_cli.artifacts.artifact import parse
-from higfa_cli.artifacts.records import SynthesisCounts
+from higfa_cli.artifacts.artifact import parse, read_model
+from higfa_cli.artifacts.records import Pace, SynthesisCounts
 from higfa_cli.artifacts.rows import PlanItem
 from higfa_cli.artifacts.stage_state import read_record
 from higfa_cli.data.layouts import layout_of
 from higfa_cli.errors import UserError
-from higfa_cli.forecast.model_files import FOLDER, missing_files
+from higfa_cli.forecast.model_files import FOLDER, missing_files, weights_of
+from higfa_cli.forecast.remembered import remembered
 from higfa_cli.models.architecture import WrongSize, architecture, check_size
-from higfa_cli.models.backbones import check_name
-from higfa_cli.models.device import resolve_device
-from higfa_cli.models.draw import evaluations
-from higfa_cli.models.fake import Setup
 from higfa_cli.models.families import FAMILIES
 from higfa_cli.models.families.family import Architecture
-from higfa_cli.models.footprint import Footprint, flops_per_picture, guided_step
-from higfa_cli.models.scheduler import FlowSolver, SchedulerSolver
 from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.stages.context import Context
-from higfa_cli.stages.drawing import plan
+from higfa_cli.stages.inputs import drawing_parameters
 from higfa_cli.stages.photos import load_photos
+from higfa_cli.stages.pipeline import state
+from higfa_cli.stages.plan import plan
 
 Source = Literal["contours", "photos", "published split sizes"]
 
-# Part of a matrix product's speed that a whole run is expected to reach: layers that move more
-# than they multiply, and an autoencoder in float32, take the rest.
-EFFICIENCY = 0.3
 # CUDA's context, cuDNN's workspaces and fragmentation, which no estimate sees: docs/memory.md.
 ALLOWANCE = 3 * 2**29
-_TIMING_S = 0.5
 # What the seconds per picture depend on, in the inputs of stage `synthesize`.
 _PACE = {"size", "model", "guidance", "sampling", "run"}
 _NO_CONFIGURATION = "the model's configuration is not on this machine"
@@ -59,6 +47,14 @@ class Counted:
     source: Source
     items: tuple[PlanItem, ...] = ()
     note: str | None = None
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes on the device: weights, and the most that is live at once in a guided step."""
+
+    weights: int
+    peak: int
 
 
 @dataclass(frozen=True)
@@ -103,9 +99,9 @@ def count_pictures(ctx: Context) -> Counted:
     for split in ctx.recipe.contours.splits:
         if not photos.of(split):
             raise _no_split(split, photos.splits)
-    sources = [one for split in ctx.recipe.contours.splits for one in photos.of(split)]
+    sources = [photo for split in ctx.recipe.contours.splits for photo in photos.of(split)]
     images = len(sources) * _per_photo(ctx)
-    return Counted(images, len({one.cls for one in sources}), "photos", note=note)
+    return Counted(images, len({photo.cls for photo in sources}), "photos", note=note)
 
 
 def photos_folder(ctx: Context) -> Path | None:
@@ -127,7 +123,7 @@ def picture_cost(ctx: Context) -> Cost:
     """What one picture costs, from the models' configurations alone."""
     recipe = ctx.recipe
     try:
-        known, solver = model_and_solver(ctx)
+        arch = model_parts(ctx)
     except WrongSize as error:
         return Cost(error=error, reason="depends on size, which the model cannot draw")
     except UserError as error:
@@ -136,139 +132,112 @@ def picture_cost(ctx: Context) -> Cost:
             return Cost(error=error, reason="depends on model and ControlNet, which do not fit")
         wrong = next((one.remedy for one in lost if one.file == FOLDER), None)
         return Cost(error=error if wrong is None else UserError(wrong))
-    about = recipe.guide
     try:
-        check_name(about.backbone)
+        weights_of(recipe.guide.backbone)
     except UserError as error:
         return Cost(error=error, reason="depends on guide.backbone, which timm does not know")
-    denoiser, guide = evaluations(recipe.guidance, solver.levels)
-    ctx.progress.note("computing memory and arithmetic of the model ...")
-    flops = _flops(_key(known), Setup.of(recipe), about.image_size, about.backbone)
-    return Cost(known, denoiser, guide, flops)
+    return Cost(arch, *evaluations_of(ctx, arch), _flops(ctx, arch))
 
 
-def model_and_solver(ctx: Context) -> tuple[Architecture, SchedulerSolver | FlowSolver]:
-    """What the recipe's model is made of, and the recipe's solver for it; no weights.
+def model_parts(ctx: Context) -> Architecture:
+    """What the recipe's model is made of; no weights.
 
     Raises:
         UserError: a configuration that is not on this machine, parts that do not go together, or
             a size or solver that the model cannot draw with.
     """
     recipe = ctx.recipe
-    known = architecture(recipe.model, ctx.base)
-    check_size(known, recipe.size, recipe.model)
-    sampling = recipe.sampling
-    family = FAMILIES[known.family]
-    return known, family.solver(sampling.scheduler, known.scheduler, sampling.steps)
+    arch = architecture(recipe.model, ctx.base)
+    check_size(arch, recipe.size, recipe.model)
+    evaluations_of(ctx, arch)
+    return arch
+
+
+def evaluations_of(ctx: Context, arch: Architecture) -> tuple[int, int]:
+    """(denoiser, guide) evaluations per picture.
+
+    Raises UserError for a scheduler configuration that is not supported.
+    """
+    guidance, sampling = ctx.recipe.guidance, ctx.recipe.sampling
+    family = FAMILIES[arch.family]
+
+    def compute() -> dict[str, Any]:
+        from higfa_cli.models.draw import evaluations
+
+        solver = family.solver(sampling.scheduler, arch.scheduler, sampling.steps)
+        denoiser, guide = evaluations(guidance, solver.levels)
+        return {"denoiser": denoiser, "guide": guide}
+
+    key = [
+        arch.family,
+        arch.scheduler,
+        ctx.recipe.model_dump(mode="json", include={"guidance", "sampling"}),
+    ]
+    counts = remembered("evaluations", key, compute)
+    return counts["denoiser"], counts["guide"]
 
 
 def check_drawable(ctx: Context) -> None:
     """Raise WrongSize for a size that the model cannot draw; an unknown model can draw all."""
     try:
-        model_and_solver(ctx)
+        model_parts(ctx)
     except WrongSize:
         raise
     except UserError:
         return
 
 
-def memory_of(ctx: Context, known: Architecture, batch: int) -> Footprint:
+def memory_of(ctx: Context, arch: Architecture, batch: int) -> Need:
     """Bytes on the device of a guided step of `batch` pictures."""
-    about = ctx.recipe.guide
-    setup = Setup.of(ctx.recipe)
-    return _memory(_key(known), setup, batch, about.image_size, about.backbone)
+    recipe = ctx.recipe
+
+    def compute() -> dict[str, Any]:
+        from higfa_cli.models.fake import Setup
+        from higfa_cli.models.footprint import guided_step
+
+        ctx.progress.note("estimating the model's memory, once ...")
+        guide = recipe.guide
+        return asdict(guided_step(arch, Setup.of(recipe), batch, guide.image_size, guide.backbone))
+
+    return Need(**remembered("memory", [batch, _reads(ctx, arch)], compute))
 
 
-def _key(known: Architecture) -> str:
-    """An architecture as something that a cache can hold."""
-    return json.dumps(asdict(known), sort_keys=True)
+def _flops(ctx: Context, arch: Architecture) -> float:
+    recipe = ctx.recipe
+
+    def compute() -> dict[str, Any]:
+        from higfa_cli.models.fake import Setup
+        from higfa_cli.models.footprint import flops_per_picture
+
+        ctx.progress.note("counting the model's arithmetic, once ...")
+        guide = recipe.guide
+        setup = Setup.of(recipe)
+        return {"flops": flops_per_picture(arch, setup, guide.image_size, guide.backbone)}
+
+    return float(remembered("flops", _reads(ctx, arch), compute)["flops"])
 
 
-def _of_key(key: str) -> Architecture:
-    known = json.loads(key)
-    return Architecture(**known | {"text_encoders": tuple(known["text_encoders"])})
+def _reads(ctx: Context, arch: Architecture) -> list[Any]:
+    """What memory and arithmetic depend on."""
+    recipe = ctx.recipe
+    sections = recipe.model_dump(mode="json", include={"model", "size", "guidance", "sampling"})
+    guide = [recipe.guide.backbone, recipe.guide.image_size]
+    return [asdict(arch), sections, recipe.run.memory.model_dump(mode="json"), guide]
 
 
-# Half a minute for the largest model, and the same for every dataset that it draws.
-@functools.cache
-def _flops(key: str, setup: Setup, guide_size: int, backbone: str) -> float:
-    return flops_per_picture(_of_key(key), setup, guide_size, backbone)
+def seconds_per_picture(ctx: Context) -> tuple[float, str] | None:
+    """(seconds, what measured them) of these settings in this workspace; None where nothing has.
 
-
-@functools.cache
-def _memory(key: str, setup: Setup, batch: int, guide_size: int, backbone: str) -> Footprint:
-    return guided_step(_of_key(key), setup, batch, guide_size, backbone)
-
-
-def seconds_per_picture(
-    ctx: Context, flops: float | None, unknown: str = _NO_CONFIGURATION
-) -> tuple[float | None, str]:
-    """(seconds, from what they are known); (None, why not) where nothing is known.
-
-    `unknown` is why there are no `flops`, where there are none.
-
-    An earlier run of these settings on this device counts first; else the device's speed is
-    measured by a matrix product, which takes less than a second.
+    A run counts before a preview.
     """
-    try:
-        device = resolve_device(ctx.recipe.run.device)
-    except UserError as error:
-        return None, str(error)
-    earlier = _earlier(ctx, device)
-    if earlier is not None:
-        return earlier, "an earlier run here"
-    if flops is None:
-        return None, unknown
-    ctx.progress.note("measuring this device ...")
-    dtype = ctx.recipe.model.dtype
-    speed = matmul_speed(device, getattr(torch, dtype))
-    return flops / (speed * EFFICIENCY), (
-        f"arithmetic speed of {device_name(device)}: {speed / 1e12:.3g} TFLOP/s measured by a "
-        f"matrix product in {dtype}, {EFFICIENCY:.0%} of it counted on; rough, typically within "
-        "a factor of 2 to 3"
-    )
-
-
-def matmul_speed(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations per second of a large matrix product."""
-    side = 256 if device.type == "cpu" else 1024
-    # Grown until one product is long enough to be timed: what is large depends on the device.
-    while True:
-        one = torch.ones(side, side, device=device, dtype=dtype)
-        # The best of three: the first starts threads up, and other programs want the processor too.
-        seconds = min(_timed(lambda: one @ one, device) for _ in range(3))  # noqa: B023
-        # Well above the hundredth of a second for which a busy processor lets one thread wait.
-        if seconds > 0.03 or side >= 8192:
-            break
-        side *= 2
-    best, spent = seconds, seconds
-    while spent < _TIMING_S:
-        seconds = _timed(lambda: one @ one, device)
-        best, spent = min(best, seconds), spent + seconds
-    return 2.0 * side**3 / best
-
-
-def device_name(device: torch.device) -> str:
-    """What the device calls itself, where it does."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device} ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was asked to do."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-
-
-def _timed(work: Callable[[], Any], device: torch.device) -> float:
-    synchronize(device)
-    started = time.perf_counter()
-    work()
-    synchronize(device)
-    return time.perf_counter() - started
+    named = ctx.recipe.run.device
+    now = {k: v for k, v in drawing_parameters(ctx.recipe).items() if k in _PACE}
+    for source, pace in (("an earlier run", _of_run(ctx)), ("a preview", _of_preview(ctx))):
+        if pace is None or {k: v for k, v in pace.parameters.items() if k in _PACE} != now:
+            continue
+        if named == "auto" or pace.device.startswith(named):
+            return pace.seconds, f"{source} on {pace.device}"
+    return None
 
 
 def _published(ctx: Context, note: str | None) -> Counted:
@@ -298,24 +267,23 @@ def _no_split(split: str, present: Sequence[str]) -> UserError:
 
 def _stale_contours(ctx: Context) -> str | None:
     """Why the contours do not hold; None where they do."""
-    # Not at the top: the pipeline names the stages, and this is part of one.
-    from higfa_cli.stages.pipeline import state
-
-    found = state(ctx, "contours")
-    if found.kind == "fresh":
+    contours = state(ctx, "contours")
+    if contours.kind == "fresh":
         return None
-    return f"they are {found.kind} ({'; '.join(found.reasons)})"
+    return f"they are {contours.kind} ({'; '.join(contours.reasons)})"
 
 
-def _earlier(ctx: Context, device: torch.device) -> float | None:
-    """Seconds per picture of the workspace's last run, if it was of these settings and here."""
+def _of_run(ctx: Context) -> Pace | None:
     files = ctx.ws.synthesize
     try:
         record = read_record(files.directory)
         seconds = parse(record.counts, SynthesisCounts, files.record).seconds_per_image
     except UserError:
+        # The stage's state reports it; the time is then not known.
         return None
-    recipe = ctx.recipe
-    now = recipe.model_dump(mode="json", include=_PACE) | {"run": recipe.run.parting()}
-    before = {section: record.inputs.parameters.get(section) for section in _PACE}
-    return seconds if record.device == str(device) and before == now else None
+    return Pace(parameters=record.inputs.parameters, seconds=seconds, device=record.device)
+
+
+def _of_preview(ctx: Context) -> Pace | None:
+    path = ctx.ws.preview_pace
+    return read_model(path, Pace) if path.is_file() else None

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-import torch
-
 from higfa_cli.data.dataset import Dataset
 from higfa_cli.forecast import estimate
 from higfa_cli.forecast.estimate import Cost, Counted
+from higfa_cli.forecast.machine import Device
 from higfa_cli.forecast.model_files import MissingFile
 from higfa_cli.models.architecture import WrongSize
 from higfa_cli.stages.context import Context
@@ -40,7 +39,7 @@ class Findings:
     ctx: Context
     photos: Dataset | None = None
     missing: list[MissingFile] = field(default_factory=list)
-    device: torch.device | None = None
+    device: Device | None = None
 
     @cached_property
     def counted(self) -> Counted:

@@ -7,13 +7,14 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import timm
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.file_download import repo_folder_name
 
 from higfa_cli.errors import UserError
+from higfa_cli.forecast.remembered import remembered
 from higfa_cli.forecast.repository import (
     DIFFUSERS,
     ENTIRE_REPOSITORY,
@@ -22,7 +23,6 @@ from higfa_cli.forecast.repository import (
     missing_of_pipeline,
 )
 from higfa_cli.models.architecture import shipped
-from higfa_cli.models.backbones import check_name
 from higfa_cli.recipe.classifiers import Training
 from higfa_cli.recipe.drawing import Model
 from higfa_cli.recipe.refs import resolve_ref, weights_path
@@ -95,7 +95,7 @@ def missing_weights(training: Training, base: Path, key: str) -> list[MissingFil
 
     Raises UserError for a network that timm does not know, or has no weights for.
     """
-    check_name(training.backbone, key)
+    pretrained, repo = weights_of(training.backbone, key)
     if training.weights is not None:
         path = weights_path(training.weights, base)
         if path.is_file() and path.suffix == ".safetensors":
@@ -104,8 +104,7 @@ def missing_weights(training: Training, base: Path, key: str) -> list[MissingFil
         return [MissingFile(f"{key}.weights", str(path.parent), None, path.name, remedy)]
     if not training.pretrained:
         return []
-    repo = timm.models.get_pretrained_cfg_value(training.backbone, "hf_hub_id")
-    if not timm.models.is_model_pretrained(training.backbone):
+    if not pretrained:
         raise UserError(
             f"timm has no pretrained weights for {training.backbone}; set `{key}.weights` to a "
             f"local .safetensors file, or `{key}.pretrained: false`"
@@ -115,6 +114,25 @@ def missing_weights(training: Training, base: Path, key: str) -> list[MissingFil
         return []
     remark = f"or set {key}.weights, or {key}.pretrained: false"
     return [MissingFile(f"{key}.backbone", repo, None, file, _download(repo, None, [file]), remark)]
+
+
+def weights_of(backbone: str, key: str = "guide") -> tuple[bool, str | None]:
+    """Whether timm has weights of a network, and their hub id, if they are there.
+
+    Raises UserError for a network that timm does not know.
+    """
+
+    def compute() -> dict[str, Any]:
+        import timm
+
+        from higfa_cli.models.backbones import check_name
+
+        check_name(backbone, key)
+        repo = timm.models.get_pretrained_cfg_value(backbone, "hf_hub_id")
+        return {"pretrained": timm.models.is_model_pretrained(backbone), "repo": repo}
+
+    facts = remembered("backbone", backbone, compute)
+    return facts["pretrained"], facts["repo"]
 
 
 def find_folder(ref: str, revision: str | None, base: Path, file: str) -> Path | None:

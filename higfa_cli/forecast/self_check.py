@@ -21,7 +21,7 @@ from torch import Tensor
 
 from higfa_cli import __version__
 from higfa_cli.data.layouts import layout_of
-from higfa_cli.forecast.estimate import photos_folder, synchronize
+from higfa_cli.forecast.estimate import photos_folder
 from higfa_cli.forecast.findings import Row, verdict
 from higfa_cli.method.guidance import Guidance, TextStrength
 from higfa_cli.method.sampler import Step, sample
@@ -35,8 +35,8 @@ from higfa_cli.models.modules import diffusers_class
 from higfa_cli.models.renoise import seeded_noise
 from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.stages.context import Context
-from higfa_cli.stages.drawing import class_prompts
 from higfa_cli.stages.photos import load_photos
+from higfa_cli.stages.plan import class_prompts
 from higfa_cli.text import gib, plural
 
 STEPS = 4
@@ -178,12 +178,12 @@ def _draw(
     start = seeded_noise([_SEED], model.latent_shape, model.device)
     target = torch.zeros(1, dtype=torch.long, device=model.device)
     steps, seconds = [], []
-    synchronize(model.device)
+    _synchronize(model.device)
     before = time.perf_counter()
     for step in sample(
         start, target, denoiser, model.solver(STEPS), guidance, DecodedGuide(model, guide)
     ):
-        synchronize(model.device)
+        _synchronize(model.device)
         now = time.perf_counter()
         steps.append(step)
         seconds.append(now - before)
@@ -365,3 +365,11 @@ def _driver() -> str:
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return (said.stdout.splitlines() or ["unknown"])[0].strip()
+
+
+def _synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was asked to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

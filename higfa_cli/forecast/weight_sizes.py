@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-
-import torch
-from torch import nn
+from dataclasses import asdict
+from typing import Any
 
 from higfa_cli.forecast.model_files import MissingFile
-from higfa_cli.models.backbones import build_network
+from higfa_cli.forecast.remembered import remembered
 from higfa_cli.models.families import FAMILIES
 from higfa_cli.models.families.family import Architecture
 from higfa_cli.models.modules import autoencoder, denoising_pair, text_encoder
@@ -45,21 +44,41 @@ def _bytes(
     section, _, key = one.key.partition(".")
     if key == "backbone":
         about = training[section]
-        return 4 * _count(build_network(about.backbone, _CLASSES, about.image_size))
-    with torch.device("meta"):
-        # Of one shard nothing is known but that it is a part.
-        if known is None or "-of-" in one.file:
-            return None
-        module = _module(key, one.file.rpartition("/")[0], known)
-    return None if module is None else (2 if ".fp16." in one.file else 4) * _count(module)
+        return 4 * _of_backbone(about.backbone, about.image_size)
+    # Of one shard nothing is known but that it is a part.
+    if known is None or "-of-" in one.file:
+        return None
+    count = _of_part(key, one.file.rpartition("/")[0], known)
+    return None if count is None else (2 if ".fp16." in one.file else 4) * count
 
 
-def _count(module: nn.Module) -> int:
+def _of_backbone(name: str, size: int) -> int:
+    def compute() -> dict[str, Any]:
+        from higfa_cli.models.backbones import build_network
+
+        return {"parameters": _count(build_network(name, _CLASSES, size))}
+
+    return int(remembered("parameters", [name, size], compute)["parameters"])
+
+
+def _of_part(key: str, folder: str, known: Architecture) -> int | None:
+    def compute() -> dict[str, Any]:
+        import torch
+
+        with torch.device("meta"):
+            module = _module(key, folder, known)
+        return {"parameters": None if module is None else _count(module)}
+
+    count = remembered("parameters", [key, folder, asdict(known)], compute)["parameters"]
+    return None if count is None else int(count)
+
+
+def _count(module: Any) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _module(key: str, folder: str, known: Architecture) -> nn.Module | None:
-    """The part that a file belongs to, without content; call it under the device "meta"."""
+def _module(key: str, folder: str, known: Architecture) -> Any:
+    """The part that a file belongs to, without content (None: no part)."""
     if key == "gradient_autoencoder" and known.gradient_vae is not None:
         return autoencoder(known.gradient_vae, key)
     if key == "controlnet":

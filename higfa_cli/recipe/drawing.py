@@ -8,6 +8,9 @@ from pydantic import Field, field_validator
 
 from higfa_cli.recipe.section import Count, Fraction, NonNegative, Section
 
+#: Part of the memory, free once the weights are loaded, that an automatic batch may take.
+AUTOMATIC_SHARE = 0.5
+
 
 class Model(Section):
     """What denoises: every key may change every picture."""

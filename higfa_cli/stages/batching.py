@@ -14,12 +14,11 @@ from higfa_cli.models.classifier import Classifier
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.fake import Setup
 from higfa_cli.models.footprint import guided_step
+from higfa_cli.recipe.drawing import AUTOMATIC_SHARE
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.drawing import draw_together
 
 LARGEST = 32
-# Of the memory that is free once the weights are loaded.
-SHARE = 0.5
 
 
 def batch_size(ctx: Context, model: DiffusionModel, attempt: Callable[[int], None]) -> int:
@@ -81,7 +80,7 @@ def costliest_step(
 
 def _largest_by_estimate(ctx: Context) -> int:
     setup, guide = Setup.of(ctx.recipe), ctx.recipe.guide
-    room = psutil.virtual_memory().available * SHARE
+    room = psutil.virtual_memory().available * AUTOMATIC_SHARE
     known = architecture(setup.model, ctx.base)
     size = LARGEST
     while size >= 1:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from higfa_cli.artifacts.artifact import read_rows
 from higfa_cli.artifacts.fingerprint import hash_file
-from higfa_cli.artifacts.plan import make_plan
-from higfa_cli.artifacts.rows import ContourRow, PlanItem
+from higfa_cli.artifacts.rows import PlanItem
 from higfa_cli.artifacts.safe_paths import contained
 from higfa_cli.data.images import fit_square, read_image
-from higfa_cli.data.prompt_bank import negative_for, prompts_for
 from higfa_cli.errors import UserError
 from higfa_cli.method.guidance import Guidance
 from higfa_cli.models.backoff import in_parts_that_fit
@@ -27,56 +24,13 @@ from higfa_cli.models.draw import Drawn, draw
 from higfa_cli.models.loading import load_pipeline
 from higfa_cli.models.text import cut_off_classes, tokens_read
 from higfa_cli.stages.context import Context
-from higfa_cli.stages.inputs import guide_path, manifest_path
+from higfa_cli.stages.inputs import guide_path
 from higfa_cli.stages.photos import load_photos
+from higfa_cli.stages.plan import prompts_of
 
 # Classes whose cut prompts are named one by one, and how much of each end of a prompt is shown.
 WARNED = 5
 SHOWN = 60
-
-
-def plan(ctx: Context) -> tuple[PlanItem, ...]:
-    """All pictures of the recipe in drawing order, not yet in batches.
-
-    Raises:
-        UserError: no contours, or a class without words or prompts.
-    """
-    rows = contour_rows(ctx)
-    return make_plan(
-        rows,
-        class_prompts(ctx, {row.cls for row in rows}),
-        negative_for(ctx.recipe.prompts, ctx.base),
-        ctx.recipe.pictures.per_contour,
-        ctx.recipe.seed,
-    )
-
-
-def class_prompts(ctx: Context, classes: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Class -> every prompt that a picture of it may have.
-
-    Raises UserError for a class without words, or a prompt bank that is missing or broken.
-    """
-    prompts = prompts_for(ctx.recipe.prompts, load_photos(ctx).words, ctx.base)
-    return {name: prompts[name] for name in classes}
-
-
-def contour_rows(ctx: Context) -> list[ContourRow]:
-    """Rows of the contours' manifest. Raises UserError: missing, broken, or of other classes."""
-    path = manifest_path(ctx)
-    rows = read_rows(path, ContourRow)
-    classes = load_photos(ctx).classes
-    for row in rows:
-        if row.class_id >= len(classes) or classes[row.class_id] != row.cls:
-            raise UserError(
-                f"{path}: class `{row.cls[:80]}` with id {row.class_id} is not so in the data; "
-                "run `higfa contours --force`"
-            )
-    return rows
-
-
-def prompts_of(items: Iterable[PlanItem]) -> set[str]:
-    """Every prompt that drawing the items needs."""
-    return {text for item in items for text in (item.prompt, item.negative)}
 
 
 def load(ctx: Context, items: Sequence[PlanItem]) -> tuple[DiffusionModel, Classifier | None]:

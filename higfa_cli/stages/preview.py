@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,25 +11,23 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from higfa_cli.artifacts.artifact import write_model
 from higfa_cli.artifacts.atomic import write_bytes, write_json
+from higfa_cli.artifacts.records import Pace
 from higfa_cli.artifacts.rows import PlanItem
 from higfa_cli.artifacts.safe_paths import contained
 from higfa_cli.data.images import encode_png, read_image
 from higfa_cli.errors import UserError
+from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import Drawn
 from higfa_cli.recipe.load import override_recipe
 from higfa_cli.stages.batching import batch_size, costliest_step
 from higfa_cli.stages.context import Context
-from higfa_cli.stages.drawing import (
-    contour_path,
-    draw_items,
-    load,
-    load_model,
-    load_steering,
-    plan,
-)
+from higfa_cli.stages.drawing import contour_path, draw_items, load, load_model, load_steering
 from higfa_cli.stages.gallery import choose
+from higfa_cli.stages.inputs import synthesize_inputs
 from higfa_cli.stages.pipeline import check_upstream
+from higfa_cli.stages.plan import plan
 
 # Sections of which a value changes the pictures, but not which they are.
 SWEPT = ("model", "guidance", "sampling", "prompts")
@@ -47,11 +46,13 @@ def preview(ctx: Context, count: int) -> dict[str, object]:
     model, guide = load(ctx, chosen)
     size = batch_size(ctx, model, costliest_step(ctx, model, guide, chosen[0]))
     groups = [chosen[i : i + size] for i in range(0, len(chosen), size)]
+    started = time.perf_counter()
     drawn = [
         picture
         for group in ctx.progress.track(groups, "preview")
         for picture in draw_items(ctx, model, guide, ctx.recipe.guidance, group)
     ]
+    _keep_pace(ctx, model, (time.perf_counter() - started) / len(chosen))
     tiles = [_tile(item.cls, picture) for item, picture in zip(chosen, drawn, strict=True)]
     columns = min(8, len(tiles))
     rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
@@ -84,6 +85,13 @@ def sweep(ctx: Context, key: str, values: Sequence[Any]) -> dict[str, object]:
     write_bytes(path, encode_png(_sheet(rows)))
     write_json(path.with_suffix(".json"), {"key": key, "rows": table})
     return {"sheet": str(path), "key": key, "rows": table}
+
+
+def _keep_pace(ctx: Context, model: DiffusionModel, seconds: float) -> None:
+    """For `doctor` and `--dry-run`, which then know the time."""
+    parameters = synthesize_inputs(ctx).recorded.parameters
+    pace = Pace(parameters=parameters, seconds=seconds, device=str(model.device))
+    write_model(ctx.ws.preview_pace, pace)
 
 
 def _swept(

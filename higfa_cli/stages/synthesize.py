@@ -14,9 +14,9 @@ from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import evaluations
 from higfa_cli.stages.batch_files import Models, failures, rows_of, write_metadata
 from higfa_cli.stages.context import Context
-from higfa_cli.stages.drawing import plan
 from higfa_cli.stages.gallery import write_gallery
 from higfa_cli.stages.inputs import synthesize_inputs
+from higfa_cli.stages.plan import plan
 from higfa_cli.stages.shards import (
     Shard,
     count_workers,
