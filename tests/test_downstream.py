@@ -63,12 +63,12 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Context:
     """A finished run with three arms; tests only read it."""
     base = tmp_path_factory.mktemp("done")
     write_data(base)
-    own = write_class_folders(base / "run/synthesize/images", 5, 7)
+    own = write_class_folders(base / "run/synthesize/higfa/images", 5, 7)
     (own / "metadata.jsonl").write_text("")
     # The filter keeps four of the five pictures of each class.
     names = [path.relative_to(own).as_posix() for path in own.rglob("*.png")]
     rows = [selection_row(name, kept=not name.endswith("/0.png")) for name in names]
-    write_rows(base / "run/filter/selection.jsonl", rows)
+    write_rows(base / "run/filter/higfa/selection.jsonl", rows)
     write_class_folders(base / "other", 3, 8, CLASSES[:2])
     ctx = context(base, epochs=3)
     train_downstream.run(ctx, synthetic=[f"diffmix={base / 'other'}"])
@@ -80,7 +80,7 @@ def test_results_hold_every_arm_at_the_same_budget(done: Context) -> None:
     arms = {arm["name"]: arm for arm in results["arms"]}
     assert list(arms) == ["real", "real+higfa", "real+diffmix"]
     assert arms["real"]["synthetic"] is None
-    assert arms["real+higfa"]["synthetic"] == "synthesize/images"
+    assert arms["real+higfa"]["synthetic"] == "synthesize/higfa/images"
     assert arms["real+diffmix"]["synthetic"] == str((done.base / "other").resolve())
     assert [arm["synthetic_images"] for arm in results["arms"]] == [0, 16, 6]
     assert arms["real+diffmix"]["missing_classes"] == list(CLASSES[2:])

@@ -46,6 +46,7 @@ KEYS = {
     "estimated_seconds",
     "estimated_from",
     "output",
+    "arms",
     "notes",
 }
 QUICK = ("aircraft-sdxl", "aircraft-sd15")
@@ -78,10 +79,14 @@ def tiny_recipe(folder: Path, model: tuple[Path, Path], **drawing: Any) -> Path:
 
 
 def dry(*flags: str | Path) -> dict[str, Any]:
-    result = CliRunner().invoke(app, ["synthesize", *map(str, flags), "--dry-run", "--json"])
+    """The answer for the arm `higfa` alone, whose numbers are then those of the whole."""
+    words = ["synthesize", *map(str, flags), "--arm", "higfa", "--dry-run", "--json"]
+    result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     answer: dict[str, Any] = json.loads(result.stdout)
-    return answer
+    (arm,) = answer["arms"].values()
+    assert all(answer[key] == arm[key] for key in answer.keys() & arm.keys())
+    return arm | answer
 
 
 # Every public recipe draws two pictures per contour and one contour per training photo.
@@ -173,14 +178,14 @@ def test_unknown_model_still_gives_the_counts(nowhere: Path, model: tuple[Path, 
     plan = dry(tiny_recipe(nowhere, model), "--set", "model.base=some/model")
     assert (plan["images"], plan["batches"]) == (72, 15)
     unknown = KEYS - {"images", "classes", "counted_from", "batches", "batch_size", "steps"}
-    assert all(plan[key] is None for key in unknown - {"output", "notes"})
+    assert all(plan[key] is None for key in unknown - {"output", "arms", "notes"})
     assert "model_index.json of `some/model` is not on this machine" in plan["notes"][0]
 
 
 def test_what_was_measured_tells_the_time(nowhere: Path, model: tuple[Path, Path]) -> None:
-    ctx = make_context(load_recipe(str(tiny_recipe(nowhere, model))))
+    ctx = make_context(load_recipe(str(tiny_recipe(nowhere, model)))).arm("higfa")
     assert seconds_per_picture(ctx) is None
-    parameters = drawing_parameters(ctx.recipe) | {"pictures": None, "prompts": None}
+    parameters = drawing_parameters(ctx) | {"pictures": None, "prompts": None}
     pace = Pace(parameters=parameters, seconds=2.5, device="cpu")
     write_model(ctx.ws.preview_pace, pace)
     assert seconds_per_picture(ctx) == (2.5, "a preview on cpu")

@@ -20,6 +20,10 @@ from higfa_cli.cli.app import app
 from tests.support.photo_project import CLASSES, higfa
 
 STAGES = ("contours", "finetune-guide", "synthesize", "filter", "train-downstream", "report")
+FOLDERS = (
+    *("contours", "finetune-guide", "synthesize/higfa", "synthesize/gallery", "filter/higfa"),
+    *("train-downstream", "report"),
+)
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -32,7 +36,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def test_every_stage_leaves_its_record(workspace: Path) -> None:
-    for stage in STAGES:
+    for stage in FOLDERS:
         record = json.loads((workspace / stage / "run.json").read_text())
         assert record["status"] == "done"
         assert record["outputs"]
@@ -40,14 +44,14 @@ def test_every_stage_leaves_its_record(workspace: Path) -> None:
 
 
 def test_pictures_load_as_an_image_folder(workspace: Path) -> None:
-    folder = ImageFolder(str(workspace / "synthesize" / "images"))
+    folder = ImageFolder(str(workspace / "synthesize" / "higfa" / "images"))
     assert folder.classes == sorted(["disc", "ring", "box%25odd"])
     assert len(folder) == 12
     assert folder[0][0].size == (32, 32)
 
 
 def test_metadata_has_one_true_row_per_picture(workspace: Path) -> None:
-    images = workspace / "synthesize" / "images"
+    images = workspace / "synthesize" / "higfa" / "images"
     rows = read_jsonl(images / "metadata.jsonl")
     assert len(rows) == 12
     assert len({row["seed"] for row in rows}) == 12
@@ -64,7 +68,7 @@ def test_metadata_has_one_true_row_per_picture(workspace: Path) -> None:
 def test_traces_follow_the_recipe(workspace: Path) -> None:
     rows = [
         row
-        for path in sorted((workspace / "synthesize" / "traces").glob("*.jsonl"))
+        for path in sorted((workspace / "synthesize" / "higfa" / "traces").glob("*.jsonl"))
         for row in read_jsonl(path)
     ]
     assert len(rows) == 12
@@ -108,13 +112,13 @@ def test_a_lost_picture_is_drawn_again_and_nothing_else(
 ) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(workspace, copy)
-    whole = digests(copy / "synthesize")
-    lost = next((copy / "synthesize" / "images").rglob("*.png"))
+    whole = digests(copy / "synthesize" / "higfa")
+    lost = next((copy / "synthesize" / "higfa" / "images").rglob("*.png"))
     lost.unlink()
     flags = (str(recipe), "--workspace", str(copy), "--json", "--quiet")
-    summary = json.loads(higfa("synthesize", *flags).stdout)["summary"]
+    summary = json.loads(higfa("synthesize", *flags).stdout)["summary"]["higfa"]
     assert summary["drawn_now"] in (2, 5)  # the one batch that it belonged to
-    assert digests(copy / "synthesize") == whole
+    assert digests(copy / "synthesize" / "higfa") == whole
 
 
 def test_seeds_do_not_depend_on_the_rest_of_the_plan(recipe: Path, workspace: Path) -> None:
@@ -124,14 +128,14 @@ def test_seeds_do_not_depend_on_the_rest_of_the_plan(recipe: Path, workspace: Pa
     assert plan["images"] == 24
     assert plan["denoiser_evaluations"] == 24 * 4 * 3
     assert plan["guide_evaluations"] == 24 * 2
-    old = {row["seed"] for row in read_jsonl(workspace / "synthesize" / "plan.jsonl")}
+    old = {row["seed"] for row in read_jsonl(workspace / "synthesize" / "higfa" / "plan.jsonl")}
     assert {row["seed"] for row in plan["first"] if row["replica"] == 0} <= old
 
 
 def test_preview_and_sweep_draw_sheets(recipe: Path, workspace: Path) -> None:
     flags = (str(recipe), "--workspace", str(workspace), "--json", "--quiet")
     sheet = json.loads(higfa("synthesize", *flags, "--preview", "3").stdout)["sheet"]
-    assert Image.open(sheet).size == (3 * 128, 128 + 14)
+    assert Image.open(sheet).size == ((1 + 3) * 128, 128 + 14)
     strong = ("--set", "guidance.classifier.grad_norm=rms")
     values = "guidance.classifier.scale=0,0,2"
     result = json.loads(higfa("synthesize", *flags, *strong, "--sweep", values).stdout)
@@ -161,7 +165,7 @@ def test_report_is_self_contained(workspace: Path) -> None:
     html = (workspace / "report" / "report.html").read_text(encoding="utf-8")
     assert "box%odd" in html
     assert "http://" not in html.replace("http://www.w3.org", "")
-    assert html.count("data:image/png") >= 10
+    assert html.count("data:image/png") >= 8
     rows = list(csv.DictReader((workspace / "report" / "results.csv").open(encoding="utf-8")))
     assert len(rows) == 2
 
@@ -206,7 +210,7 @@ def test_same_plan_gives_the_same_bytes(recipe: Path, workspace: Path, tmp_path:
     torch.manual_seed(123)  # the global state must not matter
     copy = tmp_path / "copy"
     shutil.copytree(workspace, copy)
-    whole = digests(copy / "synthesize")
+    whole = digests(copy / "synthesize" / "higfa")
     flags = (str(recipe), "--workspace", str(copy), "--force", "--quiet")
     higfa("synthesize", *flags)
-    assert digests(copy / "synthesize") == whole
+    assert digests(copy / "synthesize" / "higfa") == whole

@@ -16,10 +16,10 @@ from higfa_cli.artifacts.plan import in_batches
 from higfa_cli.method import schedule
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.recipe.strict_yaml import dump_yaml
+from higfa_cli.stages.batch_files import Models
 from higfa_cli.stages.batching import batch_size, costliest_step
 from higfa_cli.stages.context import Context, make_context
-from higfa_cli.stages.drawing import draw_items, load
-from higfa_cli.stages.pipeline import NAMES
+from higfa_cli.stages.drawing import draw_items
 from higfa_cli.stages.plan import plan
 from tests.support import tiny
 from tests.support.photo_project import CLASSES, higfa, write_photos
@@ -77,16 +77,16 @@ def context(recipe: Path) -> Context:
 
 def test_every_stage_is_done_and_every_picture_there(recipe: Path) -> None:
     out = recipe.parent / "out"
-    for stage in NAMES:
+    for stage in ("contours", "synthesize/higfa", "synthesize/gallery", "filter/higfa", "report"):
         assert json.loads((out / stage / "run.json").read_text())["status"] == "done"
-    rows = read_jsonl(out / "synthesize" / "images" / "metadata.jsonl")
+    rows = read_jsonl(out / "synthesize" / "higfa" / "images" / "metadata.jsonl")
     assert len(rows) == 9
     assert all(row["status"] == "ok" and 0 <= row["confidence"] <= 1 for row in rows)
     assert (out / "report" / "report.html").is_file()
 
 
 def test_plan_holds_the_settled_batch_size(recipe: Path) -> None:
-    out = recipe.parent / "out" / "synthesize"
+    out = recipe.parent / "out" / "synthesize" / "higfa"
     settled = json.loads((out / "plan.json").read_text())
     asked = context(recipe).recipe.run.batch_size
     assert settled["probed"] == (asked == "auto")
@@ -100,7 +100,7 @@ def test_plan_holds_the_settled_batch_size(recipe: Path) -> None:
 
 def test_prompts_come_from_the_bank(recipe: Path) -> None:
     settings = context(recipe).recipe
-    rows = read_jsonl(recipe.parent / "out" / "synthesize" / "plan.jsonl")
+    rows = read_jsonl(recipe.parent / "out" / "synthesize" / "higfa" / "plan.jsonl")
     prompts = {row["prompt"] for row in rows}
     if settings.prompts.bank == "mine.yaml":
         assert prompts <= {f"a {c} {p}" for c in CLASSES for p in ("on sand", "at night")}
@@ -115,7 +115,7 @@ def test_out_of_memory_halves_the_batch_and_is_recorded(recipe: Path) -> None:
     """The real UNet refuses more than two pictures at a time: same pictures, smaller parts."""
     ctx = context(recipe)
     items = in_batches(plan(ctx), 4)[:4]
-    model, guide = load(ctx, items)
+    model, guide = Models([(ctx.arm("higfa"), items)]).of(ctx.arm("higfa"))
     guidance = ctx.recipe.guidance
     whole = draw_items(ctx, model, guide, guidance, items)
     assert [one.effective_batch for one in whole] == [4] * 4
@@ -143,7 +143,7 @@ def test_out_of_memory_halves_the_batch_and_is_recorded(recipe: Path) -> None:
 def test_the_costliest_step_is_one_guided_step(recipe: Path) -> None:
     ctx = context(recipe)
     items = plan(ctx)
-    model, guide = load(ctx, items)
+    model, guide = Models([(ctx.arm("higfa"), items)]).of(ctx.arm("higfa"))
     assert guide is not None
     seen: list[tuple[str, int]] = []
     model.network.register_forward_pre_hook(lambda _m, a: seen.append(("unet", len(a[0]))))

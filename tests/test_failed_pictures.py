@@ -64,11 +64,11 @@ def test_one_batch_fails_and_the_others_do_not_change(
 ) -> None:
     without_room(monkeypatch, lambda item: item.batch == 1)
     result = run("synthesize", project, out, "--json", code=3)
-    summary = json.loads(result.stdout)["summary"]
+    summary = json.loads(result.stdout)["summary"]["higfa"]
     assert (summary["images"], summary["failed"]) == (4, 2)
     assert summary["failures"] == {"out of memory": 2}
-    assert read_json(out / "synthesize" / "run.json")["status"] == "done"
-    failed = read_jsonl(out / "synthesize" / "failed.jsonl")
+    assert read_json(out / "synthesize" / "higfa" / "run.json")["status"] == "done"
+    failed = read_jsonl(out / "synthesize" / "higfa" / "failed.jsonl")
     assert [row["batch"] for row in failed] == [1, 1]
     pictures = {name: digest for name, digest in tree(out).items() if name.endswith(".png")}
     whole = tree(project.parent / "whole")
@@ -80,7 +80,8 @@ def test_one_batch_fails_and_the_others_do_not_change(
     # Once there is room, only the failed batch is drawn again, and all is as if it had been so.
     monkeypatch.undo()
     retried = json.loads(run("synthesize", project, out, "--json", "--retry-failed").stdout)
-    assert (retried["summary"]["drawn_now"], retried["summary"]["failed"]) == (2, 0)
+    counts = retried["summary"]["higfa"]
+    assert (counts["drawn_now"], counts["failed"]) == (2, 0)
     assert tree(out) == whole
 
 
@@ -92,9 +93,9 @@ def test_a_failed_picture_of_an_interrupted_run_stays_failed(
     run("synthesize", project, out, code=3)
     failed = tree(out)
     monkeypatch.undo()
-    (out / "synthesize" / "gallery.jsonl").unlink()
+    (out / "synthesize" / "higfa" / "images" / "metadata.jsonl").unlink()
     result = run("synthesize", project, out, "--json", code=3)
-    assert json.loads(result.stdout)["summary"]["drawn_now"] == 0
+    assert json.loads(result.stdout)["summary"]["higfa"]["drawn_now"] == 0
     assert tree(out) == failed
 
 
@@ -106,19 +107,19 @@ def test_a_failed_picture_of_an_interrupted_run_stays_failed(
 def test_one_picture_of_a_batch_fails(
     project: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = read_jsonl(project.parent / "whole" / "synthesize" / "plan.jsonl")[0]["id"]
+    first = read_jsonl(project.parent / "whole" / "synthesize" / "higfa" / "plan.jsonl")[0]["id"]
     without_room(monkeypatch, lambda item: item.id == first)
     result = run("synthesize", project, out, "--json", code=3)
-    summary = json.loads(result.stdout)["summary"]
+    summary = json.loads(result.stdout)["summary"]["higfa"]
     assert (summary["images"], summary["failed"], summary["smallest_batch"]) == (5, 1, 1)
 
 
 def test_all_pictures_fail(project: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without_room(monkeypatch, lambda item: True)
     result = run("synthesize", project, out, "--json", code=3)
-    assert json.loads(result.stdout)["summary"]["images"] == 0
-    assert len(read_jsonl(out / "synthesize" / "failed.jsonl")) == 6
-    assert not list((out / "synthesize").rglob("*.png"))
+    assert json.loads(result.stdout)["summary"]["higfa"]["images"] == 0
+    assert len(read_jsonl(out / "synthesize" / "higfa" / "failed.jsonl")) == 6
+    assert not list((out / "synthesize" / "higfa").rglob("*.png"))
     for command in ("filter", "run"):
         said = run(command, project, out, code=1).stderr.strip()
         assert said.startswith("error: ") and "lists no picture: all failed to draw" in said
@@ -132,7 +133,7 @@ def test_what_is_not_finite_fails_alike(project: Path, out: Path) -> None:
     huge = ("--set", "guidance.classifier.scale=3e38", "--set", "guidance.classifier.gamma=0")
     norm = ("--set", "guidance.classifier.grad_norm=rms")
     result = run("synthesize", project, out, "--json", *huge, *norm, code=3)
-    summary = json.loads(result.stdout)["summary"]
+    summary = json.loads(result.stdout)["summary"]["higfa"]
     assert summary["failures"] == {"not finite": 6}
     assert summary["images"] == 0
 

@@ -98,11 +98,11 @@ def test_all_pictures_failed_is_said_counted_and_stops_what_follows(
     assert forks.run("contours", recipe, *workspace)[0] == 0
     code, out, err = forks.run("synthesize", recipe, *workspace, "--json")
     assert code == 3, err
-    summary = json.loads(out)["summary"]
+    summary = json.loads(out)["summary"]["higfa"]
     assert (summary["images"], summary["failed"], summary["failures"]) == (0, 4, {"not finite": 4})
-    rows = read_jsonl(tmp_path / "w/synthesize/failed.jsonl")
+    rows = read_jsonl(tmp_path / "w/synthesize/higfa/failed.jsonl")
     assert len(rows) == 4 and all(row["error"].startswith("not finite") for row in rows)
-    assert read_jsonl(tmp_path / "w/synthesize/images/metadata.jsonl") == []
+    assert read_jsonl(tmp_path / "w/synthesize/higfa/images/metadata.jsonl") == []
     code, _, err = forks.run("filter", recipe, *workspace)
     assert code == 1
     one_line(err, "synthesize")
@@ -110,7 +110,7 @@ def test_all_pictures_failed_is_said_counted_and_stops_what_follows(
     shutil.copy(healthy, weights)
     code, out, err = forks.run("synthesize", recipe, *workspace, "--json")
     assert code == 0, err
-    assert json.loads(out)["summary"]["images"] == 4
+    assert json.loads(out)["summary"]["higfa"]["images"] == 4
 
 
 @pytest.mark.fault("numbers", "a class with one photo", "trains, repeatable")

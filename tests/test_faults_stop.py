@@ -15,7 +15,7 @@ import pytest
 from tests.support.fault_project import higfa, obey_permissions, one_line, tree, write_project
 from tests.support.forks import Child, Forks, wait_for
 
-FIRST, TRACES = (f"synthesize/traces/batch-0000{n}.jsonl" for n in (0, 1))
+FIRST, TRACES = (f"synthesize/higfa/traces/batch-0000{n}.jsonl" for n in (0, 1))
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def whole(forks: Forks, recipe: Path) -> Path:
         code, out, err = forks.run(stage, recipe, "--workspace", folder)
         assert code == 0 and stage in out, err
         assert not set(out + err) & {"\x1b", "\r", "\b"}
-    assert len(list(folder.rglob("synthesize/images/*/*.png"))) == 12
+    assert len(list(folder.rglob("synthesize/higfa/images/*/*.png"))) == 12
     return folder
 
 
@@ -83,7 +83,9 @@ def test_limits_strike_while_drawing(
     struck = []
     contours = tree(contoured / "contours")
     arguments = ["synthesize", recipe, "--workspace", contoured]
-    sizes = sorted(p.stat().st_size for p in (whole / "synthesize").rglob("*") if p.is_file())
+    sizes = sorted(
+        p.stat().st_size for p in (whole / "synthesize" / "higfa").rglob("*") if p.is_file()
+    )
     # Just too small for the n-th largest file, so that the run gets further each time.
     for limit in [size - 1 for size in sizes[len(sizes) // 2 :: 5]] + [sizes[-1] - 1]:
         code, _, err = forks.run(*arguments, limit=limit)
@@ -141,10 +143,10 @@ def test_signal_while_drawing_and_the_same_command_goes_on(
     code, out, err = child.end()
     assert (code, out) == (expected, "")
     one_line(err, "interrupted", "run the same command again")
-    record = json.loads((contoured / "synthesize/run.json").read_text())
+    record = json.loads((contoured / "synthesize/higfa/run.json").read_text())
     assert (record["status"], record["error"]) == ("failed", "interrupted")
     kept = (contoured / FIRST).stat().st_ino
-    assert not (contoured / "synthesize/images/metadata.jsonl").exists()
+    assert not (contoured / "synthesize/higfa/images/metadata.jsonl").exists()
     assert not list(contoured.rglob(".higfa-tmp-*")) and not list(contoured.glob(".*.json"))
     assert forks.run(*arguments)[0] == 0
     assert (contoured / FIRST).stat().st_ino == kept, "what was finished is not drawn again"
@@ -189,7 +191,7 @@ def test_two_interrupts_at_once(forks: Forks, recipe: Path, whole: Path, contour
 def holder(forks: Forks, recipe: Path, contoured: Path) -> Iterator[Child]:
     """A run that is drawing into `contoured`."""
     child = forks.start("synthesize", recipe, "--workspace", contoured)
-    wait_for(contoured / "synthesize/run.json")
+    wait_for(contoured / "synthesize/higfa/run.json")
     yield child
 
 
@@ -205,7 +207,9 @@ def test_second_run_leaves_at_once_and_the_first_goes_on(
     code, out, err = forks.run("synthesize", recipe, "--workspace", contoured, "--force")
     holder.send(signal.SIGCONT)
     assert (code, out) == (75, "")
-    one_line(err, f"process {holder.pid} on {socket.gethostname()}", contoured / "synthesize")
+    one_line(
+        err, f"process {holder.pid} on {socket.gethostname()}", contoured / "synthesize" / "higfa"
+    )
     assert holder.end()[0] == 0
     same(contoured, whole)
 
@@ -284,7 +288,7 @@ def test_harmed_contours_are_made_again(
     code, _, err = forks.run("synthesize", recipe, "--workspace", contoured)
     assert code == 1
     one_line(err, "contours", "run")
-    assert not (contoured / "synthesize").exists()
+    assert not (contoured / "synthesize" / "higfa").exists()
     # ... and running that mends it. Only without its record, nobody knows whose the folder is.
     code, _, err = forks.run("contours", recipe, "--workspace", contoured)
     if (name, harm) == ("run.json", "deleted"):
@@ -307,7 +311,7 @@ def test_harmed_contours_are_made_again(
         "plan.jsonl",
         "plan.json",
         "traces/batch-00000.jsonl",
-        "gallery.jsonl",
+        "traces/batch-00001.jsonl",
         "run.json",
     ],
 )
@@ -316,7 +320,7 @@ def test_harmed_synthesis_is_mended(
     forks: Forks, recipe: Path, whole: Path, contoured: Path, name: str, harm: str
 ) -> None:
     shutil.copytree(whole / "synthesize", contoured / "synthesize")
-    victim = contoured / "synthesize" / name
+    victim = contoured / "synthesize/higfa" / name
     if harm == "cut":
         cut(victim)
     else:
@@ -336,7 +340,7 @@ def test_journal_cut_short(forks: Forks, recipe: Path, whole: Path, contoured: P
     wait_for(contoured / TRACES)
     child.send(signal.SIGKILL)
     child.end()
-    (journal,) = (contoured / "synthesize").glob(".outputs*.jsonl")
+    (journal,) = (contoured / "synthesize" / "higfa").glob(".outputs*.jsonl")
     cut(journal)
     assert forks.run(*arguments)[0] == 0
     same(contoured, whole)
@@ -347,7 +351,7 @@ def test_edited_and_deleted_pictures_are_drawn_again(
     forks: Forks, recipe: Path, whole: Path, contoured: Path
 ) -> None:
     shutil.copytree(whole / "synthesize", contoured / "synthesize")
-    first, second, *_ = sorted((contoured / "synthesize/images").rglob("*.png"))
+    first, second, *_ = sorted((contoured / "synthesize/higfa/images").rglob("*.png"))
     first.write_bytes(second.read_bytes())
     second.unlink()
     arguments = ["synthesize", recipe, "--workspace", contoured]

@@ -184,10 +184,10 @@ def drawn(photo: np.ndarray, replica: int, label: int, rng: np.random.Generator)
 
 def write_drawn(ctx: Context) -> None:
     """A finished `synthesize` with real contours before it: its pictures are made here."""
-    inputs = synthesize_inputs(ctx)
+    inputs = synthesize_inputs(ctx.arm("higfa"))
     rng = np.random.default_rng(5)
     rows = []
-    with stage_run(ctx.stage_dir("synthesize"), inputs, ctx.recipe) as run:
+    with stage_run(ctx.ws.arm("higfa").synthesize.directory, inputs, ctx.recipe) as run:
         images = run.directory / "images"
         for label, cls in enumerate(CLASSES):
             for number in range(2):
@@ -251,6 +251,8 @@ def synthesized(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "size": SIZE,
         "model": {"base": "some/model", "controlnet": "some/controlnet"},
         "guidance": {"classifier": {"switch": 1.0}},
+        "pictures": {"gallery": 0},
+        "arms": {"higfa": {}},
         "run": {"device": "cpu"},
         "downstream": {**classifier, "epochs": 1, "batch_size": 8, "seeds": [0]},
     }
@@ -275,13 +277,13 @@ def changed(ctx: Context, **values: Any) -> Context:
 
 
 def rows_of(ctx: Context) -> dict[str, dict[str, Any]]:
-    return {row["id"]: row for row in read_jsonl(ctx.workspace / "filter/selection.jsonl")}
+    return {row["id"]: row for row in read_jsonl(ctx.workspace / "filter/higfa/selection.jsonl")}
 
 
 def test_copies_mirror_images_and_single_colours_are_caught(ctx: Context) -> None:
     strict = changed(ctx, duplicate=0.99)
-    before = sorted(path.name for path in ctx.stage_dir("synthesize").rglob("*"))
-    summary = pipeline.step(strict, "filter")["summary"]
+    before = sorted(path.name for path in ctx.ws.arm("higfa").synthesize.directory.rglob("*"))
+    summary = pipeline.step(strict, "filter")["summary"]["higfa"]
     rows = rows_of(ctx)
     assert len(rows) == len(CLASSES) * 2 * REPLICAS
     for label in range(len(CLASSES)):
@@ -295,12 +297,14 @@ def test_copies_mirror_images_and_single_colours_are_caught(ctx: Context) -> Non
         assert all(row["kept"] and row["reasons"] == [] for row in others)
         assert all(row["duplicate"] < 0.99 and row["std"] > 2 for row in others)
     assert all(row["confidence"] is None and row["rank"] is None for row in rows.values())
-    counts = read_json(ctx.workspace / "filter/run.json")["counts"]
+    counts = read_json(ctx.workspace / "filter/higfa/run.json")["counts"]
     assert (counts["pictures"], counts["kept"]) == (32, 20)
     assert counts["rejected"] == dict.fromkeys(PICTURE_FAULTS, 0) | {"duplicate": 8, "constant": 4}
     assert counts["kept_by_class"] == dict.fromkeys(CLASSES, 5)
     assert (summary["kept"], summary["classes_without"]) == (20, [])
-    assert sorted(path.name for path in ctx.stage_dir("synthesize").rglob("*")) == before
+    assert (
+        sorted(path.name for path in ctx.ws.arm("higfa").synthesize.directory.rglob("*")) == before
+    )
 
 
 def test_without_the_key_duplicates_are_measured_and_kept(ctx: Context) -> None:
@@ -319,17 +323,17 @@ def test_changed_threshold_filters_again_and_draws_nothing(ctx: Context) -> None
     assert pipeline.step(other, "filter")["action"] == "skipped"
     assert pipeline.state(other, "synthesize").kind == "fresh"
     # Other pictures make the selection stale.
-    victim = ctx.stage_dir("synthesize") / "images" / class_dir(CLASSES[0]) / "0-0.png"
+    victim = ctx.ws.arm("higfa").synthesize.directory / "images" / class_dir(CLASSES[0]) / "0-0.png"
     victim.write_bytes(encode_png(np.zeros((SIZE, SIZE, 3), np.uint8)))
-    assert pipeline.state(other, "filter").reasons == ("synthesize must run again first",)
+    assert pipeline.state(other, "filter").reasons == ("synthesize/higfa must run again first",)
 
 
 def test_the_guide_decides_on_finished_pictures(ctx: Context) -> None:
     write_guide(ctx)
-    stage.run(changed(ctx, top_k=len(CLASSES)))
+    stage.run(changed(ctx, top_k=len(CLASSES)), ["higfa"])
     rows = rows_of(ctx)
     guide = load_classifier(ctx.workspace / "finetune-guide/guide.safetensors")
-    images = ctx.stage_dir("synthesize") / "images"
+    images = ctx.ws.arm("higfa").synthesize.directory / "images"
     for row in rows.values():
         image = torch.from_numpy(read_image(images / row["file_name"])).permute(2, 0, 1)[None]
         probabilities = guide.probabilities(image)[0]
@@ -338,12 +342,12 @@ def test_the_guide_decides_on_finished_pictures(ctx: Context) -> None:
         assert row["rank"] == probabilities.argsort(descending=True).tolist().index(target) + 1
     values = sorted(row["confidence"] for row in rows.values())
     middle = (values[15] + values[16]) / 2
-    stage.run(changed(ctx, confidence=middle))
+    stage.run(changed(ctx, confidence=middle), ["higfa"])["higfa"]
     kept = {name: row["kept"] for name, row in rows_of(ctx).items()}
     assert kept == {
         name: row["confidence"] > middle and row["std"] > 2 for name, row in rows.items()
     }
-    stage.run(changed(ctx, top_k=1, constant=0))
+    stage.run(changed(ctx, top_k=1, constant=0), ["higfa"])["higfa"]
     kept = {name: row["kept"] for name, row in rows_of(ctx).items()}
     assert kept == {name: row["rank"] == 1 for name, row in rows.items()}
     assert 0 < sum(kept.values()) < 32
@@ -351,7 +355,7 @@ def test_the_guide_decides_on_finished_pictures(ctx: Context) -> None:
 
 def test_best_of_keeps_one_of_each_photo(ctx: Context) -> None:
     write_guide(ctx)
-    stage.run(changed(ctx, best_of=REPLICAS))
+    stage.run(changed(ctx, best_of=REPLICAS), ["higfa"])["higfa"]
     rows = rows_of(ctx)
     for label in range(len(CLASSES)):
         for number in range(2):
@@ -366,10 +370,10 @@ def test_guide_is_an_input_where_it_is_used(ctx: Context) -> None:
     """Neither the sampler nor a key: then an old guide on disk cannot make the filter stale."""
     guide = "finetune-guide/guide.safetensors"
     write_guide(ctx)
-    assert guide not in filter_inputs(ctx).files
-    stage.run(ctx)
+    assert guide not in filter_inputs(ctx.arm("higfa")).files
+    stage.run(ctx, ["higfa"])
     assert {row["confidence"] for row in rows_of(ctx).values()} == {None}
-    files = filter_inputs(changed(ctx, best_of=2)).files
+    files = filter_inputs(changed(ctx, best_of=2).arm("higfa")).files
     assert {guide, "data/train"} < files.keys()
     assert "data/test" not in files
 
@@ -380,20 +384,20 @@ def test_guide_is_an_input_where_it_is_used(ctx: Context) -> None:
 def test_keys_that_need_a_guide_say_so(ctx: Context) -> None:
     expected = r"^filter\.confidence, filter\.top_k: .* is missing; run `higfa finetune-guide`"
     with pytest.raises(UserError, match=expected):
-        stage.run(changed(ctx, confidence=0.5, top_k=3))
-    assert not ctx.stage_dir("filter").exists()
+        stage.run(changed(ctx, confidence=0.5, top_k=3), ["higfa"])["higfa"]
+    assert not ctx.ws.arm("higfa").filter.directory.exists()
 
 
 def test_guide_of_other_classes_is_refused(ctx: Context) -> None:
     write_guide(ctx, ("a", "b"))
     with pytest.raises(UserError, match="the guide's 2 classes are not the data's 4"):
-        stage.run(changed(ctx, top_k=1))
-    assert not ctx.stage_dir("filter").exists()
+        stage.run(changed(ctx, top_k=1), ["higfa"])["higfa"]
+    assert not ctx.ws.arm("higfa").filter.directory.exists()
 
 
 def test_all_rejected_names_the_keys_and_leaves_the_measures(ctx: Context) -> None:
     expected = (
-        r"leaves none of 32 pictures: filter\.duplicate 0\.01 rejects \d+, "
+        r"leaves none of 32 pictures of higfa: filter\.duplicate 0\.01 rejects \d+, "
         r"filter\.constant 255\.0 rejects 32; loosen these keys"
     )
     with pytest.raises(UserError, match=expected):
@@ -401,17 +405,17 @@ def test_all_rejected_names_the_keys_and_leaves_the_measures(ctx: Context) -> No
     assert len(rows_of(ctx)) == 32
     state = pipeline.state(changed(ctx, duplicate=0.01, constant=255), "filter")
     assert state.kind == "partial" and "leaves none of 32" in state.reasons[0]
-    assert pipeline.step(ctx, "filter")["summary"]["kept"] == 28
+    assert pipeline.step(ctx, "filter")["summary"]["higfa"]["kept"] == 28
 
 
 def test_no_pictures_yet_or_none_drawn(ctx: Context) -> None:
-    metadata = ctx.workspace / "synthesize/images/metadata.jsonl"
+    metadata = ctx.workspace / "synthesize/higfa/images/metadata.jsonl"
     metadata.write_text("")
     with pytest.raises(UserError, match=r"lists no picture.*failed\.jsonl"):
-        stage.run(ctx)
+        stage.run(ctx, ["higfa"])["higfa"]
     metadata.unlink()
     with pytest.raises(UserError, match="run `higfa synthesize` first"):
-        filter_inputs(ctx)
+        filter_inputs(ctx.arm("higfa"))
 
 
 def test_class_without_pictures_is_named(ctx: Context) -> None:
@@ -421,13 +425,16 @@ def test_class_without_pictures_is_named(ctx: Context) -> None:
         def note(self, message: str) -> None:
             said.append(message)
 
-    images = ctx.stage_dir("synthesize") / "images" / class_dir(CLASSES[3])
+    images = ctx.ws.arm("higfa").synthesize.directory / "images" / class_dir(CLASSES[3])
     for path in images.iterdir():
         Image.new("RGB", (SIZE, SIZE), "red").save(path)
-    summary = stage.run(replace(ctx, progress=Noting()))
+    summary = stage.run(replace(ctx, progress=Noting()), ["higfa"])["higfa"]
     assert summary["classes_without"] == [CLASSES[3]]
     assert f"no picture is left of 1 classes ({CLASSES[3]})" in said[0]
-    assert read_json(ctx.workspace / "filter/run.json")["counts"]["kept_by_class"][CLASSES[3]] == 0
+    assert (
+        read_json(ctx.workspace / "filter/higfa/run.json")["counts"]["kept_by_class"][CLASSES[3]]
+        == 0
+    )
 
 
 # --- what training and report make of it ------------------------------------------------------
@@ -441,38 +448,38 @@ def test_training_sees_only_what_is_kept(ctx: Context) -> None:
     stale = pipeline.state(strict, "train-downstream")
     assert stale.kind == "missing" and "higfa filter" in stale.reasons[0]
     pipeline.step(strict, "filter")
-    (own,) = [arm for arm in choose_arms(strict) if arm.folder is not None]
-    assert own.folder is not None
-    listing = list_synthetic(own.folder, CLASSES, (), own.kept())
+    (source,) = [arm.source for arm in choose_arms(strict) if arm.source is not None]
+    listing = list_synthetic(source.folder, CLASSES, (), source.kept())
     kept = [row["file_name"] for row in rows_of(ctx).values() if row["kept"]]
     assert len(kept) == 20
-    assert sorted(p.relative_to(own.folder).as_posix() for p in listing.paths) == sorted(kept)
+    assert sorted(p.relative_to(source.folder).as_posix() for p in listing.paths) == sorted(kept)
     files = downstream_inputs(strict).files
-    assert {"filter/selection.jsonl", "synthesize/images/metadata.jsonl"} < files.keys()
+    assert {"filter/higfa/selection.jsonl", "synthesize/higfa/images/metadata.jsonl"} < files.keys()
     # The stage reads the filter: stale selection, stale training.
-    with pytest.raises(UserError, match="train-downstream reads filter, which is stale"):
+    with pytest.raises(UserError, match="train-downstream reads filter/higfa, which is stale"):
         pipeline.run_stage(changed(ctx, duplicate=0.5), "train-downstream")
 
 
 def test_training_depends_on_the_choice_and_not_on_its_measures(ctx: Context) -> None:
-    stage.run(changed(ctx, duplicate=0.99))
+    stage.run(changed(ctx, duplicate=0.99), ["higfa"])
     before = downstream_inputs(ctx).files
-    stage.run(changed(ctx, duplicate=0.995))
+    stage.run(changed(ctx, duplicate=0.995), ["higfa"])
     assert downstream_inputs(ctx).files == before
-    stage.run(ctx)
+    stage.run(ctx, ["higfa"])
     assert downstream_inputs(ctx).files != before
 
 
 def test_outside_pictures_are_not_filtered(ctx: Context, tmp_path: Path) -> None:
     folder = write_class_folders(tmp_path / "outside", 3, 4)
-    stage.run(ctx)
-    arms = {arm.name: arm for arm in choose_arms(ctx, [f"outside={folder}"])}
-    assert arms["real+outside"].kept() is None and arms["real+higfa"].kept() is not None
-    assert list(arms["real+outside"].files(ctx.ws)) == ["synthetic/real+outside"]
+    stage.run(ctx, ["higfa"])["higfa"]
+    _, drawn, outside = (arm.source for arm in choose_arms(ctx, [f"outside={folder}"]))
+    assert drawn is not None and drawn.kept() is not None
+    assert outside is not None and outside.kept() is None
+    assert list(outside.files()) == ["synthetic/real+outside"]
 
 
 def test_kept_pictures_that_cannot_train_are_an_error(ctx: Context) -> None:
-    images = ctx.stage_dir("synthesize") / "images"
+    images = ctx.ws.arm("higfa").synthesize.directory / "images"
     with pytest.raises(
         UserError, match=r"none of the 1 pictures of .* that passed the filter may train"
     ):
@@ -489,8 +496,8 @@ def test_from_the_command_line_to_the_report(ctx: Context) -> None:
         return result.stdout
 
     dry = json.loads(higfa("filter", recipe, *flags, "--dry-run", "--json"))
-    assert dry["kind"] == "missing" and "selection.jsonl" in dry["writes"]
-    assert not ctx.stage_dir("filter").exists()
+    assert dry["kind"] == "missing" and "selection.jsonl" in dry["arms"]["higfa"]["writes"]
+    assert not ctx.ws.arm("higfa").filter.directory.exists()
     out = higfa("filter", recipe, *flags)
     assert "kept: 20" in out
     higfa("train-downstream", recipe, *flags)

@@ -346,12 +346,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
 def test_the_whole_pipeline_keeps_the_names(run: tuple[Path, bytes]) -> None:
     workspace, printed = run
     assert_inert(printed)
-    rows = read_jsonl(workspace / "synthesize/images/metadata.jsonl")
+    rows = read_jsonl(workspace / "synthesize/higfa/images/metadata.jsonl")
     assert {row["class"] for row in rows} == set(WHOLE)
     folders = class_dirs(WHOLE)
     assert {row["file_name"].split("/")[0] for row in rows} == set(folders.values())
     for row in rows:
-        assert (workspace / "synthesize/images" / row["file_name"]).is_file()
+        assert (workspace / "synthesize/higfa/images" / row["file_name"]).is_file()
         assert row["prompt"].startswith("a photo of a ")
     assert any("{words} %s {x} [red]" in row["prompt"] for row in rows)
     assert {p.name for p in (workspace / "contours/images").iterdir()} == set(folders.values())

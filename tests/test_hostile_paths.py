@@ -180,22 +180,27 @@ def test_contours_are_read_from_their_stage(ctx: Context, name: str) -> None:
 
 @pytest.mark.parametrize("name", PATHS)
 def test_pictures_are_read_from_their_stage(ctx: Context, name: str) -> None:
-    images = ctx.stage_dir("synthesize") / "images"
+    images = ctx.ws.arm("higfa").synthesize.directory / "images"
     with_links(images)
     photo(images.parent / "secret.png")
     row = picture_row(file_name=path_of(name, images.parent), cls="A320", source="train/A320/0.png")
     write_rows(images / "metadata.jsonl", [row])
     with pytest.raises(UserError, match=r"names a file in|cannot read image"):
-        stage_of("filter").run(ctx)
+        stage_of("filter").run(ctx, ["higfa"])
 
 
 @pytest.mark.parametrize("name", PATHS)
 def test_the_gallery_is_read_from_its_stage(ctx: Context, name: str) -> None:
-    folder = with_links(ctx.stage_dir("synthesize"))
-    row = dict.fromkeys(report.PICTURES, path_of(name, ctx.workspace))
-    write_jsonl(folder / "gallery.jsonl", [row | {"id": "1", "class": "A320", "seed": 1}])
-    with pytest.raises(UserError, match=r"names a file in|cannot read image"):
-        report._gallery(ctx.ws.synthesize)
+    files = ctx.ws.arm("gallery").synthesize
+    with_links(files.images)
+    photo(files.source("1"))
+    photo(ctx.ws.contours.directory / "1.png")
+    right = {"id": "1", "contour": "1.png", "file_name": "1.png"}
+    for key in right:
+        row = picture_row(**right | {key: path_of(name, ctx.workspace)})
+        write_rows(files.metadata, [row])
+        with pytest.raises(UserError, match=r"names a file in|cannot read image"):
+            report._gallery(ctx)
 
 
 def finish(directory: Path, **files: str) -> None:
@@ -334,7 +339,7 @@ RECORDS: dict[str, Any] = {
     "records and results of a stranger",
     "replaced or refused; nothing outside is removed",
 )
-@pytest.mark.parametrize("stage", ["contours", "synthesize", "train-downstream"])
+@pytest.mark.parametrize("stage", ["contours", "synthesize/higfa", "train-downstream"])
 @pytest.mark.parametrize("case", RECORDS)
 def test_hostile_records_are_replaced_or_refused(ctx: Context, case: str, stage: str) -> None:
     text = json.dumps(RECORDS[case]) if RECORDS[case] is not None else "[" * 100_000
@@ -346,7 +351,7 @@ def test_hostile_records_are_replaced_or_refused(ctx: Context, case: str, stage:
         assert code == 0, printed
         assert_inert(printed)
     if case != "nested":
-        assert estimate._earlier(ctx, torch.device("cpu")) is None
+        assert estimate._earlier(ctx.arm("higfa"), torch.device("cpu")) is None
     write_json(ctx.ws.downstream.results, {"arms": [{"name": "real", "runs": []}]})
     with pytest.raises(UserError):
         report.run(ctx)

@@ -71,13 +71,13 @@ def test_a_kill_is_noticed(killer: Killer) -> None:
     """The comparison is able to fail: a file that a kill might leave is a difference."""
     assert killer.round(stop_at=killer.steps // 2).differences == ()
     work = killer.folder / "round" / "out"
-    (work / "synthesize" / "images" / ".higfa-tmp-1-ab").write_text("half")
+    (work / "synthesize" / "higfa" / "images" / ".higfa-tmp-1-ab").write_text("half")
     (work / "contours" / "manifest.jsonl").write_text("")
-    (work / "filter" / "selection.jsonl").unlink()
+    (work / "filter" / "higfa" / "selection.jsonl").unlink()
     assert killer.differences(work) == [
         "contours/manifest.jsonl",
-        "filter/selection.jsonl",
-        "synthesize/images/.higfa-tmp-1-ab",
+        "filter/higfa/selection.jsonl",
+        "synthesize/higfa/images/.higfa-tmp-1-ab",
     ]
 
 

@@ -61,7 +61,7 @@ def test_pictures_are_those_that_higfa_synthesize_draws(samples: Samples, tmp_pa
     ctx = replace(samples.ctx, recipe=override_recipe(samples.ctx.recipe, values))
     synthesize.run(ctx)
     for item, picture in zip(samples.items, drawings.pictures, strict=True):
-        drawn = read_image(ctx.stage_dir("synthesize") / "images" / item.file_name)
+        drawn = read_image(ctx.ws.arm("higfa").synthesize.directory / "images" / item.file_name)
         difference = np.abs(drawn.astype(int) - picture.permute(1, 2, 0).numpy().astype(int))
         # The whole plan is one larger batch, which rounds otherwise.
         assert difference.max() <= 1

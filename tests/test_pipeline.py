@@ -34,6 +34,8 @@ def ctx(tmp_path: Path) -> Context:
         "size: 32\n"
         "model: {base: a/b, controlnet: a/c}\n"
         "guidance: {classifier: {switch: 1.0}}\n"
+        "arms: {higfa: {}}\n"
+        "pictures: {gallery: 0}\n"
     )
     return make_context(load_recipe(str(tmp_path / "recipe.yaml")), tmp_path / "runs")
 
@@ -45,8 +47,8 @@ def changed(ctx: Context, **values: object) -> Context:
 
 def pretend_synthesized(ctx: Context) -> None:
     """A finished record of `synthesize` with its real inputs, without drawing."""
-    inputs = synthesize_inputs(ctx)
-    with stage_run(ctx.stage_dir("synthesize"), inputs, ctx.recipe) as run:
+    inputs = synthesize_inputs(ctx.arm("higfa"))
+    with stage_run(ctx.ws.arm("higfa").synthesize.directory, inputs, ctx.recipe) as run:
         write_text(run.directory / "cost.json", "{}")
         run.output(run.directory / "cost.json")
 

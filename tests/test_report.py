@@ -9,10 +9,12 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
 
+from higfa_cli.artifacts.artifact import write_rows
 from higfa_cli.artifacts.fingerprint import hash_bytes
 from higfa_cli.artifacts.rows import TraceRow
 from higfa_cli.errors import UserError
@@ -28,12 +30,12 @@ from tests.support.report_project import (
     WAYS,
     context,
     draw_aircraft,
-    dump_rows,
     workspace,
     write_downstream,
     write_predictions,
     write_synthesis,
 )
+from tests.support.shapes import picture_row
 
 # --- a workspace made in code -----------------------------------------------------------------
 
@@ -300,7 +302,7 @@ def test_page_says_what_was_measured(helped: tuple[Path, dict[str, Any]]) -> Non
     assert "0.214" in text
     assert "240 of 120 photos" in text
     assert "higfa run 'my recipe.yaml'" in text
-    assert "Seconds 1.5 Denoiser evaluations 60 Guide evaluations 6" in text
+    assert "higfa 1.5 60 6" in text
     assert "2001" not in text
     assert text.index("Helped") < text.index("Results") < text.index("How the verdict was made")
     headings = ["Gallery", "over the steps", "Calibration", "Cost", "How it was made", "Limits"]
@@ -325,7 +327,7 @@ def test_markdown_and_latex(helped: tuple[Path, dict[str, Any]]) -> None:
     assert "&lt;img src=x onerror=alert(1)&gt;" in markdown
     links = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", markdown)
     assert len(links) == 4 * len(WAYS)
-    assert all((helped[0] / link.replace("%20", " ")).is_file() for link in links)
+    assert all((helped[0] / unquote(link)).is_file() for link in links)
     # Every table row has as many cells as its header.
     for block in re.findall(r"(?:^\|.*\n)+", markdown, flags=re.M):
         cells = [len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()]
@@ -401,9 +403,9 @@ def test_predictions_that_contradict_the_results_are_refused(tmp_path: Path) -> 
 
 def test_gallery_cannot_reach_outside(tmp_path: Path) -> None:
     ctx = workspace(tmp_path, BETTER)
-    draw_aircraft(tmp_path / "secret.png", "text", 0)
-    row = {"id": "id0", "class": "A320", "seed": 0, **dict.fromkeys(WAYS, "../secret.png")}
-    dump_rows(tmp_path / "synthesize/gallery.jsonl", [row])
+    draw_aircraft(tmp_path / "secret.png", "source", 0)
+    row = picture_row(id="id0", cls="A320", file_name="no 0.png", contour="../secret.png")
+    write_rows(tmp_path / "synthesize/gallery/images/metadata.jsonl", [row])
     with pytest.raises(UserError, match=r"secret\.png. leaves it"):
         report.run(ctx)
 

@@ -14,7 +14,7 @@ from higfa_cli.artifacts.artifact import read_model, read_rows, write_model, wri
 from higfa_cli.artifacts.records import DownstreamOptions, JournalRow, RunRecord
 from higfa_cli.artifacts.results import Calibration, Results
 from higfa_cli.artifacts.rows import ContourRow, PlanFile, RejectedRow, SelectionRow, TraceRow
-from higfa_cli.artifacts.workspace import SynthesizeFolder, Workspace
+from higfa_cli.artifacts.workspace import Workspace
 from higfa_cli.errors import UserError
 
 SELECTED: dict[str, Any] = {
@@ -193,9 +193,9 @@ def test_what_a_stage_writes_lies_in_its_folder() -> None:
         "rejected.jsonl",
     )
     assert all(len(folder.writes) > 2 for folder in ws.stages.values())
-    assert ws.name(ws.synthesize.metadata) == "synthesize/images/metadata.jsonl"
+    assert ws.name(ws.arm("higfa").synthesize.metadata) == "synthesize/higfa/images/metadata.jsonl"
     assert ws.downstream.training("real", 0).model == Path(
         "/w/train-downstream/arms/real/seed-0/model.safetensors"
     )
-    one_arm = SynthesizeFolder(ws.synthesize.directory / "text")
-    assert one_arm.name(one_arm.trace(3)) == "traces/batch-00003.jsonl"
+    arm = ws.arm("text").synthesize
+    assert arm.name(arm.trace(3)) == "traces/batch-00003.jsonl"

@@ -61,7 +61,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
 
 
 def summary(out: str) -> dict[str, object]:
-    found: dict[str, object] = json.loads(out)["summary"]
+    found: dict[str, object] = json.loads(out)["summary"]["higfa"]
     return found
 
 
@@ -75,8 +75,8 @@ def test_one_shard_after_the_other(project: Project, tmp_path: Path) -> None:
     code, text, err = project.draw(out, "--shard", "0/2")
     assert code == 0, err
     assert summary(text)["state"] == "shard 0/2 done, 2 of 3 batches so far"
-    assert read_json(out / "synthesize" / "run.json")["status"] == "running"
-    assert not (out / "synthesize" / "images" / "metadata.jsonl").exists()
+    assert read_json(out / "synthesize" / "higfa" / "run.json")["status"] == "running"
+    assert not (out / "synthesize" / "higfa" / "images" / "metadata.jsonl").exists()
     # Again: nothing is left to do for it.
     assert summary(project.draw(out, "--shard", "0/2")[1])["state"] == (
         "shard 0/2 done, 2 of 3 batches so far"
@@ -85,7 +85,7 @@ def test_one_shard_after_the_other(project: Project, tmp_path: Path) -> None:
     assert code == 0, err
     assert summary(text)["images"] == 6
     assert tree(out) == project.whole
-    record = read_json(out / "synthesize" / "run.json")
+    record = read_json(out / "synthesize" / "higfa" / "run.json")
     assert record["status"] == "done"
     # The cost counts what the other shard drew, too.
     assert len(record["output_seconds"]) == 3
@@ -101,7 +101,7 @@ def test_shards_at_the_same_time(project: Project, tmp_path: Path) -> None:
     ended = [shard.end() for shard in shards]
     assert [code for code, _, _ in ended] == [0, 0, 0], ended
     assert tree(out) == project.whole
-    rows = read_jsonl(out / "synthesize" / "images" / "metadata.jsonl")
+    rows = read_jsonl(out / "synthesize" / "higfa" / "images" / "metadata.jsonl")
     assert len({row["id"] for row in rows}) == len(rows) == 6
 
 
@@ -118,7 +118,7 @@ def test_two_workers(project: Project, tmp_path: Path) -> None:
 def test_a_killed_worker_loses_only_its_own(project: Project, tmp_path: Path) -> None:
     out = project.workspace(tmp_path)
     child = project.start(out, "--workers", "2")
-    traces = out / "synthesize" / "traces"
+    traces = out / "synthesize" / "higfa" / "traces"
     deadline = time.monotonic() + 100
     while not (found := _workers(child.pid)) or not traces.is_dir():
         assert time.monotonic() < deadline
@@ -161,7 +161,7 @@ def test_a_killed_shard_then_again(project: Project, tmp_path: Path, step: int) 
     out = project.workspace(tmp_path)
     assert project.start(out, "--shard", "0/2", stop_at=step).end()[0] == -9
     assert project.draw(out, "--shard", "1/2")[0] == 0
-    assert read_json(out / "synthesize" / "run.json")["status"] == "running"
+    assert read_json(out / "synthesize" / "higfa" / "run.json")["status"] == "running"
     code, text, err = project.draw(out, "--shard", "0/2")
     assert code == 0, err
     assert summary(text)["images"] == 6
@@ -187,8 +187,8 @@ def test_who_is_refused(project: Project, tmp_path: Path) -> None:
     out = project.workspace(tmp_path)
     slow = ("--set", "pictures.per_contour=40")
     shard = project.start(out, "--shard", "0/2", *slow)
-    wait_for(out / ".synthesize.part-shard-0-of-2.lock.json")
-    wait_for(out / "synthesize" / "plan.jsonl")
+    wait_for(out / "synthesize" / ".higfa.part-shard-0-of-2.lock.json")
+    wait_for(out / "synthesize" / "higfa" / "plan.jsonl")
     code, _, err = project.draw(out, "--shard", "0/2", *slow)
     assert code == 75, err
     one_line(err, f"process {shard.pid}")
@@ -209,11 +209,11 @@ def test_who_is_refused(project: Project, tmp_path: Path) -> None:
 def test_plan_is_followed_by_all(project: Project, tmp_path: Path) -> None:
     out = project.workspace(tmp_path)
     assert project.draw(out, "--shard", "0/2")[0] == 0
-    plan = read_json(out / "synthesize" / "plan.json")
+    plan = read_json(out / "synthesize" / "higfa" / "plan.json")
     assert (plan["batch_size"], plan["threads"], plan["device"]) == (2, 1, "cpu")
     # A plan that was settled elsewhere: whoever goes on follows it, or says why not.
-    path = out / "synthesize" / "plan.json"
-    for journal in (out / "synthesize").glob(".outputs*.jsonl"):
+    path = out / "synthesize" / "higfa" / "plan.json"
+    for journal in (out / "synthesize" / "higfa").glob(".outputs*.jsonl"):
         lines = [json.loads(line) for line in journal.read_text().splitlines()]
         path.write_text(json.dumps(plan | {"device": "cuda"}))
         for line in lines:

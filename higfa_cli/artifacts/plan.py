@@ -56,6 +56,16 @@ def make_plan(
     return tuple(items)
 
 
+def sample(plan: Sequence[PlanItem], count: int, seed: int) -> tuple[PlanItem, ...]:
+    """`count` items spread over the classes: every class once before any class twice."""
+    ranked: dict[str, list[PlanItem]] = {}
+    for item in sorted(plan, key=lambda item: seed_for(seed, "gallery", item.id)):
+        ranked.setdefault(item.cls, []).append(item)
+    rounds = max((len(group) for group in ranked.values()), default=0)
+    order = [group[i] for i in range(rounds) for group in ranked.values() if i < len(group)]
+    return tuple(order[:count])
+
+
 def in_batches(items: Sequence[PlanItem], size: int) -> tuple[PlanItem, ...]:
     """The same items with their batch set: `size` pictures each, the last perhaps fewer."""
     return tuple(

@@ -192,21 +192,6 @@ class PlanFile(Artifact):
     dtype: str
 
 
-class GalleryRow(Artifact):
-    """Files of the same class, photo and seed, drawn in several ways, below the stage's folder."""
-
-    remedy: ClassVar[str] = "run `higfa synthesize --force`"
-
-    id: str
-    cls: str = Field(alias="class")
-    seed: Index
-    source: str
-    contour: str
-    text: str
-    text_contour: str
-    higfa: str
-
-
 class SelectionRow(Artifact):
     """Whether a picture may train, and what was measured on it (`data.filter_rules.Measured`)."""
 

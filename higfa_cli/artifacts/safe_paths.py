@@ -60,8 +60,13 @@ def refuse_linked_folders(directory: Path) -> None:
     It would lead what is written and removed there somewhere else.
     """
     for item in [directory, *directory.rglob("*")]:
-        if item.is_symlink() and item.is_dir():
-            raise UserError(
-                f"{item} is a link to a folder, and higfa writes only below its workspace; "
-                "remove the link, or give the folder behind it with --workspace"
-            )
+        refuse_linked_folder(item)
+
+
+def refuse_linked_folder(folder: Path) -> None:
+    """Raise UserError for a link to a folder in the place of `folder`."""
+    if folder.is_symlink() and folder.is_dir():
+        raise UserError(
+            f"{folder} is a link to a folder, and higfa writes only below its workspace; "
+            "remove the link, or give the folder behind it with --workspace"
+        )

@@ -70,7 +70,7 @@ class GuideFolder(StageFolder):
 
 
 class SynthesizeFolder(StageFolder):
-    """Stage synthesize, or one arm of it."""
+    """One arm of stage synthesize."""
 
     plan = Below("plan.json")  # What all who draw have in common.
     items = Below("plan.jsonl")  # The pictures of the plan.
@@ -78,6 +78,11 @@ class SynthesizeFolder(StageFolder):
     metadata = Below(f"images/{METADATA}")
     failed = Below("failed.jsonl")
     traces = Below("traces")
+    sources = Below("sources")
+
+    def source(self, picture: str) -> Path:
+        """The photo whose contour a picture has; of the gallery's alone."""
+        return self.sources / f"{picture}.png"
 
     def trace(self, batch: int) -> Path:
         """Of one batch; written last, so a batch with a trace is whole."""
@@ -87,12 +92,6 @@ class SynthesizeFolder(StageFolder):
         """Of the batches that are whole, in their order."""
         return sorted(self.traces.glob("batch-*.jsonl"))
 
-    gallery = Below("gallery.jsonl")
-    gallery_images = Below("gallery")
-
-    def gallery_image(self, picture: str, way: str) -> Path:
-        return self.gallery_images / f"{picture}-{way}.png"
-
     def _outputs(self) -> tuple[Path, ...]:
         return (
             self.plan,
@@ -100,13 +99,11 @@ class SynthesizeFolder(StageFolder):
             self.images / "<class>" / "<id>.png",
             self.metadata,
             self.traces / "batch-<n>.jsonl",
-            self.gallery_image("<id>", "<way>"),
-            self.gallery,
         )
 
 
 class FilterFolder(StageFolder):
-    """Stage filter, or one arm of it."""
+    """One arm of stage filter."""
 
     selection = Below("selection.jsonl")
 
@@ -176,13 +173,9 @@ class Workspace:
     def guide(self) -> GuideFolder:
         return GuideFolder(self.root / "finetune-guide")
 
-    @property
-    def synthesize(self) -> SynthesizeFolder:
-        return SynthesizeFolder(self.root / "synthesize")
-
-    @property
-    def filter(self) -> FilterFolder:
-        return FilterFolder(self.root / "filter")
+    def arm(self, name: str) -> ArmWorkspace:
+        """With the pictures of one arm."""
+        return ArmWorkspace(self.root, name)
 
     @property
     def downstream(self) -> DownstreamFolder:
@@ -194,26 +187,21 @@ class Workspace:
 
     @property
     def stages(self) -> dict[str, StageFolder]:
-        """Stage -> its folder, in the order in which they run."""
-        folders: tuple[StageFolder, ...] = (
-            self.contours,
-            self.guide,
-            self.synthesize,
-            self.filter,
-            self.downstream,
-            self.report,
-        )
-        return {folder.directory.name: folder for folder in folders}
+        """Stage -> its folder, in the order in which they run; each arm's for those of arms."""
+        arm = self.arm("<arm>")
+        return {
+            "contours": self.contours,
+            "finetune-guide": self.guide,
+            "synthesize": arm.synthesize,
+            "filter": arm.filter,
+            "train-downstream": self.downstream,
+            "report": self.report,
+        }
 
     @property
     def previews(self) -> Path:
         """Sheets of `synthesize --preview` and `--sweep`; no stage reads them."""
         return self.root / "previews"
-
-    @property
-    def preview_pace(self) -> Path:
-        """How long a picture of the last preview took."""
-        return self.previews / "pace.json"
 
     def options(self, stage: str) -> Path:
         """The flags of a stage's last run.
@@ -225,3 +213,23 @@ class Workspace:
     def name(self, path: Path) -> str:
         """A file or folder of the workspace as a stage's inputs name it."""
         return path.relative_to(self.root).as_posix()
+
+
+@dataclass(frozen=True)
+class ArmWorkspace(Workspace):
+    """The folder of one recipe's artifacts, with the pictures of one arm."""
+
+    arm_name: str
+
+    @property
+    def synthesize(self) -> SynthesizeFolder:
+        return SynthesizeFolder(self.root / "synthesize" / self.arm_name)
+
+    @property
+    def filter(self) -> FilterFolder:
+        return FilterFolder(self.root / "filter" / self.arm_name)
+
+    @property
+    def preview_pace(self) -> Path:
+        """How long a picture of the arm's last preview took."""
+        return self.previews / f"pace-{self.arm_name}.json"

@@ -49,6 +49,10 @@ ForceFlag = Annotated[bool, typer.Option("--force", help="Run again although all
 DryRunFlag = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")
 ]
+ArmFlag = Annotated[
+    list[str] | None,
+    typer.Option("--arm", help="Only this arm of the recipe (may be repeated).", metavar="NAME"),
+]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
 _NoFlag = Annotated[str | None, typer.Option(hidden=True, callback=_refuse_recipe_flag)]

@@ -41,7 +41,9 @@ def stage_command(
 
 def exit_with_failures(rows: Sequence[StepRow]) -> None:
     """Leave with exit code 3 where a stage that ran now has failed items."""
-    if any(row["summary"].get("failed") for row in rows):
+    summaries = [row["summary"] for row in rows]
+    arms = [arm for summary in summaries for arm in summary.values() if isinstance(arm, Mapping)]
+    if any(counts.get("failed") for counts in (*summaries, *arms)):
         raise typer.Exit(WITH_FAILURES)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from higfa_cli.cli.options import StageFlags
+from higfa_cli.cli.options import ArmFlag, StageFlags
 from higfa_cli.cli.stage import show_result, stage_command
 from higfa_cli.errors import UserError
 from higfa_cli.text import duration, gib, plural, roughly
@@ -21,14 +21,15 @@ _PROMPT_SHOWN = 60
 
 def command(
     flags: StageFlags,
+    arm: ArmFlag = None,
     preview: Annotated[
         int | None,
-        typer.Option(min=1, help="Draw only a contact sheet of N pictures.", metavar="N"),
+        typer.Option(min=1, help="Draw only a contact sheet of N pictures per arm.", metavar="N"),
     ] = None,
     sweep: Annotated[
         str | None,
         typer.Option(
-            help="Draw only a strip of the same seeds over values of a recipe key.",
+            help="Draw only a strip of the same seeds over values of a recipe key, of one arm.",
             metavar="KEY=V1,V2,...",
         ),
     ] = None,
@@ -54,7 +55,8 @@ def command(
 ) -> None:
     """Draw pictures under hierarchical guidance.
 
-    Text, contour and classifier guidance, modulated by the classifier's confidence.
+    Text, contour and classifier guidance, modulated by the classifier's confidence. Each arm of
+    the recipe is drawn from the same contours and seeds.
     """
     how = _how(shard, workers, retry_failed, flags)
     if compile_:
@@ -68,14 +70,14 @@ def command(
             exit_code=2,
         )
     if preview is not None:
-        _sheet("preview", flags, lambda ctx: _preview(ctx, preview))
+        _sheet("preview", flags, lambda ctx: _preview(ctx, preview, arm))
     elif sweep is not None:
         key, values = _parse_sweep(sweep)
-        _sheet("sweep", flags, lambda ctx: _sweep(ctx, key, values))
+        _sheet("sweep", flags, lambda ctx: _sweep(ctx, key, values, arm))
     elif flags.dry_run:
-        _dry_run(flags)
+        _dry_run(flags, arm or ())
     else:
-        stage_command("synthesize", flags, how)
+        stage_command("synthesize", flags, how, arms=arm or ())
 
 
 def _how(
@@ -126,19 +128,22 @@ def _sheet(name: str, flags: StageFlags, draw: Callable[[Context], Mapping[str, 
     show_result(f"synthesize, {name}:", result, flags)
 
 
-def _preview(ctx: Context, count: int) -> Mapping[str, object]:
+def _preview(ctx: Context, count: int, arms: list[str] | None) -> Mapping[str, object]:
     from higfa_cli.stages.preview import preview
 
-    return preview(ctx, count)
+    return preview(ctx, count, arms or tuple(ctx.recipe.arms))
 
 
-def _sweep(ctx: Context, key: str, values: Sequence[Any]) -> Mapping[str, object]:
+def _sweep(
+    ctx: Context, key: str, values: Sequence[Any], arms: list[str] | None
+) -> Mapping[str, object]:
+    from higfa_cli.recipe.arms import main_arm
     from higfa_cli.stages.preview import sweep
 
-    return sweep(ctx, key, values)
+    return sweep(ctx, key, values, arms or [main_arm(tuple(ctx.recipe.arms))])
 
 
-def _dry_run(flags: StageFlags) -> None:
+def _dry_run(flags: StageFlags, arms: Sequence[str]) -> None:
     from higfa_cli.cli.output import stdout_for_result
 
     # Notes only bridge the silence.
@@ -146,7 +151,7 @@ def _dry_run(flags: StageFlags) -> None:
     with stdout_for_result(flags.as_json):
         from higfa_cli.forecast.dry_run import dry_run
 
-        result = dry_run(ctx)
+        result = dry_run(ctx, arms)
     shown = result if flags.as_json else _readable(result)
     show_result("synthesize, dry run:", shown, flags)
 
@@ -162,6 +167,11 @@ def _readable(result: Mapping[str, Any]) -> dict[str, object]:
             shown["estimated_time"] = None if value is None else duration(value)
         elif value is None or value == []:
             continue
+        elif key == "arms":
+            shown[key] = {
+                arm: _readable(row | {"batch_size": result["batch_size"]})
+                for arm, row in value.items()
+            }
         elif key == "first":
             shown[key] = [_first(row) for row in value]
         elif isinstance(value, float):

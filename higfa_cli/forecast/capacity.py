@@ -26,9 +26,10 @@ _LONG_S = 30 * 86400
 
 def memory(ctx: Context, known: Findings) -> Row:
     """Whether a guided step fits the device."""
-    arch = known.cost.architecture
+    ctx, cost = known.costliest
+    arch = cost.architecture
     if arch is None:
-        return Row("memory", "warning", f"not known: {known.cost.reason}")
+        return Row("memory", "warning", f"not known: {cost.reason}")
     asked = ctx.recipe.run.batch_size
     batch = 1 if asked == "auto" else asked
     need = estimate.memory_of(ctx, arch, batch)
@@ -88,10 +89,11 @@ def disk(ctx: Context, known: Findings) -> Row:
         counted = known.counted
     except UserError:
         return Row("disk", "warning", known.uncounted)
-    pictures = counted.images * ctx.recipe.size**2 * _BYTES_PER_PIXEL
+    images = counted.images * len(ctx.recipe.arms)
+    pictures = images * ctx.recipe.size**2 * _BYTES_PER_PIXEL
     training = {"guide": ctx.recipe.guide, "downstream": ctx.recipe.downstream}
     weights = missing_bytes(known.missing, known.cost.architecture, training)
-    said = f"{roughly(pictures)} for {plural(counted.images, 'picture')} ({counted.source})"
+    said = f"{roughly(pictures)} for {plural(images, 'picture')} ({counted.source})"
     if weights is None:
         said += ", the weights to be downloaded not counted"
     elif weights:
@@ -121,16 +123,17 @@ def _standing(folder: Path) -> Path:
 
 def time(ctx: Context, known: Findings) -> Row:
     """How long the whole plan will take, where a run or a preview has measured it."""
-    pace = estimate.seconds_per_picture(ctx)
-    if pace is None:
+    measured = [estimate.seconds_per_picture(arm) for arm, _ in known.costs]
+    paces = [pace for pace in measured if pace is not None]
+    if len(paces) < len(measured):
         if known.cost.flops is None:
             return Row("time", "warning", f"not known: {known.cost.reason}")
         each = f"{known.cost.flops:.2g} operations per picture"
         return Row("time", "ok", f"not known before a preview or a run has measured it; {each}")
-    seconds, source = pace
+    seconds, source = sum(pace[0] for pace in paces) / len(paces), paces[0][1]
     each = f"{duration(seconds)} per picture ({source})"
     try:
-        images = known.counted.images
+        images = known.counted.images * len(paces)
     except UserError:
         return Row("time", "ok", f"about {each}")
     detail = f"about {duration(seconds * images)}, {each}"

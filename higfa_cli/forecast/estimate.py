@@ -19,7 +19,7 @@ from higfa_cli.models.architecture import WrongSize, architecture, check_size
 from higfa_cli.models.families import FAMILIES
 from higfa_cli.models.families.family import Architecture
 from higfa_cli.recipe.refs import resolve_ref
-from higfa_cli.stages.context import Context
+from higfa_cli.stages.context import ArmContext, Context
 from higfa_cli.stages.inputs import drawing_parameters
 from higfa_cli.stages.photos import load_photos
 from higfa_cli.stages.pipeline import state
@@ -225,13 +225,13 @@ def _reads(ctx: Context, arch: Architecture) -> list[Any]:
     return [asdict(arch), sections, recipe.run.memory.model_dump(mode="json"), guide]
 
 
-def seconds_per_picture(ctx: Context) -> tuple[float, str] | None:
-    """(seconds, what measured them) of these settings in this workspace; None where nothing has.
+def seconds_per_picture(ctx: ArmContext) -> tuple[float, str] | None:
+    """(seconds, what measured them) of an arm's settings in this workspace; None where nothing has.
 
     A run counts before a preview.
     """
     named = ctx.recipe.run.device
-    now = {k: v for k, v in drawing_parameters(ctx.recipe).items() if k in _PACE}
+    now = {k: v for k, v in drawing_parameters(ctx).items() if k in _PACE}
     for source, pace in (("an earlier run", _of_run(ctx)), ("a preview", _of_preview(ctx))):
         if pace is None or {k: v for k, v in pace.parameters.items() if k in _PACE} != now:
             continue
@@ -273,7 +273,7 @@ def _stale_contours(ctx: Context) -> str | None:
     return f"they are {contours.kind} ({'; '.join(contours.reasons)})"
 
 
-def _of_run(ctx: Context) -> Pace | None:
+def _of_run(ctx: ArmContext) -> Pace | None:
     files = ctx.ws.synthesize
     try:
         record = read_record(files.directory)
@@ -284,6 +284,6 @@ def _of_run(ctx: Context) -> Pace | None:
     return Pace(parameters=record.inputs.parameters, seconds=seconds, device=record.device)
 
 
-def _of_preview(ctx: Context) -> Pace | None:
+def _of_preview(ctx: ArmContext) -> Pace | None:
     path = ctx.ws.preview_pace
     return read_model(path, Pace) if path.is_file() else None

@@ -12,7 +12,7 @@ from higfa_cli.forecast.estimate import Cost, Counted
 from higfa_cli.forecast.machine import Device
 from higfa_cli.forecast.model_files import MissingFile
 from higfa_cli.models.architecture import WrongSize
-from higfa_cli.stages.context import Context
+from higfa_cli.stages.context import ArmContext, Context
 
 Status = Literal["ok", "warning", "failed"]
 
@@ -47,9 +47,20 @@ class Findings:
         return estimate.count_pictures(self.ctx)
 
     @cached_property
+    def costs(self) -> tuple[tuple[ArmContext, Cost], ...]:
+        """What a picture of each arm costs."""
+        arms = [self.ctx.arm(name) for name in self.ctx.recipe.arms]
+        return tuple((arm, estimate.picture_cost(arm)) for arm in arms)
+
+    @property
+    def costliest(self) -> tuple[ArmContext, Cost]:
+        """The arm whose pictures take the most arithmetic; the first where that is not known."""
+        return max(self.costs, key=lambda each: each[1].flops or 0)
+
+    @property
     def cost(self) -> Cost:
-        """What a picture costs."""
-        return estimate.picture_cost(self.ctx)
+        """What a picture costs at most."""
+        return self.costliest[1]
 
     @property
     def is_large(self) -> bool:

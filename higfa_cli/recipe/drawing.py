@@ -68,7 +68,9 @@ class Pictures(Section):
 
     per_contour: Count = Field(1, description="Replicas per transformed contour (own seed each).")
     gallery: int = Field(
-        8, ge=0, description="Pictures also drawn text-only and text+contour from the same seeds."
+        8,
+        ge=0,
+        description="Pictures also drawn with text alone, for the report's gallery.",
     )
 
 

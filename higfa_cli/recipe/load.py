@@ -12,10 +12,11 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from higfa_cli.errors import RecipeError
+from higfa_cli.recipe.arms import CHANGEABLE, set_keys
 from higfa_cli.recipe.builtin import builtin_text, is_builtin
 from higfa_cli.recipe.keys import recipe_keys, unknown_key
 from higfa_cli.recipe.moved import old_keys
-from higfa_cli.recipe.overrides import apply_overrides, set_value
+from higfa_cli.recipe.overrides import apply_overrides, check_key, set_value
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.recipe.strict_yaml import LONGEST, parse_yaml
 from higfa_cli.text import inert
@@ -111,6 +112,26 @@ def _validate(tree: Mapping[str, object], origin: str, set_by: Mapping[str, str]
     if old := old_keys(tree):
         more = f" (and {len(old) - 1} more)" if len(old) > 1 else ""
         raise RecipeError(f"{origin}: {unknown_key(old[0])}{more}")
+    recipe = _parse(text, origin, set_by)
+    for name, changes in recipe.arms.items():
+        _check_arm(recipe, changes, f"{origin}: arm `{name}`")
+    return recipe
+
+
+def _check_arm(recipe: Recipe, changes: Mapping[str, Any], origin: str) -> None:
+    for key in changes:
+        check_key(key, origin)
+        if key.partition(".")[0] not in CHANGEABLE:
+            raise RecipeError(
+                f"{origin}: `{key}` is the same in all arms; an arm changes keys of "
+                f"{', '.join(f'`{section}`' for section in CHANGEABLE)}"
+            )
+    tree = recipe.model_dump(mode="json")
+    set_keys(tree, changes)
+    _parse(json.dumps(tree), origin, {})
+
+
+def _parse(text: str, origin: str, set_by: Mapping[str, str]) -> Recipe:
     try:
         # Through JSON, because pydantic's strict rules then take a list for a tuple and an int
         # for a float, and still refuse `steps: true` and `steps: "20"`.

@@ -6,9 +6,13 @@ keys. Every key has a description; the documentation and the editor schema are m
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+import json
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
 
 from higfa_cli.method.guidance import Guidance
+from higfa_cli.recipe.arms import GALLERY, TEXT_ONLY, default_arms, name_problem, set_keys
 from higfa_cli.recipe.classifiers import Downstream, Filter, Guide
 from higfa_cli.recipe.contours import Contours
 from higfa_cli.recipe.data import Data, Prompts
@@ -26,6 +30,13 @@ class Recipe(Section):
     )
     seed: int = Field(0, ge=0, description="Every random draw derives from this seed.")
     size: Side = Field(64, description="Side of the square contours and pictures, pixels.")
+    arms: dict[str, dict[str, Any]] = Field(
+        default_factory=default_arms,
+        min_length=1,
+        description="Arm -> the keys of `guidance`, `sampling`, `prompts` and `filter` that it "
+        "changes. Each is drawn from the same contours and seeds, filtered, and trained beside "
+        "the photos; one guide, made by the recipe as it stands, serves all.",
+    )
     data: Data
     prompts: Prompts = Field(default_factory=Prompts)
     contours: Contours = Field(default_factory=Contours)
@@ -37,6 +48,30 @@ class Recipe(Section):
     filter: Filter = Field(default_factory=Filter)
     downstream: Downstream = Field(default_factory=Downstream)
     run: Run = Field(default_factory=Run)
+
+    @property
+    def drawn(self) -> dict[str, dict[str, Any]]:
+        """What stage `synthesize` draws: the arms, and the gallery's few of plain text."""
+        return self.arms | ({GALLERY: dict(TEXT_ONLY)} if self.pictures.gallery else {})
+
+    def arm(self, name: str) -> Recipe:
+        """The recipe with the keys of one of `drawn`; an arm's has that arm alone.
+
+        Raises KeyError for a name that is not in `drawn`; ValidationError for a bad value.
+        """
+        tree = self.model_dump(mode="json")
+        set_keys(tree, self.drawn[name])
+        if name in self.arms:
+            tree["arms"] = {name: {}}
+        return Recipe.model_validate_json(json.dumps(tree), strict=True)
+
+    @field_validator("arms")
+    @classmethod
+    def _safe_names(cls, arms: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name in arms:
+            if problem := name_problem(name):
+                raise ValueError(f"arm `{name}`: {problem}")
+        return arms
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from higfa_cli.artifacts.records import FilterCounts, SynthesisCounts
 from higfa_cli.artifacts.results import ArmResult, Assessment, Calibration, Results
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.errors import UserError
+from higfa_cli.recipe.arms import GALLERY, HIGFA, TEXT_CONTOUR, Changes, trained_as
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.report import figures, wording
-from higfa_cli.report.stats import Prediction, paired_difference
+from higfa_cli.report.stats import Difference, Prediction, paired_difference
 from higfa_cli.report.tables import (
     REFERENCE,
     Arm,
@@ -34,25 +35,23 @@ from higfa_cli.report.tables import (
 )
 from higfa_cli.text import inert
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 Predictions = Mapping[str, Mapping[int, Sequence[Prediction]]]
 
-# gallery key -> label, in the order in which they stand side by side
-PICTURES = {
-    "source": "real photo",
-    "contour": "transformed contour",
-    "text": "text only",
-    "text_contour": "text + contour",
-    "higfa": "HiGFA",
-}
+# Arm -> label of its pictures in the gallery; others are called by their name.
+LABELS = {GALLERY: "text only", TEXT_CONTOUR: "text + contour", HIGFA: "HiGFA"}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG, and its path relative to the report's folder."""
+    """A PNG, and its path relative to the report's folder; `ours`: of the main arm."""
 
     label: str
     png: bytes
     path: str
+    ours: bool = False
 
     @property
     def data_uri(self) -> str:
@@ -80,11 +79,28 @@ class Exhibit:
 
 
 @dataclass(frozen=True)
+class DrawnArm:
+    """One of the recipe's arms; `cost`, `device`: of its drawing. None or empty where absent."""
+
+    name: str
+    changes: Changes
+    cost: SynthesisCounts | None
+    device: str
+    filtered: FilterCounts | None
+
+    @property
+    def change_list(self) -> str:
+        """Its keys, for people."""
+        changed = (f"{key} {json.dumps(value)}" for key, value in self.changes.items())
+        return ", ".join(changed) or "the recipe as it stands"
+
+
+@dataclass(frozen=True)
 class Material:
     """Everything the report is made from; None, empty or 0 where absent.
 
-    `contours` of `sources` photos; `failed`: pictures that could not be drawn; `cost`, `device`:
-    of the synthesis.
+    `contours` of `sources` photos; `failed`: pictures that could not be drawn; `curves`, `guided`:
+    of the main arm.
     """
 
     recipe: Recipe
@@ -96,9 +112,8 @@ class Material:
     gallery: Sequence[Exhibit]
     curves: figures.Curves | None
     failed: int
-    cost: SynthesisCounts | None
-    device: str
-    filtered: FilterCounts | None
+    guided: bool
+    drawn: Sequence[DrawnArm]
     commands: Sequence[str]
     versions: Mapping[str, str]
 
@@ -114,13 +129,21 @@ def read_arms(results: Results, predictions: Predictions, seed: int) -> tuple[Ar
         difference = None
         if results.has_test:
             _check_agreement(arm, predictions[arm.name])
-            if arm.name != REFERENCE and REFERENCE in predictions:
-                rng_seed = seed_for("report", "bootstrap", seed, arm.name)
-                difference = paired_difference(
-                    predictions[REFERENCE], predictions[arm.name], rng_seed
-                )
+            if arm.name != REFERENCE:
+                difference = _difference(predictions, REFERENCE, arm.name, seed)
         arms.append(Arm(arm.name, arm.synthetic_images, arm.runs, difference))
     return tuple(arms)
+
+
+def _difference(
+    predictions: Predictions, reference: str, name: str, seed: int
+) -> Difference | None:
+    """Arm `name` minus arm `reference`, paired; None where one of them was not tested."""
+    if not {reference, name} <= predictions.keys():
+        return None
+    versus = () if reference == REFERENCE else (reference,)
+    rng_seed = seed_for("report", "bootstrap", seed, name, *versus)
+    return paired_difference(predictions[reference], predictions[name], rng_seed)
 
 
 def _check_agreement(arm: ArmResult, predictions: Mapping[int, Sequence[Prediction]]) -> None:
@@ -165,18 +188,27 @@ def calibration_table(calibration: Calibration) -> Table:
     )
 
 
-def cost_table(cost: SynthesisCounts, device: str) -> Table:
-    """Cost of the sampling, without loading models and without the gallery's extra pictures."""
-    per_image = {
-        "Seconds": cost.seconds_per_image,
-        "Denoiser evaluations": cost.denoiser_evaluations_per_image,
-        "Guide evaluations": cost.guide_evaluations_per_image,
-    }
-    return Table(
-        f"{cost.images:,} pictures on {device} in {cost.dtype}, batches of {cost.batch_size}.",
-        (Column("Cost", False), Column("Per image")),
-        tuple((name, significant(value)) for name, value in per_image.items()),
+def cost_table(drawn: Sequence[DrawnArm]) -> Table | None:
+    """Cost of the sampling by arm, without loading models; None where nothing was drawn."""
+    costs = [(arm.name, arm.cost, arm.device) for arm in drawn if arm.cost is not None]
+    if not costs:
+        return None
+    made = dict.fromkeys(
+        f"{cost.images:,} pictures on {device} in {cost.dtype}, batches of {cost.batch_size}"
+        for _, cost, device in costs
     )
+    titles = ("Seconds", "Denoiser evaluations", "Guide evaluations")
+    rows = tuple(
+        (
+            name,
+            significant(cost.seconds_per_image),
+            significant(cost.denoiser_evaluations_per_image),
+            significant(cost.guide_evaluations_per_image),
+        )
+        for name, cost, _ in costs
+    )
+    columns = (Column("Arm", False), *(Column(title) for title in titles))
+    return Table(f"Per picture; {'; '.join(made)}.", columns, rows)
 
 
 def settings_table(material: Material) -> Table:
@@ -212,6 +244,7 @@ def settings_table(material: Material) -> Table:
         ),
         ("Guide backbone", recipe.guide.backbone),
         ("Filter", wording.filter_rules(recipe.filter)),
+        *((f"Arm {arm.name}", arm.change_list) for arm in material.drawn),
         (
             "Downstream classifier",
             f"{recipe.downstream.backbone}, {recipe.downstream.augment} augmentation, "
@@ -244,19 +277,26 @@ def page_context(material: Material) -> dict[str, Any]:
         "test": test,
         "arms": arms,
         "headline": wording.headline(arms, test),
+        "control": wording.control_sentence(
+            _difference(material.predictions, trained_as(TEXT_CONTOUR), wording.HIGFA, recipe.seed)
+        ),
         "arms_table": arms_table(arms, test),
         "bars": figures.interval_bars([a.difference for a in arms]),
         "class_table": by_class,
         "method": wording.verdict_method(arm, test, results.chosen_by),
         "gallery": material.gallery,
-        "picture_labels": tuple(PICTURES.values()),
-        "guide_off": not recipe.guidance.consulted,
+        "picture_labels": [p.label for row in material.gallery[:1] for p in row.pictures],
+        "guide_off": not material.guided,
         "curves": curves,
         "charts": [figures.chart(c, curves) for c in curves.curves] if curves else [],
         "curves_table": figures.curves_table(curves) if curves else None,
         "calibration": calibration_table(material.calibration) if material.calibration else None,
-        "cost": cost_table(material.cost, material.device) if material.cost else None,
-        "filtered": wording.filter_sentence(material.filtered) if material.filtered else None,
+        "cost": cost_table(material.drawn),
+        "filtered": [
+            f"{drawn.name}: {wording.filter_sentence(drawn.filtered)}"
+            for drawn in material.drawn
+            if drawn.filtered is not None
+        ],
         "settings": settings_table(material),
         "commands": material.commands,
         "limits": _limits(material, arms, test),
@@ -310,9 +350,12 @@ def _finalize_markdown(value: Any) -> str:
 
 
 def _environment(**options: Any) -> Environment:
-    return Environment(
-        loader=PackageLoader("higfa_cli.report"),
-        undefined=StrictUndefined,
+    # Not at the top: a look at what is fresh renders nothing.
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("higfa_cli.report"),
+        undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,

@@ -8,13 +8,15 @@ from typing import Literal
 
 from higfa_cli.artifacts.records import FilterCounts
 from higfa_cli.artifacts.rows import PictureFault
+from higfa_cli.recipe.arms import HIGFA as METHOD
+from higfa_cli.recipe.arms import TEXT_CONTOUR, trained_as
 from higfa_cli.recipe.classifiers import Filter
 from higfa_cli.report.bootstrap import RESAMPLES
 from higfa_cli.report.stats import FEWEST_SEEDS, Difference
-from higfa_cli.report.tables import REFERENCE, Arm, number
+from higfa_cli.report.tables import REFERENCE, Arm, interval_text, number
 from higfa_cli.text import plural
 
-HIGFA = "real+higfa"
+HIGFA = trained_as(METHOD)
 FEW_IMAGES = 100
 
 _BEST_ON = (
@@ -85,6 +87,17 @@ def headline(arms: Sequence[Arm], test: bool) -> Headline:
         f"which these photos and seeds cannot tell from zero ({basis})."
     )
     return Headline("no-evidence", "No evidence", text)
+
+
+def control_sentence(d: Difference | None) -> str | None:
+    """What the guide alone is worth: HiGFA's pictures against those of text and contour."""
+    if d is None:
+        return None
+    return (
+        f"{HIGFA} minus {trained_as(TEXT_CONTOUR)}, from the same contours and seeds: "
+        f"{interval_text(d)} points [95 %], paired over {plural(len(d.seeds), 'seed')} and "
+        f"{plural(d.images, 'test photo')}. How the two differ stands under the settings."
+    )
 
 
 def verdict_method(arm: Arm | None, test: bool, chosen_by: str) -> tuple[str, ...]:

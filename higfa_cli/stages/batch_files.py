@@ -15,22 +15,34 @@ from higfa_cli.artifacts.workspace import SynthesizeFolder
 from higfa_cli.data.images import encode_png
 from higfa_cli.models.classifier import Classifier
 from higfa_cli.models.diffusion import DiffusionModel
-from higfa_cli.stages.context import Context
-from higfa_cli.stages.drawing import draw_items, load
+from higfa_cli.stages.context import ArmContext
+from higfa_cli.stages.drawing import draw_items, load_model, load_steering
 
 Batch = Sequence[PlanItem]
 
 
 class Models:
-    """Diffusion model and guide, loaded when they are first asked for."""
+    """Diffusion model and guide of all arms with their plans, loaded once, when first asked for."""
 
-    def __init__(self, ctx: Context, items: Sequence[PlanItem]) -> None:
-        self._ctx, self._items = ctx, items
+    def __init__(self, plans: Sequence[tuple[ArmContext, Sequence[PlanItem]]]) -> None:
+        self._ctx = plans[0][0]
+        self._items = [item for _, items in plans for item in items]
 
     @cached_property
-    def loaded(self) -> tuple[DiffusionModel, Classifier | None]:
-        """Raises UserError as `drawing.load`."""
-        return load(self._ctx, self._items)
+    def _guide(self) -> Classifier:
+        return load_steering(self._ctx)
+
+    @cached_property
+    def _model(self) -> DiffusionModel:
+        return load_model(self._ctx, self._items)
+
+    def of(self, ctx: ArmContext) -> tuple[DiffusionModel, Classifier | None]:
+        """The model, sampled as the arm is, and the guide where the arm consults it.
+
+        Raises UserError as `load_model` and `load_steering`.
+        """
+        guide = self._guide if ctx.recipe.guidance.consulted else None
+        return self._model.with_sampling(ctx.recipe.sampling), guide
 
 
 def is_whole(
@@ -47,11 +59,11 @@ def is_whole(
 
 
 def draw_batch(
-    ctx: Context, record: StageRun, files: SynthesizeFolder, models: Models, group: Batch
+    ctx: ArmContext, record: StageRun, files: SynthesizeFolder, models: Models, group: Batch
 ) -> None:
     """Draw a batch and write its files."""
     started = time.perf_counter()
-    model, guide = models.loaded
+    model, guide = models.of(ctx)
     finished = draw_items(ctx, model, guide, ctx.recipe.guidance, group)
     traces = []
     for item, drawn in zip(group, finished, strict=True):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from higfa_cli.artifacts.class_folders import class_dir
-from higfa_cli.artifacts.workspace import Workspace
+from higfa_cli.artifacts.safe_paths import refuse_linked_folder
+from higfa_cli.artifacts.workspace import ArmWorkspace, Workspace
 from higfa_cli.data.dataset import Dataset, list_photos
 from higfa_cli.data.layouts.common import Listing
 from higfa_cli.data.rejected import Rejected
@@ -68,9 +69,58 @@ class Context:
         """Where each artifact lies."""
         return Workspace(self.workspace)
 
+    def arm(self, name: str) -> ArmContext:
+        """The same run for one of `Recipe.drawn`, with the recipe of that arm."""
+        values = {each.name: getattr(self, each.name) for each in fields(Context)}
+        sample = None if name in self.recipe.arms else self.recipe.pictures.gallery
+        arm = ArmContext(**values | {"recipe": self.recipe.arm(name)}, name=name, sample=sample)
+        # Arms have the same photos; those that were listed are not listed again.
+        listed = {"listing": self.listing} if "listing" in vars(self) else {}
+        vars(arm).update(listed, photos=self.photos)
+        return arm
+
     def stage_dir(self, stage: str) -> Path:
         """Folder of a stage's artifacts."""
         return self.workspace / stage
+
+
+def choose_names(asked: Sequence[str], choices: Iterable[str]) -> tuple[str, ...]:
+    """The arms that `--arm` names, or all. Raises UserError (exit code 2) for one that is none."""
+    every = tuple(choices)
+    for name in asked:
+        if name not in every:
+            raise UserError(
+                f"--arm {name}: there is no such arm; arms are {', '.join(every)}", exit_code=2
+            )
+    return tuple(asked) or every
+
+
+def arms_of(ctx: Context, stage: str, names: Sequence[str]) -> list[ArmContext]:
+    """The arms by name, for a stage that has a folder for each.
+
+    Raises UserError where a link lies in the place of the stage's folder.
+    """
+    refuse_linked_folder(ctx.workspace / stage)
+    return [ctx.arm(name) for name in names]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmContext(Context):
+    """A run as one arm's pictures are given it.
+
+    Attributes:
+        recipe: the arm's own.
+        name: the arm.
+        sample: draw only so many pictures, spread over the classes; None for all.
+    """
+
+    name: str
+    sample: int | None
+
+    @property
+    def ws(self) -> ArmWorkspace:
+        """Where each artifact lies, the arm's pictures among them."""
+        return ArmWorkspace(self.workspace, self.name)
 
 
 def make_context(

@@ -18,8 +18,6 @@ from higfa_cli.artifacts.records import ContourCounts, PhotoCounts
 from higfa_cli.artifacts.rows import PHOTO_FAULTS, ContourRow, RejectedRow, TransformRecord
 from higfa_cli.artifacts.run_record import StageInputs, StageRun, stage_run
 from higfa_cli.artifacts.seeds import seed_for
-from higfa_cli.contour.extract import edge_fraction, extract
-from higfa_cli.contour.transform import apply_transform, draw_transform
 from higfa_cli.data.dataset import Dataset, Sample, class_words
 from higfa_cli.data.images import encode_png
 from higfa_cli.data.layouts.common import SPLITS, Listing, Row, check_rows, plain_name
@@ -180,6 +178,8 @@ def _extract(
     ctx: Context, samples: Sequence[Sample], stage: StageRun
 ) -> tuple[list[ContourRow], list[RejectedRow]]:
     """Write the contours of the photos; returns their manifest rows, and the photos without any."""
+    from higfa_cli.contour.extract import edge_fraction
+
     recipe, stems, files = ctx.recipe, _stems(samples), ctx.ws.contours
     folders = class_dirs(sample.cls for sample in samples)
     rows: list[ContourRow] = []
@@ -223,6 +223,10 @@ def _contours_of(
     sample: Sample, recipe: Contours, size: int, seed: int
 ) -> list[tuple[np.ndarray, TransformRecord]]:
     """The transformed contours of one photo."""
+    # Not at the top: OpenCV is not needed to say what is fresh.
+    from higfa_cli.contour.extract import extract
+    from higfa_cli.contour.transform import apply_transform, draw_transform
+
     contour = extract(sample.read(), recipe, size)
     if not contour.any():
         raise _NoEdgesError("its contour is empty")

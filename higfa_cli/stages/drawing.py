@@ -33,15 +33,6 @@ WARNED = 5
 SHOWN = 60
 
 
-def load(ctx: Context, items: Sequence[PlanItem]) -> tuple[DiffusionModel, Classifier | None]:
-    """The diffusion model, ready for the items' prompts, and the guide where it is consulted.
-
-    A prompt that the text encoders cut off is warned about, by class.
-    """
-    guide = load_steering(ctx) if ctx.recipe.guidance.consulted else None
-    return load_model(ctx, items), guide
-
-
 def load_model(ctx: Context, items: Sequence[PlanItem]) -> DiffusionModel:
     """The diffusion model, ready for the items' prompts."""
     recipe, device = ctx.recipe, resolve_device(ctx.recipe.run.device)

@@ -27,7 +27,7 @@ from higfa_cli.data.images import read_image
 from higfa_cli.errors import UserError
 from higfa_cli.models.classifier import Classifier, check_classes, load_classifier
 from higfa_cli.models.device import resolve_device
-from higfa_cli.stages.context import Context
+from higfa_cli.stages.context import ArmContext, Context, arms_of
 from higfa_cli.stages.inputs import filter_inputs, filter_reads_guide
 from higfa_cli.stages.photos import load_photos
 from higfa_cli.stages.summaries import FilterSummary
@@ -37,15 +37,20 @@ NAME = "filter"
 _BATCH = 16
 
 
-def run(ctx: Context) -> FilterSummary:
-    """Write `selection.jsonl`, one row per drawn picture; no picture is deleted or moved.
+def run(ctx: Context, arms: Sequence[str]) -> dict[str, FilterSummary]:
+    """Write `selection.jsonl` of each arm; no picture is deleted or moved.
 
     Returns:
-        Where the selection is, and how many pictures are kept or rejected for which reason.
+        Arm -> where the selection is, and how many pictures are kept or rejected for which reason.
 
     Raises:
         UserError: as `inputs`; nothing drawn; every picture rejected (the rows are written).
     """
+    return {arm.name: _filter(arm) for arm in arms_of(ctx, NAME, arms)}
+
+
+def _filter(ctx: ArmContext) -> FilterSummary:
+    """One row per drawn picture."""
     dataset = load_photos(ctx)
     inputs = filter_inputs(ctx)
     pictures = ctx.ws.synthesize
@@ -71,8 +76,8 @@ def run(ctx: Context) -> FilterSummary:
         empty = [name for name, count in counts.kept_by_class.items() if not count]
         if empty:
             ctx.progress.note(
-                f"filter: no picture is left of {len(empty)} classes ({', '.join(empty)}); "
-                "their real photos train alone"
+                f"filter, {ctx.name}: no picture is left of {len(empty)} classes "
+                f"({', '.join(empty)}); their real photos train alone"
             )
     return {
         "selection": str(files.selection),
@@ -83,7 +88,7 @@ def run(ctx: Context) -> FilterSummary:
     }
 
 
-def _guide(ctx: Context, dataset: Dataset) -> Classifier | None:
+def _guide(ctx: ArmContext, dataset: Dataset) -> Classifier | None:
     path = ctx.ws.guide.checkpoint
     if not filter_reads_guide(ctx.recipe) or not path.is_file():
         return None
@@ -93,7 +98,7 @@ def _guide(ctx: Context, dataset: Dataset) -> Classifier | None:
 
 
 def _measure(
-    ctx: Context, dataset: Dataset, drawn: Sequence[PictureRow], guide: Classifier | None
+    ctx: ArmContext, dataset: Dataset, drawn: Sequence[PictureRow], guide: Classifier | None
 ) -> Iterator[Measured]:
     """Every picture in numbers, in the order of `drawn`; photos are read once each."""
     photos = _Photos(dataset)
@@ -176,7 +181,7 @@ def _counts(rows: Sequence[SelectionRow]) -> FilterCounts:
     )
 
 
-def _all_rejected(ctx: Context, counts: FilterCounts) -> str:
+def _all_rejected(ctx: ArmContext, counts: FilterCounts) -> str:
     settings = ctx.recipe.filter.model_dump()
     rejecting = [
         f"filter.{reason} {settings[reason]} rejects {count}"
@@ -184,7 +189,8 @@ def _all_rejected(ctx: Context, counts: FilterCounts) -> str:
         if count
     ]
     return (
-        f"the filter leaves none of {counts.pictures} pictures: {', '.join(rejecting)}; loosen "
+        f"the filter leaves none of {counts.pictures} pictures of {ctx.name}: "
+        f"{', '.join(rejecting)}; loosen "
         f"{'these keys' if len(rejecting) > 1 else 'this key'}, with the measures in "
         f"{ctx.ws.filter.selection}"
     )

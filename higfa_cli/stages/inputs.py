@@ -14,11 +14,11 @@ from higfa_cli.recipe.contours import Edges
 from higfa_cli.recipe.refs import resolve_ref, weights_path
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages.arms import choose_arms
-from higfa_cli.stages.context import Context
+from higfa_cli.stages.context import ArmContext, Context
 from higfa_cli.stages.photos import load_photos
 
 _GUIDE_READS = {"seed", "size", "guide", "model", "sampling"}
-_PICTURES_READ = {"seed", "size", "model", "guidance", "sampling", "pictures", "prompts"}
+_PICTURES_READ = {"seed", "size", "model", "guidance", "sampling", "prompts"}
 
 
 def guide_inputs(ctx: Context) -> StageInputs:
@@ -48,8 +48,8 @@ def guide_inputs(ctx: Context) -> StageInputs:
     return StageInputs(parameters, files)
 
 
-def synthesize_inputs(ctx: Context) -> StageInputs:
-    """Of `synthesize`: contours, guide, model, and all that the recipe says of drawing.
+def synthesize_inputs(ctx: ArmContext) -> StageInputs:
+    """Of an arm of `synthesize`: contours, guide, model, and all that the recipe says of drawing.
 
     Raises UserError: contours or guide are missing, or do not fit the recipe.
     """
@@ -58,16 +58,19 @@ def synthesize_inputs(ctx: Context) -> StageInputs:
     files = {ctx.ws.name(path): hash_file(path) for path in read}
     files |= model_inputs(ctx, photos.classes)
     words = {"words": dict(photos.words)}
-    return StageInputs({"version": 2, **drawing_parameters(ctx.recipe), **words}, files)
+    return StageInputs({"version": 2, **drawing_parameters(ctx), **words}, files)
 
 
-def drawing_parameters(recipe: Recipe) -> dict[str, object]:
-    """The sections that the pictures depend on."""
-    return recipe.model_dump(mode="json", include=_PICTURES_READ) | {"run": recipe.run.parting()}
+def drawing_parameters(ctx: ArmContext) -> dict[str, object]:
+    """The keys that the pictures of an arm depend on."""
+    recipe = ctx.recipe
+    pictures = {"per_contour": recipe.pictures.per_contour, "sample": ctx.sample}
+    sections = recipe.model_dump(mode="json", include=_PICTURES_READ)
+    return sections | {"pictures": pictures, "run": recipe.run.parting()}
 
 
-def filter_inputs(ctx: Context) -> StageInputs:
-    """Of `filter`: its keys, the pictures, the guide where it is used, photos.
+def filter_inputs(ctx: ArmContext) -> StageInputs:
+    """Of an arm of `filter`: its keys, the pictures, the guide where it is used, photos.
 
     Raises UserError: no pictures, or a key asks for a guide that is not there.
     """
@@ -109,7 +112,7 @@ def downstream_inputs(
     chosen = choose_arms(ctx, synthetic, arms)
     files = {f"data/{split}": photos.fingerprint(split) for split in photos.splits}
     for arm in chosen:
-        files |= arm.files(ctx.ws)
+        files |= {} if arm.source is None else arm.source.files()
     if recipe.downstream.weights is not None:
         weights = weights_path(recipe.downstream.weights, ctx.base)
         files["downstream.weights"] = hash_file(weights)
@@ -118,7 +121,7 @@ def downstream_inputs(
         "seed": recipe.seed,
         "data": recipe.data.choices(),
         "downstream": recipe.downstream.model_dump(mode="json"),
-        "arms": {arm.name: arm.source(ctx.ws) for arm in chosen},
+        "arms": {arm.name: arm.recorded for arm in chosen},
     }
     return StageInputs(parameters, files)
 

@@ -20,7 +20,7 @@ from higfa_cli.artifacts.run_record import (
     tidy,
 )
 from higfa_cli.errors import UserError
-from higfa_cli.stages.context import Context
+from higfa_cli.stages.context import Context, choose_names
 from higfa_cli.stages.summaries import IntendedRow, StatusRow, StepRow
 from higfa_cli.stages.table import STAGES, stage_of
 
@@ -37,7 +37,8 @@ def state(ctx: Context, stage: str, **options: Any) -> StageState:
     A stage whose inputs are not there is missing (or stale, if it ran before they went); one that
     is fresh by itself but reads a stage that is not, is stale. `options` are the stage's own.
     """
-    return _state(ctx, stage, options, {})
+    known: dict[str, StageState] = {}
+    return _together({part: _state(ctx, part, options, known) for part in _parts(ctx, stage)})
 
 
 def run_stage(
@@ -45,40 +46,56 @@ def run_stage(
 ) -> Mapping[str, object]:
     """Run one stage; returns its summary.
 
-    `options` say what is made, `how` how it is done ({"workers": 2}): the result is the same.
+    `options` say what is made, `how` how it is done ({"workers": 2}): the result is the same. A
+    stage of arms draws those of the option `arms`, or all.
     Raises UserError when a stage that it reads is not fresh.
     """
     check_upstream(ctx, stage, **options)
-    _remember_options(ctx, stage, options)
+    if stage_of(stage).arms is None:
+        _remember_options(ctx, stage, options)
+    else:
+        options["arms"] = [_arm_of(part) for part in _parts(ctx, stage, options.get("arms", ()))]
     return stage_of(stage).run(ctx, **options, **(how or {}))
 
 
 def check_upstream(ctx: Context, stage: str, **options: Any) -> None:
     """Raise UserError unless every stage that this one reads is fresh."""
-    inputs = stage_of(stage).inputs(ctx, **options)
     known: dict[str, StageState] = {}
-    for earlier in _upstream(inputs, stage):
+    own = options if stage_of(stage).arms is None else {}
+    read: dict[str, None] = {}
+    for part in _parts(ctx, stage, options.get("arms") or ()).values():
+        read |= dict.fromkeys(_upstream(stage_of(stage).inputs(part, **own), stage))
+    for earlier in read:
         before = _upstream_state(ctx, earlier, known)
         if before.kind != "fresh":
             raise UserError(
                 f"{stage} reads {earlier}, which is {before.kind} ({'; '.join(before.reasons)}); "
-                f"run `higfa {earlier}` with the same recipe and options first"
+                f"run `higfa {_stage_name(earlier)}` with the same recipe and options first"
             )
 
 
 def step(
     ctx: Context, stage: str, how: Mapping[str, object] | None = None, **options: Any
 ) -> StepRow:
-    """Run a stage unless it is fresh (`ctx.force`, or failed items to retry: anyway)."""
+    """Run a stage unless it is fresh (`ctx.force`, or failed items to retry: anyway).
+
+    Of a stage of arms only those that are not fresh run.
+    """
     started = time.perf_counter()
     again = ctx.force or bool(how and how.get("retry_failed"))
-    fresh = not again and state(ctx, stage, **options).kind == "fresh"
-    if fresh:
-        tidy(ctx.stage_dir(stage))
-    summary = {} if fresh else run_stage(ctx, stage, how=how, **options)
+    of_arms = stage_of(stage).arms is not None
+    parts = tuple(_parts(ctx, stage, options.get("arms") or ()))
+    own = {} if of_arms else options
+    known: dict[str, StageState] = {}
+    todo = [part for part in parts if again or _state(ctx, part, own, known).kind != "fresh"]
+    for part in set(parts) - set(todo):
+        tidy(ctx.workspace / part)
+    if of_arms:
+        options["arms"] = [_arm_of(part) for part in todo]
+    summary = run_stage(ctx, stage, how=how, **options) if todo else {}
     return {
         "stage": stage,
-        "action": "skipped" if fresh else "ran",
+        "action": "ran" if todo else "skipped",
         "seconds": round(time.perf_counter() - started, 2),
         "directory": str(ctx.stage_dir(stage)),
         "summary": summary,
@@ -98,17 +115,22 @@ def run_all(ctx: Context, first: str = NAMES[0], last: str = NAMES[-1]) -> list[
 
 def status(ctx: Context) -> list[StatusRow]:
     """The state of every stage, in the pipeline's order."""
-    states: dict[str, StageState] = {}
-    return [
-        StatusRow(
-            stage=stage,
-            state=_state(ctx, stage, {}, states).kind,
-            reasons=list(states[stage].reasons),
-            blocked=isinstance(states[stage], Blocked),
-            directory=str(ctx.stage_dir(stage)),
+    known: dict[str, StageState] = {}
+    rows = []
+    for stage in STAGES:
+        states = {part: _state(ctx, part, {}, known) for part in _parts(ctx, stage.name)}
+        whole = _together(states)
+        rows.append(
+            StatusRow(
+                stage=stage.name,
+                state=whole.kind,
+                reasons=list(whole.reasons),
+                blocked=isinstance(whole, Blocked),
+                directory=str(ctx.stage_dir(stage.name)),
+                arms={_arm_of(part): found.kind for part, found in states.items() if stage.arms},
+            )
         )
-        for stage in NAMES
-    ]
+    return rows
 
 
 def intended(ctx: Context, first: str = NAMES[0], last: str = NAMES[-1]) -> list[IntendedRow]:
@@ -150,16 +172,27 @@ def next_stage(rows: Sequence[StatusRow], recipe: str) -> str | None:
 
 
 def describe(ctx: Context, stage: str, **options: Any) -> Mapping[str, object]:
-    """What running a stage would do: resolved parameters, inputs, state, files to be written."""
-    inputs = stage_of(stage).inputs(ctx, **options)
-    directory = ctx.stage_dir(stage)
+    """What running a stage would do: resolved parameters, inputs, state, files to be written.
+
+    Of a stage of arms, for each arm.
+    """
+    if stage_of(stage).arms is None:
+        return {"stage": stage, **_describe(ctx, stage, options)}
+    parts = _parts(ctx, stage, options.get("arms", ()))
+    arms = {_arm_of(part): _describe(ctx, part, {}) for part in parts}
+    return {"stage": stage, **asdict(state(ctx, stage)), "arms": arms}
+
+
+def _describe(ctx: Context, part: str, options: Mapping[str, object]) -> dict[str, object]:
+    stage = stage_of(_stage_name(part))
+    inputs = stage.inputs(_context_of(ctx, part), **options)
+    directory = ctx.workspace / part
     return {
-        "stage": stage,
         "directory": str(directory),
-        **asdict(state(ctx, stage, **options)),
+        **asdict(_state(ctx, part, options, {})),
         "parameters": inputs.parameters,
         "inputs": inputs.files,
-        "writes": list(stage_of(stage).writes),
+        "writes": list(stage.writes),
         "present_outputs": len(recorded_outputs(directory)),
     }
 
@@ -169,21 +202,59 @@ def report_page(ctx: Context) -> Path:
     return ctx.ws.report.page
 
 
+def _parts(ctx: Context, stage: str, arms: Sequence[str] = ()) -> dict[str, Context]:
+    """The folders that a stage writes, below the workspace, each with the run that it is for.
+
+    One, or one for each arm. Raises UserError for a name that is no arm of the recipe.
+    """
+    choices = stage_of(stage).arms
+    if choices is None:
+        return {stage: ctx}
+    names = choose_names(arms, choices(ctx.recipe))
+    return {f"{stage}/{name}": ctx.arm(name) for name in names}
+
+
+def _stage_name(part: str) -> str:
+    return part.partition("/")[0]
+
+
+def _arm_of(part: str) -> str:
+    return part.partition("/")[2]
+
+
+def _context_of(ctx: Context, part: str) -> Context:
+    return ctx.arm(_arm_of(part)) if _arm_of(part) else ctx
+
+
+def _together(states: Mapping[str, StageState]) -> StageState:
+    """The state of a stage, of those of its parts."""
+    first, *others = states.values()
+    if all(other == first for other in others):
+        return first
+    kinds = {found.kind for found in states.values()}
+    kind = kinds.pop() if len(kinds) == 1 else "stale" if "stale" in kinds else "partial"
+    reasons = tuple(
+        f"{_arm_of(part)}: {reason}" for part, found in states.items() for reason in found.reasons
+    )
+    blocked = any(isinstance(found, Blocked) for found in states.values())
+    return Blocked(kind, reasons) if blocked else StageState(kind, reasons)
+
+
 def _state(
-    ctx: Context, stage: str, options: Mapping[str, object], known: dict[str, StageState]
+    ctx: Context, part: str, options: Mapping[str, object], known: dict[str, StageState]
 ) -> StageState:
-    """`state`, hashing each stage once: `known` collects what has been found."""
-    if stage not in known:
-        known[stage] = _find_state(ctx, stage, options, known)
-    return known[stage]
+    """The state of a part, hashing each once: `known` collects what has been found."""
+    if part not in known:
+        known[part] = _find_state(ctx, part, options, known)
+    return known[part]
 
 
 def _find_state(
-    ctx: Context, stage: str, options: Mapping[str, object], known: dict[str, StageState]
+    ctx: Context, part: str, options: Mapping[str, object], known: dict[str, StageState]
 ) -> StageState:
-    directory = ctx.stage_dir(stage)
+    directory, stage = ctx.workspace / part, _stage_name(part)
     try:
-        inputs = stage_of(stage).inputs(ctx, **options)
+        inputs = stage_of(stage).inputs(_context_of(ctx, part), **options)
     except UserError as error:
         ran = (directory / RECORD).is_file()
         return Blocked("stale" if ran else "missing", (str(error),))
@@ -219,9 +290,14 @@ def _remember_options(ctx: Context, stage: str, options: Mapping[str, object]) -
 
 
 def _upstream(inputs: StageInputs, stage: str) -> tuple[str, ...]:
-    """Earlier stages whose artifacts are among the inputs ("contours/manifest.jsonl")."""
-    read = {name.split("/", 1)[0] for name in inputs.files}
-    return tuple(one for one in NAMES[: NAMES.index(stage)] if one in read)
+    """Earlier parts whose artifacts are among the inputs ("contours/manifest.jsonl")."""
+    found: dict[str, None] = {}
+    for name in inputs.files:
+        first, _, rest = name.partition("/")
+        if first in NAMES[: NAMES.index(stage)]:
+            part = first if stage_of(first).arms is None else f"{first}/{rest.partition('/')[0]}"
+            found[part] = None
+    return tuple(found)
 
 
 def _between(first: str, last: str) -> tuple[str, ...]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from higfa_cli.artifacts.artifact import read_rows
-from higfa_cli.artifacts.plan import make_plan
+from higfa_cli.artifacts.plan import make_plan, sample
 from higfa_cli.artifacts.rows import ContourRow, PlanItem
 from higfa_cli.data.prompt_bank import negative_for, prompts_for
 from higfa_cli.errors import UserError
-from higfa_cli.stages.context import Context
+from higfa_cli.stages.context import ArmContext, Context
 from higfa_cli.stages.inputs import manifest_path
 from higfa_cli.stages.photos import load_photos
 
@@ -28,6 +28,12 @@ def plan(ctx: Context) -> tuple[PlanItem, ...]:
         ctx.recipe.pictures.per_contour,
         ctx.recipe.seed,
     )
+
+
+def arm_plan(ctx: ArmContext) -> tuple[PlanItem, ...]:
+    """The pictures of one arm: all of `plan`, or the gallery's sample of them."""
+    items = plan(ctx)
+    return items if ctx.sample is None else sample(items, ctx.sample, ctx.recipe.seed)
 
 
 def class_prompts(ctx: Context, classes: Iterable[str]) -> dict[str, tuple[str, ...]]:

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 
 from higfa_cli.artifacts.artifact import write_model
 from higfa_cli.artifacts.atomic import write_bytes, write_json
+from higfa_cli.artifacts.plan import sample
 from higfa_cli.artifacts.records import Pace
 from higfa_cli.artifacts.rows import PlanItem
 from higfa_cli.artifacts.safe_paths import contained
@@ -21,10 +22,10 @@ from higfa_cli.errors import UserError
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import Drawn
 from higfa_cli.recipe.load import override_recipe
+from higfa_cli.stages.batch_files import Models
 from higfa_cli.stages.batching import batch_size, costliest_step
-from higfa_cli.stages.context import Context
-from higfa_cli.stages.drawing import contour_path, draw_items, load, load_model, load_steering
-from higfa_cli.stages.gallery import choose
+from higfa_cli.stages.context import ArmContext, Context
+from higfa_cli.stages.drawing import contour_path, draw_items
 from higfa_cli.stages.inputs import synthesize_inputs
 from higfa_cli.stages.pipeline import check_upstream
 from higfa_cli.stages.plan import plan
@@ -36,33 +37,44 @@ CAPTION = 14
 TILE = 128
 
 
-def preview(ctx: Context, count: int) -> dict[str, object]:
-    """Draw `count` pictures of the plan, spread over the classes, as one contact sheet.
+def preview(ctx: Context, count: int, arms: Sequence[str]) -> dict[str, object]:
+    """Draw `count` pictures of each arm's plan, spread over the classes, as one contact sheet.
 
     They are the very pictures that the full run would draw, up to rounding from other batches.
     """
-    check_upstream(ctx, "synthesize")
-    chosen = choose(plan(ctx), count, ctx.recipe.seed)
-    model, guide = load(ctx, chosen)
-    size = batch_size(ctx, model, costliest_step(ctx, model, guide, chosen[0]))
-    groups = [chosen[i : i + size] for i in range(0, len(chosen), size)]
+    check_upstream(ctx, "synthesize", arms=arms)
+    contexts = [ctx.arm(name) for name in arms]
+    plans = [(arm, sample(plan(arm), count, ctx.recipe.seed)) for arm in contexts]
+    models = Models(plans)
+    rows, summaries = [], {}
+    for arm, items in plans:
+        drawn = _previewed(arm, models, items)
+        tiles = [_tile(item.cls, picture) for item, picture in zip(items, drawn, strict=True)]
+        for start in range(0, len(tiles), STRIP):
+            caption = _caption(arm.name if start == 0 else "")
+            rows.append([caption, *tiles[start : start + STRIP]])
+        summaries[arm.name] = {"images": len(items), **_summary(drawn)}
+    path = _place(ctx, f"preview-{count}.png")
+    write_bytes(path, encode_png(_sheet(rows)))
+    return {"sheet": str(path), "arms": summaries}
+
+
+def _previewed(ctx: ArmContext, models: Models, items: Sequence[PlanItem]) -> list[Drawn]:
+    model, guide = models.of(ctx)
+    size = batch_size(ctx, model, costliest_step(ctx, model, guide, items[0]))
+    groups = [items[start : start + size] for start in range(0, len(items), size)]
     started = time.perf_counter()
     drawn = [
         picture
-        for group in ctx.progress.track(groups, "preview")
+        for group in ctx.progress.track(groups, f"preview {ctx.name}")
         for picture in draw_items(ctx, model, guide, ctx.recipe.guidance, group)
     ]
-    _keep_pace(ctx, model, (time.perf_counter() - started) / len(chosen))
-    tiles = [_tile(item.cls, picture) for item, picture in zip(chosen, drawn, strict=True)]
-    columns = min(8, len(tiles))
-    rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
-    path = _place(ctx, f"preview-{count}.png")
-    write_bytes(path, encode_png(_sheet(rows)))
-    return {"sheet": str(path), "images": len(chosen), **_summary(drawn)}
+    _keep_pace(ctx, model, (time.perf_counter() - started) / len(items))
+    return drawn
 
 
-def sweep(ctx: Context, key: str, values: Sequence[Any]) -> dict[str, object]:
-    """Draw the same few seeds for every value of one key: one row per value.
+def sweep(ctx: Context, key: str, values: Sequence[Any], arms: Sequence[str]) -> dict[str, object]:
+    """Draw the same few seeds of one arm for every value of one key: one row per value.
 
     Raises:
         UserError: a key that changes no picture, or a value that the recipe refuses.
@@ -73,21 +85,24 @@ def sweep(ctx: Context, key: str, values: Sequence[Any]) -> dict[str, object]:
             "try guidance.classifier.scale=0,1,2",
             exit_code=2,
         )
-    check_upstream(ctx, "synthesize")
-    chosen = choose(plan(ctx), STRIP, ctx.recipe.seed)
+    if len(arms) > 1:
+        raise UserError("--sweep draws one arm; give --arm once", exit_code=2)
+    check_upstream(ctx, "synthesize", arms=arms)
+    arm = ctx.arm(arms[0])
+    chosen = sample(plan(arm), STRIP, ctx.recipe.seed)
     contours = [_plain(read_image(contour_path(ctx, item)), item.cls) for item in chosen]
     rows, table = [[_caption("contour"), *contours]], []
-    for value, drawn in _swept(ctx, key, values, chosen):
+    for value, drawn in _swept(arm, key, values, chosen):
         tiles = [_plain(p.pixels, "failed" if p.pixels is None else "") for p in drawn]
         rows.append([_caption(f"{key.rsplit('.', 1)[-1]} = {value}"), *tiles])
         table.append({"value": value, **_summary(drawn)})
     path = _place(ctx, f"sweep-{key}.png")
     write_bytes(path, encode_png(_sheet(rows)))
-    write_json(path.with_suffix(".json"), {"key": key, "rows": table})
-    return {"sheet": str(path), "key": key, "rows": table}
+    write_json(path.with_suffix(".json"), {"arm": arm.name, "key": key, "rows": table})
+    return {"sheet": str(path), "arm": arm.name, "key": key, "rows": table}
 
 
-def _keep_pace(ctx: Context, model: DiffusionModel, seconds: float) -> None:
+def _keep_pace(ctx: ArmContext, model: DiffusionModel, seconds: float) -> None:
     """For `doctor` and `--dry-run`, which then know the time."""
     parameters = synthesize_inputs(ctx).recorded.parameters
     pace = Pace(parameters=parameters, seconds=seconds, device=str(model.device))
@@ -95,23 +110,16 @@ def _keep_pace(ctx: Context, model: DiffusionModel, seconds: float) -> None:
 
 
 def _swept(
-    ctx: Context, key: str, values: Sequence[Any], chosen: Sequence[PlanItem]
+    ctx: ArmContext, key: str, values: Sequence[Any], chosen: Sequence[PlanItem]
 ) -> Iterator[tuple[Any, list[Drawn]]]:
     """The chosen pictures under every value; the model is loaded once where the value allows."""
     variants = [replace(ctx, recipe=override_recipe(ctx.recipe, {key: value})) for value in values]
-    items = [_same_pictures(plan(variant), chosen) for variant in variants]
-    guide = (
-        load_steering(ctx)
-        if any(variant.recipe.guidance.consulted for variant in variants)
-        else None
-    )
-    everything = [item for own in items for item in own]
-    shared = None if key.startswith("model.") else load_model(ctx, everything)
-    jobs = list(zip(values, variants, items, strict=True))
-    for value, variant, own in ctx.progress.track(jobs, f"sweep {key}"):
-        recipe = variant.recipe
-        model = shared.with_sampling(recipe.sampling) if shared else load_model(variant, own)
-        yield value, draw_items(variant, model, guide, recipe.guidance, own)
+    plans = [(variant, _same_pictures(plan(variant), chosen)) for variant in variants]
+    shared = None if key.startswith("model.") else Models(plans)
+    jobs = list(zip(values, plans, strict=True))
+    for value, (variant, items) in ctx.progress.track(jobs, f"sweep {key}"):
+        model, guide = (shared or Models([(variant, items)])).of(variant)
+        yield value, draw_items(variant, model, guide, variant.recipe.guidance, items)
 
 
 def _place(ctx: Context, name: str) -> Path:

@@ -13,16 +13,18 @@ from higfa_cli.artifacts.atomic import write_text
 from higfa_cli.artifacts.fingerprint import hash_json, hash_tree
 from higfa_cli.artifacts.records import FilterCounts, ReportCounts, RunRecord, SynthesisCounts
 from higfa_cli.artifacts.results import Calibration, Results
-from higfa_cli.artifacts.rows import ContourRow, GalleryRow, PictureRow, TraceRow
+from higfa_cli.artifacts.rows import ContourRow, PictureRow, TraceRow
 from higfa_cli.artifacts.run_record import StageInputs, stage_run
 from higfa_cli.artifacts.safe_paths import contained
 from higfa_cli.artifacts.stage_state import read_record
 from higfa_cli.artifacts.workspace import StageFolder, SynthesizeFolder
 from higfa_cli.data.images import encode_png, fit_inside, read_image
 from higfa_cli.errors import UserError
+from higfa_cli.recipe.arms import GALLERY, main_arm
 from higfa_cli.report.figures import read_curves
 from higfa_cli.report.page import (
-    PICTURES,
+    LABELS,
+    DrawnArm,
     Exhibit,
     Material,
     Picture,
@@ -36,7 +38,7 @@ from higfa_cli.stages.context import Context
 from higfa_cli.stages.summaries import ReportSummary
 
 NAME = "report"
-VERSION = 1
+VERSION = 2
 _SHOWN = ("torch", "diffusers", "transformers", "timm")
 # Twice the width of a gallery cell on a wide screen; larger pictures only make the page heavy.
 LONGEST_SIDE = 400
@@ -56,15 +58,13 @@ def inputs(ctx: Context, **options: Any) -> StageInputs:
     }
     optional = [
         ws.contours.manifest,
-        ws.synthesize.metadata,
-        ws.synthesize.gallery,
-        ws.synthesize.gallery_images,
-        ws.synthesize.traces,
-        ws.filter.selection,
-        *([ws.guide.calibration] if ctx.recipe.guidance.consulted else []),
+        *([ws.guide.calibration] if _is_guided(ctx) else []),
     ]
+    for arm in map(ws.arm, ctx.recipe.drawn):
+        # The metadata hold every picture's own hash.
+        optional += [arm.synthesize.metadata, arm.synthesize.traces, arm.synthesize.sources]
+        optional.append(arm.filter.selection)
     files |= {ws.name(path): hash_tree(path) for path in optional if path.exists()}
-    cost, filtered = _cost(ctx), _filtered(ctx)
     parameters = {
         "version": VERSION,
         "recipe": ctx.recipe.model_dump(
@@ -72,8 +72,14 @@ def inputs(ctx: Context, **options: Any) -> StageInputs:
         ),
         "commands": list(_commands(ctx)),
         "versions": _versions(ctx),
-        "cost": None if cost is None else cost.plain() | {"device": _device(ctx)},
-        "filtered": None if filtered is None else filtered.plain(),
+        "drawn": {
+            arm.name: [
+                arm.cost and arm.cost.plain(),
+                arm.device,
+                arm.filtered and arm.filtered.plain(),
+            ]
+            for arm in _drawn(ctx)
+        },
     }
     return StageInputs(parameters=parameters, files=files)
 
@@ -110,9 +116,13 @@ def read_material(ctx: Context) -> Material:
     """All that the page shows, from the workspace; absent optional artifacts stay empty."""
     ws, results = ctx.ws, read_model(ctx.ws.downstream.results, Results)
     contours = _rows(ws.contours.manifest, ContourRow)
-    failed: list[str] = []
-    curves = read_curves(_finished(ws.synthesize, failed))
-    read_calibration = ctx.recipe.guidance.consulted and ws.guide.calibration.is_file()
+    main = ctx.recipe.arm(main_arm(tuple(ctx.recipe.arms)))
+    failed = [
+        row.id
+        for name in ctx.recipe.arms
+        for row in _rows(ws.arm(name).synthesize.failed, PictureRow)
+    ]
+    read_calibration = _is_guided(ctx) and ws.guide.calibration.is_file()
     return Material(
         recipe=ctx.recipe,
         results=results,
@@ -120,25 +130,24 @@ def read_material(ctx: Context) -> Material:
         contours=len(contours),
         sources=len({row.source for row in contours}),
         calibration=read_model(ws.guide.calibration, Calibration) if read_calibration else None,
-        gallery=_gallery(ws.synthesize),
-        curves=curves,
+        gallery=_gallery(ctx),
+        curves=read_curves(_finished(ws.arm(*main.arms).synthesize)),
         failed=len(failed),
-        cost=_cost(ctx),
-        device=_device(ctx),
-        filtered=_filtered(ctx),
+        guided=main.guidance.consulted,
+        drawn=_drawn(ctx),
         commands=_commands(ctx) or ("higfa run RECIPE",),
         versions=_versions(ctx),
     )
 
 
-def _finished(files: SynthesizeFolder, failed: list[str]) -> Iterator[TraceRow]:
-    """The traces of finished pictures, one batch in memory at a time; `failed` gets other ids."""
+def _is_guided(ctx: Context) -> bool:
+    return any(ctx.recipe.arm(name).guidance.consulted for name in ctx.recipe.arms)
+
+
+def _finished(files: SynthesizeFolder) -> Iterator[TraceRow]:
+    """The traces of finished pictures, one batch in memory at a time."""
     for path in files.all_traces():
-        for row in read_rows(path, TraceRow):
-            if row.error is None:
-                yield row
-            else:
-                failed.append(row.id)
+        yield from (row for row in read_rows(path, TraceRow) if row.error is None)
 
 
 def _rows(path: Path, model: type[A]) -> list[A]:
@@ -170,40 +179,60 @@ def _read_predictions(path: Path) -> tuple[Prediction, ...]:
         raise UserError(f"{path} is not a CSV of key,true,predicted,confidence; {remedy}") from None
 
 
-def _gallery(files: SynthesizeFolder) -> tuple[Exhibit, ...]:
-    rows = _rows(files.gallery, GalleryRow)
+def _gallery(ctx: Context) -> tuple[Exhibit, ...]:
+    """The gallery's pictures beside those that every drawn arm has of them."""
+    files, contours = ctx.ws.arm(GALLERY).synthesize, ctx.ws.contours
+    rows = _rows(files.metadata, PictureRow) if ctx.recipe.pictures.gallery else []
     shown = {row.id for row in rows}
     confidence = {
-        row.id: row.confidence for row in _rows(files.metadata, PictureRow) if row.id in shown
+        name: {
+            row.id: row.confidence
+            for row in _rows(ctx.ws.arm(name).synthesize.metadata, PictureRow)
+            if row.id in shown
+        }
+        for name in ctx.recipe.arms
+        if ctx.ws.arm(name).synthesize.metadata.is_file()
     }
-    return tuple(
-        Exhibit(
-            id=row.id,
-            cls=row.cls,
-            confidence=confidence.get(row.id),
-            pictures=tuple(
-                _picture(files, getattr(row, way), label) for way, label in PICTURES.items()
-            ),
-        )
-        for row in rows
-    )
+    main = main_arm(tuple(confidence)) if confidence else None
+    exhibits = []
+    for row in rows:
+        if not all(row.id in arm for arm in confidence.values()):
+            continue
+        photo = contained(files.sources, f"{row.id}.png", files.metadata)
+        contour = contained(contours.directory, row.contour, files.metadata)
+        pictures = [
+            _picture(ctx, photo, "real photo"),
+            _picture(ctx, contour, "transformed contour"),
+        ]
+        for name in (GALLERY, *confidence):
+            arm = ctx.ws.arm(name).synthesize
+            path = contained(arm.images, row.file_name, files.metadata)
+            pictures.append(_picture(ctx, path, LABELS.get(name, name), name == main))
+        sure = confidence[main][row.id] if main else None
+        exhibits.append(Exhibit(row.id, row.cls, sure, tuple(pictures)))
+    return tuple(exhibits)
 
 
-def _picture(files: SynthesizeFolder, name: str, label: str) -> Picture:
-    image = read_image(contained(files.directory, name, files.gallery))
+def _picture(ctx: Context, path: Path, label: str, ours: bool = False) -> Picture:
+    image = read_image(path)
     if max(image.shape[:2]) > LONGEST_SIDE:
         image = fit_inside(image, LONGEST_SIDE)
-    return Picture(label, encode_png(image), f"../{files.directory.name}/{name}")
+    return Picture(label, encode_png(image), f"../{ctx.ws.name(path)}", ours)
 
 
-def _cost(ctx: Context) -> SynthesisCounts | None:
-    """What the synthesis counted in its record; None where it has not run to its end."""
-    return _counts(ctx.ws.synthesize, SynthesisCounts)
-
-
-def _filtered(ctx: Context) -> FilterCounts | None:
-    """What the filter counted in its record; None where it has not run to its end."""
-    return _counts(ctx.ws.filter, FilterCounts)
+def _drawn(ctx: Context) -> tuple[DrawnArm, ...]:
+    """The recipe's arms, with what was counted while they were drawn and filtered."""
+    return tuple(
+        DrawnArm(
+            name=name,
+            changes=changes,
+            cost=_counts(arm.synthesize, SynthesisCounts),
+            device=_device(arm.synthesize),
+            filtered=_counts(arm.filter, FilterCounts),
+        )
+        for name, changes in ctx.recipe.arms.items()
+        for arm in (ctx.ws.arm(name),)
+    )
 
 
 def _counts(files: StageFolder, model: type[A]) -> A | None:
@@ -213,15 +242,17 @@ def _counts(files: StageFolder, model: type[A]) -> A | None:
     return parse(record.counts, model, files.record) if record.status == "done" else None
 
 
-def _device(ctx: Context) -> str:
+def _device(files: SynthesizeFolder) -> str:
     """What the pictures were drawn on; empty where nothing was drawn."""
-    files = ctx.ws.synthesize
     return read_record(files.directory).device if files.record.is_file() else ""
 
 
 def _records(ctx: Context) -> Iterator[RunRecord]:
-    for files in ctx.ws.stages.values():
-        if files.directory != ctx.ws.report.directory and files.record.is_file():
+    arms = [ctx.ws.arm(name) for name in ctx.recipe.drawn]
+    folders: list[StageFolder] = [ctx.ws.contours, ctx.ws.guide]
+    folders += [*(arm.synthesize for arm in arms), *(arm.filter for arm in arms)]
+    for files in (*folders, ctx.ws.downstream):
+        if files.record.is_file():
             yield read_record(files.directory)
 
 

@@ -44,7 +44,7 @@ from higfa_cli.stages.batch_files import (
     keep_batch,
 )
 from higfa_cli.stages.batching import batch_size, costliest_step
-from higfa_cli.stages.context import Context, Silent
+from higfa_cli.stages.context import ArmContext, Context, Silent
 
 _POLL_SECONDS = 0.1
 
@@ -80,7 +80,7 @@ class Settled:
 
 
 def settle(
-    ctx: Context, record: StageRun, models: Models, items: Sequence[PlanItem], workers: int = 1
+    ctx: ArmContext, record: StageRun, models: Models, items: Sequence[PlanItem], workers: int = 1
 ) -> Settled:
     """Write plan.json and plan.jsonl, or follow those of an earlier run of the same inputs.
 
@@ -128,7 +128,7 @@ def torch_threads(number: int) -> Iterator[None]:
 
 
 def draw_batches(
-    ctx: Context,
+    ctx: ArmContext,
     record: StageRun,
     models: Models,
     groups: Sequence[Batch],
@@ -136,7 +136,7 @@ def draw_batches(
 ) -> int:
     """Every batch drawn or taken over; returns how many pictures were drawn now."""
     files, drawn = ctx.ws.synthesize, 0
-    for group in ctx.progress.track(groups, "synthesize"):
+    for group in ctx.progress.track(groups, f"synthesize {ctx.name}"):
         if is_whole(record, files, group, retry_failed):
             keep_batch(record, files, group)
         else:
@@ -146,17 +146,18 @@ def draw_batches(
 
 
 def run_shard(
-    ctx: Context,
+    ctx: ArmContext,
     known: StageInputs,
+    models: Models,
     items: Sequence[PlanItem],
     shard: Shard,
-    finish: Callable[[StageRun, Models], Mapping[str, object]],
+    finish: Callable[[StageRun], Mapping[str, object]],
 ) -> Mapping[str, object]:
     """Draw one shard; `finish` closes the stage if all the others are done.
 
     Raises UserError (exit code 75): the shard is taken, or one process draws the whole plan.
     """
-    files, models = ctx.ws.synthesize, Models(ctx, items)
+    files = ctx.ws.synthesize
     directory = files.directory
     settled: list[Settled] = []
 
@@ -177,7 +178,7 @@ def run_shard(
             done = f"shard {shard} done, {so_far} of {total} batches so far"
             return {"output": str(files.images), "state": done}
         with closing_run(directory, known, ctx.recipe) as record:
-            return finish(record, models)
+            return finish(record)
 
 
 def count_workers(ctx: Context, asked: int | Literal["auto"]) -> int:
@@ -190,7 +191,7 @@ def count_workers(ctx: Context, asked: int | Literal["auto"]) -> int:
 
 
 def draw_in_workers(
-    ctx: Context,
+    ctx: ArmContext,
     record: StageRun,
     items: Sequence[PlanItem],
     plan: Settled,
@@ -231,11 +232,13 @@ def draw_in_workers(
     return sum(len(group) for group in todo)
 
 
-def _run_all(ctx: Context, jobs: Sequence[BaseProcess], traces: Sequence[Path]) -> None:
+def _run_all(ctx: ArmContext, jobs: Sequence[BaseProcess], traces: Sequence[Path]) -> None:
     try:
         for job in jobs:
             job.start()
-        for _ in ctx.progress.track(_finished(jobs, traces), "synthesize", total=len(traces)):
+        for _ in ctx.progress.track(
+            _finished(jobs, traces), f"synthesize {ctx.name}", total=len(traces)
+        ):
             pass
     finally:
         for job in jobs:
@@ -256,7 +259,7 @@ def _finished(jobs: Sequence[BaseProcess], traces: Sequence[Path]) -> Iterator[P
             time.sleep(_POLL_SECONDS)
 
 
-def _for_worker(ctx: Context, index: int) -> Context:
+def _for_worker(ctx: ArmContext, index: int) -> ArmContext:
     """The same run, silent, on a GPU of its own where there are several."""
     device = ctx.recipe.run.device
     if device in ("auto", "cuda") and resolve_device(device).type == "cuda":
@@ -267,7 +270,7 @@ def _for_worker(ctx: Context, index: int) -> Context:
 
 
 def _work(
-    ctx: Context, items: Sequence[PlanItem], plan: Settled, groups: Sequence[Batch], part: str
+    ctx: ArmContext, items: Sequence[PlanItem], plan: Settled, groups: Sequence[Batch], part: str
 ) -> None:
     """A worker's life: its batches, until they are drawn or the parent has gone."""
     # Ctrl-C reaches the whole group of processes; the parent answers it and ends its workers.
@@ -276,7 +279,7 @@ def _work(
     # of on stderr.
     tqdm.set_lock(threading.RLock())
     parent = multiprocessing.parent_process()
-    files, models = ctx.ws.synthesize, Models(ctx, items)
+    files, models = ctx.ws.synthesize, Models([(ctx, items)])
     try:
         with torch_threads(plan.threads), worker_run(files.directory, ctx.recipe, part) as record:
             for group in groups:
@@ -287,6 +290,6 @@ def _work(
         sys.exit(error.exit_code)
 
 
-def _probed(ctx: Context, models: Models, items: Sequence[PlanItem]) -> int:
-    model, guide = models.loaded
+def _probed(ctx: ArmContext, models: Models, items: Sequence[PlanItem]) -> int:
+    model, guide = models.of(ctx)
     return batch_size(ctx, model, costliest_step(ctx, model, guide, items[0]))

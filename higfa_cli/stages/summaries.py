@@ -95,13 +95,14 @@ class StepRow(TypedDict):
 
 
 class StatusRow(TypedDict):
-    """`blocked`: running the stage now would fail at once."""
+    """`blocked`: running the stage now would fail at once; `arms`: of each, where it has some."""
 
     stage: str
     state: Literal["fresh", "stale", "partial", "missing"]
     reasons: list[str]
     blocked: bool
     directory: str
+    arms: dict[str, str]
 
 
 class IntendedRow(TypedDict):

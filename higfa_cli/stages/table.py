@@ -5,7 +5,7 @@ Nothing here needs torch before a stage runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from higfa_cli.artifacts.run_record import StageInputs
 from higfa_cli.artifacts.workspace import Workspace
 from higfa_cli.errors import UserError
+from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages import contours, report
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.inputs import (
@@ -33,12 +34,14 @@ class Stage:
             where something that it reads is missing.
         run: does the work, by context and the same options; returns a JSON-able summary.
         writes: names below the folder, for people, with <placeholders>.
+        arms: for each of which it has a folder of its own; None for one folder.
     """
 
     name: str
     inputs: Callable[..., StageInputs]
     run: Callable[..., Mapping[str, object]]
     writes: tuple[str, ...]
+    arms: Callable[[Recipe], Iterable[str]] | None = None
 
 
 def stage_of(name: str) -> Stage:
@@ -62,10 +65,10 @@ def _synthesize(ctx: Context, **how: Any) -> Mapping[str, object]:
     return synthesize.run(ctx, **how)
 
 
-def _filter(ctx: Context) -> Mapping[str, object]:
+def _filter(ctx: Context, arms: Sequence[str]) -> Mapping[str, object]:
     from higfa_cli.stages import filter as stage
 
-    return stage.run(ctx)
+    return stage.run(ctx, arms)
 
 
 def _downstream(ctx: Context, **options: Any) -> Mapping[str, object]:
@@ -76,13 +79,13 @@ def _downstream(ctx: Context, **options: Any) -> Mapping[str, object]:
 
 _WRITES = {name: folder.writes for name, folder in Workspace(Path()).stages.items()}
 STAGES = tuple(
-    Stage(name, inputs, run, _WRITES[name])
-    for name, inputs, run in (
-        ("contours", contours.inputs, contours.run),
-        ("finetune-guide", guide_inputs, _guide),
-        ("synthesize", synthesize_inputs, _synthesize),
-        ("filter", filter_inputs, _filter),
-        ("train-downstream", downstream_inputs, _downstream),
-        ("report", report.inputs, report.run),
+    Stage(name, inputs, run, _WRITES[name], arms)
+    for name, inputs, run, arms in (
+        ("contours", contours.inputs, contours.run, None),
+        ("finetune-guide", guide_inputs, _guide, None),
+        ("synthesize", synthesize_inputs, _synthesize, lambda recipe: recipe.drawn),
+        ("filter", filter_inputs, _filter, lambda recipe: recipe.arms),
+        ("train-downstream", downstream_inputs, _downstream, None),
+        ("report", report.inputs, report.run, None),
     )
 )

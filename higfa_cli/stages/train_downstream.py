@@ -23,7 +23,7 @@ from higfa_cli.models.backbones import create_backbone
 from higfa_cli.models.classifier import ClassifierSpec, load_classifier, save_classifier
 from higfa_cli.models.device import resolve_device
 from higfa_cli.report.tables import csv_cell
-from higfa_cli.stages.arms import STAGE, Arm, choose_arms
+from higfa_cli.stages.arms import STAGE, Arm, Folder, choose_arms
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.inputs import downstream_inputs
 from higfa_cli.stages.photos import load_photos
@@ -79,13 +79,13 @@ def run(
     held = {sample.key for sample in photos.chooses}
     listings = {
         arm.name: None
-        if arm.folder is None
-        else list_synthetic(arm.folder, dataset.classes, held, arm.kept())
+        if arm.source is None
+        else list_synthetic(arm.source.folder, dataset.classes, held, arm.source.kept())
         for arm in chosen
     }
     create_backbone(recipe.downstream, len(dataset.classes), ctx.base, 0, "downstream")
     inputs = downstream_inputs(ctx, synthetic, arms)
-    foreign = [listings[arm.name] for arm in chosen if arm.selection is None]
+    foreign = [listings[arm.name] for arm in chosen if isinstance(arm.source, Folder)]
     _check_readable(ctx, dataset.of("test"), [one for one in foreign if one is not None])
     with stage_run(files.directory, inputs, recipe, resume=not ctx.force) as record:
         record.device = str(device)
@@ -257,7 +257,7 @@ def _arm_result(
 ) -> ArmResult:
     return ArmResult(
         name=arm.name,
-        synthetic=arm.source(ctx.ws),
+        synthetic=arm.recorded,
         synthetic_images=0 if listing is None else len(listing.paths),
         missing_classes=() if listing is None else listing.missing,
         runs=runs,

@@ -34,7 +34,7 @@ def drawing_keys(**names: Any) -> dict[str, dict[str, Any]]:
 
 
 def write_recipe(path: Path, model: tuple[str | Path, str | Path], /, **sections: Any) -> Path:
-    """A recipe over the folder `photos` beside it, with tiny networks, on the CPU.
+    """A recipe over the folder `photos` beside it, with tiny networks and one arm, on the CPU.
 
     Of `sections` keys are added to those here; anything but a section is set. Returns `path`.
     """
@@ -44,11 +44,13 @@ def write_recipe(path: Path, model: tuple[str | Path, str | Path], /, **sections
         "data": {"root": "photos"},
         "guide": dict(NETWORK),
         "model": {"base": str(model[0]), "controlnet": str(model[1])},
+        "arms": {"higfa": {}},
         "run": {"device": "cpu"},
         "downstream": dict(NETWORK),
     }
     for name, value in sections.items():
-        tree[name] = tree.get(name, {}) | value if isinstance(value, dict) else value
+        added = isinstance(value, dict) and name != "arms"
+        tree[name] = tree.get(name, {}) | value if added else value
     path.write_text(dump_yaml(tree), encoding="utf-8")
     return path
 

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 
 from higfa_cli.artifacts.artifact import Artifact, write_model, write_rows
 from higfa_cli.artifacts.records import DownstreamCounts, RecordedInputs, RunRecord, SynthesisCounts
+from higfa_cli.artifacts.rows import PictureRow
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages.context import Context
 from tests.support.recipes import drawing_keys
@@ -23,7 +24,7 @@ CLASSES = ("A320", "A321", "BAE 146-200", HOSTILE)
 
 
 SEEDS = (0, 1, 2)
-WAYS = ("source", "contour", "text", "text_contour", "higfa")
+WAYS = ("source", "contour", "gallery", "text+contour", "higfa")
 
 
 def dump(path: Path, value: Any) -> None:
@@ -41,8 +42,8 @@ def draw_aircraft(path: Path, way: str, number: int, side: int = 64) -> None:
     sky, body = {
         "source": ("#7fa6cc", "#f2f2ee"),
         "contour": ("#000000", None),
-        "text": ("#a8b9c4", "#d9d2c6"),
-        "text_contour": ("#86a9c9", "#e8e4da"),
+        "gallery": ("#a8b9c4", "#d9d2c6"),
+        "text+contour": ("#86a9c9", "#e8e4da"),
         "higfa": ("#7ba3cb", "#f0efe9"),
     }[way]
     image = Image.new("RGB", (side, side), sky)
@@ -132,21 +133,23 @@ def trace(number: int, steps: int = 20, switch: int = 14) -> dict[str, Any]:
 
 
 def write_synthesis(root: Path, shown: int = 4, images: int = 24, guided: bool = True) -> None:
-    folder = root / "synthesize"
-    metadata, gallery = [], []
+    drawn = root / "synthesize"
+    folder = drawn / "higfa"
+    rows: dict[str, list[PictureRow]] = {way: [] for way in WAYS[2:]}
     for i in range(images):
-        cls = CLASSES[i % len(CLASSES)]
+        name = f"no {i}.png"
+        row = {"file_name": name, "contour": name, "cls": CLASSES[i % len(CLASSES)], "id": f"id{i}"}
         confidence = 0.62 + i / 100 if guided else None
-        metadata.append(
-            picture_row(file_name=f"{i}.png", cls=cls, id=f"id{i}", confidence=confidence)
-        )
+        rows["higfa"].append(picture_row(**row, confidence=confidence))
+        rows["text+contour"].append(picture_row(**row))
         if i < shown:
-            names = {way: f"gallery/id {i}-{way}.png" for way in WAYS}
-            for way, name in names.items():
-                draw_aircraft(folder / name, way, i)
-            gallery.append({"id": f"id{i}", "class": cls, "seed": i, **names})
-    write_rows(folder / "images/metadata.jsonl", metadata)
-    dump_rows(folder / "gallery.jsonl", gallery)
+            rows["gallery"].append(picture_row(**row))
+            draw_aircraft(drawn / f"gallery/sources/id{i}.png", "source", i)
+            draw_aircraft(root / "contours" / name, "contour", i)
+            for way in rows:
+                draw_aircraft(drawn / way / "images" / name, way, i)
+    for way, of_arm in rows.items():
+        write_rows(drawn / way / "images/metadata.jsonl", of_arm)
     traces = [trace(i, switch=14 if guided else 20) for i in range(images)]
     dump_rows(folder / "traces/batch-00000.jsonl", traces[: images // 2])
     dump_rows(folder / "traces/batch-00001.jsonl", traces[images // 2 :])
@@ -164,7 +167,8 @@ def write_synthesis(root: Path, shown: int = 4, images: int = 24, guided: bool =
         dtype="float32",
         peak_device_memory=None,
     )
-    write_record(folder, counts)
+    for way in ("text+contour", "higfa"):
+        write_record(drawn / way, counts)
 
 
 def write_upstream(root: Path) -> None:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from higfa_cli.artifacts.fingerprint import hash_file, hash_json
+from higfa_cli.artifacts.plan import sample
 from higfa_cli.artifacts.rows import PlanItem
 from higfa_cli.data.dataset import list_photos
 from higfa_cli.data.images import fit_square
@@ -34,7 +35,6 @@ from higfa_cli.models.draw import Drawn
 from higfa_cli.recipe.load import LoadedRecipe, load_recipe, override_recipe
 from higfa_cli.stages.context import Context, make_context
 from higfa_cli.stages.drawing import draw_items, load_model, read_contour
-from higfa_cli.stages.gallery import choose
 from higfa_cli.stages.inputs import model_inputs
 from higfa_cli.stages.photos import load_photos
 from higfa_cli.stages.pipeline import step
@@ -136,7 +136,7 @@ def prepare(
         step(ctx, stage)
     everything = plan(ctx)
     classes = load_photos(ctx).classes
-    items = tuple(choose(everything, per_class * len(classes), recipe.seed))
+    items = tuple(sample(everything, per_class * len(classes), recipe.seed))
     for cls in classes:
         if (have := sum(item.cls == cls for item in items)) != per_class:
             raise UserError(
