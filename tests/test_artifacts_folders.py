@@ -30,7 +30,6 @@ from higfa_cli.artifacts.run_record import (
     stage_run,
     stage_state,
     tidy,
-    worker_run,
 )
 from higfa_cli.errors import UserError
 from tests.support.fault_project import ROOT, no_file_longer_than
@@ -143,11 +142,9 @@ def test_parts_beside_each_other_then_closed(tmp_path: Path) -> None:
     assert set(recorded_outputs(stage)) == {"images/a", "images/b"}
     with folder_lock(stage), closing_run(stage, INPUTS, RECIPE) as run:
         assert run.entries["images/b"].seconds == 1.5
-        with worker_run(stage, RECIPE, "worker-1") as worker:
-            write_files(worker, {"c": "3"})
-        run.adopt(["worker-1"])
         for name in run.kept:
             run.keep(name)
+        write_files(run, {"c": "3"})
     assert stage_state(stage, INPUTS).kind == "fresh"
     assert set(recorded_outputs(stage)) == {"images/a", "images/b", "images/c"}
     assert names(stage) == ["images/a", "images/b", "images/c", "recipe.resolved.yaml", "run.json"]

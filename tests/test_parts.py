@@ -14,12 +14,12 @@ from higfa_cli.artifacts.run_record import (
     StageInputs,
     StageRun,
     closing_run,
+    opening_run,
     part_run,
     recorded_outputs,
     stage_run,
     stage_state,
     tidy,
-    worker_run,
 )
 from higfa_cli.errors import UserError
 from tests.support.stage_folder import INPUTS, RECIPE
@@ -115,16 +115,26 @@ def test_a_part_begun_again_mends_its_journal_and_knows_its_files(tmp_path: Path
         assert read_journal(journal(stage, "a")).keys() == {"1", "3"}
 
 
-def test_a_worker_reports_to_who_holds_the_folder(tmp_path: Path) -> None:
+def test_who_opens_the_folder_leaves_it_to_the_parts(tmp_path: Path) -> None:
     stage = tmp_path / "s"
-    with stage_run(stage, INPUTS, RECIPE) as run:
-        with worker_run(stage, RECIPE, "w") as worker:
-            write(worker, "1", seconds=1.5)
-            write(worker, "2")
-            (stage / "2").write_text("changed")
-        assert run.kept == {}
-        run.adopt(["w", "never came"])
-        assert run.kept.keys() == {"1"}
+    with opening_run(stage, INPUTS, RECIPE) as run:
+        open_plan(run)
+        with (
+            pytest.raises(UserError) as busy,
+            part_run(stage, INPUTS, RECIPE, "w", open_plan),
+        ):
+            pass
+        assert busy.value.exit_code == 75
+    assert read_json(stage / "run.json")["status"] == "running"
+    with part_run(stage, INPUTS, RECIPE, "w", lambda run: run.keep("plan")) as part:
+        write(part, "1", seconds=1.5)
+        write(part, "2")
+        (stage / "2").write_text("changed")
+        with pytest.raises(UserError, match="w still at work"), opening_run(stage, INPUTS, RECIPE):
+            pass
+    with stage_run(stage, INPUTS, RECIPE, resume=True) as run:
+        assert run.kept.keys() == {"plan", "1"}
+        run.keep("plan")
         run.keep("1")
         assert run.digest("1") == run.kept["1"]
     record = read_json(stage / "run.json")
@@ -133,7 +143,17 @@ def test_a_worker_reports_to_who_holds_the_folder(tmp_path: Path) -> None:
     # A later repair still knows what the first run took.
     (stage / "run.json").write_text(json.dumps(record | {"status": "failed"}))
     with stage_run(stage, INPUTS, RECIPE, resume=True) as again:
-        assert again.entries == {"1": Entry(record["outputs"]["1"], 1.5)}
+        assert again.entries["1"] == Entry(record["outputs"]["1"], 1.5)
+
+
+def test_opening_again_clears_or_resumes(tmp_path: Path) -> None:
+    stage = tmp_path / "s"
+    with opening_run(stage, INPUTS, RECIPE) as run:
+        open_plan(run)
+    with opening_run(stage, INPUTS, RECIPE, resume=True) as run:
+        assert run.kept.keys() == {"plan"}
+    with opening_run(stage, INPUTS, RECIPE) as run:
+        assert not run.kept and not (stage / "plan").exists()
 
 
 def test_journal_names_stay_inside(tmp_path: Path) -> None:

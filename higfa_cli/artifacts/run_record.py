@@ -62,12 +62,12 @@ __all__ = [
     "StageRun",
     "StageState",
     "closing_run",
+    "opening_run",
     "part_run",
     "recorded_outputs",
     "stage_run",
     "stage_state",
     "tidy",
-    "worker_run",
 ]
 
 _LIBRARIES = (
@@ -123,6 +123,18 @@ def closing_run(
 
 
 @contextmanager
+def opening_run(
+    directory: Path, inputs: StageInputs, recipe: Recipe, resume: bool = False
+) -> Iterator[StageRun]:
+    """`stage_run` without the end: the record goes on saying "running", for `part_run`s to come."""
+    _make(directory)
+    with folder_lock(directory):
+        refuse_living_parts(directory)
+        entries = _open(directory, inputs, recipe, resume)[1]
+        yield StageRun(directory, recipe.run.device, entries)
+
+
+@contextmanager
 def part_run(
     directory: Path,
     inputs: StageInputs,
@@ -157,15 +169,6 @@ def part_run(
             run = StageRun(directory, recipe.run.device, entries, part)
             open_plan(run)
         yield run
-
-
-@contextmanager
-def worker_run(directory: Path, recipe: Recipe, part: str) -> Iterator[StageRun]:
-    """Work on one part for a process that holds the folder's lock and closes the stage."""
-    with part_lock(directory, part):
-        own = journal(directory, part)
-        write_journal(own, unchanged(directory, read_journal(own)))
-        yield StageRun(directory, recipe.run.device, {}, part)
 
 
 def tidy(directory: Path) -> None:

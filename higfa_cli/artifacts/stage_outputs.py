@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from higfa_cli.artifacts.artifact import Artifact
 from higfa_cli.artifacts.fingerprint import hash_file
-from higfa_cli.artifacts.journal import Entry, append, journal, read_journal
+from higfa_cli.artifacts.journal import Entry, append, journal
 
 # Half-done work that a resumed run goes on from; gone once the stage is done.
 SCRATCH = ".scratch"
@@ -52,14 +52,6 @@ class StageRun:
     def keep(self, name: str) -> None:
         """Register an output that is `kept`."""
         self._outputs[name] = self.entries[name]
-
-    def adopt(self, parts: Iterable[str]) -> None:
-        """Count what other participants have listed as kept, where it is whole."""
-        entries = dict(self.entries)
-        for part in parts:
-            listed = read_journal(journal(self.directory, part))
-            entries |= unchanged(self.directory, listed)
-        self.entries = entries
 
     def digest(self, name: str) -> str:
         """sha256 of a registered output."""

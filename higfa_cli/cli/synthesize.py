@@ -45,10 +45,11 @@ def command(
     ] = None,
     workers: Annotated[
         str | None,
-        typer.Option(
-            help="Draw in N processes of this machine; auto: one per GPU.", metavar="N|auto"
-        ),
+        typer.Option(help="Have N shards drawn side by side; auto: one per GPU.", metavar="N|auto"),
     ] = None,
+    engine: Annotated[
+        str, typer.Option(help="What starts them: local (processes of this machine).")
+    ] = "local",
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Draw batches with failed pictures again.")
     ] = False,
@@ -58,7 +59,7 @@ def command(
     Text, contour and classifier guidance, modulated by the classifier's confidence. Each arm of
     the recipe is drawn from the same contours and seeds.
     """
-    how = _how(shard, workers, retry_failed, flags)
+    how = _how(shard, workers, engine, retry_failed, flags)
     if compile_:
         flags = replace(flags, set_=[*(flags.set_ or []), "run.memory.compile=true"])
     variants = sum((preview is not None, sweep is not None, flags.dry_run))
@@ -81,7 +82,7 @@ def command(
 
 
 def _how(
-    shard: str | None, workers: str | None, retry_failed: bool, flags: StageFlags
+    shard: str | None, workers: str | None, engine: str, retry_failed: bool, flags: StageFlags
 ) -> dict[str, object]:
     """Who draws. Raises UserError (exit code 2) for what cannot go together."""
     if shard is not None and (workers is not None or retry_failed or flags.force):
@@ -94,7 +95,7 @@ def _how(
     if shard is not None:
         how["shard"] = _parse_shard(shard)
     if workers is not None:
-        how["workers"] = _parse_workers(workers)
+        how |= {"workers": _parse_workers(workers), "engine": engine}
     if retry_failed:
         how["retry_failed"] = True
     return how

@@ -44,3 +44,8 @@ def _named(name: str) -> torch.device:
     if missing:
         raise UserError(f"device: `{name}` is not available here; use `--device auto` or cpu")
     return device
+
+
+def gpus() -> int:
+    """How many CUDA devices torch sees."""
+    return torch.cuda.device_count()

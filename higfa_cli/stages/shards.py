@@ -1,4 +1,4 @@
-"""Several processes draw one plan: shards that somebody starts, and workers that higfa starts.
+"""Several processes draw one plan: a shard each, whoever starts them.
 
 All draw by the plan that the first one settled (batches, their size, threads per process), so who
 draws a batch does not change it.
@@ -6,21 +6,14 @@ draws a batch does not change it.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
-import sys
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from multiprocessing.process import BaseProcess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
-from tqdm import tqdm
 
 from higfa_cli.artifacts.artifact import read_model, write_model, write_rows
 from higfa_cli.artifacts.lock import folder_lock, gate, living_parts
@@ -30,8 +23,8 @@ from higfa_cli.artifacts.run_record import (
     StageInputs,
     StageRun,
     closing_run,
+    opening_run,
     part_run,
-    worker_run,
 )
 from higfa_cli.artifacts.stage_state import read_record
 from higfa_cli.errors import UserError
@@ -44,7 +37,8 @@ from higfa_cli.stages.batch_files import (
     keep_batch,
 )
 from higfa_cli.stages.batching import batch_size, costliest_step
-from higfa_cli.stages.context import ArmContext, Context, Silent
+from higfa_cli.stages.context import ArmContext, Context
+from higfa_cli.stages.engines import Crew
 
 _POLL_SECONDS = 0.1
 
@@ -66,6 +60,16 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class ArmJob:
+    """The pictures of an arm, and all that drawing them takes."""
+
+    ctx: ArmContext
+    inputs: StageInputs
+    models: Models
+    items: tuple[PlanItem, ...]
+
+
+@dataclass(frozen=True)
 class Settled:
     """What all participants of a plan must have in common."""
 
@@ -79,20 +83,19 @@ class Settled:
         return batches(self.items)
 
 
-def settle(
-    ctx: ArmContext, record: StageRun, models: Models, items: Sequence[PlanItem], workers: int = 1
-) -> Settled:
+def settle(job: ArmJob, record: StageRun, workers: int = 1) -> Settled:
     """Write plan.json and plan.jsonl, or follow those of an earlier run of the same inputs.
 
     Raises UserError: the plan was settled on another kind of device.
     """
+    ctx, items = job.ctx, job.items
     files, device = ctx.ws.synthesize, resolve_device(ctx.recipe.run.device).type
     if record.is_kept(files.name(files.plan)):
         record.keep(files.name(files.plan))
     else:
         asked = ctx.recipe.run.batch_size
         written = PlanFile(
-            batch_size=asked if asked != "auto" else _probed(ctx, models, items),
+            batch_size=asked if asked != "auto" else _probed(job),
             probed=asked == "auto",
             pictures=len(items),
             device=device,
@@ -146,39 +149,42 @@ def draw_batches(
 
 
 def run_shard(
-    ctx: ArmContext,
-    known: StageInputs,
-    models: Models,
-    items: Sequence[PlanItem],
-    shard: Shard,
-    finish: Callable[[StageRun], Mapping[str, object]],
+    job: ArmJob, shard: Shard, finish: Callable[[ArmJob, StageRun], Mapping[str, object]]
 ) -> Mapping[str, object]:
     """Draw one shard; `finish` closes the stage if all the others are done.
 
     Raises UserError (exit code 75): the shard is taken, or one process draws the whole plan.
     """
-    files = ctx.ws.synthesize
+    ctx, files = job.ctx, job.ctx.ws.synthesize
     directory = files.directory
     settled: list[Settled] = []
 
-    def open_plan(record: StageRun) -> None:
-        settled.append(settle(ctx, record, models, items))
+    def settle_plan(record: StageRun) -> None:
+        settled.append(settle(job, record))
 
-    with part_run(directory, known, ctx.recipe, shard.part, open_plan) as record:
+    with part_run(directory, job.inputs, ctx.recipe, shard.part, settle_plan) as record:
         (plan,) = settled
         own = [group for group in plan.groups if group[0].batch % shard.count == shard.index]
         with torch_threads(plan.threads):
-            draw_batches(ctx, record, models, own)
+            draw_batches(ctx, record, job.models, own)
     with gate(directory), folder_lock(directory):
-        before = read_record(directory)
         so_far, total = len(files.all_traces()), len(plan.groups)
-        if before.status == "done" and before.inputs.key == known.key:
-            return {"output": str(files.images), **before.counts}
+        if (summary := closed(job)) is not None:
+            return summary
         if so_far < total or living_parts(directory):
             done = f"shard {shard} done, {so_far} of {total} batches so far"
             return {"output": str(files.images), "state": done}
-        with closing_run(directory, known, ctx.recipe) as record:
-            return finish(record)
+        with closing_run(directory, job.inputs, ctx.recipe) as record:
+            return finish(job, record)
+
+
+def closed(job: ArmJob) -> Mapping[str, object] | None:
+    """The summary of an arm that is finished with these inputs."""
+    files = job.ctx.ws.synthesize
+    record = read_record(files.directory)
+    if record.status != "done" or record.inputs.key != job.inputs.key:
+        return None
+    return {"output": str(files.images), **record.counts}
 
 
 def count_workers(ctx: Context, asked: int | Literal["auto"]) -> int:
@@ -190,106 +196,51 @@ def count_workers(ctx: Context, asked: int | Literal["auto"]) -> int:
     return max(1, (os.cpu_count() or 1) // 2)
 
 
-def draw_in_workers(
-    ctx: ArmContext,
-    record: StageRun,
-    items: Sequence[PlanItem],
-    plan: Settled,
-    workers: int,
-    retry_failed: bool = False,
-) -> int:
-    """Have processes of their own draw what is missing; returns how many pictures they drew.
+def open_plan(job: ArmJob, workers: int, retry_failed: bool) -> list[Batch]:
+    """Settle the plan for shards that follow; the batches that they are to draw.
 
-    Raises UserError when a worker ended before its time; the batches of the others stay.
+    Raises UserError (exit code 75): the folder is in use.
     """
-    files = ctx.ws.synthesize
-    todo = [group for group in plan.groups if not is_whole(record, files, group, retry_failed)]
-    count = min(workers, len(todo))
-    if count == 0:
-        return 0
-    parts = [f"worker-{index}-of-{count}" for index in range(count)]
-    # A trace that stays would look like a finished batch.
-    for group in todo:
-        files.trace(group[0].batch).unlink(missing_ok=True)
-    context = multiprocessing.get_context("spawn")
-    jobs: list[BaseProcess] = [
-        context.Process(
-            target=_work,
-            args=(_for_worker(ctx, index), tuple(items), plan, todo[index::count], part),
-        )
-        for index, part in enumerate(parts)
-    ]
-    _run_all(ctx, jobs, [files.trace(group[0].batch) for group in todo])
-    record.adopt(parts)
-    missing = sum(not is_whole(record, files, group) for group in todo)
-    if missing:
-        codes = ", ".join(str(job.exitcode) for job in jobs if job.exitcode)
-        raise UserError(
-            f"a worker ended before its time (exit codes {codes or '0'}): "
-            f"{len(plan.groups) - missing} of {len(plan.groups)} batches are drawn; "
-            "run the same command again"
-        )
-    return sum(len(group) for group in todo)
+    ctx, files = job.ctx, job.ctx.ws.synthesize
+    with opening_run(files.directory, job.inputs, ctx.recipe, resume=not ctx.force) as record:
+        plan = settle(job, record, workers)
+        todo: list[Batch] = [
+            group for group in plan.groups if not is_whole(record, files, group, retry_failed)
+        ]
+        # A trace that stays would look like a finished batch.
+        for group in todo:
+            files.trace(group[0].batch).unlink(missing_ok=True)
+    return todo
 
 
-def _run_all(ctx: ArmContext, jobs: Sequence[BaseProcess], traces: Sequence[Path]) -> None:
+def watch(ctx: Context, crew: Crew, traces: Sequence[Path]) -> None:
+    """Show how the shards get on, until nobody works any more.
+
+    Raises UserError when a batch is missing then; those that are drawn stay.
+    """
     try:
-        for job in jobs:
-            job.start()
-        for _ in ctx.progress.track(
-            _finished(jobs, traces), f"synthesize {ctx.name}", total=len(traces)
-        ):
+        for _ in ctx.progress.track(_written(crew, traces), "synthesize", total=len(traces)):
             pass
     finally:
-        for job in jobs:
-            if job.pid is not None:
-                job.terminate()
-                job.join()
+        codes = crew.end()
+    drawn = sum(path.is_file() for path in traces)
+    if drawn < len(traces):
+        failed = ", ".join(str(code) for code in codes if code)
+        raise UserError(
+            f"a worker ended before its time (exit codes {failed or '0'}): {drawn} of "
+            f"{len(traces)} batches are drawn; run the same command again"
+        )
 
 
-def _finished(jobs: Sequence[BaseProcess], traces: Sequence[Path]) -> Iterator[Path]:
-    """Traces as they come, until nobody works any more."""
+def _written(crew: Crew, traces: Sequence[Path]) -> Iterator[Path]:
     waiting, working = list(traces), True
     while working:
-        working = any(job.is_alive() for job in jobs)
+        working = crew.working(_POLL_SECONDS)
         for path in [path for path in waiting if path.is_file()]:
             waiting.remove(path)
             yield path
-        if working:
-            time.sleep(_POLL_SECONDS)
 
 
-def _for_worker(ctx: ArmContext, index: int) -> ArmContext:
-    """The same run, silent, on a GPU of its own where there are several."""
-    device = ctx.recipe.run.device
-    if device in ("auto", "cuda") and resolve_device(device).type == "cuda":
-        device = f"cuda:{index % torch.cuda.device_count()}"
-    run = ctx.recipe.run.model_copy(update={"device": device})
-    recipe = ctx.recipe.model_copy(update={"run": run})
-    return replace(ctx, recipe=recipe, progress=Silent())
-
-
-def _work(
-    ctx: ArmContext, items: Sequence[PlanItem], plan: Settled, groups: Sequence[Batch], part: str
-) -> None:
-    """A worker's life: its batches, until they are drawn or the parent has gone."""
-    # Ctrl-C reaches the whole group of processes; the parent answers it and ends its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A bar's usual lock is shared between processes; one that a killed worker leaves is complained
-    # of on stderr.
-    tqdm.set_lock(threading.RLock())
-    parent = multiprocessing.parent_process()
-    files, models = ctx.ws.synthesize, Models([(ctx, items)])
-    try:
-        with torch_threads(plan.threads), worker_run(files.directory, ctx.recipe, part) as record:
-            for group in groups:
-                if parent is None or parent.is_alive():
-                    draw_batch(ctx, record, files, models, group)
-    except UserError as error:
-        print(f"error: {part}: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-
-
-def _probed(ctx: ArmContext, models: Models, items: Sequence[PlanItem]) -> int:
-    model, guide = models.of(ctx)
-    return batch_size(ctx, model, costliest_step(ctx, model, guide, items[0]))
+def _probed(job: ArmJob) -> int:
+    model, guide = job.models.of(job.ctx)
+    return batch_size(job.ctx, model, costliest_step(job.ctx, model, guide, job.items[0]))
