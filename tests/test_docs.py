@@ -49,6 +49,7 @@ SHOWN = [
     ("instruments.md", "instruments", ("parts", "text", 0, "value")),
     ("laboratory.md", "ablation", ("parts", "plain", "rows", 3, "agreement", 0)),
     ("laboratory.md", "laboratory", ("recipe_seed_1", "gain", 0)),
+    ("laboratory.md", "softness", ("rows", 0, "powers", 0, 2)),
 ]
 
 

@@ -59,7 +59,7 @@ def test_pictures_are_those_that_higfa_synthesize_draws(samples: Samples, tmp_pa
     # One batch, as the laboratory's.
     values = {"run.batch_size": 20, "pictures.gallery": 0}
     ctx = replace(samples.ctx, recipe=override_recipe(samples.ctx.recipe, values))
-    synthesize.run(ctx)
+    synthesize.run(ctx, ["higfa"])
     for item, picture in zip(samples.items, drawings.pictures, strict=True):
         drawn = read_image(ctx.ws.arm("higfa").synthesize.directory / "images" / item.file_name)
         difference = np.abs(drawn.astype(int) - picture.permute(1, 2, 0).numpy().astype(int))

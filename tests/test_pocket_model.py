@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
 from tools.pocket.lab.figures import edge_overlap
-from tools.pocket.train import denoiser
+from tools.pocket.train import batches, denoiser
 from tools.pocket.train.autoencoder import build_autoencoder, encode_uint8, fit_basis
 from tools.pocket.train.checkpoint import Average, load_checkpoint
 from tools.pocket.train.contours import canny, degrade
@@ -131,7 +131,7 @@ def test_basis_is_orthonormal_sorted_and_partly_whitened() -> None:
 def test_caption_dropout_rate() -> None:
     tokens = torch.arange(1, 20001)[:, None].expand(-1, 3)
     empty = torch.zeros(3, dtype=torch.long)
-    kept = denoiser.drop_captions(tokens, empty, torch.Generator().manual_seed(0))
+    kept = batches.drop_captions(tokens, empty, torch.Generator().manual_seed(0))
     dropped = (kept == 0).all(dim=1)
     assert torch.equal(kept[~dropped], tokens[~dropped])
     # 0.12 within four standard errors of 20,000 draws
@@ -152,7 +152,7 @@ def test_any_text_tokenises_and_comes_back() -> None:
 def test_v_target_recovers_x0() -> None:
     """A model that returns the true v has no loss; one that returns zero has v's square."""
     alphas_bar = torch.tensor([0.9, 0.5])
-    batch = denoiser.Batch(
+    batch = batches.Batch(
         torch.full((2, 1, 2, 2), 2.0),
         torch.zeros(2, 3, dtype=torch.long),
         torch.zeros(0, 3, 16, 16),
@@ -282,7 +282,7 @@ def test_captions_that_name_a_variant_are_drawn_three_times_as_often(tiny_cache:
     assert named.tolist() == [False] * 4 + [True] * 8
     np.save(tiny_cache / "named.npy", named)
     cache = Cache.open(tiny_cache)
-    counts = np.bincount(denoiser.training_rows(cache), minlength=12)
+    counts = np.bincount(batches.training_rows(cache), minlength=12)
     assert counts.tolist() == np.where(cache.held_out, 0, np.where(named, 3, 1)).tolist()
 
 

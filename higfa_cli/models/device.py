@@ -5,15 +5,25 @@ from __future__ import annotations
 import torch
 
 from higfa_cli.errors import RecipeError, UserError
+from higfa_cli.models.memory_kept import keep_memory
 
 
 def resolve_device(name: str) -> torch.device:
     """`auto` is CUDA, else MPS, else the CPU; anything else is that device.
 
+    Work on a CPU starts here, whatever the stage: so here the C library is told to keep memory.
+
     Raises:
         RecipeError: not the name of a device.
         UserError: this machine or this torch build does not have it.
     """
+    device = _named(name)
+    if device.type == "cpu":
+        keep_memory()
+    return device
+
+
+def _named(name: str) -> torch.device:
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

@@ -29,10 +29,12 @@ def write_lab(folder: Path, per_class: int = 3, epochs: int = 1) -> Path:
     )
 
 
-def write_judges(folder: Path, classes: tuple[str, ...] = CLASSES, size: int = 32) -> Path:
+def write_judges(
+    folder: Path, classes: tuple[str, ...] = CLASSES, size: int = 32, data: str = "tiny"
+) -> Path:
     """Untrained judges of the classes; returns their folder."""
     torch.manual_seed(0)
     for name in ARCHITECTURES:
-        spec = JudgeSpec(name, classes, (size,), 1.0, "tiny")
+        spec = JudgeSpec(name, classes, (size,), 1.0, data)
         save_judge(folder / f"{name}.safetensors", build(name, len(classes)), spec)
     return folder

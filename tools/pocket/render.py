@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tools.pocket.pocket_render.captions import CAPTION_RATES, draw_caption
+from tools.pocket.pocket_render.captions import CAPTION_RATES, airline_names, draw_caption
 from tools.pocket.pocket_render.catalogue import (
     AIRCRAFT_ROOT,
     UNPAINTED,
@@ -110,7 +110,10 @@ def render_job(job: Job, pool: str, out: Path, size: int, seed: int) -> list[dic
         rng = picture_rng(seed, pool, job.variant, i)
         view = draw_view(rng, sealed=pool == "sealed")
         picture = scenes[livery.model].render(view)
-        caption = draw_caption(rng, aircraft, view.scene, classes) if pool == "web" else None
+        caption = None
+        if pool == "web":
+            name = airline_names()[livery.airline]
+            caption = draw_caption(rng, aircraft, view.scene, classes, name)
         identity = picture_id(pool, class_index, i)
         path = out / "images" / f"{identity}.jpg"
         Image.fromarray(picture).save(path, quality=95, subsampling=0)
@@ -160,6 +163,7 @@ def write_meta(
         kinds = Counter(row["caption_kind"] for row in rows)
         meta["caption_rates"] = CAPTION_RATES
         meta["caption_counts"] = {kind: kinds[kind] for kind in CAPTION_RATES}
+        meta["airlines_told"] = sum(row["caption_airline"] != "" for row in rows)
     (out / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
 
 

@@ -3,7 +3,8 @@
     python -m tools.pocket.lab.freeze --rendered DIR
 
 Writes tools/pocket/frozen.json: hashes of the class table, airline pools, dropped liveries and
-caption rates; of the web pool's records (views, labels, captions); and of the shipped data set.
+caption rates; of the web pool's records (views, labels, captions, the airlines they tell); and of
+the shipped data set.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ def state_of_data(rendered: Path) -> dict[str, object]:
         "caption_counts": meta["caption_counts"],
         "web_records": hashlib.sha256((web / "records.jsonl").read_bytes()).hexdigest(),
         "web_pictures": meta["pictures"],
+        "airlines_told": meta["airlines_told"],
         "dataset": folder_hash(DATASET),
     }
 

@@ -27,9 +27,7 @@ from higfa_cli.artifacts.fingerprint import hash_file, hash_json, hash_tree
 from higfa_cli.data.images import read_image
 from higfa_cli.errors import UserError
 from higfa_cli.method.guidance import ContourStrength, Guidance, TextStrength
-from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import draw
-from higfa_cli.models.loading import load_pipeline
 from higfa_cli.recipe.contours import Transforms
 from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.stages.inputs import model_inputs
@@ -40,6 +38,7 @@ from tools.pocket.lab.arms import DRAWN, TEXT_CONTOUR, TEXT_ONLY, Arm
 from tools.pocket.lab.draw import Samples
 from tools.pocket.lab.features import NAME as FEATURES
 from tools.pocket.lab.features import FeatureSpace, looks_like_aircraft
+from tools.pocket.lab.generator import load_generator, through_autoencoder
 from tools.pocket.lab.judges import check_data, jury_log_probabilities
 from tools.pocket.lab.laboratory import Instruments, open_instruments
 from tools.pocket.lab.measure import Pools, Row, row
@@ -57,7 +56,6 @@ ACCURACY_BAR, WARP_BAR, AUTOENCODING_BAR = 0.85, 0.95, 0.90
 TEXT_BAR, CONTOUR_BAR, SPEED_BAR = 0.40, 0.65, 5.0
 SHEET, SHEET_COLUMNS = 64, 16
 SPEED_BATCH, SPEED_STEPS, SPEED_THREADS, SPEED_ROUNDS = 32, 25, 2, 3
-ENCODED = 64
 POOLS = ("web", "train", "test")
 
 
@@ -128,15 +126,10 @@ def warp_part(instruments: Instruments, pools: Pools) -> list[Row]:
     return [*repeated, *mirrored[1:]]
 
 
-@torch.no_grad()
 def autoencoder_part(instruments: Instruments, pools: Pools) -> list[Row]:
     """What decode(encode(.)) costs."""
-    model = generator(instruments)
-    decoded = []
-    for part in pools.test.pictures.split(ENCODED):
-        images = model.decode(model.encode(part.float() / 127.5 - 1))
-        decoded.append(((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8))
-    after = torch.cat(decoded)
+    model = load_generator(instruments.samples.ctx)
+    after = through_autoencoder(model, pools.test.pictures)
     return ratio_rows(instruments, pools, after, "after / before", AUTOENCODING_BAR)
 
 
@@ -153,9 +146,7 @@ def photos_part(instruments: Instruments, pools: Pools) -> list[Row]:
 def arm_part(arm: Arm, threshold: float, instruments: Instruments, pools: Pools) -> list[Row]:
     """All figures of one arm's drawings."""
     drawings, samples = instruments.drawings(arm), instruments.samples
-    # Of the pools, labels are indices into the pocket's classes.
-    order = torch.tensor([list(load_classes()).index(name) for name in samples.classes])
-    there = replace(drawings, labels=order[drawings.labels])
+    there = replace(drawings, labels=measure.pool_labels(drawings, samples.classes))
     return [
         *measure.agreement_rows(instruments.judges, samples.classes, drawings, threshold),
         *measure.spread_rows(pools.space.network, there, pools.reference, drawn=True),
@@ -195,20 +186,10 @@ def sheet_part(instruments: Instruments, pools: Pools) -> list[Row]:
     return rows
 
 
-def generator(instruments: Instruments, prompt: str | None = None) -> DiffusionModel:
-    """The generator, ready for one prompt and the empty one, or for none."""
-    prompts = () if prompt is None else (prompt, "")
-    ctx, cpu = instruments.samples.ctx, torch.device("cpu")
-    recipe = ctx.recipe
-    return load_pipeline(
-        recipe.model, recipe.run, recipe.sampling, recipe.size, ctx.base, cpu, prompts
-    )
-
-
 def speed_part(instruments: Instruments, pools: Pools) -> list[Row]:
     """Pictures per second of the plain conditional, decoded, from two threads."""
     prompt = "a photo of an airliner"
-    model = generator(instruments, prompt)
+    model = load_generator(instruments.samples.ctx, prompt)
     contours = torch.zeros(SPEED_BATCH, 1, model.size, model.size)
     rows = []
     for figure, contour, threshold in (

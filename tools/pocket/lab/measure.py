@@ -20,6 +20,7 @@ from tools.pocket.lab.figures import Interval
 from tools.pocket.lab.judges import Judge, jury
 from tools.pocket.lab.scores import hits
 from tools.pocket.lab.train_judges import load_pool
+from tools.pocket.pocket_render.catalogue import load_classes
 
 # "Nearly all" drawings show a recognisable aircraft: the feature network sees one in at least this
 # share of what it sees one in among photos.
@@ -128,6 +129,12 @@ class Pools:
         pool = load_pool(self.folder / name, self.size)
         whole = torch.zeros(len(pool.labels), dtype=torch.bool)
         return Pictures(pictures=pool.pictures, labels=pool.labels, failed=whole)
+
+
+def pool_labels(found: Pictures, classes: Sequence[str]) -> Tensor:
+    """Labels that are indices into `classes`, as the pools have them, int64 [N]."""
+    order = torch.tensor([list(load_classes()).index(name) for name in classes])
+    return order[found.labels]
 
 
 def agreement_rows(

@@ -58,6 +58,7 @@ def make_record(
             "caption": caption.text,
             "caption_kind": caption.kind,
             "caption_words": caption.words,
+            "caption_airline": caption.airline,
         }
     return row
 

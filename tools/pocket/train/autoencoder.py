@@ -75,6 +75,34 @@ def fit_basis(images: np.ndarray, channels: int = LATENT_CHANNELS) -> PatchBasis
     return PatchBasis(mean.reshape(shape), directions.reshape(channels, *shape), scales)
 
 
+def extend_basis(basis: PatchBasis, images: np.ndarray, channels: int) -> PatchBasis:
+    """`basis` with further directions, up to `channels`; those that it has stay as they are.
+
+    The new ones are the PCA of what the old ones leave of the patches of uint8 images
+    (n, height, width, 3), scaled by the rule of `fit_basis`. So a denoiser of the old latents finds
+    them again as the first of the new ones.
+    """
+    patches = cut_patches(images).reshape(-1, PATCH * PATCH * 3).astype(np.float64) / 255
+    mean, old = patches.mean(axis=0), basis.directions.reshape(len(basis.scales), -1)
+    values = patches - mean
+    common = float(np.mean(basis.scales * (values @ old.T).std(axis=0) ** WHITENING_POWER))
+    # float16 left shipped directions not quite orthonormal: the new ones must not repeat them
+    inside = np.linalg.qr(old.T)[0]
+    left = values - values @ inside @ inside.T
+    variances, vectors = np.linalg.eigh(left.T @ left / len(left))
+    order = np.argsort(variances)[::-1][: channels - len(old)]
+    new = vectors[:, order].T
+    new *= np.sign(new[np.arange(len(new)), np.abs(new).argmax(axis=1)])[:, None]
+    scales = common * np.sqrt(variances[order]) ** -WHITENING_POWER
+    directions = np.concatenate([basis.directions, new.reshape(-1, PATCH, PATCH, 3)])
+    # The old mean is kept where the old directions see it; the new ones see the patches' own.
+    seen = inside @ inside.T
+    centre = seen @ basis.mean.ravel() + mean - seen @ mean
+    return PatchBasis(
+        centre.reshape(PATCH, PATCH, 3), directions, np.concatenate([basis.scales, scales])
+    )
+
+
 def build_autoencoder(basis: PatchBasis) -> AutoencoderTiny:
     """`AutoencoderTiny` (f8) whose encoder is `basis`; its decoder is freshly initialised.
 
@@ -147,9 +175,10 @@ def _start_decoder(layers: nn.Sequential, channels: int) -> None:
     first = layers[0]
     first.weight.mul_(0.1)
     first.bias.zero_()
-    for k in range(channels):
+    pairs = min(channels, DECODER_CHANNELS // 2)
+    for k in range(pairs):
         first.weight[k, k, 1, 1] += 1
-        first.weight[channels + k, k, 1, 1] -= 1
+        first.weight[pairs + k, k, 1, 1] -= 1
     convolutions = [layer for layer in layers[1:] if isinstance(layer, nn.Conv2d)]
     for convolution in convolutions[:-1]:
         convolution.weight.mul_(0.3)

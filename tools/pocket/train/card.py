@@ -49,7 +49,8 @@ image = pipeline("a photo of a Boeing 737-800 airliner", image=contour).images[0
 pictures with the names of families only ("Boeing 737"); what ImageNet weights are to real photos.
 
 The encoder is a closed-form PCA of 8x8x3 patches, partially whitened (std to the power 0.6); only
-the decoder is trained.
+the decoder is trained. The noise schedule is Stable Diffusion's with 80 further levels, down to an
+alpha of 0.01.
 
 ## Training
 
@@ -66,11 +67,13 @@ weights, run `python -m tools.pocket.train.unpack --package pocket/higfa_pocket 
 --run RUN` before `prepare`, and leave `words` out):
 
 ```
-python tools/pocket/render.py --pool web --out WEB --per-class 780
+python tools/pocket/render.py --pool web --out WEB --per-class 2000
 python -m tools.pocket.train.prepare --web WEB --cache CACHE
 python -m tools.pocket.train.words --web WEB --cache CACHE
 python -m tools.pocket.train.decoder --cache CACHE --out RUN --minutes 20
 OMP_NUM_THREADS=1 python -m tools.pocket.train.denoiser --cache CACHE --out RUN
+python -m tools.pocket.train.redraw --cache CACHE --run RUN
+python -m tools.pocket.train.polish --cache CACHE --out RUN --backbone BACKBONE
 python -m tools.pocket.train.export --cache CACHE --run RUN --package pocket/higfa_pocket
 python -m tools.pocket.sheet --pocket pocket/higfa_pocket --out SHEET
 ```

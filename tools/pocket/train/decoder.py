@@ -52,26 +52,37 @@ def reconstruction_loss(drawn: Tensor, wanted: Tensor) -> Tensor:
     return error.abs().mean() + edges + 0.5 * error.square().mean()
 
 
-def feature_distance(weights: Path, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
-    """L1 distance of the backbone's features (strides 4 and 8) of pictures [n, 3, h, w] in [0, 1].
+Features = Callable[[Tensor], list[Tensor]]
 
-    Each stage is divided by the mean size of the wanted picture's features.
+
+def frozen_features(weights: Path, device: torch.device, stages: tuple[int, ...]) -> Features:
+    """The backbone's features at some stages (0 has half of its input's side, each further one half
+    of the last's) of pictures [n, 3, h, w] in [0, 1], differentiable.
     """
-    network = timm.create_model(
-        families.ARCHITECTURE, features_only=True, out_indices=FEATURE_STAGES
-    )
+    network = timm.create_model(families.ARCHITECTURE, features_only=True, out_indices=stages)
     state = {name: value.float() for name, value in load_file(weights).items()}
     network.load_state_dict({name: state[name] for name in network.state_dict()})
     network = network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    return lambda pictures: network(families.ready(pictures * 255))
+
+
+def relative_distance(drawn: list[Tensor], wanted: list[Tensor]) -> Tensor:
+    """L1 distance of features, each stage divided by the mean size of the wanted ones; summed."""
+    parts = [
+        (got - target).abs().mean() / target.abs().mean()
+        for got, target in zip(drawn, wanted, strict=True)
+    ]
+    return torch.stack(parts).sum()
+
+
+def feature_distance(weights: Path, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+    """`relative_distance` of pictures [n, 3, h, w] in [0, 1] at strides 4 and 8."""
+    features = frozen_features(weights, device, FEATURE_STAGES)
 
     def distance(drawn: Tensor, wanted: Tensor) -> Tensor:
         with torch.no_grad():
-            targets = network(families.ready(wanted * 255))
-        parts = [
-            (got - target).abs().mean() / target.abs().mean()
-            for got, target in zip(network(families.ready(drawn * 255)), targets, strict=True)
-        ]
-        return torch.stack(parts).sum()
+            targets = features(wanted)
+        return relative_distance(features(drawn), targets)
 
     return distance
 

@@ -20,7 +20,6 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,23 +28,23 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from tools.pocket.train.batches import Batch, Shelf, draw_batch, training_rows
 from tools.pocket.train.checkpoint import Average, append_log, load_checkpoint, save_atomic
-from tools.pocket.train.contours import degrade
 from tools.pocket.train.networks import (
     Sizes,
     build_controlnet,
     build_scheduler,
     build_text_encoder,
     build_unet,
+    sizes_of,
 )
 from tools.pocket.train.prepare import Cache
 from tools.pocket.train.text import token_ids
 
 BATCH = 64
-CAPTION_DROPOUT = 0.12
-NAMED = 3
 WARM_UP = 200
 WORKERS = 2
+AVERAGED = 0.999
 CPU = torch.device("cpu")
 
 
@@ -61,6 +60,10 @@ class Generator(nn.Module):
     def forward(self, noisy: Tensor, timesteps: Tensor, tokens: Tensor, contours: Tensor) -> Tensor:
         """Predicted v (n, c, h, w). `contours` (m, 3, 8h, 8w), m <= n, belong to the first m."""
         words = self.text_encoder(tokens).last_hidden_state
+        return self.read(noisy, timesteps, words, contours)
+
+    def read(self, noisy: Tensor, timesteps: Tensor, words: Tensor, contours: Tensor) -> Tensor:
+        """`forward` of the text encoder's last hidden states (n, 32, width)."""
         m, n = len(contours), len(noisy)
         if m == 0:
             return self.unet(noisy, timesteps, words).sample
@@ -82,58 +85,6 @@ def _pad_rows(part: Tensor, n: int) -> Tensor:
     return torch.cat([part, part.new_zeros(n - len(part), *part.shape[1:])])
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Latents (n, c, h, w), tokens (n, 32), contours of the first m, timesteps and noise."""
-
-    latents: Tensor
-    tokens: Tensor
-    contours: Tensor
-    timesteps: Tensor
-    noise: Tensor
-
-
-def drop_captions(tokens: Tensor, empty: Tensor, generator: torch.Generator) -> Tensor:
-    """Tokens (n, 32) with each row replaced by the empty prompt's with probability 0.12."""
-    draws = torch.rand(len(tokens), generator=generator, device=tokens.device)
-    dropped = draws < CAPTION_DROPOUT
-    return torch.where(dropped[:, None], empty, tokens)
-
-
-@dataclass(frozen=True)
-class Shelf:
-    """What batches are taken from, as tensors on the device that trains; shapes as in `Cache`."""
-
-    latents: Tensor
-    tokens: Tensor
-    contours: Tensor
-
-    @classmethod
-    def of(cls, cache: Cache, device: torch.device) -> Shelf:
-        """A cache's arrays: read where they lie on the CPU, moved to any other device."""
-        names = ("latents", "tokens", "contours")
-        return cls(*(torch.from_numpy(getattr(cache, name)).to(device) for name in names))
-
-
-def draw_batch(
-    shelf: Shelf, rows: Tensor, empty: Tensor, seed: tuple[int, int], size: int, shown: int
-) -> Batch:
-    """A batch that depends on `seed` = (run, draw) alone; its first `shown` rows have contours."""
-    device = shelf.latents.device
-    generator = torch.Generator(device).manual_seed(seed[0] * 10_000_019 + seed[1])
-    draw = partial(torch.randint, size=(size,), generator=generator, device=device)
-    chosen = rows[draw(len(rows))]
-    copies = draw(shelf.latents.shape[1])
-    latents = shelf.latents[chosen, copies].float()
-    tokens = drop_captions(shelf.tokens[chosen].long(), empty, generator)
-    timesteps = draw(1000)
-    noise = torch.randn(latents.shape, generator=generator, device=device)
-    # drawn last: the rest of a batch is the same with and without contours
-    contours = shelf.contours[chosen[:shown], copies[:shown]]
-    contours = degrade(contours[:, None].float() / 255, generator).expand(-1, 3, -1, -1)
-    return Batch(latents, tokens, contours, timesteps, noise)
-
-
 def denoising_loss(model: Generator, batch: Batch, alphas_bar: Tensor) -> Tensor:
     """Per-image MSE of v = alpha eps - sigma x0 (Salimans & Ho 2022, app. D), shape (n,)."""
     alpha_bar = alphas_bar[batch.timesteps].view(-1, 1, 1, 1)
@@ -153,6 +104,7 @@ class Rate:
     peak: float = 1e-3
     start: int = 0
     until: int = 10_000
+    warm_up: int = WARM_UP
 
     def at(self, step: int, time_left: float = 1.0) -> float:
         """The rate of step number `step`; of the leg's last step when it is past.
@@ -160,16 +112,7 @@ class Rate:
         `time_left` in [0, 1]: the share of the leg's time, where that ends it before its steps do.
         """
         left = max(1, self.until - step) / (self.until - self.start)
-        return self.peak * min(1.0, (step - self.start + 1) / WARM_UP) * min(left, time_left)
-
-
-def training_rows(cache: Cache) -> np.ndarray:
-    """Row numbers to draw from: those whose caption names a variant stand in them three times.
-
-    Captions of a family or a maker teach what aircraft look like, but not which is which.
-    """
-    learn = np.flatnonzero(~cache.held_out)
-    return np.concatenate([learn, np.repeat(learn[cache.named[learn]], NAMED - 1)])
+        return self.peak * min(1.0, (step - self.start + 1) / self.warm_up) * min(left, time_left)
 
 
 class Trainer:
@@ -184,6 +127,9 @@ class Trainer:
         batch: int,
         sizes: Sizes,
         device: torch.device = CPU,
+        workers: int = WORKERS,
+        averaged: float = AVERAGED,
+        late: float = 0.0,
     ) -> None:
         torch.manual_seed(seed)
         cache = Cache.open(cache_folder)
@@ -196,18 +142,18 @@ class Trainer:
         taught = load_checkpoint(cache_folder / "text_encoder.pt")["text_encoder"]
         self.model.text_encoder.load_state_dict(taught)
         self.model.text_encoder.requires_grad_(False)
-        self.average = Average(self.model)
+        self.average = Average(self.model, averaged)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=rate.peak, betas=(0.9, 0.99), weight_decay=1e-2, fused=True
         )
         # On CPUs two single-threaded halves of a batch meet once per step; two threads inside each
         # operation meet thousands of times, which is slow where other work shares the cores.
-        self.workers = WORKERS if device.type == "cpu" else 1
+        self.workers = workers if device.type == "cpu" else 1
         self.pool = ThreadPoolExecutor(self.workers)
         self.alphas_bar = build_scheduler().alphas_cumprod.to(device)
         self.path, self.log = out / "denoiser.pt", out / "denoiser.jsonl"
-        self.seed, self.rate, self.batch = seed, rate, batch
+        self.seed, self.rate, self.batch, self.late = seed, rate, batch, late
         self.step_number, self.seen, self.seconds = 0, 0, 0.0
 
     def load(self) -> None:
@@ -260,7 +206,7 @@ class Trainer:
         """Loss and gradients of one worker's share of the step's batch."""
         size = self.batch // self.workers
         seed = (self.seed, self.step_number * self.workers + worker)
-        batch = draw_batch(self.shelf, self.rows, self.empty, seed, size, size // 2)
+        batch = draw_batch(self.shelf, self.rows, self.empty, seed, size, size // 2, self.late)
         loss = denoising_loss(self.model, batch, self.alphas_bar).mean()
         gradients = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
         return loss.detach(), gradients
@@ -321,19 +267,28 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--device", type=torch.device, default=CPU)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=WORKERS, help="threads, on a CPU")
+    parser.add_argument("--averaged", type=float, default=AVERAGED, help="decay of the average")
+    parser.add_argument("--warm-up", type=int, default=WARM_UP, help="steps")
+    parser.add_argument("--late", type=float, default=0.0, help="more of the noisiest tenth")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.backends.cudnn.benchmark = True
     arguments.out.mkdir(parents=True, exist_ok=True)
-    rate = Rate(arguments.rate, arguments.start, arguments.until)
+    rate = Rate(arguments.rate, arguments.start, arguments.until, arguments.warm_up)
+    path = arguments.out / "denoiser.pt"
+    sizes = sizes_of(load_checkpoint(path)["model"]) if path.exists() else Sizes()
     trainer = Trainer(
         arguments.cache,
         arguments.out,
         arguments.seed,
         rate,
         arguments.batch,
-        Sizes(),
+        sizes,
         arguments.device,
+        arguments.workers,
+        arguments.averaged,
+        arguments.late,
     )
     train(trainer, arguments.until, arguments.minutes, arguments.by_clock)
 

@@ -22,9 +22,9 @@ from tools.pocket.train.autoencoder import PatchBasis, build_autoencoder
 from tools.pocket.train.card import write_card
 from tools.pocket.train.checkpoint import load_checkpoint
 from tools.pocket.train.denoiser import Generator
-from tools.pocket.train.networks import Sizes, build_scheduler
+from tools.pocket.train.networks import build_scheduler, sizes_of
 
-MAX_BYTES = 40_000_000
+MAX_BYTES = 60_000_000
 MACHINE_KEYS = ("_name_or_path", "name_or_path", "tokenizer_file", "is_local", "local_files_only")
 
 
@@ -32,7 +32,7 @@ def load_trained(cache: Path, run: Path) -> tuple[StableDiffusionPipeline, Contr
     """Pipeline and ControlNet with averaged weights, and the denoiser's step."""
     tokenizer = CLIPTokenizer.from_pretrained(cache / "tokenizer", local_files_only=True)
     state = load_checkpoint(run / "denoiser.pt")
-    model = Generator(Sizes(), tokenizer)
+    model = Generator(sizes_of(state["model"]), tokenizer)
     model.load_state_dict(state["model"] | state["average"])
     autoencoder = build_autoencoder(PatchBasis.load(cache / "basis.npz"))
     decoder = load_checkpoint(run / "decoder.pt")
@@ -86,7 +86,7 @@ def weight_bytes(package: Path) -> int:
 
 
 def export(cache: Path, run: Path, package: Path) -> int:
-    """Write both folders; returns the denoiser's step. ValueError if they exceed 40 MB."""
+    """Write both folders; returns the denoiser's step. ValueError if they exceed 60 MB."""
     pipeline, controlnet, step = load_trained(cache, run)
     package.mkdir(parents=True, exist_ok=True)
     for name, model in (("sd", pipeline), ("controlnet", controlnet)):

@@ -120,7 +120,10 @@ def augment(
         return small, random_contour(small, rng)
     matrix = random_similarity(image.shape[0], rng)
     size = (image.shape[1], image.shape[0])
-    moved = cv2.warpAffine(image, matrix, size, borderMode=cv2.BORDER_REPLICATE)
+    # Linear interpolation would take a fifth of the power at high frequencies.
+    moved = cv2.warpAffine(
+        image, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+    )
     small = shrink(moved, side)
     if rng.random() < 0.5:
         return small, random_contour(small, rng)
