@@ -220,7 +220,7 @@ def test_lock_of_a_dead_process_is_cleared(
 ) -> None:
     holder.send(signal.SIGKILL)
     assert holder.end()[0] == -signal.SIGKILL
-    assert list(contoured.glob(".synthesize.lock*"))
+    assert list(contoured.glob("synthesize/.higfa.lock*"))
     assert forks.run("synthesize", recipe, "--workspace", contoured)[0] == 0
     same(contoured, whole)
     assert not list(contoured.glob(".*.json"))

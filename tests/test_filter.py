@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from higfa_cli.artifacts.artifact import write_rows
 from higfa_cli.artifacts.atomic import read_json, read_jsonl, write_bytes
 from higfa_cli.artifacts.class_folders import class_dir
-from higfa_cli.artifacts.records import SynthesisCounts
+from higfa_cli.artifacts.records import FilterCounts, SynthesisCounts
 from higfa_cli.artifacts.rows import PICTURE_FAULTS
 from higfa_cli.artifacts.run_record import stage_run
 from higfa_cli.cli.app import app
@@ -521,15 +521,16 @@ def test_from_the_command_line_to_the_report(ctx: Context) -> None:
 
 def test_sentences_by_hand() -> None:
     none = dict.fromkeys(PICTURE_FAULTS, 0)
-    counts = {"pictures": 2400, "kept": 2400, "rejected": none}
+    counts = FilterCounts(pictures=2400, kept=2400, rejected=none, kept_by_class={})
     assert wording.filter_sentence(counts) == "The filter kept all 2,400 drawn pictures."
-    counts = {"pictures": 9, "kept": 6, "rejected": none | {"confidence": 3, "top_k": 1}}
+    rejected = none | {"confidence": 3, "top_k": 1}
+    counts = FilterCounts(pictures=9, kept=6, rejected=rejected, kept_by_class={})
     assert wording.filter_sentence(counts) == (
         "The filter kept 6 of 9 drawn pictures and left 3 out of training (some for more than one "
         "reason): 3 below the guide's confidence, 1 not among the guide's first choices."
     )
     assert set(wording.REJECTED) == set(PICTURE_FAULTS)
-    assert wording.filter_rules(Filter(constant=0).model_dump()) == "none"
-    assert wording.filter_rules(Filter(best_of=4, top_k=2).model_dump()) == (
+    assert wording.filter_rules(Filter(constant=0)) == "none"
+    assert wording.filter_rules(Filter(best_of=4, top_k=2)) == (
         "among the guide's first 2, best of 4, standard deviation ≥ 2"
     )

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from higfa_cli.artifacts.artifact import write_rows
 from higfa_cli.artifacts.atomic import read_jsonl, write_json, write_jsonl, write_text
@@ -175,7 +174,7 @@ def test_contours_are_read_from_their_stage(ctx: Context, name: str) -> None:
         drawing.read_contour(ctx, item)
     # Before any model is loaded: there is none.
     with pytest.raises(UserError, match="contours"):
-        preview.sweep(ctx, "guidance.text.scale", [1.0])
+        preview.sweep(ctx, "guidance.text.scale", [1.0], ["higfa"])
 
 
 @pytest.mark.parametrize("name", PATHS)
@@ -351,7 +350,7 @@ def test_hostile_records_are_replaced_or_refused(ctx: Context, case: str, stage:
         assert code == 0, printed
         assert_inert(printed)
     if case != "nested":
-        assert estimate._earlier(ctx.arm("higfa"), torch.device("cpu")) is None
+        assert estimate.seconds_per_picture(ctx.arm("higfa")) is None
     write_json(ctx.ws.downstream.results, {"arms": [{"name": "real", "runs": []}]})
     with pytest.raises(UserError):
         report.run(ctx)

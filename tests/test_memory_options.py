@@ -85,7 +85,7 @@ def test_probe_finds_the_largest_power_of_two(room: int, found: int) -> None:
 
 def test_probe_says_what_to_do_where_nothing_fits() -> None:
     device = Device(0)
-    with pytest.raises(UserError, match=r"synthesize\.gradient_autoencoder"):
+    with pytest.raises(UserError, match=r"model\.gradient_autoencoder"):
         largest_that_runs(lambda size: device([0] * size) and None)
 
 

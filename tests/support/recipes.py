@@ -26,10 +26,13 @@ _SECTION_OF = {
 
 
 def drawing_keys(**names: Any) -> dict[str, dict[str, Any]]:
-    """The recipe's sections that hold these keys."""
+    """The recipe's sections that hold these keys; `prompts` is one itself."""
     sections: dict[str, dict[str, Any]] = {}
     for name, value in names.items():
-        sections.setdefault(_SECTION_OF[name], {})[name] = value
+        if name == "prompts":
+            sections[name] = value
+        else:
+            sections.setdefault(_SECTION_OF[name], {})[name] = value
     return sections
 
 
