@@ -109,7 +109,7 @@ def test_the_pocket_is_well() -> None:
     assert all(one["status"] == "ok" for one in answer["checks"]), answer["checks"]
     assert answer["missing_files"] == []
     assert answer["next"] == "higfa contours pocket"
-    assert "528" in row(answer, "disk")["detail"]
+    assert "1,056 pictures" in row(answer, "disk")["detail"]
     assert "none longer than 32 tokens" in row(answer, "prompts")["detail"]
 
 
@@ -124,7 +124,7 @@ def test_missing_files_are_named_with_their_command(
     assert "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/" in row(answer, "data")["remedy"]
     assert row(answer, "model files")["status"] == "failed"
     assert row(answer, "model")["status"] == "ok"
-    assert "6,668 pictures (published split sizes)" in row(answer, "disk")["detail"]
+    assert "13,336 pictures (published split sizes)" in row(answer, "disk")["detail"]
     settings = load_recipe(name).recipe.model
     wanted = {(one["repo"], one["revision"], one["file"]) for one in answer["missing_files"]}
     files = [

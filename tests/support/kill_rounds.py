@@ -14,6 +14,8 @@ from tests.support.forks import Forks
 from tests.support.recipes import EDGES, write_recipe
 
 STAGES = ("contours", "finetune-guide", "synthesize", "filter", "train-downstream", "report")
+# Stages that have a folder, and so a record, for each of the recipe's arms and the gallery.
+OF_ARMS = {"synthesize": ("higfa", "gallery"), "filter": ("higfa",)}
 CLASSES = (shapes.CLASSES[0], shapes.CLASSES[3])
 
 
@@ -113,10 +115,11 @@ class Killer:
 def at_work(workspace: Path) -> str:
     """The stage that the killed run was at."""
     for stage in STAGES:
-        try:
-            record = json.loads((workspace / stage / "run.json").read_text("utf-8"))
-        except (FileNotFoundError, ValueError):
-            return stage
-        if record["status"] != "done":
-            return stage
+        for arm in OF_ARMS.get(stage, ("",)):
+            try:
+                record = json.loads((workspace / stage / arm / "run.json").read_text("utf-8"))
+            except (FileNotFoundError, ValueError):
+                return stage
+            if record["status"] != "done":
+                return stage
     return STAGES[-1]
