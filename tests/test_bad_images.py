@@ -455,6 +455,7 @@ def test_every_stage_leaves_out_the_same_photos(recipe: Path) -> None:
     assert len(want.samples) == 18 and not BAD.keys() & {one.key for one in want.samples}
     for stage in (drawing, finetune_guide, filter, train_downstream):
         assert stage.load_photos is load_photos
+    assert want == drawing.load_photos(ctx) == finetune_guide.load_photos(ctx)
     files = downstream_inputs(ctx, arms=["real"]).files
     assert files["data/train"] == want.fingerprint("train")
     everything = load_dataset(ctx.recipe.data, ctx.base, 0)

@@ -223,7 +223,7 @@ def test_lock_of_a_dead_process_is_cleared(
     assert list(contoured.glob("synthesize/.higfa.lock*"))
     assert forks.run("synthesize", recipe, "--workspace", contoured)[0] == 0
     same(contoured, whole)
-    assert not list(contoured.glob(".*.json"))
+    assert not list(contoured.rglob(".*.json"))
 
 
 @pytest.mark.fault(

@@ -28,7 +28,7 @@ from higfa_cli.artifacts.run_record import (
 )
 from higfa_cli.artifacts.stage_state import read_record
 from higfa_cli.errors import UserError
-from higfa_cli.models.device import resolve_device
+from higfa_cli.models.device import gpus, resolve_device
 from higfa_cli.stages.batch_files import (
     Batch,
     Models,
@@ -192,7 +192,7 @@ def count_workers(ctx: Context, asked: int | Literal["auto"]) -> int:
     if asked != "auto":
         return asked
     if resolve_device(ctx.recipe.run.device).type == "cuda":
-        return torch.cuda.device_count()
+        return gpus()
     return max(1, (os.cpu_count() or 1) // 2)
 
 
