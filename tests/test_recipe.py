@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import given
@@ -356,13 +357,15 @@ def test_pocket_package_present_incomplete_and_absent(
     (package / "__init__.py").touch()
     others = [entry for entry in sys.path if not (Path(entry) / "higfa_pocket").is_dir()]
     hooks = [hook for hook in sys.meta_path if "editable" not in str(hook).lower()]
-    monkeypatch.delitem(sys.modules, "higfa_pocket", raising=False)
+    # set, then deleted: the module that was there, or none, is what comes back after the test
+    monkeypatch.setitem(sys.modules, "higfa_pocket", ModuleType("higfa_pocket"))
+    del sys.modules["higfa_pocket"]
     monkeypatch.setattr(sys, "meta_path", hooks)
     monkeypatch.setattr(sys, "path", [str(tmp_path / "first"), *others])
     assert resolve_ref("pocket:aircraft", tmp_path) == package / "data" / "aircraft"
     with pytest.raises(UserError, match="has no sd: pip install"):
         resolve_ref("pocket:sd", tmp_path)
-    monkeypatch.delitem(sys.modules, "higfa_pocket", raising=False)
+    sys.modules.pop("higfa_pocket", None)
     monkeypatch.setattr(sys, "path", others)
     with pytest.raises(UserError, match="higfa-pocket package is not installed: pip install"):
         resolve_ref("pocket:sd", tmp_path)
