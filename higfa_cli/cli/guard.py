@@ -144,17 +144,14 @@ def _described(error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{error.filename}: " if error.filename is not None else ""
-        return f"{where}{error.strerror}; {_remedy(error)}"
+        remedy = remedy_for(error) or f"check the path (set {DEBUG}=1 for the traceback)"
+        if error.filename == streams.STDOUT:
+            remedy = "what was to be printed is lost, files written are whole: send it elsewhere"
+        return f"{where}{error.strerror}; {remedy}"
     if isinstance(error, UnicodeEncodeError):
         around = error.object[max(error.start - 40, 0) : error.end + 40]
         return f"{around!r} cannot be written as {error.encoding}; rename the file or the class"
     return f"{type(error).__name__}: {error} (set {DEBUG}=1 for the traceback)"
-
-
-def _remedy(error: OSError) -> str:
-    if error.filename == streams.STDOUT:
-        return "what was to be printed is lost, files written are whole: send the output elsewhere"
-    return remedy_for(error) or f"check the path (set {DEBUG}=1 for the traceback)"
 
 
 def _is_typers_own(error: Exception) -> bool:

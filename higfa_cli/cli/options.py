@@ -5,13 +5,15 @@ from __future__ import annotations
 import inspect
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, get_type_hints
 
 import typer
 
+from higfa_cli.cli.quiet import silence_libraries
 from higfa_cli.errors import UserError
+from higfa_cli.recipe.builtin import builtin_text
 
 if TYPE_CHECKING:
     from higfa_cli.stages.context import Context
@@ -59,40 +61,6 @@ _NoFlag = Annotated[str | None, typer.Option(hidden=True, callback=_refuse_recip
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Which recipe, with which changes, and where to."""
-
-    ref: str
-    overrides: tuple[str, ...] = ()
-    workspace: Path | None = None
-    device: str | None = None
-
-    @property
-    def words(self) -> str:
-        """What to type after a command to make the same choice again."""
-        words = [self.ref]
-        for override in self.overrides:
-            words += ["--set", override]
-        if self.workspace:
-            words += ["--workspace", str(self.workspace)]
-        if self.device:
-            words += ["--device", self.device]
-        return shlex.join(words)
-
-    def context(self, quiet: bool = True, force: bool = False) -> Context:
-        """Load the recipe. Raises UserError when it is not valid."""
-        from higfa_cli.cli.output import TerminalProgress
-        from higfa_cli.cli.quiet import silence_libraries
-        from higfa_cli.recipe.load import load_recipe
-        from higfa_cli.stages.context import make_context
-
-        silence_libraries()
-        overrides = [*self.overrides, *([f"run.device={self.device}"] if self.device else [])]
-        loaded = load_recipe(self.ref, overrides)
-        return make_context(loaded, self.workspace, TerminalProgress(quiet), force)
-
-
-@dataclass(frozen=True)
 class RecipeFlags:
     """The flags of every command that reads a recipe."""
 
@@ -101,14 +69,13 @@ class RecipeFlags:
     recipe: _NoFlag = None
     set_: SetFlag = None
     workspace: WorkspaceFlag = None
-    device: DeviceFlag = None
     as_json: JsonFlag = False
 
-    @property
-    def choice(self) -> Choice:
-        """The recipe chosen. Raises UserError (exit code 2) unless it is exactly one."""
-        from higfa_cli.recipe.builtin import builtin_text
+    device: ClassVar[str | None] = None
 
+    @property
+    def chosen(self) -> str:
+        """The recipe chosen. Raises UserError (exit code 2) unless it is exactly one."""
         refs = [ref for ref in (self.ref, self.dataset) if ref is not None]
         if len(refs) != 1:
             problem = "choose one recipe" if refs else "no recipe chosen"
@@ -117,11 +84,45 @@ class RecipeFlags:
             )
         if self.dataset is not None:
             builtin_text(self.dataset)
-        return Choice(refs[0], tuple(self.set_ or ()), self.workspace, self.device)
+        return refs[0]
+
+    @property
+    def words(self) -> str:
+        """What to type after a command to make the same choice again."""
+        words = [self.chosen]
+        for override in self.set_ or ():
+            words += ["--set", override]
+        if self.workspace:
+            words += ["--workspace", str(self.workspace)]
+        if self.device:
+            words += ["--device", self.device]
+        return shlex.join(words)
+
+    def with_key(self, override: str) -> Self:
+        """The same flags with one more `--set KEY=VALUE`."""
+        return replace(self, set_=[*(self.set_ or ()), override])
+
+    def context(self, quiet: bool = True, force: bool = False) -> Context:
+        """Load the recipe. Raises UserError when it is not valid."""
+        from higfa_cli.cli.output import TerminalProgress
+        from higfa_cli.recipe.load import load_recipe
+        from higfa_cli.stages.context import make_context
+
+        silence_libraries()
+        device = [f"run.device={self.device}"] if self.device else []
+        loaded = load_recipe(self.chosen, [*(self.set_ or ()), *device])
+        return make_context(loaded, self.workspace, TerminalProgress(quiet), force)
 
 
 @dataclass(frozen=True)
-class StageFlags(RecipeFlags):
+class DeviceFlags(RecipeFlags):
+    """The flags of every command that computes, or says how that would go."""
+
+    device: DeviceFlag = None  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class StageFlags(DeviceFlags):
     """The flags of every command that runs stages."""
 
     force: ForceFlag = False
@@ -138,8 +139,7 @@ def spelled_out(command: Callable[..., None]) -> Callable[..., None]:
     flags_type = first.annotation
     if not (isinstance(flags_type, type) and issubclass(flags_type, RecipeFlags)):
         return command
-    hints = inspect.get_annotations(RecipeFlags, eval_str=True)
-    hints |= inspect.get_annotations(flags_type, eval_str=True)
+    hints = get_type_hints(flags_type, include_extras=True)
     shared = [
         inspect.Parameter(
             flag.name, first.KEYWORD_ONLY, default=flag.default, annotation=hints[flag.name]

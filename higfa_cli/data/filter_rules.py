@@ -58,11 +58,11 @@ def decide(pictures: Sequence[Measured], rules: Filter) -> list[tuple[PictureFau
     Raises:
         ValueError: a rule asks for the guide, and a picture was measured without it.
     """
-    found = [_alone(picture, rules) for picture in pictures]
+    faults = [_alone(picture, rules) for picture in pictures]
     if rules.best_of == 1:
-        return found
+        return faults
     groups: dict[tuple[str, int], list[int]] = {}
-    for index, (picture, reasons) in enumerate(zip(pictures, found, strict=True)):
+    for index, (picture, reasons) in enumerate(zip(pictures, faults, strict=True)):
         if not reasons:
             group = (picture.source, picture.replica // rules.best_of)
             groups.setdefault(group, []).append(index)
@@ -70,8 +70,8 @@ def decide(pictures: Sequence[Measured], rules: Filter) -> list[tuple[PictureFau
         first = sorted(members, key=lambda i: (-_sure(pictures[i]), pictures[i].replica))[0]
         for index in members:
             if index != first:
-                found[index] = ("best_of",)
-    return found
+                faults[index] = ("best_of",)
+    return faults
 
 
 def rank_of(probabilities: np.ndarray, class_id: int) -> int:

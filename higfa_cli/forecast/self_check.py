@@ -350,7 +350,7 @@ def _public(ref: str, base: Path) -> str:
 
 def _device_line(device: torch.device) -> str:
     if device.type != "cuda":
-        return f"{device.type} ({torch.get_num_threads()} threads)"
+        return f"{device.type} ({plural(torch.get_num_threads(), 'thread')})"
     name = torch.cuda.get_device_name(device)
     return f"{name}, CUDA {torch.version.cuda}, driver {_driver()}"
 

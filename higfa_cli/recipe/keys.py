@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, get_type_hints
@@ -10,9 +10,38 @@ from typing import Any, get_type_hints
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from higfa_cli.recipe.moved import MOVED, new_key, new_sections
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.text import nearest
+
+#: Key or section of earlier recipes -> where it is now.
+_MOVED = {
+    "device": "run.device",
+    "contours.size": "size",
+    "synthesize.size": "size",
+    "synthesize.model": "model.base",
+    "synthesize.controlnet": "model.controlnet",
+    "synthesize.revision": "model.revision",
+    "synthesize.controlnet_revision": "model.controlnet_revision",
+    "synthesize.variant": "model.variant",
+    "synthesize.gradient_autoencoder": "model.gradient_autoencoder",
+    "synthesize.gradient_autoencoder_revision": "model.gradient_autoencoder_revision",
+    "synthesize.dtype": "model.dtype",
+    "synthesize.memory.tiling": "model.tiling",
+    "synthesize.memory": "run.memory",
+    "synthesize.batch_size": "run.batch_size",
+    "synthesize.local_files_only": "run.local_files_only",
+    "synthesize.scheduler": "sampling.scheduler",
+    "synthesize.steps": "sampling.steps",
+    "synthesize.conditioning_scale": "sampling.conditioning_scale",
+    "synthesize.conditioning_interval": "sampling.conditioning_interval",
+    "synthesize.per_contour": "pictures.per_contour",
+    "synthesize.gallery": "pictures.gallery",
+    "synthesize.composition": "guidance.composition",
+    "synthesize.text": "guidance.text",
+    "synthesize.contour": "guidance.contour",
+    "synthesize.classifier": "guidance.classifier",
+    "synthesize.prompts": "prompts",
+}
 
 
 def _fields(annotation: Any) -> dict[str, FieldInfo]:
@@ -55,8 +84,7 @@ def nearest_key(wrong: str) -> str | None:
     """The valid key that an unknown dotted key most likely meant, or None."""
     if spelt := _spelt(wrong):
         return spelt
-    old = nearest(wrong, _old_keys(), 0.9)
-    if old is not None:
+    if old := nearest(wrong, _old_keys(), 0.9):
         return _old_keys()[old]
     section, _, leaf = wrong.rpartition(".")
     same_leaf = [key for key in recipe_keys() if key.rpartition(".")[2] == leaf]
@@ -69,13 +97,25 @@ def nearest_key(wrong: str) -> str | None:
 
 @cache
 def _old_keys() -> dict[str, str]:
-    """Leaf keys of earlier recipes that have moved -> their keys now."""
+    """Keys and sections of earlier recipes that have moved -> where they are now."""
     return {
         old + key.removeprefix(new): key
-        for old, new in MOVED.items()
+        for old, new in _MOVED.items()
         for key in recipe_keys()
-        if not is_section(key) and (key == new or key.startswith(f"{new}."))
+        if key == new or key.startswith(f"{new}.")
     }
+
+
+def old_keys(tree: Mapping[str, object], prefix: str = "") -> list[str]:
+    """Dotted keys of a recipe that have moved, or whose section is no more, in its order."""
+    keys = []
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            keys += old_keys(value, f"{key}.")
+        elif key in _old_keys() or key.startswith("synthesize."):
+            keys.append(key)
+    return keys
 
 
 def _spelt(wrong: str) -> str | None:
@@ -91,14 +131,12 @@ def _spelt(wrong: str) -> str | None:
 
 def unknown_key(wrong: str) -> str:
     """The sentence about an unknown key: its new name, the nearest, or those of its section."""
-    moved = new_key(wrong)
-    if moved in recipe_keys():
-        return f"`{wrong}` is now `{moved}`; rename it"
-    if sections := new_sections(wrong):
-        now = ", ".join(f"`{section}`" for section in sections)
-        return f"`{wrong}` is no section any more; its keys are in {now}"
-    near = nearest_key(moved or wrong)
-    if near:
+    if wrong in _old_keys():
+        return f"`{wrong}` is now `{_old_keys()[wrong]}`; rename it"
+    if inside := [new for old, new in _MOVED.items() if old.startswith(f"{wrong}.")]:
+        sections = dict.fromkeys(f"`{new.partition('.')[0]}`" for new in inside)
+        return f"`{wrong}` is no section any more; its keys are in {', '.join(sections)}"
+    if near := nearest_key(wrong):
         return f"unknown key `{wrong}`; did you mean `{near}`?"
     section = wrong.rpartition(".")[0]
     valid = ", ".join(f"`{key}`" for key in section_keys(section) or section_keys(""))

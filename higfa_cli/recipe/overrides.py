@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Union, get_args, get_origin
+
+from pydantic import JsonValue
 
 from higfa_cli.errors import RecipeError
 from higfa_cli.recipe.keys import is_section, recipe_keys, section_keys, unknown_key
+from higfa_cli.recipe.section import Tree, set_value
 from higfa_cli.recipe.strict_yaml import parse_yaml
 
 
@@ -20,12 +23,15 @@ def check_key(key: str, flag: str) -> None:
         raise RecipeError(f"{flag}: `{key}` is a section; set one of its keys: {inside}")
 
 
-def parse_value(key: str, text: str, flag: str) -> Any:
+def parse_value(key: str, text: str, flag: str) -> JsonValue:
     """The value of a valid leaf key, written as a YAML scalar or list.
 
     Keys that hold text take the words as they are, so that names like 737 need no quotes.
     """
-    options = _alternatives(recipe_keys()[key].annotation)
+    annotation = recipe_keys()[key].annotation
+    # Of a union its members: `list of text` is not text.
+    union = get_origin(annotation) in (Union, UnionType)
+    options = get_args(annotation) if union else (annotation,)
     if str not in options:
         return parse_yaml(text, flag)
     if type(None) in options and text in ("null", "~"):
@@ -34,43 +40,18 @@ def parse_value(key: str, text: str, flag: str) -> Any:
     return parse_yaml(text, flag) if quoted else text
 
 
-def _alternatives(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union, or the type itself: `list of text` is not text."""
-    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+def apply_overrides(tree: Tree, overrides: Sequence[str]) -> dict[str, str]:
+    """Change `tree` in place by `KEY=VALUE`s; the later one of a key wins.
 
-
-def parse_override(override: str) -> tuple[str, Any]:
-    """Split and check one `KEY=VALUE`. Raises RecipeError naming the flag and the remedy."""
-    flag = f"--set {override}"
-    key, equals, text = override.partition("=")
-    key = key.strip()
-    if not equals:
-        raise RecipeError(f"{flag}: write KEY=VALUE, for example --set sampling.steps=20")
-    check_key(key, flag)
-    return key, parse_value(key, text.strip(), flag)
-
-
-def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, str]:
-    """Change `tree` in place; the later override of a key wins.
-
-    Returns the text of the override that set each key. Raises RecipeError for a bad override.
+    Returns the flag that set each key. Raises RecipeError naming the flag and the remedy.
     """
     set_by: dict[str, str] = {}
     for override in overrides:
-        key, value = parse_override(override)
-        set_value(tree, key, value)
-        set_by[key] = f"--set {override}"
+        flag = f"--set {override}"
+        key, equals, text = (part.strip() for part in override.partition("="))
+        if not equals:
+            raise RecipeError(f"{flag}: write KEY=VALUE, for example --set sampling.steps=20")
+        check_key(key, flag)
+        set_value(tree, key, parse_value(key, text, flag))
+        set_by[key] = flag
     return set_by
-
-
-def set_value(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Put a value at a dotted key, making the sections on the way."""
-    *sections, leaf = key.split(".")
-    for section in sections:
-        inner = tree.get(section)
-        if inner is None:
-            inner = tree[section] = {}
-        if not isinstance(inner, dict):
-            raise RecipeError(f"cannot set `{key}`: `{section}` is not a section in the recipe")
-        tree = inner
-    tree[leaf] = value

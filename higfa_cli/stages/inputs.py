@@ -8,7 +8,7 @@ from pathlib import Path
 from higfa_cli.artifacts.fingerprint import hash_file, hash_json, hash_tree
 from higfa_cli.artifacts.run_record import StageInputs
 from higfa_cli.data.filter_rules import guide_keys
-from higfa_cli.data.prompt_bank import templates_for
+from higfa_cli.data.prompts import templates_for
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.contours import Edges
 from higfa_cli.recipe.refs import resolve_ref, weights_path
