@@ -70,12 +70,10 @@ def _folder(name: str, plain: frozenset[str]) -> str:
     if not name:
         raise UserError("a class has an empty name; give it a name")
     pieces = [char if char in plain else _encoded(char) for char in name]
-    if name[0] in " .-~":
+    if name[0] in " .-~" or name.split(".")[0].rstrip().lower() in _DEVICES:
         pieces[0] = _encoded(name[0])
     if name[-1] in " .":
         pieces[-1] = _encoded(name[-1])
-    if name.split(".")[0].rstrip().lower() in _DEVICES:
-        pieces[0] = _encoded(name[0])
     folder = "".join(pieces)
     if len(folder) <= _LONGEST:
         return folder

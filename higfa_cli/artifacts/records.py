@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
-from pydantic import ConfigDict, Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from higfa_cli.artifacts.artifact import Artifact, Count, Several
 from higfa_cli.artifacts.rows import PictureFault
 
 
-class DownstreamOptions(Artifact):
+class DownstreamOptions(Artifact, remedy="delete it"):
     """The flags of the last `higfa train-downstream`."""
-
-    remedy: ClassVar[str] = "delete it"
 
     synthetic: Several[str] | None = None
     arms: Several[str] | None = None
@@ -97,13 +95,11 @@ class RecordedInputs(Artifact):
     files: dict[str, str]
 
 
-class RunRecord(Artifact):
+class RunRecord(Artifact, remedy="run the stage with --force"):
     """`run.json`: how a stage was run, from what, and what came out.
 
     `outputs`: name below the folder -> sha256; `output_seconds`: the time that some of them took.
     """
-
-    remedy: ClassVar[str] = "run the stage with --force"
 
     status: Literal["running", "failed", "done"]
     higfa: str
@@ -129,32 +125,9 @@ class RunRecord(Artifact):
         return self
 
 
-class Pace(Artifact):
+class Pace(Artifact, remedy="delete it"):
     """How long a picture takes: seconds on a device, with these parameters of `synthesize`."""
-
-    remedy: ClassVar[str] = "delete it"
 
     parameters: dict[str, JsonValue]
     seconds: float
     device: str
-
-
-class JournalRow(Artifact):
-    """A finished file of a run that has not ended, and the seconds that it took if counted."""
-
-    file_name: str
-    sha256: str
-    seconds: float | None = None
-
-
-class LockNote(Artifact):
-    """Who holds a folder; `boot` tells one start of a machine from all others.
-
-    Open to other keys: a holder must be respected, whichever version wrote the note.
-    """
-
-    model_config = ConfigDict(extra="ignore")
-
-    pid: int
-    host: str
-    boot: str = ""

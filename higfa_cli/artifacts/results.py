@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -37,13 +37,11 @@ class LevelAssessment(Assessment):
     progress: float
 
 
-class Calibration(Artifact):
+class Calibration(Artifact, remedy="run `higfa finetune-guide --force`"):
     """The guide's temperature, and how far its confidence can be believed.
 
     `overall`: at the levels where it steers; `reconstructed`: photos decoded without noise.
     """
-
-    remedy: ClassVar[str] = "run `higfa finetune-guide --force`"
 
     source: Literal["val", "cross-validation"]
     temperature: float
@@ -53,10 +51,8 @@ class Calibration(Artifact):
     clean: Assessment
 
 
-class TrainingRow(Artifact):
+class TrainingRow(Artifact, remedy="run `higfa train-downstream --force`"):
     """One training; `replaced`: the mean share of real photos that new pictures stood in for."""
-
-    remedy: ClassVar[str] = "run `higfa train-downstream --force`"
 
     seed: int
     best_epoch: Count
@@ -93,10 +89,8 @@ class SplitCounts(Artifact):
     test: Count
 
 
-class Results(Artifact):
+class Results(Artifact, remedy="run `higfa train-downstream --force`"):
     """What the downstream trainings gave; `chosen_by`: which photos chose the checkpoints."""
-
-    remedy: ClassVar[str] = "run `higfa train-downstream --force`"
 
     arms: Annotated[Several[ArmResult], Field(min_length=1)]
     classes: Several[str]

@@ -6,13 +6,12 @@ was replaced since is tried again.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from higfa_cli.artifacts.artifact import read_rows
-from higfa_cli.artifacts.atomic import write_text
+from higfa_cli.artifacts.atomic import write_jsonl
 from higfa_cli.artifacts.fingerprint import hash_file, hash_json
 from higfa_cli.artifacts.rows import PhotoFault, RejectedRow
 from higfa_cli.data.images import ImageError, read_image
@@ -93,7 +92,7 @@ def rejection(row: Row, reason: PhotoFault, detail: str, state: str) -> Rejected
 def write_rejected(path: Path, rejected: Iterable[RejectedRow]) -> None:
     """One row per photo, sorted by key; in ASCII, for a key may be no Unicode text."""
     rows = sorted(rejected, key=lambda row: row.key)
-    write_text(path, "".join(json.dumps(row.plain(), sort_keys=True) + "\n" for row in rows))
+    write_jsonl(path, (row.plain() for row in rows), ascii_only=True)
 
 
 def read_rejected(path: Path) -> Rejected:

@@ -11,14 +11,8 @@ from typing import Any, Literal
 from higfa_cli.artifacts.artifact import read_model
 from higfa_cli.artifacts.atomic import write_note
 from higfa_cli.artifacts.records import DownstreamOptions
-from higfa_cli.artifacts.run_record import (
-    RECORD,
-    StageInputs,
-    StageState,
-    recorded_outputs,
-    stage_state,
-    tidy,
-)
+from higfa_cli.artifacts.run_record import RECORD, StageInputs, tidy
+from higfa_cli.artifacts.stage_state import StageState, recorded_outputs, stage_state
 from higfa_cli.errors import UserError
 from higfa_cli.stages.context import Context, choose_names
 from higfa_cli.stages.summaries import IntendedRow, StatusRow, StepRow
