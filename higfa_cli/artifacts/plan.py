@@ -16,16 +16,9 @@ def make_plan(
     per_contour: int,
     seed: int,
 ) -> tuple[PlanItem, ...]:
-    """The pictures of a run in drawing order.
+    """The pictures of a run in drawing order, `per_contour` of each; in batch 0 (`in_batches`).
 
-    Args:
-        contours: rows of the contours' manifest.
-        prompts: class -> its prompts; one is drawn per picture with the picture's seed.
-        negative: negative prompt.
-        per_contour: replicas per contour.
-        seed: the recipe's.
-
-    All are in batch 0 until `in_batches` parts them.
+    Of a class's `prompts` one is drawn per picture, with the picture's seed.
     """
     items: list[PlanItem] = []
     ordered = sorted(contours, key=lambda row: (row.class_id, row.source, row.index))

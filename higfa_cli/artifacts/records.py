@@ -26,7 +26,7 @@ class PhotoCounts(Artifact):
 
 
 class ContourCounts(Artifact):
-    """Of stage contours; `sources`: photos that gave contours."""
+    """`sources`: photos that gave contours."""
 
     images: Count
     sources: Count
@@ -34,8 +34,6 @@ class ContourCounts(Artifact):
 
 
 class GuideCounts(Artifact):
-    """Of stage finetune-guide."""
-
     photos: Count
     noised: Count
     steps: Count
@@ -44,7 +42,7 @@ class GuideCounts(Artifact):
 
 
 class SynthesisCounts(Artifact):
-    """Of stage synthesize: pictures and their cost, without the gallery and loading models.
+    """Pictures and their cost, without the gallery and loading models.
 
     `failures`: reason -> pictures; `smallest_batch`: pictures that were drawn together at least;
     `peak_device_memory`: bytes.
@@ -65,7 +63,7 @@ class SynthesisCounts(Artifact):
 
 
 class FilterCounts(Artifact):
-    """Of stage filter; a picture that is rejected for two reasons counts under both."""
+    """A picture that is rejected for two reasons counts under both."""
 
     pictures: Count
     kept: Count
@@ -74,15 +72,11 @@ class FilterCounts(Artifact):
 
 
 class DownstreamCounts(Artifact):
-    """Of stage train-downstream."""
-
     arms: Count
     trainings: Count
 
 
 class ReportCounts(Artifact):
-    """Of stage report."""
-
     arms: Count
     gallery: Count
 

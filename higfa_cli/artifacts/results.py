@@ -10,7 +10,7 @@ from higfa_cli.artifacts.artifact import Artifact, Count, Several
 
 
 class EpochRow(Artifact):
-    """One epoch of a training; `run` names it where a file holds several."""
+    """`run` names the training where a file holds several."""
 
     run: str | None = None
     epoch: Count
@@ -31,8 +31,6 @@ class Assessment(Artifact):
 
 
 class LevelAssessment(Assessment):
-    """At one of the solver's levels."""
-
     sigma: float
     progress: float
 
@@ -82,8 +80,6 @@ class ArmResult(Artifact):
 
 
 class SplitCounts(Artifact):
-    """Photos by split."""
-
     train: Count
     val: Count
     test: Count
@@ -100,5 +96,4 @@ class Results(Artifact, remedy="run `higfa train-downstream --force`"):
 
     @property
     def has_test(self) -> bool:
-        """Whether there were test photos."""
         return self.counts.test > 0

@@ -71,12 +71,9 @@ class ContourRow(Artifact, remedy="run `higfa contours --force`"):
 
 
 class RejectedRow(Artifact, remedy="run `higfa contours --force`"):
-    """One photo that was left out.
+    """One photo that was left out; `key` is byte for byte, `path` the same for people, escaped.
 
-    Attributes:
-        key: below the data folder, byte for byte; `path`: the same for people, escaped.
-        detail: what exactly is wrong, one line.
-        state: what the file was (`data.rejected.file_state`).
+    `state`: what the file was (`data.rejected.file_state`).
     """
 
     key: str
@@ -101,14 +98,11 @@ class Planned(Artifact, remedy="run `higfa synthesize --force`"):
 
     Attributes:
         id: 16 hex digits of the seed; names the file.
-        cls, class_id: the target class.
-        source, source_sha256: the photo whose contour is used (its dataset key).
+        source: dataset key of the photo whose contour is used.
         contour: the contour's file below the contours stage's folder.
         replica: counts all pictures of one source photo from 0.
         seed: of the initial noise; from (recipe seed, class, source, replica) alone.
-        prompt, negative: what the text encoder reads.
-        batch: index of the batch that the picture is drawn in.
-        file_name: where the picture goes, relative to the images folder.
+        file_name: relative to the images folder.
     """
 
     id: str
@@ -127,8 +121,6 @@ class Planned(Artifact, remedy="run `higfa synthesize --force`"):
 
 
 class PlanItem(Planned):
-    """One picture to draw."""
-
     contour_sha256: str
 
 

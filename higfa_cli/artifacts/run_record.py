@@ -66,10 +66,10 @@ def stage_run(
 ) -> Iterator[StageRun]:
     """Run a stage in its folder: lock, clear or resume, record.
 
-    Outputs of an earlier run are removed first, unless `resume` and that run had the same inputs:
-    then its whole outputs stay (`StageRun.kept`) and changed ones are removed. Only files that
-    the earlier record names are removed, and, where that run did not finish, what it left in the
-    stage's subfolders. On an error the record says "failed" and the folder stays resumable.
+    Outputs of an earlier run are removed, unless `resume` and that run had the same inputs: then
+    whole ones stay (`StageRun.kept`). Only files that the earlier record names are removed, and,
+    where that run did not finish, what it left in the stage's subfolders. On an error the record
+    says "failed" and the folder stays resumable.
     Raises UserError: folder busy (exit code 75), not writable, or not one of higfa's.
     """
     with _locked(directory), closing_run(directory, inputs, recipe, resume) as run:

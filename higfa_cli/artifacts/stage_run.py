@@ -29,7 +29,6 @@ class JournalRow(Artifact):
 
     @property
     def line(self) -> str:
-        """As the journal holds it."""
         return json.dumps(self.plain())
 
 

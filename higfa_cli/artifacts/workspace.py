@@ -32,13 +32,10 @@ class Below:
 
 @dataclass(frozen=True)
 class Folder:
-    """Where something is written."""
-
     directory: Path
 
     @classmethod
     def written(cls) -> tuple[str, ...]:
-        """What a finished run leaves below the folder."""
         paths = [value for value in vars(cls).values() if isinstance(value, Below)]
         return tuple(name for path in paths for name in path.writes)
 
@@ -48,8 +45,6 @@ class Folder:
 
 
 class StageFolder(Folder):
-    """Where a stage writes."""
-
     record = Below(RECORD)
 
     @property
@@ -59,8 +54,6 @@ class StageFolder(Folder):
 
 
 class ContoursFolder(StageFolder):
-    """Stage contours."""
-
     images = Below("images", "images/<class>/<photo>-<k>.png")
     manifest = Below("manifest.jsonl")
     rejected = Below("rejected.jsonl")
@@ -70,16 +63,12 @@ class ContoursFolder(StageFolder):
 
 
 class GuideFolder(StageFolder):
-    """Stage finetune-guide."""
-
     checkpoint = Below("guide.safetensors")
     calibration = Below("calibration.json")
     history = Below("history.jsonl")
 
 
 class SynthesizeFolder(StageFolder):
-    """One arm of stage synthesize."""
-
     plan = Below("plan.json")  # What all who draw have in common.
     items = Below("plan.jsonl")  # The pictures of the plan.
     images = Below("images", "images/<class>/<id>.png")
@@ -102,8 +91,6 @@ class SynthesizeFolder(StageFolder):
 
 
 class FilterFolder(StageFolder):
-    """One arm of stage filter."""
-
     selection = Below("selection.jsonl")
 
 
@@ -117,8 +104,6 @@ class TrainingFolder(Folder):
 
 
 class DownstreamFolder(StageFolder):
-    """Stage train-downstream."""
-
     results = Below("results.json")
     arms = Below("arms", *(f"arms/<arm>/seed-<s>/{name}" for name in TrainingFolder.written()))
 
@@ -131,8 +116,6 @@ class DownstreamFolder(StageFolder):
 
 
 class ReportFolder(StageFolder):
-    """Stage report."""
-
     page = Below("report.html")
     markdown = Below("report.md")
     csv = Below("results.csv")
@@ -157,7 +140,6 @@ class Workspace:
     """The folder of one recipe's artifacts."""
 
     root: Path
-
     arm_name: ClassVar[str] = "<arm>"
     contours = At(ContoursFolder, "contours")
     guide = At(GuideFolder, "finetune-guide")

@@ -45,7 +45,6 @@ class Guarded(TyperGroup):
     """
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the chosen command."""
         debug = os.environ.get(DEBUG) == "1"
         try:
             with _stoppable():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
 import shlex
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -11,12 +13,24 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, get_type_hints
 
 import typer
 
-from higfa_cli.cli.quiet import silence_libraries
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.builtin import builtin_text
 
 if TYPE_CHECKING:
     from higfa_cli.stages.context import Context
+
+
+# What the libraries read when they are imported; a user's own setting wins.
+_QUIET = {
+    "TQDM_DISABLE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_VERBOSITY": "critical",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+_LIBRARIES = r"(diffusers|transformers|huggingface_hub|timm|torch|torchvision)(\.|$)"
 
 
 def _refuse_recipe_flag(ctx: typer.Context, value: str | None) -> None:
@@ -27,29 +41,9 @@ def _refuse_recipe_flag(ctx: typer.Context, value: str | None) -> None:
         )
 
 
-RecipeArgument = Annotated[
-    str | None, typer.Argument(help="Recipe file or built-in name.", metavar="RECIPE")
-]
-DatasetFlag = Annotated[
-    str | None,
-    typer.Option(
-        "--dataset", help="Built-in recipe, instead of RECIPE; for scripts.", metavar="NAME"
-    ),
-]
 SetFlag = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a recipe key, e.g. sampling.steps=20.", metavar="KEY=VALUE"),
-]
-WorkspaceFlag = Annotated[
-    Path | None,
-    typer.Option("--workspace", help="Folder for artifacts, instead of the recipe's."),
-]
-DeviceFlag = Annotated[
-    str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.", metavar="DEVICE")
-]
-ForceFlag = Annotated[bool, typer.Option("--force", help="Run again although all is fresh.")]
-DryRunFlag = Annotated[
-    bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")
 ]
 ArmFlag = Annotated[
     list[str] | None,
@@ -57,18 +51,24 @@ ArmFlag = Annotated[
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
-_NoFlag = Annotated[str | None, typer.Option(hidden=True, callback=_refuse_recipe_flag)]
 
 
 @dataclass(frozen=True)
 class RecipeFlags:
     """The flags of every command that reads a recipe."""
 
-    ref: RecipeArgument = None
-    dataset: DatasetFlag = None
-    recipe: _NoFlag = None
+    ref: Annotated[
+        str | None, typer.Argument(help="Recipe file or built-in name.", metavar="RECIPE")
+    ] = None
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="Built-in recipe, instead of RECIPE; for scripts.", metavar="NAME"),
+    ] = None
+    recipe: Annotated[str | None, typer.Option(hidden=True, callback=_refuse_recipe_flag)] = None
     set_: SetFlag = None
-    workspace: WorkspaceFlag = None
+    workspace: Annotated[
+        Path | None, typer.Option(help="Folder for artifacts, instead of the recipe's.")
+    ] = None
     as_json: JsonFlag = False
 
     device: ClassVar[str | None] = None
@@ -118,16 +118,29 @@ class RecipeFlags:
 class DeviceFlags(RecipeFlags):
     """The flags of every command that computes, or says how that would go."""
 
-    device: DeviceFlag = None  # type: ignore[misc]
+    device: Annotated[  # type: ignore[misc]
+        str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", metavar="DEVICE")
+    ] = None
 
 
 @dataclass(frozen=True)
 class StageFlags(DeviceFlags):
     """The flags of every command that runs stages."""
 
-    force: ForceFlag = False
-    dry_run: DryRunFlag = False
+    force: Annotated[bool, typer.Option("--force", help="Run again although all is fresh.")] = False
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")
+    ] = False
     quiet: QuietFlag = False
+
+
+def silence_libraries() -> None:
+    """Keep the libraries' own bars and notices out of the program's output."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    # Notes to programmers, about calls that the user of a command cannot change.
+    for category in (FutureWarning, DeprecationWarning, UserWarning):
+        warnings.filterwarnings("ignore", category=category, module=_LIBRARIES)
 
 
 def spelled_out(command: Callable[..., None]) -> Callable[..., None]:

@@ -9,9 +9,8 @@ from typing import Annotated
 
 import typer
 
-from higfa_cli.cli.options import DeviceFlags, RecipeFlags
+from higfa_cli.cli.options import DeviceFlags, RecipeFlags, silence_libraries
 from higfa_cli.cli.output import print_json, print_line, print_result, stdout_for_result
-from higfa_cli.cli.quiet import silence_libraries
 from higfa_cli.errors import UserError
 
 ModelFlag = Annotated[

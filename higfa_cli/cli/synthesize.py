@@ -126,7 +126,7 @@ def _is_number(text: str) -> bool:
 
 
 def _parse_sweep(sweep: str) -> tuple[str, list[JsonValue]]:
-    from higfa_cli.recipe.overrides import check_key, parse_value
+    from higfa_cli.recipe.keys import check_key, parse_value
 
     flag = f"--sweep {sweep}"
     key, equals, text = (part.strip() for part in sweep.partition("="))

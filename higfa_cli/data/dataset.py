@@ -88,9 +88,8 @@ class Dataset:
 def load_dataset(data: Data, base: Path, seed: int, rejected: Rejected | None = None) -> Dataset:
     """List the photos of `data` (nothing is decoded), check them, and attach class words.
 
-    `base` is the recipe's folder; `seed` draws `data.shots`, from the photos that `rejected` does
-    not name. A missing val or test split is allowed: `Dataset.splits` says which exist.
-    Raises UserError naming the thing and the remedy.
+    `seed` draws `data.shots`, from the photos that `rejected` does not name. A missing val or test
+    split is allowed. Raises UserError naming the thing and the remedy.
     """
     return choose_photos(list_photos(data, base), data, base, seed, rejected)
 

@@ -1,7 +1,6 @@
 """The one place where image files become arrays, and arrays become PNG bytes.
 
-Every other module gets arrays: two readers would disagree about orientation, 16-bit scaling and
-damaged files, and contours would then not match their photos.
+Two readers would disagree about orientation, 16-bit scaling and damaged files.
 """
 
 from __future__ import annotations
@@ -85,10 +84,7 @@ def read_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 
 def _open(path: Path, max_pixels: int) -> Image.Image:
-    """The picture, loaded. One boundary: Pillow's plug-ins raise nearly anything on bad files.
-
-    Among them: OSError, SyntaxError, ValueError, IndexError, struct.error, zlib.error.
-    """
+    """The picture, loaded. One boundary: Pillow's plug-ins raise nearly anything on bad files."""
     data = _read_bytes(path)
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
@@ -139,15 +135,12 @@ def _read_bytes(path: Path) -> bytes:
             raise ImageError(path, "too-large", f"{size} bytes are more than {MAX_BYTES}")
         data = path.read_bytes()
     except (OSError, ValueError) as error:
-        raise ImageError(path, "missing", _strerror(error)) from error
+        # Not str(): it holds the path a second time.
+        detail = getattr(error, "strerror", None) or one_line(error)
+        raise ImageError(path, "missing", detail) from error
     if not data:
         raise ImageError(path, "empty", "0 bytes")
     return data
-
-
-def _strerror(error: Exception) -> str:
-    # Not str(): it holds the path a second time.
-    return getattr(error, "strerror", None) or one_line(error)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -227,10 +220,7 @@ def pad_square(image: np.ndarray, size: int, pad: Literal["edge", "zero"] = "edg
 
 
 def fit_square(image: np.ndarray, size: int, pad: Literal["edge", "zero"] = "edge") -> np.ndarray:
-    """The picture centred in a `size` x `size` square, its aspect ratio unchanged.
-
-    Isotropic antialiased resize so that the longer side is `size`, then padding (`pad_square`).
-    """
+    """`fit_inside`, then `pad_square`."""
     return pad_square(fit_inside(image, size), size, pad)
 
 

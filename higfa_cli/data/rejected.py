@@ -1,7 +1,6 @@
 """Photos that cannot be used: found once, listed with their reasons, left out everywhere.
 
-A listed photo is left out as long as its file is what it was when it was looked at; a file that
-was replaced since is tried again.
+A file that was replaced since is tried again.
 """
 
 from __future__ import annotations

@@ -13,8 +13,7 @@ from pydantic_core import ErrorDetails
 from higfa_cli.errors import RecipeError
 from higfa_cli.recipe.arms import CHANGEABLE, Changes
 from higfa_cli.recipe.builtin import builtin_text, is_builtin
-from higfa_cli.recipe.keys import old_keys, recipe_keys, unknown_key
-from higfa_cli.recipe.overrides import apply_overrides, check_key
+from higfa_cli.recipe.keys import apply_overrides, check_key, old_keys, recipe_keys, unknown_key
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.recipe.section import set_value
 from higfa_cli.recipe.strict_yaml import LONGEST, parse_yaml
@@ -28,10 +27,7 @@ _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 @dataclass(frozen=True)
 class LoadedRecipe:
-    """A validated recipe, the folder its paths start from, and where it came from.
-
-    The paths of a built-in recipe start from the current folder.
-    """
+    """A validated recipe, the folder its paths start from (`base`), and where it came from."""
 
     recipe: Recipe
     base: Path
@@ -72,7 +68,7 @@ def recipe_schema() -> dict[str, object]:
 
 
 def _read(ref: str) -> tuple[str, Path, str]:
-    """(text, base, origin) of a reference."""
+    """Text, base and origin."""
     try:
         path = Path(ref).expanduser()
         named_like_file = path.suffix.lower() in (".yaml", ".yml") or len(path.parts) > 1
