@@ -69,9 +69,7 @@ def decide(pictures: Sequence[Measured], rules: Filter) -> list[tuple[PictureFau
             group = (picture.source, picture.replica // rules.best_of)
             groups.setdefault(group, []).append(index)
     for members in groups.values():
-        first = sorted(
-            members, key=lambda i: (-_given(pictures[i].confidence), pictures[i].replica)
-        )[0]
+        surest = min(members, key=lambda i: (-_given(pictures[i].confidence), pictures[i].replica))
         for index in members:
             if index != surest:
                 faults[index] = ("best_of",)
