@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
@@ -106,23 +107,19 @@ def _how(
         )
     how: dict[str, object] = {}
     if shard is not None:
-        index, slash, count = shard.partition("/")
-        if not (slash and _is_number(index) and _is_number(count) and int(index) < int(count)):
+        numbers = re.fullmatch("([0-9]{1,6})/([0-9]{1,6})", shard)
+        if numbers is None or int(numbers[1]) >= int(numbers[2]):
             raise UserError(
                 f"--shard {shard}: write I/N with I from 0 to N - 1, for example 0/2", exit_code=2
             )
-        how["shard"] = int(index), int(count)
+        how["shard"] = int(numbers[1]), int(numbers[2])
     if workers is not None:
-        if workers != "auto" and not (_is_number(workers) and int(workers) > 0):
+        if not re.fullmatch("auto|[1-9][0-9]{0,5}", workers):
             raise UserError(f"--workers {workers}: write a number from 1, or auto", exit_code=2)
         how |= {"workers": workers if workers == "auto" else int(workers), "engine": engine}
     if retry_failed:
         how["retry_failed"] = True
     return how
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) < 7
 
 
 def _parse_sweep(sweep: str) -> tuple[str, list[JsonValue]]:

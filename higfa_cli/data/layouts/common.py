@@ -45,7 +45,8 @@ class Layout:
     Attributes:
         title, page: for people; the home page offers the archive.
         classes, sizes: as published; a split without photos is left out.
-        list: the photos below a folder; raises UserError where it is not in this layout.
+        list: the photos in a folder or its one sub-folder; UserError where that is not in this
+            layout, and for a photo that is absent, listed twice or outside the folder.
     """
 
     title: str

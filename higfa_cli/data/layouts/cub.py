@@ -15,9 +15,8 @@ SPLIT = "train_test_split.txt"
 def list_cub(root: Path) -> Listing:
     """Rows of images.txt; classes are the folder names ("001.Black_footed_Albatross").
 
-    `root` is `CUB_200_2011` or the folder above it. There is no official validation split.
-    Raises UserError naming file and line for a bad line, a photo without label or split, a label
-    that classes.txt lacks or that is not the photo's folder, a photo that is absent or twice.
+    There is no official validation split. Raises UserError naming file and line: a bad line, a
+    photo without label or split, a label that classes.txt lacks or is not the photo's folder.
     """
     folder = find_folder(root, LAYOUT.title, "images", "images.txt")
     classes = _by_number(folder / CLASSES)

@@ -11,8 +11,7 @@ from higfa_cli.errors import UserError
 def list_dtd(root: Path) -> Listing:
     """Rows of the first of the ten published splits; classes are the folder names ("banded").
 
-    `root` is `dtd` or the folder above it. Raises UserError naming file and line for a line that
-    is not class/file, a photo that is absent or listed twice.
+    Raises UserError naming file and line for a line that is not class/file.
     """
     folder = find_folder(root, LAYOUT.title, "images", "labels")
     rows = Rows(folder)

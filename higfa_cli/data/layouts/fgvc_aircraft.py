@@ -18,11 +18,10 @@ from higfa_cli.text import or_nearest
 
 
 def list_fgvc(root: Path) -> Listing:
-    """Rows of the train, val and test lists; keys are relative to the folder with `images/`.
+    """Rows of the train, val and test lists; those of val and test may be absent.
 
-    `root` is that folder or the one above it (`fgvc-aircraft-2013b`, which holds `data/`). The
-    lists of val and test may be absent. Raises UserError naming file and line for a malformed
-    line, a variant that variants.txt lacks, an image that is missing or listed twice.
+    Raises UserError naming file and line: a bad line, a variant that variants.txt lacks or that
+    has no training photo.
     """
     folder = find_folder(root, LAYOUT.title, "images", "variants.txt")
     variants = [class_label(name) for _, (name,) in list_lines(folder / "variants.txt", 1)]

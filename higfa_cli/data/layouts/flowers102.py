@@ -15,10 +15,8 @@ CATEGORIES = 102
 def list_flowers(root: Path) -> Listing:
     """Rows of setid.mat as published: few to train on (trnid), most to test (tstid).
 
-    Classes are the category numbers "1" to "102" (words: `words:flowers102`). `root` holds jpg/,
-    imagelabels.mat and setid.mat, or is the folder above. Raises UserError naming file and
-    element for a number without label, an unknown category, a photo that is absent or twice, and
-    when scipy is missing.
+    Classes are the category numbers "1" to "102" (words: `words:flowers102`).
+    Raises UserError naming file and element: no label, an unknown category; without scipy.
     """
     folder = find_folder(root, LAYOUT.title, "jpg")
     labels_file = Mat(find_file(folder, "imagelabels.mat"))

@@ -13,9 +13,8 @@ LISTS: dict[Split, str] = {"train": "trainval.txt", "test": "test.txt"}
 def list_pets(root: Path) -> Listing:
     """Rows of both lists; a class is a photo's name without its number ("Abyssinian").
 
-    `root` holds images/ and annotations/, or is the folder above. The published trainval list is
-    the training split; there is no official validation split. Raises UserError naming file and
-    line for a bad line, a class number that stands for two breeds, a photo absent or twice.
+    The published trainval list is the training split; there is no official validation split.
+    Raises UserError naming file and line: a bad line, a class number of two breeds.
     """
     folder = find_folder(root, LAYOUT.title, "images", "annotations")
     rows = Rows(folder)

@@ -17,10 +17,9 @@ SETS: tuple[tuple[Split, str, str], ...] = (
 def list_cars(root: Path) -> Listing:
     """Rows of both annotation files; classes are the names of cars_meta.mat ("Acura TL 2012").
 
-    `root` holds cars_train/ and cars_test/, or is the folder above; the MATLAB files are in
-    devkit/ or beside it (the one of the test set, with labels, is a download of its own). There
-    is no official validation split. Raises UserError naming file and element for an unknown
-    class, a photo that is absent or listed twice, and when scipy is missing.
+    The MATLAB files are in devkit/ or beside it (the one of the test set, with labels, is a
+    download of its own). There is no official validation split.
+    Raises UserError naming file and element: an unknown class; without scipy.
     """
     folder = find_folder(root, LAYOUT.title, "cars_train", "cars_test")
     meta = find_file(folder, "cars_meta.mat", "devkit")

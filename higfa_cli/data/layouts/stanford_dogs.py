@@ -16,9 +16,8 @@ ENTRY = re.compile(r"(n\d+-([^/]+))/.+")
 def list_dogs(root: Path) -> Listing:
     """Rows of both lists; a class is the folder's name without the synset ("Chihuahua").
 
-    `root` holds Images/, or is the folder above; the lists are in lists/ or beside Images/. There
-    is no official validation split. Raises UserError naming file and element for a label that
-    stands for two breeds, a bad path, a photo that is absent or twice, and when scipy is missing.
+    The lists are in lists/ or beside Images/. There is no official validation split.
+    Raises UserError naming file and element: a bad path, a label of two breeds; without scipy.
     """
     folder = find_folder(root, LAYOUT.title, "Images")
     rows = Rows(folder)
