@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 
 import numpy as np
 import torch
 
 from higfa_cli.artifacts.artifact import read_rows, write_rows
 from higfa_cli.artifacts.records import FilterCounts
-from higfa_cli.artifacts.rows import PICTURE_FAULTS, PictureFault, PictureRow, SelectionRow
+from higfa_cli.artifacts.rows import PICTURE_FAULTS, PictureRow, SelectionRow
 from higfa_cli.artifacts.run_record import stage_run
 from higfa_cli.artifacts.safe_paths import contained
 from higfa_cli.data.dataset import Dataset
@@ -30,14 +31,13 @@ from higfa_cli.models.device import resolve_device
 from higfa_cli.stages.context import ArmContext, Context, arms_of
 from higfa_cli.stages.inputs import filter_inputs, filter_reads_guide
 from higfa_cli.stages.photos import load_photos
-from higfa_cli.stages.summaries import FilterSummary
 
 NAME = "filter"
 # Pictures that the guide reads at once: few, for they may be large.
 _BATCH = 16
 
 
-def run(ctx: Context, arms: Sequence[str]) -> dict[str, FilterSummary]:
+def run(ctx: Context, arms: Sequence[str]) -> dict[str, Mapping[str, object]]:
     """Write `selection.jsonl` of each arm; no picture is deleted or moved.
 
     Returns:
@@ -49,7 +49,7 @@ def run(ctx: Context, arms: Sequence[str]) -> dict[str, FilterSummary]:
     return {arm.name: _filter(arm) for arm in arms_of(ctx, NAME, arms)}
 
 
-def _filter(ctx: ArmContext) -> FilterSummary:
+def _filter(ctx: ArmContext) -> Mapping[str, object]:
     """One row per drawn picture."""
     dataset = load_photos(ctx)
     inputs = filter_inputs(ctx)
@@ -60,13 +60,26 @@ def _filter(ctx: ArmContext) -> FilterSummary:
             f"{pictures.metadata} lists no picture: all failed to draw, for the reasons in "
             f"{pictures.failed}; when that is mended, run `higfa synthesize --retry-failed`"
         )
-    guide = _guide(ctx, dataset)
+    guide = None
+    if filter_reads_guide(ctx.recipe) and ctx.ws.guide.checkpoint.is_file():
+        guide = load_classifier(ctx.ws.guide.checkpoint, resolve_device(ctx.recipe.run.device))
+        check_classes(guide, dataset.classes)
     files = ctx.ws.filter
     with stage_run(files.directory, inputs, ctx.recipe) as record:
         record.device = "cpu" if guide is None else str(next(guide.parameters()).device)
         measured = list(_measure(ctx, dataset, drawn, guide))
         decisions = decide(measured, ctx.recipe.filter)
-        rows = [_row(*each) for each in zip(drawn, measured, decisions, strict=True)]
+        rows = [
+            SelectionRow(
+                file_name=row.file_name,
+                id=row.id,
+                cls=row.cls,
+                kept=not reasons,
+                reasons=tuple(reasons),
+                **asdict(measures),
+            )
+            for row, measures, reasons in zip(drawn, measured, decisions, strict=True)
+        ]
         write_rows(files.selection, rows)
         record.output(files.selection)
         counts = _counts(rows)
@@ -83,18 +96,9 @@ def _filter(ctx: ArmContext) -> FilterSummary:
         "selection": str(files.selection),
         "pictures": counts.pictures,
         "kept": counts.kept,
-        "rejected": {reason: counts.rejected[reason] for reason in PICTURE_FAULTS},
+        "rejected": counts.rejected,
         "classes_without": empty,
     }
-
-
-def _guide(ctx: ArmContext, dataset: Dataset) -> Classifier | None:
-    path = ctx.ws.guide.checkpoint
-    if not filter_reads_guide(ctx.recipe) or not path.is_file():
-        return None
-    guide = load_classifier(path, resolve_device(ctx.recipe.run.device))
-    check_classes(guide, dataset.classes)
-    return guide
 
 
 def _measure(
@@ -152,22 +156,6 @@ class _Photos:
         if (key, size) not in self._known:
             self._known[key, size] = source_thumbnail(self._samples[key].read(), size)
         return self._known[key, size]
-
-
-def _row(drawn: PictureRow, measured: Measured, reasons: Sequence[PictureFault]) -> SelectionRow:
-    return SelectionRow(
-        file_name=drawn.file_name,
-        id=drawn.id,
-        cls=drawn.cls,
-        source=measured.source,
-        replica=measured.replica,
-        kept=not reasons,
-        reasons=tuple(reasons),
-        confidence=measured.confidence,
-        rank=measured.rank,
-        duplicate=measured.duplicate,
-        std=measured.std,
-    )
 
 
 def _counts(rows: Sequence[SelectionRow]) -> FilterCounts:

@@ -112,7 +112,7 @@ def downstream_inputs(
     chosen = choose_arms(ctx, synthetic, arms)
     files = {f"data/{split}": photos.fingerprint(split) for split in photos.splits}
     for arm in chosen:
-        files |= {} if arm.source is None else arm.source.files()
+        files |= arm.files()
     if recipe.downstream.weights is not None:
         weights = weights_path(recipe.downstream.weights, ctx.base)
         files["downstream.weights"] = hash_file(weights)

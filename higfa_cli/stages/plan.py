@@ -57,8 +57,3 @@ def contour_rows(ctx: Context) -> list[ContourRow]:
                 "run `higfa contours --force`"
             )
     return rows
-
-
-def prompts_of(items: Iterable[PlanItem]) -> set[str]:
-    """Every prompt that drawing the items needs."""
-    return {text for item in items for text in (item.prompt, item.negative)}

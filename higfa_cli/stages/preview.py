@@ -22,10 +22,8 @@ from higfa_cli.errors import UserError
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import Drawn
 from higfa_cli.recipe.load import override_recipe
-from higfa_cli.stages.batch_files import Models
-from higfa_cli.stages.batching import batch_size, costliest_step
 from higfa_cli.stages.context import ArmContext, Context
-from higfa_cli.stages.drawing import contour_path, draw_items
+from higfa_cli.stages.drawing import Models, batch_size, contour_path, costliest_step, draw_items
 from higfa_cli.stages.inputs import synthesize_inputs
 from higfa_cli.stages.pipeline import check_upstream
 from higfa_cli.stages.plan import plan

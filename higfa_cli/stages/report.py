@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,6 @@ from higfa_cli.report.page import (
 from higfa_cli.report.stats import Prediction
 from higfa_cli.report.tables import arms_csv, csv_text, latex_table
 from higfa_cli.stages.context import Context
-from higfa_cli.stages.summaries import ReportSummary
 
 NAME = "report"
 VERSION = 2
@@ -84,7 +83,7 @@ def inputs(ctx: Context, **options: Any) -> StageInputs:
     return StageInputs(parameters=parameters, files=files)
 
 
-def run(ctx: Context, **options: Any) -> ReportSummary:
+def run(ctx: Context, **options: Any) -> Mapping[str, object]:
     """Write report.html, report.md, results.csv and results.tex; returns the verdict.
 
     Raises UserError: results missing, or artifacts that contradict one another.
