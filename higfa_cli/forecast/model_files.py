@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from huggingface_hub.file_download import repo_folder_name
 from higfa_cli.errors import UserError
 from higfa_cli.forecast.remembered import remembered
 from higfa_cli.forecast.repository import (
-    DIFFUSERS,
     ENTIRE_REPOSITORY,
     Repository,
     missing_of_model,
@@ -29,10 +28,7 @@ from higfa_cli.recipe.refs import resolve_ref, weights_path
 
 FOLDER = "(folder)"
 _COMMAND = "hf download "
-_NO_FOLDER = (
-    "no folder {} (looked in the recipe's folder and the current one) and not in the hub cache"
-)
-_PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
+_PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
 
 @dataclass(frozen=True)
@@ -72,17 +68,14 @@ def missing_files(settings: Model, base: Path, offline: bool = False) -> list[Mi
         base: the recipe's folder.
         offline: whether the hub is never to be asked (`run.local_files_only`).
     """
-    model = Repository("model.base", settings.base, settings.revision, settings.variant)
-    control = Repository(
-        "model.controlnet", settings.controlnet, settings.controlnet_revision, settings.variant
-    )
-    found = _missing(model, base, offline, pipeline=True)
-    found += _missing(control, base, offline, pipeline=False)
-    if settings.gradient_autoencoder is not None:
-        key, revision = "model.gradient_autoencoder", settings.gradient_autoencoder_revision
-        tiny = Repository(key, settings.gradient_autoencoder, revision)
-        found += _missing(tiny, base, offline, pipeline=False)
-    return found
+    missing: list[MissingFile] = []
+    for key in ("base", "controlnet", "gradient_autoencoder"):
+        ref: str | None = getattr(settings, key)
+        if ref is not None:
+            revision = settings.revision if key == "base" else getattr(settings, f"{key}_revision")
+            variant = None if key == "gradient_autoencoder" else settings.variant
+            missing += _missing(f"model.{key}", ref, revision, variant, base, offline)
+    return missing
 
 
 def missing_weights(training: Training, base: Path, key: str) -> list[MissingFile]:
@@ -122,128 +115,90 @@ def weights_of(backbone: str, key: str = "guide") -> tuple[bool, str | None]:
     Raises UserError for a network that timm does not know.
     """
 
-    def compute() -> dict[str, Any]:
+    def compute() -> list[Any]:
         import timm
 
         from higfa_cli.models.backbones import check_name
 
         check_name(backbone, key)
         repo = timm.models.get_pretrained_cfg_value(backbone, "hf_hub_id")
-        return {"pretrained": timm.models.is_model_pretrained(backbone), "repo": repo}
+        return [timm.models.is_model_pretrained(backbone), repo]
 
-    facts = remembered("backbone", backbone, compute)
-    return facts["pretrained"], facts["repo"]
+    pretrained, repo = remembered("backbone", backbone, compute)
+    return pretrained, repo
 
 
 def find_folder(ref: str, revision: str | None, base: Path, file: str) -> Path | None:
     """The local or cached folder that holds `file` ("tokenizer/vocab.json"); None where none."""
     try:
-        repo = replace(Repository("", ref, revision), at=resolve_ref(ref, base))
-        found = repo.find(file)
+        path = Repository(resolve_ref(ref, base), revision).find(file)
     except (UserError, HFValidationError):
         return None
-    return None if found is None else found.parent
-
-
-def _missing(repo: Repository, base: Path, offline: bool, pipeline: bool) -> list[MissingFile]:
-    if _names_a_folder(repo.ref, base) and not _is_anywhere(repo.ref, base):
-        return [_no_folder(repo)]
-    try:
-        repo = replace(repo, at=resolve_ref(repo.ref, base))
-        wanted = (
-            missing_of_pipeline(repo)
-            if pipeline
-            else missing_of_model(repo, "", DIFFUSERS, strict=True)
-        )
-    except UserError as error:
-        return [replace(_no_folder(repo), remedy=str(error))]
-    except HFValidationError:
-        return [_no_folder(repo)]
-    remedy, remark = _remedy(repo, wanted)
-    if offline and not repo.local and not _is_anywhere(repo.ref, base):
-        remark = f"{_NO_FOLDER.format(repo.ref)}; correct the path, or fetch the repository:"
-    revision = None if repo.local else repo.revision
-    return [MissingFile(repo.key, repo.ref, revision, file, remedy, remark) for file in wanted]
-
-
-def _no_folder(repo: Repository) -> MissingFile:
-    remedy = (
-        f"{_NO_FOLDER.format(repo.ref)}; correct the path, or fetch the repository and name its "
-        f"folder in {repo.key}"
-    )
-    return MissingFile(repo.key, repo.ref, None, FOLDER, remedy)
-
-
-def _names_a_folder(ref: str, base: Path) -> bool:
-    """Whether a reference is meant as a path, as far as its text and the folders here tell."""
-    if ref.startswith(("./", "../", "/", "~")) or ref.count("/") > 1:
-        return True
-    first, slash, _ = ref.partition("/")
-    try:
-        return bool(slash) and any((start / first).is_dir() for start in (base, Path()))
-    except OSError:
-        # A name that no file system takes.
-        return False
-
-
-def _is_anywhere(ref: str, base: Path) -> bool:
-    """Whether a reference leads to a folder, to something in the hub's cache, or to a known id."""
-    try:
-        if shipped(ref) or isinstance(resolve_ref(ref, base), Path):
-            return True
-        cached = repo_folder_name(repo_id=ref, repo_type="model")
-    except (UserError, HFValidationError):
-        return False
-    return (Path(constants.HF_HUB_CACHE) / cached).is_dir()
-
-
-def _remedy(repo: Repository, files: Iterable[str]) -> tuple[str, str]:
-    """What to do, and a remark to it."""
-    files = list(files)
-    pickles = _pickles(repo, files)
-    said = f"only pickles are here ({', '.join(pickles)}), which higfa does not open because they "
-    said += "can run code"
-    if isinstance(repo.at, Path):
-        if pickles:
-            return (
-                f"{said}; load it once with diffusers where you trust it, and "
-                "`save_pretrained(FOLDER, safe_serialization=True)`"
-            ), ""
-        return f"copy the file into {repo.at}, or fetch the folder again", ""
-    return _download(repo.at, repo.revision, files), said if pickles else ""
-
-
-def _download(repo: str, revision: str | None, files: Iterable[str]) -> str:
-    words = [*_COMMAND.split(), repo, *(["--revision", revision] if revision else [])]
-    files = list(files)
-    if files == [ENTIRE_REPOSITORY]:
-        for pattern in ("*.json", "*.txt", "*.safetensors"):
-            words += ["--include", pattern]
-        return shlex.join(words)
-    return shlex.join([*words, *files])
-
-
-def _pickles(repo: Repository, files: Iterable[str]) -> list[str]:
-    """Pickles that lie where safetensors are missing."""
-    found: list[str] = []
-    for file in files:
-        if not file.endswith(".safetensors"):
-            continue
-        if isinstance(repo.at, Path):
-            folder = (repo.at / file).parent
-            found += [p.name for pattern in _PICKLES for p in sorted(folder.glob(pattern))]
-        else:
-            folder_name, _, name = file.rpartition("/")
-            stem = "pytorch_model" if name.startswith("model.") else DIFFUSERS
-            prefix = f"{folder_name}/" if folder_name else ""
-            tried = [f"{prefix}{stem}{dot}.bin" for dot in ("", f".{repo.variant}")]
-            found += [name for name in tried if repo.find(name) is not None]
-    return list(dict.fromkeys(found))
+    return None if path is None else path.parent
 
 
 def by_repository(missing: Iterable[MissingFile]) -> dict[tuple[str, str | None], list[str]]:
     """(repo, revision) -> its missing files."""
     grouped: dict[tuple[str, str | None], list[str]] = defaultdict(list)
-    for one in missing:
-        grouped[one.repo, one.revision].append(one.file)
+    for lost in missing:
+        grouped[lost.repo, lost.revision].append(lost.file)
     return dict(grouped)
+
+
+def _missing(
+    key: str, ref: str, revision: str | None, variant: str | None, base: Path, offline: bool
+) -> list[MissingFile]:
+    nowhere = f"no folder {ref} (looked in the recipe's folder and the current one) and not in "
+    nowhere += "the hub cache; correct the path, or fetch the repository"
+    no_folder = MissingFile(key, ref, None, FOLDER, f"{nowhere} and name its folder in {key}")
+    is_path = ref.startswith(("./", "../", "/", "~")) or ref.count("/") > 1
+    try:
+        repo = Repository(resolve_ref(ref, base), revision, variant)
+        is_here = isinstance(repo.at, Path) or _is_known(repo.at)
+        if not is_here and (is_path or _has_folder(ref, base)):
+            return [no_folder]
+        files = missing_of_pipeline(repo) if key == "model.base" else missing_of_model(repo)
+    except HFValidationError:
+        return [no_folder]
+    except UserError as error:
+        return [no_folder if is_path else MissingFile(key, ref, None, FOLDER, str(error))]
+    if isinstance(repo.at, Path):
+        return [MissingFile(key, ref, None, file, _mend(repo.at, files)) for file in files]
+    remedy = _download(ref, revision, files)
+    remark = "" if is_here or not offline else f"{nowhere}:"
+    return [MissingFile(key, ref, revision, file, remedy, remark) for file in files]
+
+
+def _has_folder(ref: str, base: Path) -> bool:
+    """Whether a reference's first part is a folder here, so that it is meant as a path."""
+    first, slash, _ = ref.partition("/")
+    return bool(slash) and any((start / first).is_dir() for start in (base, Path()))
+
+
+def _is_known(repo: str) -> bool:
+    """Whether a hub id's configurations are shipped, or something of it is in the hub's cache."""
+    cached = repo_folder_name(repo_id=repo, repo_type="model")
+    return bool(shipped(repo)) or (Path(constants.HF_HUB_CACHE) / cached).is_dir()
+
+
+def _mend(folder: Path, files: Sequence[str]) -> str:
+    """What to do about files that a local folder lacks."""
+    lacking = {(folder / file).parent for file in files if file.endswith(".safetensors")}
+    pickles = [p.name for place in sorted(lacking) for p in sorted(place.glob("*"))]
+    pickles = [name for name in pickles if name.endswith(_PICKLES)]
+    if not pickles:
+        return f"copy the file into {folder}, or fetch the folder again"
+    return (
+        f"only pickles are here ({', '.join(dict.fromkeys(pickles))}), which higfa does not open "
+        "because they can run code; load it once with diffusers where you trust it, and "
+        "`save_pretrained(FOLDER, safe_serialization=True)`"
+    )
+
+
+def _download(repo: str, revision: str | None, files: Sequence[str]) -> str:
+    words = [*_COMMAND.split(), repo, *(["--revision", revision] if revision else [])]
+    if files == [ENTIRE_REPOSITORY]:
+        for pattern in ("*.json", "*.txt", "*.safetensors"):
+            words += ["--include", pattern]
+        return shlex.join(words)
+    return shlex.join([*words, *files])

@@ -36,7 +36,7 @@ from higfa_cli.data.rejected import (
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.contours import Contours
 from higfa_cli.stages.context import Context
-from higfa_cli.stages.photos import usable_photos
+from higfa_cli.stages.photos import check_splits, usable_photos
 
 NAME = "contours"
 # Raised whenever the same inputs would give other files.
@@ -118,12 +118,7 @@ def _found(ctx: Context) -> Listing:
     check_rows(plain, str(listing.root))
     class_words(recipe.data, ctx.base, sorted({row.cls for row in plain}))
     present = [split for split in SPLITS if any(row.split == split for row in listing.rows)]
-    for split in splits:
-        if split not in present:
-            raise UserError(
-                f"contours.splits asks for `{split}`, but {recipe.data.root} has no images in "
-                f"it (present: {', '.join(present)}); remove it from contours.splits"
-            )
+    check_splits(recipe, present)
     return listing
 
 

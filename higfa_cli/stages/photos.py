@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from higfa_cli.data.dataset import Dataset, choose_photos
 from higfa_cli.data.rejected import Rejected, read_rejected
+from higfa_cli.errors import UserError
+from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages.context import Context
 
 
@@ -24,3 +28,13 @@ def usable_photos(ctx: Context, rejected: Rejected) -> Dataset:
             ctx.listing, recipe.data, ctx.base, recipe.seed, rejected
         )
     return ctx.photos[rejected]
+
+
+def check_splits(recipe: Recipe, present: Collection[str]) -> None:
+    """Raise UserError where `contours.splits` names a split that the data has not."""
+    for split in recipe.contours.splits:
+        if split not in present:
+            raise UserError(
+                f"contours.splits asks for `{split}`, which the data has not (present: "
+                f"{', '.join(present)}); remove it from contours.splits"
+            )
