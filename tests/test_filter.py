@@ -24,7 +24,6 @@ from higfa_cli.cli.app import app
 from higfa_cli.data.filter_rules import (
     Measured,
     decide,
-    guide_keys,
     rank_of,
     source_correlation,
     source_thumbnail,
@@ -43,7 +42,12 @@ from higfa_cli.stages import filter as stage
 from higfa_cli.stages import pipeline
 from higfa_cli.stages.arms import choose_arms
 from higfa_cli.stages.context import Context, make_context
-from higfa_cli.stages.inputs import downstream_inputs, filter_inputs, synthesize_inputs
+from higfa_cli.stages.inputs import (
+    downstream_inputs,
+    filter_inputs,
+    guide_keys,
+    synthesize_inputs,
+)
 from higfa_cli.training.synthetic import list_synthetic
 from tests.support.shapes import CLASSES, SIZE, picture_row, shape, write_class_folders
 

@@ -12,48 +12,30 @@ import numpy as np
 from higfa_cli.artifacts.artifact import write_rows
 from higfa_cli.artifacts.atomic import write_bytes
 from higfa_cli.artifacts.class_folders import class_dir, class_dirs
-from higfa_cli.artifacts.fingerprint import hash_bytes, hash_file, hash_json
+from higfa_cli.artifacts.fingerprint import hash_bytes, hash_file
 from higfa_cli.artifacts.records import ContourCounts, PhotoCounts
 from higfa_cli.artifacts.rows import PHOTO_FAULTS, ContourRow, RejectedRow, TransformRecord
-from higfa_cli.artifacts.run_record import StageInputs, StageRun, stage_run
+from higfa_cli.artifacts.run_record import StageRun, stage_run
 from higfa_cli.artifacts.seeds import seed_for
-from higfa_cli.data.dataset import Sample, class_words
+from higfa_cli.data.dataset import Sample
 from higfa_cli.data.images import encode_png
-from higfa_cli.data.layouts.common import SPLITS, Listing, Row, check_rows, plain_name
+from higfa_cli.data.layouts.common import Row
 from higfa_cli.data.rejected import (
     Rejected,
     check_share,
-    file_state,
-    fingerprint,
     first_of,
-    leave_out,
-    read_rejected,
     rejection,
     scan,
-    still_rejected,
     write_rejected,
 )
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.contours import Contours
 from higfa_cli.stages.context import Context
-from higfa_cli.stages.photos import check_splits, usable_photos
+from higfa_cli.stages.inputs import checked_listing, contour_inputs, edge_state
+from higfa_cli.stages.photos import usable_photos
 
 NAME = "contours"
-# Raised whenever the same inputs would give other files.
-VERSION = 2
 _LONGEST_STEM = 120
-
-
-def inputs(ctx: Context) -> StageInputs:
-    """What the contours depend on: their keys, the seed, and the content of all photos.
-
-    Raises UserError when the data is missing or broken, has no images in a wanted split, or when
-    more photos are known to be bad than the recipe allows (`ctx.force`: look at them again).
-    """
-    listing = _found(ctx)
-    if not ctx.force:
-        _check_known(ctx, listing)
-    return _inputs(ctx, listing)
 
 
 def run(ctx: Context) -> Mapping[str, object]:
@@ -70,9 +52,9 @@ def run(ctx: Context) -> Mapping[str, object]:
         UserError: more rejected than `data.max_bad` (the list is written, the manifest is not), a
             class without a usable training photo, or without a single contour.
     """
-    listing = _found(ctx)
+    listing = checked_listing(ctx)
     files, recipe, data = ctx.ws.contours, ctx.recipe.contours, ctx.recipe.data
-    with stage_run(files.directory, _inputs(ctx, listing), ctx.recipe) as stage:
+    with stage_run(files.directory, contour_inputs(ctx, anew=True), ctx.recipe) as stage:
         found = len(listing.rows)
         track = partial(ctx.progress.track, description="checking photos", total=found)
         rejected = scan(listing, data.crop_bottom, track)
@@ -107,67 +89,6 @@ def run(ctx: Context) -> Mapping[str, object]:
     }
 
 
-def _found(ctx: Context) -> Listing:
-    """The listing, with all that can be wrong with it apart from the photos themselves."""
-    recipe = ctx.recipe
-    splits = recipe.contours.splits
-    if not splits or len(set(splits)) < len(splits):
-        raise UserError("contours.splits must name each wanted split once, for example [train]")
-    listing = ctx.listing
-    plain = [row for row in listing.rows if plain_name(row.key)]
-    check_rows(plain, str(listing.root))
-    class_words(recipe.data, ctx.base, sorted({row.cls for row in plain}))
-    present = [split for split in SPLITS if any(row.split == split for row in listing.rows)]
-    check_splits(recipe, present)
-    return listing
-
-
-def _check_known(ctx: Context, listing: Listing) -> None:
-    """What an earlier run has listed holds for this one too, as long as the files are the same."""
-    data, rejected = ctx.recipe.data, read_rejected(ctx.ws.contours.rejected)
-    leave_out(listing, rejected, data.crop_bottom, data.max_bad)
-    unusable = still_rejected(listing, rejected.rows, data.crop_bottom)
-    listed = {row.key for row in listing.rows}
-    edgeless = [
-        row
-        for row in rejected.rows
-        if not row.unusable
-        and row.key in listed
-        and row.state == _edge_state(ctx, listing.root / row.key)
-    ]
-    check_share([*unusable.values(), *edgeless], len(listing.rows), data.max_bad, rejected.path)
-
-
-def _edge_state(ctx: Context, path: Path) -> str:
-    """Whether a photo has edges depends on the file, and on how they are extracted and moved."""
-    recipe = ctx.recipe
-    settings = hash_json(
-        [VERSION, recipe.seed, recipe.size, recipe.contours.model_dump(mode="json")]
-    )
-    return f"{file_state(path, recipe.data.crop_bottom)}, contours {settings[:16]}"
-
-
-def _inputs(ctx: Context, listing: Listing) -> StageInputs:
-    recipe = ctx.recipe
-    by_split: dict[str, list[Row]] = {}
-    for row in listing.rows:
-        by_split.setdefault(row.split, []).append(row)
-    return StageInputs(
-        # Of the data keys only these: where the folder lies does not change a contour, and
-        # everything else about it is in the content hashes.
-        parameters={
-            "version": VERSION,
-            "seed": recipe.seed,
-            "size": recipe.size,
-            "contours": recipe.contours.model_dump(mode="json"),
-            "data": recipe.data.choices(),
-        },
-        files={
-            f"data/{split}": fingerprint(listing.root, rows) for split, rows in by_split.items()
-        },
-    )
-
-
 def _list(ctx: Context, stage: StageRun, rejected: Sequence[RejectedRow]) -> None:
     write_rejected(ctx.ws.contours.rejected, rejected)
     stage.output(ctx.ws.contours.rejected)
@@ -188,7 +109,7 @@ def _extract(
             drawn = _contours_of(sample, recipe.contours, recipe.size, recipe.seed)
         except _NoEdgesError as error:
             photo = Row(sample.key, sample.cls, sample.split)
-            state = _edge_state(ctx, sample.path)
+            state = edge_state(ctx, sample.path)
             edgeless.append(rejection(photo, "no-edges", str(error), state))
             continue
         source_sha256 = hash_file(sample.path)

@@ -16,8 +16,15 @@ from typing import Any
 
 from higfa_cli.artifacts.atomic import write_text
 from higfa_cli.artifacts.seeds import seed_for
-from higfa_cli.data.images import IMAGE_SUFFIXES, ImageError, read_image
-from higfa_cli.data.layouts.common import SPLITS, Row, Split, check_rows, sub_folders
+from higfa_cli.data.images import ImageError, read_image
+from higfa_cli.data.layouts.common import (
+    IMAGE_SUFFIXES,
+    SPLITS,
+    Row,
+    Split,
+    check_rows,
+    sub_folders,
+)
 from higfa_cli.data.layouts.imagefolder import COLUMNS, class_rows, split_folders
 from higfa_cli.data.prompts import default_words
 from higfa_cli.errors import UserError

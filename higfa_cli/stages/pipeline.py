@@ -11,14 +11,8 @@ from typing import Any, Literal
 from higfa_cli.artifacts.artifact import read_model
 from higfa_cli.artifacts.atomic import write_note
 from higfa_cli.artifacts.records import DownstreamOptions
-from higfa_cli.artifacts.run_record import (
-    RECORD,
-    StageInputs,
-    StageState,
-    recorded_outputs,
-    stage_state,
-    tidy,
-)
+from higfa_cli.artifacts.stage_state import StageInputs, StageState, stage_state
+from higfa_cli.artifacts.workspace import RECORD
 from higfa_cli.errors import UserError
 from higfa_cli.stages.context import Context, choose_names
 from higfa_cli.stages.summaries import IntendedRow, StatusRow, StepRow
@@ -88,8 +82,11 @@ def step(
     own = {} if of_arms else options
     known: dict[str, StageState] = {}
     todo = [part for part in parts if again or _state(ctx, part, own, known).kind != "fresh"]
-    for part in set(parts) - set(todo):
-        tidy(ctx.workspace / part)
+    if len(todo) < len(parts):
+        from higfa_cli.artifacts.run_record import tidy
+
+        for part in set(parts) - set(todo):
+            tidy(ctx.workspace / part)
     if of_arms:
         options["arms"] = [_arm_of(part) for part in todo]
     summary = run_stage(ctx, stage, how=how, **options) if todo else {}
@@ -184,6 +181,8 @@ def describe(ctx: Context, stage: str, **options: Any) -> Mapping[str, object]:
 
 
 def _describe(ctx: Context, part: str, options: Mapping[str, object]) -> dict[str, object]:
+    from higfa_cli.artifacts.run_record import recorded_outputs
+
     stage = stage_of(_stage_name(part))
     inputs = stage.inputs(_context_of(ctx, part), **options)
     directory = ctx.workspace / part
