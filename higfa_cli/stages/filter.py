@@ -144,7 +144,7 @@ class _Photos:
 
     def __init__(self, dataset: Dataset) -> None:
         self._samples = {sample.key: sample for sample in dataset.samples}
-        self._known: dict[tuple[str, int], np.ndarray] = {}
+        self._thumbnails: dict[tuple[str, int], np.ndarray] = {}
 
     def thumbnail(self, key: str, size: int) -> np.ndarray:
         """Raises UserError for a photo that is not among the data or cannot be read."""
@@ -153,9 +153,9 @@ class _Photos:
                 f"source photo {key} of a drawn picture is not among the data; restore it, or run "
                 "`higfa contours` and `higfa synthesize` again"
             )
-        if (key, size) not in self._known:
-            self._known[key, size] = source_thumbnail(self._samples[key].read(), size)
-        return self._known[key, size]
+        if (key, size) not in self._thumbnails:
+            self._thumbnails[key, size] = source_thumbnail(self._samples[key].read(), size)
+        return self._thumbnails[key, size]
 
 
 def _counts(rows: Sequence[SelectionRow]) -> FilterCounts:

@@ -224,12 +224,12 @@ def model_inputs(ctx: Context, classes: Sequence[str]) -> dict[str, str]:
     files = {}
     for key in ("base", "controlnet", "gradient_autoencoder"):
         ref = getattr(model, key)
-        found = None if ref is None else resolve_ref(ref, ctx.base)
-        if isinstance(found, Path):
-            files[f"model.{key}"] = hash_tree(found)
+        place = None if ref is None else resolve_ref(ref, ctx.base)
+        if isinstance(place, Path):
+            files[f"model.{key}"] = hash_tree(place)
     if prompts.bank is not None:
         templates = templates_for(prompts, classes, ctx.base)
-        files["prompts.bank"] = hash_json({name: list(own) for name, own in templates.items()})
+        files["prompts.bank"] = hash_json({name: list(texts) for name, texts in templates.items()})
     return files
 
 

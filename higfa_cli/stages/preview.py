@@ -135,8 +135,8 @@ def _same_pictures(items: Sequence[PlanItem], chosen: Sequence[PlanItem]) -> lis
 def _summary(drawn: Sequence[Drawn]) -> dict[str, object]:
     """Mean final confidence of the guide (None where it was off) and failures."""
     final = [p.trace["p"][-1] for p in drawn if p.error is None]
-    known = [value for value in final if value is not None]
-    mean = round(sum(known) / len(known), 4) if known else None
+    guided = [value for value in final if value is not None]
+    mean = round(sum(guided) / len(guided), 4) if guided else None
     return {"confidence": mean, "failed": sum(p.error is not None for p in drawn)}
 
 
