@@ -7,8 +7,9 @@ import inspect
 import platform
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -38,17 +39,16 @@ from higfa_cli.stages.plan import class_prompts
 from higfa_cli.text import gib, plural
 
 STEPS = 4
-_GUIDED_FROM = 0.5
 _STOCK_STEPS = 2
 _STOCK_SCALE = 5.0
 _OTHER_PROMPT = "a photo of a red brick wall"
 _SEED = 0
 # Mean difference of two pictures, of 255, that is no rounding.
 _MOVED = 0.25
-_HALF = (0.5, 0.5, 0.5)
 _UNKNOWN_CLASSES = 10
 _LIBRARIES = ("torch", "diffusers", "transformers", "timm")
 _MORE_PRECISE = "set model.dtype: bfloat16 or float32"
+_OTHER_WEIGHTS = "check that the weights are the model's own"
 _MISMATCH = "check that model and ControlNet belong together"
 
 
@@ -92,28 +92,15 @@ def self_check(ctx: Context) -> dict[str, Any]:
     # The recipe's, half of the steps guided, the classifier's gradient never off.
     classifier = recipe.guidance.classifier
     classifier = replace(classifier, scale=classifier.scale or 1.0)
-    guidance = replace(recipe.guidance, classifier=classifier).switched(_GUIDED_FROM)
+    guidance = replace(recipe.guidance, classifier=classifier).switched(0.5)
 
-    def draw(text: str, contour: Tensor) -> _Drawn:
-        return _draw(model, guide, guidance, text, contour)
-
-    first = draw(prompt, circle)
-    again, by_text, by_contour = draw(prompt, circle), draw(other, circle), draw(prompt, box)
-    noise = first.difference(again)
-    rows = [
-        _finite(first),
-        _not_constant(first),
-        _moved("text moves the picture", first.difference(by_text), noise),
-        _moved("contour moves the picture", first.difference(by_contour), noise),
-        _gradient(first, origin),
-        _like_stock(model, prompt, circle),
-    ]
+    draw = partial(_draw, model, DecodedGuide(model, guide), guidance)
+    first, again = draw(prompt, circle), draw(prompt, circle)
+    moved = {"text": draw(other, circle), "contour": draw(prompt, box)}
+    rows = [*_judgements(first, again, moved, origin), _like_stock(model, prompt, circle)]
     measured = _measured(model, again)
-    return {
-        "checks": [asdict(row) for row in rows],
-        "measured": measured,
-        "block": _block(ctx, model, measured, rows),
-    }
+    block = _block(ctx, model, measured, rows)
+    return {"checks": [asdict(row) for row in rows], "measured": measured, "block": block}
 
 
 def _classes_and_prompts(ctx: Context) -> tuple[int, str, str]:
@@ -137,10 +124,9 @@ def _guide(ctx: Context, classes: int, device: torch.device) -> tuple[Classifier
     with torch.random.fork_rng():
         torch.manual_seed(_SEED)
         network = build_network(guide.backbone, classes, guide.image_size)
-    names = tuple(f"class {index}" for index in range(classes))
-    spec = ClassifierSpec(guide.backbone, names, guide.image_size, _HALF, _HALF)
-    counted = plural(classes, "class", "classes")
-    origin = f"no guide yet: a random {guide.backbone} of {counted}"
+    names, half = tuple(f"class {index}" for index in range(classes)), (0.5, 0.5, 0.5)
+    spec = ClassifierSpec(guide.backbone, names, guide.image_size, half, half)
+    origin = f"no guide yet: a random {guide.backbone} of {plural(classes, 'class', 'classes')}"
     return Classifier(network, spec).to(device), origin
 
 
@@ -155,16 +141,15 @@ def _contours(size: int) -> tuple[Tensor, Tensor]:
 
 
 def _draw(
-    model: DiffusionModel, guide: Classifier, guidance: Guidance, text: str, contour: Tensor
+    model: DiffusionModel, guide: DecodedGuide, guidance: Guidance, text: str, contour: Tensor
 ) -> _Drawn:
     denoiser = model.denoiser(model.conditions([text], "", contour))
     start = seeded_noise([_SEED], model.latent_shape, model.device)
     target = torch.zeros(1, dtype=torch.long, device=model.device)
-    decoded = DecodedGuide(model, guide)
     steps, seconds = [], []
     _synchronize(model.device)
     before = time.perf_counter()
-    for step in sample(start, target, denoiser, model.solver(STEPS), guidance, decoded):
+    for step in sample(start, target, denoiser, model.solver(STEPS), guidance, guide):
         _synchronize(model.device)
         now = time.perf_counter()
         steps.append(step)
@@ -175,34 +160,29 @@ def _draw(
     return _Drawn((picture.clamp(-1, 1) + 1) * 127.5, steps, seconds)
 
 
-def _judged(check: str, fine: bool, detail: str, remedy: str) -> Row:
-    return Row(check, "ok", detail) if fine else Row(check, "failed", detail, remedy)
-
-
-def _finite(drawn: _Drawn) -> Row:
-    fine = bool(drawn.picture.isfinite().all()) and all(bool(s.finite.all()) for s in drawn.steps)
-    return _judged("finite", fine, "latents, guide and picture", _MORE_PRECISE)
-
-
-def _not_constant(drawn: _Drawn) -> Row:
-    spread = float(drawn.picture.flatten(1).std(dim=1).mean())
+def _judgements(
+    first: _Drawn, again: _Drawn, moved: Mapping[str, _Drawn], origin: str
+) -> Iterator[Row]:
+    """What must hold of one picture, the same again, and one with another condition each."""
+    fine = bool(first.picture.isfinite().all()) and all(bool(s.finite.all()) for s in first.steps)
+    yield _judged("finite", fine, "latents, guide and picture", _MORE_PRECISE)
+    spread = float(first.picture.flatten(1).std(dim=1).mean())
     detail = f"standard deviation {spread:.1f} of 255"
-    return _judged(
-        "not constant", spread > 1.0, detail, "check that the weights are the model's own"
-    )
-
-
-def _moved(check: str, difference: float, noise: float) -> Row:
-    """Whether a condition changed the picture more than drawing it twice does."""
-    detail = f"by {difference:.2f} of 255 on average (drawn twice: {noise:.2f})"
-    return _judged(check, difference > max(_MOVED, 3 * noise), detail, _MISMATCH)
-
-
-def _gradient(drawn: _Drawn, origin: str) -> Row:
-    norms = [float(s.grad_norm.max()) for s in drawn.steps if s.grad_norm is not None]
+    yield _judged("not constant", spread > 1.0, detail, _OTHER_WEIGHTS)
+    noise = first.difference(again)
+    for condition, other in moved.items():
+        difference = first.difference(other)
+        detail = f"by {difference:.2f} of 255 on average (drawn twice: {noise:.2f})"
+        fine = difference > max(_MOVED, 3 * noise)
+        yield _judged(f"{condition} moves the picture", fine, detail, _MISMATCH)
+    norms = [float(s.grad_norm.max()) for s in first.steps if s.grad_norm is not None]
     fine = bool(norms) and all(0 < norm < float("inf") for norm in norms)
     detail = f"norm {max(norms, default=0.0):.3g} ({origin})"
-    return _judged("guide's gradient", fine, detail, _MORE_PRECISE)
+    yield _judged("guide's gradient", fine, detail, _MORE_PRECISE)
+
+
+def _judged(check: str, fine: bool, detail: str, remedy: str) -> Row:
+    return Row(check, "ok", detail) if fine else Row(check, "failed", detail, remedy)
 
 
 def _like_stock(model: DiffusionModel, prompt: str, contour: Tensor) -> Row:
@@ -267,10 +247,9 @@ def _measured(model: DiffusionModel, drawn: _Drawn) -> dict[str, Any]:
     taken: dict[bool, list[float]] = {False: [], True: []}
     for step, seconds in zip(drawn.steps, drawn.seconds, strict=True):
         taken[step.p is not None].append(seconds)
+    peak, what = psutil.Process().memory_info().rss, "memory of the process"
     if model.device.type == "cuda":
         peak, what = torch.cuda.max_memory_allocated(model.device), "device memory, peak"
-    else:
-        peak, what = psutil.Process().memory_info().rss, "memory of the process"
     return {
         "seconds_per_unguided_step": round(statistics.median(taken[False]), 4),
         "seconds_per_guided_step": round(statistics.median(taken[True]), 4),
@@ -317,7 +296,5 @@ def _public(ref: str, base: Path) -> str:
 
 def _synchronize(device: torch.device) -> None:
     """Wait until the device has done what it was asked to do."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

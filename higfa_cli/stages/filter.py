@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 
 import numpy as np
 import torch
@@ -105,8 +106,18 @@ def _measure(
     ctx: ArmContext, dataset: Dataset, drawn: Sequence[PictureRow], guide: Classifier | None
 ) -> Iterator[Measured]:
     """Every picture in numbers, in the order of `drawn`; photos are read once each."""
-    photos = _Photos(dataset)
     files = ctx.ws.synthesize
+    photos = {sample.key: sample for sample in dataset.samples}
+
+    @cache
+    def photo_thumbnail(key: str, size: int) -> np.ndarray:
+        if key not in photos:
+            raise UserError(
+                f"source photo {key} of a drawn picture is not among the data; restore it, or run "
+                "`higfa contours` and `higfa synthesize` again"
+            )
+        return source_thumbnail(photos[key].read(), size)
+
     groups = [drawn[start : start + _BATCH] for start in range(0, len(drawn), _BATCH)]
     for group in ctx.progress.track(groups, NAME):
         pictures = [
@@ -123,7 +134,7 @@ def _measure(
                     )
                 confidence = float(probabilities[index, row.class_id])
                 rank = rank_of(probabilities[index], row.class_id)
-            photo = photos.thumbnail(row.source, len(picture))
+            photo = photo_thumbnail(row.source, len(picture))
             yield Measured(
                 source=row.source,
                 replica=row.replica,
@@ -137,25 +148,6 @@ def _measure(
 def _probabilities(guide: Classifier, pictures: Sequence[np.ndarray]) -> np.ndarray:
     stack = np.stack([picture.transpose(2, 0, 1) for picture in pictures])
     return guide.probabilities(torch.from_numpy(stack)).numpy()
-
-
-class _Photos:
-    """Thumbnails of source photos, each photo read once."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self._samples = {sample.key: sample for sample in dataset.samples}
-        self._thumbnails: dict[tuple[str, int], np.ndarray] = {}
-
-    def thumbnail(self, key: str, size: int) -> np.ndarray:
-        """Raises UserError for a photo that is not among the data or cannot be read."""
-        if key not in self._samples:
-            raise UserError(
-                f"source photo {key} of a drawn picture is not among the data; restore it, or run "
-                "`higfa contours` and `higfa synthesize` again"
-            )
-        if (key, size) not in self._thumbnails:
-            self._thumbnails[key, size] = source_thumbnail(self._samples[key].read(), size)
-        return self._thumbnails[key, size]
 
 
 def _counts(rows: Sequence[SelectionRow]) -> FilterCounts:

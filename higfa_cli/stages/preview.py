@@ -47,9 +47,12 @@ def preview(ctx: Context, count: int, arms: Sequence[str]) -> dict[str, object]:
     rows, summaries = [], {}
     for arm, items in plans:
         drawn = _previewed(arm, models, items)
-        tiles = [_tile(item.cls, picture) for item, picture in zip(items, drawn, strict=True)]
+        tiles = [
+            _tile(_label(item.cls, picture), picture.pixels)
+            for item, picture in zip(items, drawn, strict=True)
+        ]
         for start in range(0, len(tiles), STRIP):
-            caption = _caption(arm.name if start == 0 else "")
+            caption = _tile(arm.name if start == 0 else "")
             rows.append([caption, *tiles[start : start + STRIP]])
         summaries[arm.name] = {"images": len(items), **_summary(drawn)}
     path = _place(ctx, f"preview-{count}.png")
@@ -88,11 +91,11 @@ def sweep(ctx: Context, key: str, values: Sequence[Any], arms: Sequence[str]) ->
     check_upstream(ctx, "synthesize", arms=arms)
     arm = ctx.arm(arms[0])
     chosen = sample(plan(arm), STRIP, ctx.recipe.seed)
-    contours = [_plain(read_image(contour_path(ctx, item)), item.cls) for item in chosen]
-    rows, table = [[_caption("contour"), *contours]], []
+    contours = [_tile(item.cls, read_image(contour_path(ctx, item))) for item in chosen]
+    rows, table = [[_tile("contour"), *contours]], []
     for value, drawn in _swept(arm, key, values, chosen):
-        tiles = [_plain(p.pixels, "failed" if p.pixels is None else "") for p in drawn]
-        rows.append([_caption(f"{key.rsplit('.', 1)[-1]} = {value}"), *tiles])
+        tiles = [_tile("failed" if p.pixels is None else "", p.pixels) for p in drawn]
+        rows.append([_tile(f"{key.rsplit('.', 1)[-1]} = {value}"), *tiles])
         table.append({"value": value, **_summary(drawn)})
     path = _place(ctx, f"sweep-{key}.png")
     write_bytes(path, encode_png(_sheet(rows)))
@@ -140,23 +143,20 @@ def _summary(drawn: Sequence[Drawn]) -> dict[str, object]:
     return {"confidence": mean, "failed": sum(p.error is not None for p in drawn)}
 
 
-def _tile(label: str, picture: Drawn) -> Image.Image:
+def _label(cls: str, picture: Drawn) -> str:
     final = picture.trace["p"][-1] if picture.trace else None
-    shown = "" if final is None else f" p={final:.2f}"
-    return _plain(picture.pixels, label + shown if picture.error is None else f"{label} failed")
+    if picture.error is not None:
+        return f"{cls} failed"
+    return cls if final is None else f"{cls} p={final:.2f}"
 
 
-def _plain(pixels: np.ndarray | None, label: str) -> Image.Image:
+def _tile(label: str, pixels: np.ndarray | None = None) -> Image.Image:
+    """A picture with its label below, or the label alone."""
     tile = Image.new("RGB", (TILE, TILE + CAPTION), "white")
     if pixels is not None:
         tile.paste(Image.fromarray(pixels).resize((TILE, TILE), Image.Resampling.BICUBIC))
-    ImageDraw.Draw(tile).text((2, TILE + 1), label[:22], fill="black")
-    return tile
-
-
-def _caption(text: str) -> Image.Image:
-    tile = Image.new("RGB", (TILE, TILE + CAPTION), "white")
-    ImageDraw.Draw(tile).text((4, TILE // 2), text[:22], fill="black")
+    top = TILE // 2 if pixels is None else TILE + 1
+    ImageDraw.Draw(tile).text((2, top), label[:22], fill="black")
     return tile
 
 
