@@ -29,9 +29,8 @@ from higfa_cli.data.rejected import allowed, file_state, read_rejected
 from higfa_cli.recipe.data import Data
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.stages import drawing, filter, finetune_guide, train_downstream
-from higfa_cli.stages.context import make_context
+from higfa_cli.stages.context import load_photos, make_context
 from higfa_cli.stages.inputs import downstream_inputs
-from higfa_cli.stages.photos import load_photos
 from tests.support.bad_images import Case, cases, encoded, large_palette_png, one_bit_png, scene
 from tests.support.fault_project import obey_permissions
 from tests.support.recipes import write_recipe

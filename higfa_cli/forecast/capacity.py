@@ -12,7 +12,7 @@ from higfa_cli.errors import UserError
 from higfa_cli.forecast import estimate
 from higfa_cli.forecast.estimate import ALLOWANCE
 from higfa_cli.forecast.findings import Findings, Row
-from higfa_cli.forecast.weight_sizes import missing_bytes
+from higfa_cli.forecast.model_files import missing_bytes
 from higfa_cli.recipe.drawing import AUTOMATIC_SHARE
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.text import duration, gib, plural, roughly

@@ -22,8 +22,7 @@ from higfa_cli.forecast.repository import ENTIRE_REPOSITORY
 from higfa_cli.models.architecture import family_at
 from higfa_cli.models.families import FAMILIES, KNOWN
 from higfa_cli.stages import pipeline
-from higfa_cli.stages.context import Context
-from higfa_cli.stages.photos import load_photos
+from higfa_cli.stages.context import Context, load_photos
 from higfa_cli.stages.plan import class_prompts
 from higfa_cli.stages.recipe_checks import check_texts
 from higfa_cli.text import gib, plural

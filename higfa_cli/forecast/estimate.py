@@ -18,9 +18,8 @@ from higfa_cli.models.architecture import architecture, check_size
 from higfa_cli.models.families import FAMILIES
 from higfa_cli.models.families.family import Architecture
 from higfa_cli.recipe.refs import resolve_ref
-from higfa_cli.stages.context import ArmContext, Context
+from higfa_cli.stages.context import ArmContext, Context, check_splits, load_photos
 from higfa_cli.stages.inputs import drawing_parameters
-from higfa_cli.stages.photos import check_splits, load_photos
 from higfa_cli.stages.pipeline import state
 from higfa_cli.stages.plan import plan
 

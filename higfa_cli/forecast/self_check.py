@@ -33,8 +33,7 @@ from higfa_cli.models.loading import load_pipeline
 from higfa_cli.models.modules import diffusers_class
 from higfa_cli.models.renoise import seeded_noise
 from higfa_cli.recipe.refs import resolve_ref
-from higfa_cli.stages.context import Context
-from higfa_cli.stages.photos import load_photos
+from higfa_cli.stages.context import Context, load_photos
 from higfa_cli.stages.plan import class_prompts
 from higfa_cli.text import gib, plural
 

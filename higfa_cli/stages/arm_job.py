@@ -31,9 +31,8 @@ from higfa_cli.data.images import encode_png, fit_square
 from higfa_cli.errors import UserError
 from higfa_cli.models.device import resolve_device
 from higfa_cli.models.draw import evaluations
-from higfa_cli.stages.context import ArmContext
+from higfa_cli.stages.context import ArmContext, load_photos
 from higfa_cli.stages.drawing import Models, batch_size, costliest_step, draw_items, torch_threads
-from higfa_cli.stages.photos import load_photos
 
 Batch = Sequence[PlanItem]
 

@@ -30,9 +30,8 @@ from higfa_cli.data.rejected import (
 )
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.contours import Contours
-from higfa_cli.stages.context import Context
+from higfa_cli.stages.context import Context, usable_photos
 from higfa_cli.stages.inputs import checked_listing, contour_inputs, edge_state
-from higfa_cli.stages.photos import usable_photos
 
 NAME = "contours"
 _LONGEST_STEM = 120

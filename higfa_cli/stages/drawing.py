@@ -31,9 +31,8 @@ from higfa_cli.models.footprint import guided_step
 from higfa_cli.models.loading import load_pipeline
 from higfa_cli.models.text import cut_off_classes, tokens_read
 from higfa_cli.recipe.drawing import AUTOMATIC_SHARE
-from higfa_cli.stages.context import ArmContext, Context
+from higfa_cli.stages.context import ArmContext, Context, load_photos
 from higfa_cli.stages.inputs import guide_path
-from higfa_cli.stages.photos import load_photos
 
 LARGEST = 32
 # Classes whose cut prompts are named one by one, and how much of each end of a prompt is shown.

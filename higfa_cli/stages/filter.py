@@ -29,9 +29,8 @@ from higfa_cli.data.images import read_image
 from higfa_cli.errors import UserError
 from higfa_cli.models.classifier import Classifier, check_classes, load_classifier
 from higfa_cli.models.device import resolve_device
-from higfa_cli.stages.context import ArmContext, Context, arms_of
+from higfa_cli.stages.context import ArmContext, Context, arms_of, load_photos
 from higfa_cli.stages.inputs import filter_inputs, filter_reads_guide
-from higfa_cli.stages.photos import load_photos
 
 NAME = "filter"
 # Pictures that the guide reads at once: few, for they may be large.

@@ -22,7 +22,7 @@ from higfa_cli.models.classifier import ClassifierSpec, save_classifier
 from higfa_cli.models.device import resolve_device
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.loading import load_pipeline
-from higfa_cli.stages.context import Context
+from higfa_cli.stages.context import Context, load_photos
 from higfa_cli.stages.drawing import batch_size
 from higfa_cli.stages.guide_pool import (
     Job,
@@ -34,7 +34,6 @@ from higfa_cli.stages.guide_pool import (
     trial,
 )
 from higfa_cli.stages.inputs import guide_inputs
-from higfa_cli.stages.photos import load_photos
 from higfa_cli.training.calibration import HeldOut, calibrate
 from higfa_cli.training.folds import stratified_folds
 from higfa_cli.training.mixing import TrainSet

@@ -25,8 +25,7 @@ from higfa_cli.recipe.contours import Edges
 from higfa_cli.recipe.refs import resolve_ref, weights_path
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages.arms import choose_arms
-from higfa_cli.stages.context import ArmContext, Context
-from higfa_cli.stages.photos import check_splits, load_photos
+from higfa_cli.stages.context import ArmContext, Context, check_splits, load_photos
 
 # Raised whenever the same inputs would give other contours.
 _CONTOURS = 2

@@ -24,9 +24,8 @@ from higfa_cli.models.classifier import ClassifierSpec, load_classifier, save_cl
 from higfa_cli.models.device import resolve_device
 from higfa_cli.report.tables import csv_cell
 from higfa_cli.stages.arms import choose_arms, left_out
-from higfa_cli.stages.context import Context
+from higfa_cli.stages.context import Context, load_photos
 from higfa_cli.stages.inputs import downstream_inputs
-from higfa_cli.stages.photos import load_photos
 from higfa_cli.training.calibration import fit_temperature
 from higfa_cli.training.folds import stratified_folds
 from higfa_cli.training.mixing import TrainSet
