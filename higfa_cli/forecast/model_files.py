@@ -29,6 +29,7 @@ from higfa_cli.recipe.classifiers import Training
 from higfa_cli.recipe.drawing import Model
 from higfa_cli.recipe.refs import resolve_ref, weights_path
 from higfa_cli.recipe.schema import Recipe
+from higfa_cli.stages.inputs import MODELS
 
 FOLDER = "(folder)"
 _COMMAND = "hf download "
@@ -75,7 +76,7 @@ def missing_files(settings: Model, base: Path, offline: bool = False) -> list[Mi
         offline: whether the hub is never to be asked (`run.local_files_only`).
     """
     missing: list[MissingFile] = []
-    for key in ("base", "controlnet", "gradient_autoencoder"):
+    for key in MODELS:
         ref: str | None = getattr(settings, key)
         if ref is not None:
             revision = settings.revision if key == "base" else getattr(settings, f"{key}_revision")

@@ -27,6 +27,8 @@ from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages.arms import choose_arms
 from higfa_cli.stages.context import ArmContext, Context, check_splits, load_photos
 
+#: Keys of section `model` that name a model.
+MODELS = ("base", "controlnet", "gradient_autoencoder")
 # Raised whenever the same inputs would give other contours.
 _CONTOURS = 2
 _GUIDE_READS = {"seed", "size", "guide", "model", "sampling"}
@@ -221,7 +223,7 @@ def model_inputs(ctx: Context, classes: Sequence[str]) -> dict[str, str]:
     """
     model, prompts = ctx.recipe.model, ctx.recipe.prompts
     files = {}
-    for key in ("base", "controlnet", "gradient_autoencoder"):
+    for key in MODELS:
         ref = getattr(model, key)
         place = None if ref is None else resolve_ref(ref, ctx.base)
         if isinstance(place, Path):
