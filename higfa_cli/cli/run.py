@@ -37,7 +37,7 @@ def run(
             rows.append(row)
             did = "fresh, skipped" if row["action"] == "skipped" else f"{row['seconds']:.1f} s"
             print_line(f"{row['stage']:<18} {did}")
-    page = pipeline.report_page(ctx)
+    page = ctx.ws.report.page
     seconds = round(sum(row["seconds"] for row in rows), 2)
     if flags.as_json:
         report = str(page) if page.is_file() else None
@@ -84,7 +84,7 @@ def status(flags: DeviceFlags) -> None:
     if following:
         print_line(f"next: {following}")
     else:
-        print_line(f"all fresh; the report is {pipeline.report_page(ctx)}")
+        print_line(f"all fresh; the report is {ctx.ws.report.page}")
 
 
 def _readable(rows: list[StatusRow]) -> list[dict[str, str]]:
