@@ -34,12 +34,6 @@ class LockNote(Artifact, extra="ignore"):
     host: str
     boot: str = ""
 
-    @property
-    def is_of_this_machine(self) -> bool:
-        """Whether this machine's kernel knows if the holder lives."""
-        # A restarted container has another host name, yet the same kernel, which has let go.
-        return self.host == socket.gethostname() or self.boot == _boot() != ""
-
 
 def note_of(directory: Path) -> Path:
     """Where the holder of a folder says who it is."""
@@ -69,9 +63,10 @@ def folder_lock(directory: Path) -> Iterator[None]:
         raise _unlockable(directory, error) from None
     try:
         holder = _holder(note)
-        if holder is not None and not holder.is_of_this_machine:
-            raise _busy(directory, holder, f"if it has died, delete {note}")
         mine = LockNote(pid=os.getpid(), host=socket.gethostname(), boot=_boot())
+        # A restarted container has another host name, yet the same kernel, which has let go.
+        if holder and holder.host != mine.host and not (holder.boot == mine.boot != ""):
+            raise _busy(directory, holder, f"if it has died, delete {note}")
         try:
             # In one step, and never through a link that lies in the note's place.
             write_note(note, mine.plain())

@@ -70,7 +70,11 @@ def stage_state(directory: Path, inputs: StageInputs) -> StageState:
         return StageState("partial", (f"failed: {record.error}",))
     if record.outputs is None:
         return StageState("partial", ("not finished: still running, or killed",))
-    gone = [name for name in record.outputs if not _is_there(directory, name)]
+    gone = [
+        name
+        for name in record.outputs
+        if why_outside(directory, name) or not (directory / name).is_file()
+    ]
     if gone:
         return StageState("partial", _capped([f"{name} is gone" for name in gone]))
     changed = [
@@ -81,18 +85,17 @@ def stage_state(directory: Path, inputs: StageInputs) -> StageState:
     return StageState("fresh")
 
 
-def _is_there(directory: Path, name: str) -> bool:
-    return why_outside(directory, name) is None and (directory / name).is_file()
-
-
 def _differences(old: RecordedInputs, new: RecordedInputs) -> list[str]:
     """What differs between recorded inputs and these, parameters first."""
     before, after = _flat(old.parameters), _flat(new.parameters)
-    reasons = [
-        f"{key}: {_value(before, key)} -> {_value(after, key)}"
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key, ...) != after.get(key, ...)
-    ]
+    reasons = []
+    for key in sorted(before.keys() | after.keys()):
+        if before.get(key, ...) != after.get(key, ...):
+            values = (
+                json.dumps(flat[key], ensure_ascii=False) if key in flat else "(absent)"
+                for flat in (before, after)
+            )
+            reasons.append(f"{key}: {' -> '.join(values)}")
     for name in sorted(old.files.keys() | new.files.keys()):
         if name not in new.files:
             reasons.append(f"{name} is no longer an input")
@@ -111,10 +114,6 @@ def _flat(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-def _value(flat: Mapping[str, object], key: str) -> str:
-    return json.dumps(flat[key], ensure_ascii=False) if key in flat else "(absent)"
 
 
 def _capped(reasons: list[str]) -> tuple[str, ...]:

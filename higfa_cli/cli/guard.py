@@ -74,7 +74,10 @@ def guarded_main(app: Callable[[], Any]) -> NoReturn:
     streams.prepare()
     code: Any = 0
     try:
-        _check_file_names()
+        # Recipes and manifests are UTF-8; else a class folder and its name are different texts.
+        encoding = sys.getfilesystemencoding()
+        if encoding.lower() != "utf-8":
+            raise UserError(f"file names are {encoding} in this locale; set PYTHONUTF8=1")
         app()
     except SystemExit as ending:
         code = ending.code
@@ -96,13 +99,6 @@ def guarded_main(app: Callable[[], Any]) -> NoReturn:
     if streams.flush_failure(sys.stderr):
         streams.abandon(sys.stderr)
     sys.exit(code)
-
-
-def _check_file_names() -> None:
-    # Recipes and manifests are UTF-8; here a class folder and its name would be different texts.
-    encoding = sys.getfilesystemencoding()
-    if encoding.lower() != "utf-8":
-        raise UserError(f"file names are {encoding} in this locale; set PYTHONUTF8=1")
 
 
 @contextmanager

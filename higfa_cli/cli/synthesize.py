@@ -136,15 +136,21 @@ def _parse_sweep(sweep: str) -> tuple[str, list[JsonValue]]:
 
 def _readable(result: Mapping[str, object]) -> dict[str, object]:
     """A dry run's numbers in units for people."""
+    from higfa_cli.forecast.estimate import ALLOWANCE
+
     shown: dict[str, object] = {}
     for key, value in result.items():
         match key, value:
+            case "estimated_memory_bytes", int():
+                size, counted = result["batch_size"], "1 picture (batch size auto)"
+                if isinstance(size, int):
+                    counted = plural(size, "picture")
+                room = f"{gib(value)} for {counted}, plus {roughly(ALLOWANCE)} on a GPU"
+                shown["estimated_memory"] = room
             case "estimated_memory_bytes", _:
-                shown["estimated_memory"] = _memory(value, result["batch_size"])
+                shown["estimated_memory"] = None
             case "estimated_seconds", _:
-                shown["estimated_time"] = (
-                    duration(value) if isinstance(value, int | float) else None
-                )
+                shown["estimated_time"] = duration(value) if isinstance(value, float) else None
             case _, None | []:
                 continue
             case "arms", dict():
@@ -159,15 +165,6 @@ def _readable(result: Mapping[str, object]) -> dict[str, object]:
             case _:
                 shown[key] = value
     return shown
-
-
-def _memory(size: object, batch: object) -> str | None:
-    from higfa_cli.forecast.estimate import ALLOWANCE
-
-    if not isinstance(size, int):
-        return None
-    counted = plural(batch, "picture") if isinstance(batch, int) else "1 picture (batch size auto)"
-    return f"{gib(size)} for {counted}, plus {roughly(ALLOWANCE)} on a GPU"
 
 
 def _first(row: Mapping[str, str]) -> dict[str, str]:

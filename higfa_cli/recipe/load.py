@@ -61,10 +61,8 @@ def override_recipe(recipe: Recipe, values: Changes) -> Recipe:
 
 def recipe_schema() -> dict[str, object]:
     """JSON schema of a recipe, for editors."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **Recipe.model_json_schema(),
-    }
+    dialect = "https://json-schema.org/draft/2020-12/schema"
+    return {"$schema": dialect, **Recipe.model_json_schema()}
 
 
 def _read(ref: str) -> tuple[str, Path, str]:
@@ -115,22 +113,18 @@ def _validate(tree: Mapping[str, object], origin: str, set_by: Mapping[str, str]
         raise _explained(error, origin, set_by) from None
     for name, changes in recipe.arms.items():
         arm = f"{origin}: arm `{name}`"
-        _check_changes(changes, arm)
+        for key in changes:
+            check_key(key, arm)
+            if key.partition(".")[0] not in CHANGEABLE:
+                raise RecipeError(
+                    f"{arm}: `{key}` is the same in all arms; an arm changes keys of "
+                    f"{', '.join(f'`{section}`' for section in CHANGEABLE)}"
+                )
         try:
             recipe.arm(name)
         except ValidationError as error:
             raise _explained(error, arm, {}) from None
     return recipe
-
-
-def _check_changes(changes: Changes, origin: str) -> None:
-    for key in changes:
-        check_key(key, origin)
-        if key.partition(".")[0] not in CHANGEABLE:
-            raise RecipeError(
-                f"{origin}: `{key}` is the same in all arms; an arm changes keys of "
-                f"{', '.join(f'`{section}`' for section in CHANGEABLE)}"
-            )
 
 
 def _check_text(value: object, origin: str) -> None:
@@ -152,17 +146,12 @@ def _check_text(value: object, origin: str) -> None:
 def _explained(error: ValidationError, origin: str, set_by: Mapping[str, str]) -> RecipeError:
     # An unknown key explains most of what else is wrong, a missing one for example.
     problems = sorted(error.errors(), key=lambda problem: problem["type"] not in _UNKNOWN)
-    key = _dotted(problems[0])
+    key = ""
+    for part in problems[0]["loc"]:
+        key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else str(part)
     source = set_by.get(key.partition("[")[0], origin)
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return RecipeError(f"{source}: {_sentence(key, problems[0])}{more}")
-
-
-def _dotted(problem: ErrorDetails) -> str:
-    key = ""
-    for part in problem["loc"]:
-        key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else str(part)
-    return key
 
 
 def _sentence(key: str, problem: ErrorDetails) -> str:
