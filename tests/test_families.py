@@ -13,8 +13,8 @@ import torch
 from higfa_cli.errors import RecipeError, UserError
 from higfa_cli.method import schedule
 from higfa_cli.method.protocols import Branch
+from higfa_cli.models.diffusion import noise_and_denoise, seeded_noise
 from higfa_cli.models.draw import evaluations
-from higfa_cli.models.renoise import noise_and_denoise, seeded_noise
 from tests.support import tiny
 from tests.support.drawing import CONTOURS, CPU, PROMPTS, load, make_guide, pictures, pixels
 from tests.support.recipes import drawing_recipe, load_model

@@ -29,7 +29,7 @@ def test_first_long_prompt_of_each_class_is_named(tmp_path: Path) -> None:
 
 def test_batches_of_texts() -> None:
     one = TextStates(torch.ones(3, 2), torch.full((4,), 2.0))
-    two = one.zeros()
+    two = one.map(torch.zeros_like)
     batch = stack([one, two])
     assert batch.states.shape == (2, 3, 2) and batch.pooled is not None
     assert batch.states[1].abs().sum() == 0 and batch.pooled[0].tolist() == [2.0] * 4

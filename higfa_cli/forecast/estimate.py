@@ -189,30 +189,22 @@ def check_drawable(ctx: Context) -> None:
 
 def memory_of(ctx: Context, arch: Architecture, batch: int) -> Need:
     """Bytes on the device of a guided step of `batch` pictures."""
-    recipe = ctx.recipe
 
     def compute() -> dict[str, Any]:
-        from higfa_cli.models.fake import Setup
         from higfa_cli.models.footprint import guided_step
 
         ctx.progress.note("estimating the model's memory, once ...")
-        guide = recipe.guide
-        return asdict(guided_step(arch, Setup.of(recipe), batch, guide.image_size, guide.backbone))
+        return asdict(guided_step(arch, ctx.recipe, batch))
 
     return Need(**remembered("memory", [batch, _reads(ctx, arch)], compute))
 
 
 def _flops(ctx: Context, arch: Architecture) -> float:
-    recipe = ctx.recipe
-
     def compute() -> dict[str, Any]:
-        from higfa_cli.models.fake import Setup
         from higfa_cli.models.footprint import flops_per_picture
 
         ctx.progress.note("counting the model's arithmetic, once ...")
-        guide = recipe.guide
-        setup = Setup.of(recipe)
-        return {"flops": flops_per_picture(arch, setup, guide.image_size, guide.backbone)}
+        return {"flops": flops_per_picture(arch, ctx.recipe)}
 
     return float(remembered("flops", _reads(ctx, arch), compute)["flops"])
 

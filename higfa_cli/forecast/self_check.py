@@ -28,11 +28,10 @@ from higfa_cli.method.sampler import Step, sample
 from higfa_cli.models.backbones import build_network, check_name
 from higfa_cli.models.classifier import Classifier, ClassifierSpec, load_classifier
 from higfa_cli.models.device import resolve_device
-from higfa_cli.models.diffusion import DiffusionModel
+from higfa_cli.models.diffusion import DiffusionModel, seeded_noise
 from higfa_cli.models.draw import DecodedGuide
+from higfa_cli.models.families.family import diffusers_class
 from higfa_cli.models.loading import load_pipeline
-from higfa_cli.models.modules import diffusers_class
-from higfa_cli.models.renoise import seeded_noise
 from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.photos import load_photos

@@ -8,9 +8,9 @@ from typing import Any
 
 from higfa_cli.forecast.model_files import MissingFile
 from higfa_cli.forecast.remembered import remembered
+from higfa_cli.models.fake import autoencoder, denoising_pair, text_encoder
 from higfa_cli.models.families import FAMILIES
 from higfa_cli.models.families.family import Architecture
-from higfa_cli.models.modules import autoencoder, denoising_pair, text_encoder
 from higfa_cli.recipe.classifiers import Training
 
 # timm's checkpoints are trained on ImageNet.

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import timm
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
+from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.classifiers import Training
 from higfa_cli.recipe.refs import weights_path
-from higfa_cli.text import first_line
+from higfa_cli.text import did_you_mean, first_line, one_line
 
 # The one metadata key that higfa's checkpoints use: safetensors writes several keys in an order
 # that changes from run to run, and equal classifiers should be equal files.
@@ -28,22 +27,25 @@ METADATA_KEY = "higfa"
 _HALF = (0.5, 0.5, 0.5)
 _HUB_TIMEOUT_S = 10.0
 
-Triple = tuple[float, float, float]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+#: Mean and standard deviation per channel, on the scale where pictures are in [0, 1].
+Mean = tuple[Finite, Finite, Finite]
+Std = tuple[Positive, Positive, Positive]
 
 
 @dataclass(frozen=True)
 class Backbone:
     """A network and the normalisation of its input.
 
-    `network`: [B, 3, S, S] normalised -> logits [B, K]. `mean`, `std`: per channel, on the scale
-    where pictures are in [0, 1]. `skipped`: names in a weights file that were not loaded (the
-    head, which belongs to other classes).
+    `network`: [B, 3, S, S] normalised -> logits [B, K]. `skipped`: names in a weights file that
+    were not loaded (the head, which belongs to other classes).
     """
 
     name: str
     network: nn.Module
-    mean: Triple = _HALF
-    std: Triple = _HALF
+    mean: Mean = _HALF
+    std: Std = _HALF
     skipped: tuple[str, ...] = ()
 
 
@@ -116,8 +118,7 @@ def check_name(name: str, key: str = "guide") -> None:
     """Raise UserError with the nearest names unless timm knows `name`."""
     if timm.is_model(name):
         return
-    near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=3, cutoff=0.5)
-    hint = f"did you mean {', '.join(near)}?" if near else "see timm.list_models()"
+    hint = did_you_mean(name.split(".")[0], timm.list_models(), "see timm.list_models()")
     raise UserError(f"{key}.backbone: timm has no model `{name}`; {hint}")
 
 
@@ -151,14 +152,19 @@ def read_weights(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, An
 
 def load_strictly(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Load every tensor of `network`; raises UserError naming what is missing, extra or unlike."""
-    _compare(network.state_dict(), tensors, path)
     for name, tensor in tensors.items():
         if tensor.is_complex() or not _is_finite(tensor):
             raise UserError(
                 f"{path}: {name} holds values that are not finite numbers, as after a training "
                 "that diverged; train it again with a smaller learning_rate, or fetch it again"
             )
-    network.load_state_dict(dict(tensors), strict=True)
+    try:
+        network.load_state_dict(dict(tensors), strict=True)
+    except RuntimeError as error:
+        raise UserError(
+            f"{path} does not fit the network ({one_line(error)[:200]}); "
+            "choose the backbone that the weights were made for"
+        ) from None
 
 
 def _is_finite(tensor: Tensor) -> bool:
@@ -179,54 +185,29 @@ def _with_weights(backbone: Backbone, path: Path, key: str) -> Backbone:
     load_strictly(network, {**body, **kept}, path)
     mean, std = _timm_normalisation(network)
     if {"mean", "std"} <= own.keys():
-        mean, std = _own_normalisation(own, path)
+        try:
+            mean, std = TypeAdapter(tuple[Mean, Std]).validate_python((own["mean"], own["std"]))
+        except ValidationError as error:
+            raise UserError(
+                f"{path} has broken metadata ({first_fault(error)}); write or fetch it again"
+            ) from None
     return replace(backbone, skipped=skipped, mean=mean, std=std)
 
 
-def _own_normalisation(own: Mapping[str, object], path: Path) -> tuple[Triple, Triple]:
-    try:
-        mean, std = triple(own["mean"]), triple(own["std"])
-        if min(std) <= 0:
-            raise ValueError(f"std {std} is not above 0")
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path} has broken metadata ({error}); write or fetch it again") from None
-    return mean, std
-
-
 def _head_prefixes(network: nn.Module) -> tuple[str, ...]:
-    named: Any = getattr(network, "pretrained_cfg", {}).get("classifier") or ()
-    names = (named,) if isinstance(named, str) else tuple(named)
-    return tuple(f"{name}." for name in names)
+    names: Any = getattr(network, "pretrained_cfg", {}).get("classifier") or ()
+    return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
 
 
-def _compare(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
-    missing = [f"lacks {name}" for name in state if name not in tensors]
-    extra = [f"has an unknown {name}" for name in tensors if name not in state]
-    unlike = [
-        f"has {name} {tuple(tensors[name].shape)} instead of {tuple(state[name].shape)}"
-        for name in state
-        if name in tensors and tensors[name].shape != state[name].shape
-    ]
-    problems = missing + extra + unlike
-    if problems:
-        more = f" (and {len(problems) - 1} more differences)" if len(problems) > 1 else ""
-        raise UserError(
-            f"{path} does not fit the network: it {problems[0]}{more}; "
-            "choose the backbone that the weights were made for"
-        )
+def first_fault(error: ValidationError) -> str:
+    """What is wrong with metadata, and where."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
 
 
-def triple(values: Any) -> Triple:
-    """Three finite floats. Raises TypeError or ValueError for anything else."""
-    first, second, third = (float(value) for value in values)
-    if not all(math.isfinite(value) for value in (first, second, third)):
-        raise ValueError(f"{(first, second, third)} are not finite numbers")
-    return (first, second, third)
-
-
-def _timm_normalisation(network: nn.Module) -> tuple[Triple, Triple]:
+def _timm_normalisation(network: nn.Module) -> tuple[Mean, Std]:
     config = resolve_model_data_config(network)
-    return triple(config["mean"]), triple(config["std"])
+    return tuple(config["mean"]), tuple(config["std"])
 
 
 def _check_hub(name: str, key: str) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from higfa_cli.method.protocols import Branch, Level, Prediction
-from higfa_cli.models.families.family import Family
+from higfa_cli.models.families.family import Family, Inputs
 from higfa_cli.models.scheduler import conversion
 from higfa_cli.models.text import TextStates, concat
 
@@ -78,30 +78,23 @@ class ControlledDenoiser:
         text = concat([c.text if b.has_text else c.negative for b in ordered])
         x = _enter(torch.cat([x_t] * len(ordered)), self.network.dtype)
         with_contour = sum(b.has_contour for b in ordered) if c.controlled(level) else 0
-        residuals = self._residuals(x, text, level, with_contour)
-        output = self.family.denoise(self.network, x, level.timestep, text, c.size, residuals)
+        inputs = Inputs(x, level.timestep, text, c.size)
+        residuals = self._residuals(inputs, with_contour)
+        output = self.family.denoise(self.network, inputs, residuals)
         parts = _leave(output, x_t.dtype).chunk(len(ordered))
         return {b: self.convert(x_t, part, level) for b, part in zip(ordered, parts, strict=True)}
 
-    def _residuals(
-        self, x: Tensor, text: TextStates, level: Level, with_contour: int
-    ) -> list[list[Tensor]]:
+    def _residuals(self, inputs: Inputs, with_contour: int) -> list[list[Tensor]]:
         """ControlNet residuals, zero for the branches without a contour; none if none has one."""
         if with_contour == 0:
             return []
         c = self.conditions
         count = len(c.contours) * with_contour
-        pooled = None if text.pooled is None else text.pooled[-count:]
+        condition = torch.cat([c.contours] * with_contour).to(inputs.x.dtype)
         residuals = self.family.residuals(
-            self.controlnet,
-            x[-count:],
-            level.timestep,
-            TextStates(text.states[-count:], pooled),
-            torch.cat([c.contours] * with_contour).to(x.dtype),
-            c.conditioning_scale,
-            c.size,
+            self.controlnet, inputs.last(count), condition, c.conditioning_scale
         )
-        missing = len(x) - count
+        missing = len(inputs.x) - count
 
         def pad(residual: Tensor) -> Tensor:
             return torch.cat([residual.new_zeros(missing, *residual.shape[1:]), residual])

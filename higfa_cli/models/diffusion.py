@@ -1,4 +1,4 @@
-"""A loaded model, of whatever family: encode, decode, conditions, denoiser and solver."""
+"""A loaded model, of whatever family, and what is drawn with it before any method comes in."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from higfa_cli.method.protocols import Branch, Level
 from higfa_cli.models.autoencoder import Autoencoder
 from higfa_cli.models.denoiser import Conditions, ControlledDenoiser
 from higfa_cli.models.families.family import Family
-from higfa_cli.models.scheduler import FlowSolver, SchedulerSolver
+from higfa_cli.models.scheduler import SchedulerSolver
 from higfa_cli.models.text import TextStates, stack
 from higfa_cli.recipe.drawing import Sampling
 
@@ -26,7 +27,8 @@ class Prompts:
 
     def batch(self, prompts: Sequence[str], device: torch.device) -> TextStates:
         """States of a batch. Raises KeyError for a prompt that was not encoded at loading."""
-        return stack([self.encoded[prompt] for prompt in prompts]).to(device)
+        text = stack([self.encoded[prompt] for prompt in prompts])
+        return text.map(lambda states: states.to(device))
 
 
 @dataclass(frozen=True)
@@ -99,10 +101,52 @@ class DiffusionModel:
         """What the network predicts: epsilon, v_prediction or flow."""
         return self.family.prediction_type(self.scheduler_config)
 
-    def solver(self, steps: int) -> SchedulerSolver | FlowSolver:
+    def solver(self, steps: int) -> SchedulerSolver:
         """The recipe's solver with N = steps. Raises RecipeError for one of another family."""
         return self.family.solver(self.sampling.scheduler, self.scheduler_config, steps)
 
     def _make_room(self) -> None:
         for hook in self.offloads:
             hook.offload()
+
+
+def seeded_noise(seeds: Sequence[int], shape: Sequence[int], device: torch.device) -> Tensor:
+    """Unit normal noise [B, *shape]; each image's own seed, so neighbours do not matter."""
+    return torch.stack(
+        [torch.randn(*shape, generator=torch.Generator().manual_seed(s)) for s in seeds]
+    ).to(device)
+
+
+@torch.no_grad()
+def noise_and_denoise(
+    model: DiffusionModel,
+    images: Tensor,
+    prompts: Sequence[str],
+    contours: Tensor,
+    level: Level,
+    seeds: Sequence[int],
+) -> Tensor:
+    """D(x0_hat) of the plain conditional branch at one level, as the guide will see it.
+
+    Args:
+        model: the loaded diffusion model.
+        images: [B, 3, S, S] in [-1, 1], S = model.size.
+        prompts, seeds: one per image.
+        contours: [B, 1, S, S] in [0, 1].
+        level: a level of the model's solver.
+
+    Returns:
+        Images [B, 3, S, S] in about [-1, 1].
+    """
+    x0 = model.encode(images)
+    eps = seeded_noise(seeds, x0.shape[1:], x0.device)
+    x_t = level.alpha * x0 + level.sigma * eps
+    denoiser = model.denoiser(model.conditions(prompts, "", contours))
+    branch = Branch.TEXT_CONTOUR
+    return model.decode_for_guide(denoiser.predict(x_t, level, (branch,))[branch].x0)
+
+
+@torch.no_grad()
+def reconstruct(model: DiffusionModel, images: Tensor) -> Tensor:
+    """D(E(images)): what the guide's decoder makes of a photo without any noise."""
+    return model.decode_for_guide(model.encode(images))

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 from higfa_cli.errors import UserError
 from higfa_cli.models.architecture import check_fit, check_size
 from higfa_cli.models.autoencoder import Autoencoder
 from higfa_cli.models.diffusion import DiffusionModel, Prompts
 from higfa_cli.models.families import family_of
-from higfa_cli.models.families.family import Architecture, Family
-from higfa_cli.models.modules import diffusers_class
+from higfa_cli.models.families.family import Architecture, Family, diffusers_class
 from higfa_cli.models.text import TextStates
 from higfa_cli.models.trusted import check_folder, check_index
 from higfa_cli.recipe.drawing import Memory, Model, Run, Sampling
@@ -38,7 +38,7 @@ def load_pipeline(
     """Load the model that the recipe names, from a folder, the pocket or a hub id.
 
     Args:
-        settings, run, sampling, size: the recipe's sections, and its side of the pictures.
+        settings, run, sampling, size: the recipe's.
         base: the recipe's folder.
         device: where it will draw.
         prompts: every prompt, negative ones too, that will ever be asked for. They are encoded
@@ -89,10 +89,9 @@ def _load_pipe(
 
     dtype = getattr(torch, settings.dtype)
     model, control = (resolve_ref(r, base) for r in (settings.base, settings.controlnet))
-    options = hub_options(settings.revision, offline)
-    for key, found in (("base", model), ("controlnet", control)):
-        if isinstance(found, Path):
-            check_folder(found, f"model.{key} `{getattr(settings, key)}`")
+    for key, place in (("base", model), ("controlnet", control)):
+        if isinstance(place, Path):
+            check_folder(place, f"model.{key} `{getattr(settings, key)}`")
 
     def read() -> tuple[Family, Any]:
         index = DiffusionPipeline.load_config(
@@ -115,7 +114,7 @@ def _load_pipe(
             dtype=precisions,
             variant=settings.variant,
             **family.pipeline_options(index),
-            **options,
+            **hub_options(settings.revision, offline),
         )
         return family, pipe
 
@@ -149,7 +148,7 @@ def _encode(
             getattr(pipe, name).to(device).eval()
     with torch.no_grad():
         return {
-            prompt: family.encode(pipe, prompt, device).to(torch.device("cpu"))
+            prompt: family.encode(pipe, prompt, device).map(Tensor.cpu)
             for prompt in sorted(set(prompts))
         }
 

@@ -14,7 +14,7 @@ import numpy as np
 from higfa_cli.artifacts.rows import TraceRow
 from higfa_cli.errors import UserError
 from higfa_cli.report.stats import Difference
-from higfa_cli.report.tables import Column, Table, number, significant
+from higfa_cli.report.tables import Table, number, significant
 
 WIDTH, HEIGHT = 360.0, 200.0
 LEFT, RIGHT, TOP, BOTTOM = 44.0, 10.0, 10.0, 34.0
@@ -142,12 +142,9 @@ def curves_table(curves: Curves, limit: int = 14) -> Table:
             for c in curves.curves
         ]
         rows.append((str(i), number(curves.u[i], 3), number(curves.sigma[i], 3), *cells))
-    columns = [Column("Step"), Column("u"), Column("σ"), *(Column(c.symbol) for c in curves.curves)]
+    titles = ["Step", "u", "σ", *(c.symbol for c in curves.curves)]
     caption = f"Means over {curves.images:,} images at some of the {n} steps; – where not read."
-    return Table(caption, tuple(columns), tuple(rows))
-
-
-# --- geometry ---------------------------------------------------------------------------------
+    return Table(caption, titles, rows, named=False)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from higfa_cli.errors import UserError
 from higfa_cli.models.architecture import architecture
 from higfa_cli.models.classifier import Classifier
 from higfa_cli.models.diffusion import DiffusionModel
-from higfa_cli.models.fake import Setup
 from higfa_cli.models.footprint import guided_step
 from higfa_cli.recipe.drawing import AUTOMATIC_SHARE
 from higfa_cli.stages.context import Context
@@ -79,12 +78,11 @@ def costliest_step(
 
 
 def _largest_by_estimate(ctx: Context) -> int:
-    setup, guide = Setup.of(ctx.recipe), ctx.recipe.guide
     room = psutil.virtual_memory().available * AUTOMATIC_SHARE
-    known = architecture(setup.model, ctx.base)
+    arch = architecture(ctx.recipe.model, ctx.base)
     size = LARGEST
     while size >= 1:
-        need = guided_step(known, setup, size, guide.image_size, guide.backbone)
+        need = guided_step(arch, ctx.recipe, size)
         if need.peak - need.weights <= room:
             return size
         size //= 2

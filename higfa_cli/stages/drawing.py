@@ -16,9 +16,8 @@ from higfa_cli.artifacts.safe_paths import contained
 from higfa_cli.data.images import fit_square, read_image
 from higfa_cli.errors import UserError
 from higfa_cli.method.guidance import Guidance
-from higfa_cli.models.backoff import in_parts_that_fit
 from higfa_cli.models.classifier import Classifier, check_classes, load_classifier
-from higfa_cli.models.device import resolve_device
+from higfa_cli.models.device import in_parts_that_fit, resolve_device
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import Drawn, draw
 from higfa_cli.models.loading import load_pipeline

@@ -37,9 +37,7 @@ from higfa_cli.stages.inputs import guide_inputs
 from higfa_cli.stages.photos import load_photos
 from higfa_cli.stages.summaries import GuideSummary
 from higfa_cli.training.calibration import HeldOut, calibrate
-from higfa_cli.training.folds import stratified_folds
-from higfa_cli.training.mixing import TrainSet
-from higfa_cli.training.pictures import Pictures, join
+from higfa_cli.training.pictures import Pictures, TrainSet, join, stratified_folds
 from higfa_cli.training.trainer import FitResult, fit, predict_logits
 
 NAME = "finetune-guide"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import io
 import math
+import pickle
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -15,15 +17,13 @@ from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 from torch.nn import functional
 
+from higfa_cli.artifacts.atomic import write_bytes
 from higfa_cli.artifacts.results import EpochRow
 from higfa_cli.errors import UserError
 from higfa_cli.models.backbones import Backbone
 from higfa_cli.models.classifier import from_bytes, network_input
 from higfa_cli.recipe.classifiers import Training
-from higfa_cli.training.augment import Augment, make_augment
-from higfa_cli.training.checkpoint import load_checkpoint, save_checkpoint
-from higfa_cli.training.mixing import TrainSet
-from higfa_cli.training.pictures import Pictures
+from higfa_cli.training.pictures import Augment, Pictures, TrainSet, make_augment
 
 _WARM_UP = 0.05
 _EVAL_BATCH = 128
@@ -43,9 +43,8 @@ class Tracker(Protocol):
 class FitResult:
     """What a training gave.
 
-    `best_state`: the network's state at the end of `best_epoch` (1-based). `selected`: "val" when
-    validation chose that epoch, "last" when there was none to choose by. `history`: one row per
-    epoch, with validation accuracy and loss where there was validation.
+    `best_state`: the network's at the end of `best_epoch` (1-based). `selected`: what chose it.
+    `history`: one row per epoch, with validation accuracy and loss where there was validation.
     """
 
     best_state: dict[str, Tensor]
@@ -72,10 +71,19 @@ class _Progress:
     best_state: dict[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
 
+    def take(self, row: EpochRow, network: nn.Module) -> None:
+        """Add an epoch, and remember its state if it is the best one yet."""
+        self.history.append(row)
+        if row.val_accuracy is None:
+            self.best_epoch = row.epoch
+        elif row.val_accuracy > self.best_accuracy:
+            self.best_epoch, self.best_accuracy = row.epoch, row.val_accuracy
+            self.best_state = _state(network)
+
 
 @dataclass
 class _Loop:
-    """Everything that the next epoch depends on."""
+    """What changes from epoch to epoch."""
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
@@ -136,7 +144,10 @@ def fit(
     Raises UserError: no training pictures, a batch of one, a loss that is not finite, or a
     checkpoint that is broken.
     """
-    _check(train, config)
+    if len(train) == 0:
+        raise UserError("there are no training pictures; add some, or raise data.shots")
+    if config.batch_size < 2:
+        raise UserError("batch_size: 1 is too few for batch normalisation; set it to 2 or more")
     network = backbone.network.to(device)
     per_epoch = math.ceil(len(train) / config.batch_size)
     optimizer, schedule = _optimizer(network, config, config.epochs * per_epoch)
@@ -155,7 +166,7 @@ def fit(
             measured = _train_epoch(backbone, batches, config, loop)
             if val is not None:
                 measured |= _validate(backbone, val, device)
-            _take(so_far, EpochRow.model_validate({"epoch": epoch, **measured}), network)
+            so_far.take(EpochRow.model_validate({"epoch": epoch, **measured}), network)
             so_far.seconds += time.monotonic() - started
             if checkpoint is not None:
                 save_checkpoint(checkpoint, loop.state(so_far))
@@ -170,14 +181,28 @@ def fit(
     )
 
 
-def _take(so_far: _Progress, row: EpochRow, network: nn.Module) -> None:
-    """Add an epoch, and remember its state if it is the best one yet."""
-    so_far.history.append(row)
-    if row.val_accuracy is None:
-        so_far.best_epoch = row.epoch
-    elif row.val_accuracy > so_far.best_accuracy:
-        so_far.best_epoch, so_far.best_accuracy = row.epoch, row.val_accuracy
-        so_far.best_state = _state(network)
+def save_checkpoint(path: Path, state: Mapping[str, object]) -> None:
+    """Replace the file in one step. `state` holds tensors, numbers, strings and containers."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """What was saved, on the CPU; None where there is nothing. No code in the file is run.
+
+    Raises UserError when the file is broken.
+    """
+    if not path.is_file():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise UserError(
+            f"{path} is broken ({' '.join(str(error).split())[:80]}); delete it, and the training "
+            "starts from its first epoch"
+        ) from None
+    return state
 
 
 @torch.no_grad()
@@ -189,13 +214,6 @@ def predict_logits(backbone: Backbone, pictures: Pictures, device: torch.device)
         for part in (chunk.to(device) for chunk in pictures.images.split(_EVAL_BATCH))
     ]
     return torch.cat(parts).to(torch.float32)
-
-
-def _check(train: TrainSet, config: Training) -> None:
-    if len(train) == 0:
-        raise UserError("there are no training pictures; add some, or raise data.shots")
-    if config.batch_size < 2:
-        raise UserError("batch_size: 1 is too few for batch normalisation; set it to 2 or more")
 
 
 def _optimizer(

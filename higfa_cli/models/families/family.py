@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from higfa_cli.errors import RecipeError
+from higfa_cli.models.text import TextStates
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from higfa_cli.models.scheduler import FlowSolver, SchedulerSolver
-    from higfa_cli.models.text import TextStates
+    from higfa_cli.models.scheduler import SchedulerSolver
 
 Config = dict[str, Any]
 
@@ -50,6 +50,35 @@ class Architecture:
         """Pixels per latent, along a side."""
         blocks = self.vae.get("block_out_channels") or self.vae["decoder_block_out_channels"]
         return int(2 ** (len(blocks) - 1))
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What network and ControlNet read in one step.
+
+    Attributes:
+        x: noisy latents [B, C, h, w].
+        timestep: as the network takes it.
+        text: of a batch.
+        size: side of the picture, pixels.
+    """
+
+    x: Tensor
+    timestep: float
+    text: TextStates
+    size: int
+
+    def last(self, count: int) -> Inputs:
+        """Those of the last pictures of the batch."""
+        text = self.text.map(lambda states: states[-count:])
+        return Inputs(self.x[-count:], self.timestep, text, self.size)
+
+
+def diffusers_class(name: str) -> Any:
+    """A class of diffusers that a family names: never a name out of a model's folder."""
+    import diffusers
+
+    return getattr(diffusers, name)
 
 
 class Family(ABC):
@@ -132,17 +161,15 @@ class Family(ABC):
                 f"{' or '.join(self.schedulers)}"
             )
 
-    def solver(
-        self, name: str, config: Mapping[str, Any], steps: int
-    ) -> SchedulerSolver | FlowSolver:
+    def solver(self, name: str, config: Mapping[str, Any], steps: int) -> SchedulerSolver:
         """The solver `name` for a model with that scheduler config, with N = `steps`.
 
         Raises RecipeError for one that cannot draw from this family.
         """
-        from higfa_cli.models.scheduler import make_solver
+        from higfa_cli.models.scheduler import SchedulerSolver
 
         self.check_scheduler(name)
-        return make_solver(name, config, steps)
+        return SchedulerSolver(name, config, steps)
 
     # Text.
 
@@ -175,32 +202,16 @@ class Family(ABC):
 
     @abstractmethod
     def residuals(
-        self,
-        controlnet: Any,
-        x: Tensor,
-        timestep: float,
-        text: TextStates,
-        condition: Tensor,
-        scale: float,
-        size: int,
+        self, controlnet: Any, inputs: Inputs, condition: Tensor, scale: float
     ) -> list[list[Tensor]]:
         """The ControlNet's residuals times `scale`, in groups as `denoise` takes them.
 
-        Args:
-            x: noisy latents [B, C, h, w].
-            condition: as `condition` gives it, [B, ...].
-            size: side of the picture, pixels.
+        `condition`: [B, ...], as the method of that name gives it.
         """
 
     @abstractmethod
     def denoise(
-        self,
-        network: Any,
-        x: Tensor,
-        timestep: float,
-        text: TextStates,
-        size: int,
-        residuals: Sequence[Sequence[Tensor]] = (),
+        self, network: Any, inputs: Inputs, residuals: Sequence[Sequence[Tensor]] = ()
     ) -> Tensor:
         """The network's output [B, C, h, w]; without residuals no ControlNet has been asked."""
 
