@@ -13,6 +13,7 @@ from higfa_cli.method.protocols import Branch, Level, Prediction
 from higfa_cli.models.families.family import Family, Inputs
 from higfa_cli.models.scheduler import conversion
 from higfa_cli.models.text import TextStates, concat
+from higfa_cli.recipe.drawing import Sampling
 
 # The exact gradient runs back through the denoiser. In float16 it would underflow: a power of
 # two on the way in, taken off on the way out, costs nothing and rounds nothing.
@@ -27,23 +28,19 @@ class Conditions:
         text, negative: encoded prompts, [B, L, D] (and pooled [B, P]).
         contours: what the ControlNet reads of them, [B, ...].
         size: side of the pictures, pixels.
-        conditioning_scale: multiplies the ControlNet's residuals.
-        interval: part [start, end] of the run in which the ControlNet is consulted.
-        steps: N, by which the interval is measured.
+        sampling: how strongly, and in which part of the run, the ControlNet is heard.
     """
 
     text: TextStates
     negative: TextStates
     contours: Tensor
     size: int
-    conditioning_scale: float
-    interval: tuple[float, float]
-    steps: int
+    sampling: Sampling
 
     def controlled(self, level: Level) -> bool:
         """Whether step i lies whole in the interval, as in the stock pipelines."""
-        start, end = self.interval
-        return level.index / self.steps >= start and (level.index + 1) / self.steps <= end
+        (start, end), steps = self.sampling.conditioning_interval, self.sampling.steps
+        return level.index / steps >= start and (level.index + 1) / steps <= end
 
 
 class ControlledDenoiser:
@@ -92,7 +89,7 @@ class ControlledDenoiser:
         count = len(c.contours) * with_contour
         condition = torch.cat([c.contours] * with_contour).to(inputs.x.dtype)
         residuals = self.family.residuals(
-            self.controlnet, inputs.last(count), condition, c.conditioning_scale
+            self.controlnet, inputs.last(count), condition, c.sampling.conditioning_scale
         )
         missing = len(inputs.x) - count
 

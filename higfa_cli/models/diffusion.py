@@ -85,9 +85,7 @@ class DiffusionModel:
             negative=self.prompts.batch([negative] * len(prompts), self.device),
             contours=self.family.condition(contours, self.controlnet, self),
             size=self.size,
-            conditioning_scale=self.sampling.conditioning_scale,
-            interval=self.sampling.conditioning_interval,
-            steps=self.sampling.steps,
+            sampling=self.sampling,
         )
 
     def denoiser(self, conditions: Conditions) -> ControlledDenoiser:

@@ -131,8 +131,9 @@ def measure_step(
         movable = memory.hold(model.network, model.controlnet)
         memory.hold(model.autoencoder, model.gradient_autoencoder, guide)
         weights = memory.live
+        always = model.sampling.model_copy(update={"conditioning_interval": (0.0, 1.0)})
+        model = model.with_sampling(always)
         conditions = model.conditions([PROMPT] * batch, NEGATIVE, _contours(model, batch))
-        conditions = replace(conditions, interval=(0.0, 1.0))
         model = replace(model, offloads=[_Offload(memory, movable)] if offload else [])
         step = sample(
             torch.empty(batch, *model.latent_shape),

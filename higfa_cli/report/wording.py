@@ -11,8 +11,7 @@ from higfa_cli.artifacts.rows import PictureFault
 from higfa_cli.recipe.arms import HIGFA as METHOD
 from higfa_cli.recipe.arms import REAL, TEXT_CONTOUR, trained_as
 from higfa_cli.recipe.classifiers import Filter
-from higfa_cli.report.bootstrap import RESAMPLES
-from higfa_cli.report.stats import FEWEST_SEEDS
+from higfa_cli.report.stats import FEWEST_SEEDS, RESAMPLES
 from higfa_cli.report.tables import Arm, interval_text, number
 from higfa_cli.text import inert, plural
 

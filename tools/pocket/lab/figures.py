@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from higfa_cli.report.bootstrap import (
+from higfa_cli.report.stats import (
     RESAMPLES,
     Interval,
     central,
