@@ -90,7 +90,8 @@ def self_check(ctx: Context) -> dict[str, Any]:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     prompts = [prompt, other, ""]
-    model = load_pipeline(recipe.model, run, sampling, recipe.size, ctx.base, device, prompts)
+    checked = recipe.model_copy(update={"run": run, "sampling": sampling})
+    model = load_pipeline(checked, ctx.base, device, prompts)
     guide, guide_said = _guide(ctx, device)
     guidance = _guidance(recipe.guidance)
     circle, box = _contours(recipe.size)

@@ -68,7 +68,13 @@ def create_backbone(
         network = build_network(
             training.backbone, classes, training.image_size, pretrained=download, key=key
         )
-    _probe(training, network, key)
+    network.eval()
+    # Fail now, not after the data are prepared.
+    try:
+        with torch.no_grad():
+            network(torch.zeros(1, 3, training.image_size, training.image_size))
+    except Exception as error:
+        raise _unfit(training.backbone, training.image_size, key, error) from error
     backbone = Backbone(training.backbone, network)
     if training.weights is not None:
         return _with_weights(backbone, weights_path(training.weights, base), key)
@@ -94,17 +100,6 @@ def build_network(
         if pretrained:
             raise _no_download(name, key, error) from error
         raise _unfit(name, image_size, key, error) from error
-
-
-def _probe(training: Training, network: nn.Module, key: str) -> None:
-    """Fail now, not after the data are prepared, where the network cannot read that size."""
-    size = training.image_size
-    network.eval()
-    try:
-        with torch.no_grad():
-            network(torch.zeros(1, 3, size, size))
-    except Exception as error:
-        raise _unfit(training.backbone, size, key, error) from error
 
 
 def _unfit(name: str, size: int, key: str, error: Exception) -> UserError:
@@ -139,7 +134,7 @@ def read_weights(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, An
         with safe_open(path, framework="pt") as handle:
             metadata = handle.metadata() or {}
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-        own = json.loads(metadata.get(METADATA_KEY, "{}"))
+        ours = json.loads(metadata.get(METADATA_KEY, "{}"))
     # RecursionError: metadata that is nested a thousand deep. TypeError, KeyError: a data type
     # that this version of torch has not.
     except (SafetensorError, OSError, ValueError, RecursionError, TypeError, KeyError) as error:
@@ -147,13 +142,15 @@ def read_weights(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, An
             f"{what} {path} is not a readable safetensors file ({first_line(error)}); "
             "write or fetch it again"
         ) from error
-    return tensors, own if isinstance(own, dict) else {}
+    return tensors, ours if isinstance(ours, dict) else {}
 
 
 def load_strictly(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Load every tensor of `network`; raises UserError naming what is missing, extra or unlike."""
     for name, tensor in tensors.items():
-        if tensor.is_complex() or not _is_finite(tensor):
+        # Small types have no such test of their own.
+        number = tensor.float() if tensor.is_floating_point() and tensor.itemsize < 2 else tensor
+        if tensor.is_complex() or not bool(torch.isfinite(number).all()):
             raise UserError(
                 f"{path}: {name} holds values that are not finite numbers, as after a training "
                 "that diverged; train it again with a smaller learning_rate, or fetch it again"
@@ -167,36 +164,25 @@ def load_strictly(network: nn.Module, tensors: Mapping[str, Tensor], path: Path)
         ) from None
 
 
-def _is_finite(tensor: Tensor) -> bool:
-    if not tensor.is_floating_point():
-        return True
-    # Small types have no such test of their own.
-    return bool(torch.isfinite(tensor.to(torch.float32) if tensor.itemsize < 2 else tensor).all())
-
-
 def _with_weights(backbone: Backbone, path: Path, key: str) -> Backbone:
-    tensors, own = read_weights(path, f"{key}.weights")
+    tensors, metadata = read_weights(path, f"{key}.weights")
     network = backbone.network
-    state = network.state_dict()
-    heads = _head_prefixes(network)
+    named: Any = getattr(network, "pretrained_cfg", {}).get("classifier") or ()
+    heads = tuple(f"{name}." for name in ((named,) if isinstance(named, str) else named))
     skipped = tuple(sorted(name for name in tensors if name.startswith(heads)))
-    kept = {name: value for name, value in state.items() if name.startswith(heads)}
+    head = {name: value for name, value in network.state_dict().items() if name.startswith(heads)}
     body = {name: value for name, value in tensors.items() if name not in skipped}
-    load_strictly(network, {**body, **kept}, path)
+    load_strictly(network, body | head, path)
     mean, std = _timm_normalisation(network)
-    if {"mean", "std"} <= own.keys():
+    if {"mean", "std"} <= metadata.keys():
         try:
-            mean, std = TypeAdapter(tuple[Mean, Std]).validate_python((own["mean"], own["std"]))
+            given = (metadata["mean"], metadata["std"])
+            mean, std = TypeAdapter(tuple[Mean, Std]).validate_python(given)
         except ValidationError as error:
             raise UserError(
                 f"{path} has broken metadata ({first_fault(error)}); write or fetch it again"
             ) from None
     return replace(backbone, skipped=skipped, mean=mean, std=std)
-
-
-def _head_prefixes(network: nn.Module) -> tuple[str, ...]:
-    names: Any = getattr(network, "pretrained_cfg", {}).get("classifier") or ()
-    return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
 
 
 def first_fault(error: ValidationError) -> str:

@@ -9,13 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from higfa_cli.method.protocols import Branch, Level
+from higfa_cli.method.protocols import Branch, Level, Prediction
 from higfa_cli.models.autoencoder import Autoencoder
-from higfa_cli.models.denoiser import Conditions, ControlledDenoiser
-from higfa_cli.models.families.family import Family
-from higfa_cli.models.scheduler import SchedulerSolver
-from higfa_cli.models.text import TextStates, stack
+from higfa_cli.models.families.family import Family, Inputs
+from higfa_cli.models.scheduler import SchedulerSolver, conversion
+from higfa_cli.models.text import TextStates, concat, stack
 from higfa_cli.recipe.drawing import Sampling
+
+# The exact gradient runs back through the denoiser. In float16 it would underflow: a power of
+# two on the way in, taken off on the way out, costs nothing and rounds nothing.
+HALF_GRADIENT_SCALE = 2.0**12
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,29 @@ class Prompts:
         """States of a batch. Raises KeyError for a prompt that was not encoded at loading."""
         text = stack([self.encoded[prompt] for prompt in prompts])
         return text.map(lambda states: states.to(device))
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a batch is conditioned on.
+
+    Attributes:
+        text, negative: encoded prompts, [B, L, D] (and pooled [B, P]).
+        contours: what the ControlNet reads of them, [B, ...].
+        size: side of the pictures, pixels.
+        sampling: how strongly, and in which part of the run, the ControlNet is heard.
+    """
+
+    text: TextStates
+    negative: TextStates
+    contours: Tensor
+    size: int
+    sampling: Sampling
+
+    def controlled(self, level: Level) -> bool:
+        """Whether step i lies whole in the interval, as in the stock pipelines."""
+        (start, end), steps = self.sampling.conditioning_interval, self.sampling.steps
+        return level.index / steps >= start and (level.index + 1) / steps <= end
 
 
 @dataclass(frozen=True)
@@ -90,9 +116,7 @@ class DiffusionModel:
 
     def denoiser(self, conditions: Conditions) -> ControlledDenoiser:
         """e(.) of one batch."""
-        return ControlledDenoiser(
-            self.network, self.controlnet, self.family, conditions, self.prediction_type
-        )
+        return ControlledDenoiser(self, conditions)
 
     @property
     def prediction_type(self) -> str:
@@ -106,6 +130,76 @@ class DiffusionModel:
     def _make_room(self) -> None:
         for hook in self.offloads:
             hook.offload()
+
+
+class ControlledDenoiser:
+    """e(.) of one batch: every asked branch in one call, the ControlNet only where it counts."""
+
+    def __init__(self, model: DiffusionModel, conditions: Conditions) -> None:
+        self.model, self.conditions = model, conditions
+        self.convert = conversion(model.prediction_type)
+
+    def predict(
+        self, x_t: Tensor, level: Level, branches: Sequence[Branch]
+    ) -> dict[Branch, Prediction]:
+        """x_t [B, C, h, w] -> a prediction per branch, in x_t's dtype."""
+        # Contour branches come last, so that their residuals are one contiguous block.
+        ordered = sorted(branches, key=lambda b: b.has_contour)
+        c = self.conditions
+        text = concat([c.text if b.has_text else c.negative for b in ordered])
+        x = _enter(torch.cat([x_t] * len(ordered)), self.model.network.dtype)
+        with_contour = sum(b.has_contour for b in ordered) if c.controlled(level) else 0
+        inputs = Inputs(x, level.timestep, text, c.size)
+        residuals = self._residuals(inputs, with_contour)
+        output = self.model.family.denoise(self.model.network, inputs, residuals)
+        parts = _leave(output, x_t.dtype).chunk(len(ordered))
+        return {b: self.convert(x_t, part, level) for b, part in zip(ordered, parts, strict=True)}
+
+    def _residuals(self, inputs: Inputs, with_contour: int) -> list[list[Tensor]]:
+        """ControlNet residuals, zero for the branches without a contour; none if none has one."""
+        if with_contour == 0:
+            return []
+        c = self.conditions
+        count = len(c.contours) * with_contour
+        condition = torch.cat([c.contours] * with_contour).to(inputs.x.dtype)
+        residuals = self.model.family.residuals(
+            self.model.controlnet, inputs.last(count), condition, c.sampling.conditioning_scale
+        )
+        missing = len(inputs.x) - count
+
+        def pad(residual: Tensor) -> Tensor:
+            return torch.cat([residual.new_zeros(missing, *residual.shape[1:]), residual])
+
+        return [[pad(residual) for residual in group] for group in residuals]
+
+
+class _ScaledGradient(torch.autograd.Function):
+    """Identity forward; the gradient is multiplied on its way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        return grad_outputs[0] * ctx.factor, None
+
+
+def _enter(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Into the denoiser's precision."""
+    if dtype == torch.float16 and x.requires_grad:
+        x = _ScaledGradient.apply(x, 1 / HALF_GRADIENT_SCALE)
+    return x.to(dtype)
+
+
+def _leave(output: Tensor, dtype: torch.dtype) -> Tensor:
+    """Out of the denoiser's precision, into the loop's."""
+    half = output.dtype == torch.float16
+    output = output.to(dtype)
+    if half and output.requires_grad:
+        output = _ScaledGradient.apply(output, HALF_GRADIENT_SCALE)
+    return output
 
 
 def seeded_noise(seeds: Sequence[int], shape: Sequence[int], device: torch.device) -> Tensor:

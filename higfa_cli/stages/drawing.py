@@ -36,9 +36,7 @@ def load_model(ctx: Context, items: Sequence[PlanItem]) -> DiffusionModel:
     """The diffusion model, ready for the items' prompts."""
     recipe, device = ctx.recipe, resolve_device(ctx.recipe.run.device)
     prompts = prompts_of(items)
-    model = load_pipeline(
-        recipe.model, recipe.run, recipe.sampling, recipe.size, ctx.base, device, prompts
-    )
+    model = load_pipeline(recipe, ctx.base, device, prompts)
     by_class: dict[str, set[str]] = defaultdict(set)
     for item in items:
         by_class[item.cls].add(item.prompt)

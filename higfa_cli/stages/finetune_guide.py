@@ -73,9 +73,7 @@ def run(ctx: Context) -> GuideSummary:
         # The plain conditional branch is all that is asked of the model: no negative prompt.
         photos = [sample for sample in dataset.samples if sample.split != "test"]
         prompts = {"", *photo_prompts(photos, dataset, recipe, ctx.base)}
-        model = load_pipeline(
-            recipe.model, recipe.run, recipe.sampling, recipe.size, ctx.base, device, prompts
-        )
+        model = load_pipeline(recipe, ctx.base, device, prompts)
         levels = guided_levels(ctx, model)
         train = _pool(ctx, record, dataset, model, levels)
         if dataset.of("val"):
