@@ -24,7 +24,7 @@ def test_tokens_that_are_cut_by_hand(tmp_path: Path) -> None:
 def test_first_long_prompt_of_each_class_is_named(tmp_path: Path) -> None:
     tokenizer = tiny.make_tokenizer(tmp_path)
     prompts = {"short": ["a" * 10], "long": ["a", "b" * 80, "c" * 90], "edge": ["d" * 75]}
-    assert cut_off_classes([tokenizer], prompts) == {"long": "b" * 80}
+    assert cut_off_classes([tokenizer], prompts) == ({"long": "b" * 80}, 77)
 
 
 def test_batches_of_texts() -> None:

@@ -118,9 +118,9 @@ def _prompts(ctx: Context, known: Findings) -> Row:
     if not tokenizers:
         detail = f"{plural(count, 'prompt')}; their length is checked once the tokenizer is here"
         return Row("prompts", "ok", detail)
-    from higfa_cli.models.text import cut_off_classes, tokens_read
+    from higfa_cli.models.text import cut_off_classes
 
-    cut, limit = cut_off_classes(tokenizers, prompts), tokens_read(tokenizers)
+    cut, limit = cut_off_classes(tokenizers, prompts)
     if not cut:
         return Row("prompts", "ok", f"{plural(count, 'prompt')}, none longer than {limit} tokens")
     cls, prompt = next(iter(cut.items()))

@@ -257,7 +257,7 @@ def _like_stock(model: DiffusionModel, prompt: str, contour: Tensor) -> Row:
 def _stock_latents(model: DiffusionModel, prompt: str, contour: Tensor, noise: Tensor) -> Tensor:
     """x0 of the stock pipeline, drawn from the same noise with the model's own parts."""
     family, dtype = model.family, model.network.dtype
-    text, negative = (model.prompts.batch([prompt], model.device) for prompt in (prompt, ""))
+    text, negative = (model.texts([prompt]) for prompt in (prompt, ""))
     vae = model.autoencoder.vae
     stock = diffusers_class(family.pipeline)
     # The prompts are encoded: no encoder is needed, and what is left out need not be known.

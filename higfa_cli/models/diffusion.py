@@ -22,52 +22,31 @@ HALF_GRADIENT_SCALE = 2.0**12
 
 
 @dataclass(frozen=True)
-class Prompts:
-    """The family's tokenizers, and the encoded prompts."""
-
-    tokenizers: tuple[Any, ...]
-    encoded: Mapping[str, TextStates]
-
-    def batch(self, prompts: Sequence[str], device: torch.device) -> TextStates:
-        """States of a batch. Raises KeyError for a prompt that was not encoded at loading."""
-        text = stack([self.encoded[prompt] for prompt in prompts])
-        return text.map(lambda states: states.to(device))
-
-
-@dataclass(frozen=True)
 class Conditions:
     """What a batch is conditioned on.
 
     Attributes:
         text, negative: encoded prompts, [B, L, D] (and pooled [B, P]).
         contours: what the ControlNet reads of them, [B, ...].
-        size: side of the pictures, pixels.
-        sampling: how strongly, and in which part of the run, the ControlNet is heard.
     """
 
     text: TextStates
     negative: TextStates
     contours: Tensor
-    size: int
-    sampling: Sampling
-
-    def controlled(self, level: Level) -> bool:
-        """Whether step i lies whole in the interval, as in the stock pipelines."""
-        (start, end), steps = self.sampling.conditioning_interval, self.sampling.steps
-        return level.index / steps >= start and (level.index + 1) / steps <= end
 
 
 @dataclass(frozen=True)
 class DiffusionModel:
     """Denoising network, ControlNet, autoencoders and scheduler config; knows no method.
 
-    `size` is the side of the square picture, pixels.
+    `prompts` are those that were encoded at loading. `size` is the picture's side, pixels.
     `gradient_autoencoder` is `autoencoder` itself unless the recipe names a tiny one. `offloads`
     move the denoiser into main memory; it comes back when it is next called.
     """
 
     family: Family
-    prompts: Prompts
+    tokenizers: Sequence[Any]
+    prompts: Mapping[str, TextStates]
     network: Any
     controlnet: Any
     autoencoder: Autoencoder
@@ -107,12 +86,20 @@ class DiffusionModel:
         """Conditions of a batch; contours [B, 1, S, S] in [0, 1], white edges on black."""
         contours = contours.to(self.device).expand(-1, 3, -1, -1)
         return Conditions(
-            text=self.prompts.batch(prompts, self.device),
-            negative=self.prompts.batch([negative] * len(prompts), self.device),
+            text=self.texts(prompts),
+            negative=self.texts([negative] * len(prompts)),
             contours=self.family.condition(contours, self.controlnet, self),
-            size=self.size,
-            sampling=self.sampling,
         )
+
+    def texts(self, prompts: Sequence[str]) -> TextStates:
+        """States of a batch. Raises KeyError for a prompt that was not encoded at loading."""
+        text = stack([self.prompts[prompt] for prompt in prompts])
+        return text.map(lambda states: states.to(self.device))
+
+    def controlled(self, level: Level) -> bool:
+        """Whether step i lies whole in the ControlNet's interval, as in the stock pipelines."""
+        (start, end), steps = self.sampling.conditioning_interval, self.sampling.steps
+        return level.index / steps >= start and (level.index + 1) / steps <= end
 
     def denoiser(self, conditions: Conditions) -> ControlledDenoiser:
         """e(.) of one batch."""
@@ -148,8 +135,8 @@ class ControlledDenoiser:
         c = self.conditions
         text = concat([c.text if b.has_text else c.negative for b in ordered])
         x = _enter(torch.cat([x_t] * len(ordered)), self.model.network.dtype)
-        with_contour = sum(b.has_contour for b in ordered) if c.controlled(level) else 0
-        inputs = Inputs(x, level.timestep, text, c.size)
+        with_contour = sum(b.has_contour for b in ordered) if self.model.controlled(level) else 0
+        inputs = Inputs(x, level.timestep, text, self.model.size)
         residuals = self._residuals(inputs, with_contour)
         output = self.model.family.denoise(self.model.network, inputs, residuals)
         parts = _leave(output, x_t.dtype).chunk(len(ordered))
@@ -163,7 +150,10 @@ class ControlledDenoiser:
         count = len(c.contours) * with_contour
         condition = torch.cat([c.contours] * with_contour).to(inputs.x.dtype)
         residuals = self.model.family.residuals(
-            self.model.controlnet, inputs.last(count), condition, c.sampling.conditioning_scale
+            self.model.controlnet,
+            inputs.last(count),
+            condition,
+            self.model.sampling.conditioning_scale,
         )
         missing = len(inputs.x) - count
 

@@ -17,7 +17,7 @@ from higfa_cli.errors import UserError
 from higfa_cli.models.autoencoder import Autoencoder
 from higfa_cli.models.backbones import build_network
 from higfa_cli.models.classifier import Classifier, ClassifierSpec
-from higfa_cli.models.diffusion import DiffusionModel, Prompts
+from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.families import FAMILIES
 from higfa_cli.models.families.family import Architecture, Config, diffusers_class
 from higfa_cli.recipe.classifiers import Training
@@ -82,7 +82,8 @@ def fake_model(arch: Architecture, recipe: Recipe) -> DiffusionModel:
     vae, text = wrapped(arch.vae), family.blank_text(arch, dtype)
     return DiffusionModel(
         family=family,
-        prompts=Prompts((), {PROMPT: text, NEGATIVE: text}),
+        tokenizers=(),
+        prompts={PROMPT: text, NEGATIVE: text},
         network=network,
         controlnet=controlnet,
         autoencoder=vae,

@@ -171,7 +171,7 @@ def flops_per_picture(arch: Architecture, recipe: Recipe) -> float:
         total = float(once.get_total_flops())
         of_kind: dict[tuple[bool, bool], float] = {}
         for level in solver.levels:
-            kind = (guidance.guided(level), conditions.controlled(level))
+            kind = (guidance.guided(level), model.controlled(level))
             if kind not in of_kind:
                 with FlopCounterMode(display=False) as counted:
                     next(sample(noise, targets, denoiser, _OneStep(level), guidance, guide))

@@ -16,7 +16,7 @@ from torch import Tensor
 from higfa_cli.errors import UserError
 from higfa_cli.models.architecture import check_fit, check_size
 from higfa_cli.models.autoencoder import Autoencoder
-from higfa_cli.models.diffusion import DiffusionModel, Prompts
+from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.families import family_of
 from higfa_cli.models.families.family import Architecture, Family, diffusers_class
 from higfa_cli.models.text import TextStates
@@ -61,7 +61,8 @@ def load_pipeline(
         gradient = _gradient_autoencoder(recipe, base, autoencoder).to(device)
     return DiffusionModel(
         family=family,
-        prompts=Prompts(tokenizers, encoded),
+        tokenizers=tokenizers,
+        prompts=encoded,
         network=network,
         controlnet=controlnet,
         autoencoder=autoencoder,

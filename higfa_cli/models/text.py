@@ -54,17 +54,13 @@ def tokens_cut(tokenizers: Iterable[Any], prompt: str) -> int:
     )
 
 
-def tokens_read(tokenizers: Iterable[Any]) -> int:
-    """Tokens that the strictest encoder reads, start and end among them."""
-    return min(tokenizer.model_max_length for tokenizer in tokenizers)
-
-
 def cut_off_classes(
     tokenizers: Sequence[Any], prompts: Mapping[str, Iterable[str]]
-) -> dict[str, str]:
-    """Class -> its first prompt that does not fit, for the classes that have one."""
+) -> tuple[dict[str, str], int]:
+    """(class -> its first prompt that does not fit, where it has one; tokens that are read)."""
     first = {
         cls: next((prompt for prompt in of_class if tokens_cut(tokenizers, prompt)), None)
         for cls, of_class in prompts.items()
     }
-    return {cls: prompt for cls, prompt in first.items() if prompt is not None}
+    read = min(tokenizer.model_max_length for tokenizer in tokenizers)
+    return {cls: prompt for cls, prompt in first.items() if prompt is not None}, read

@@ -21,7 +21,7 @@ from higfa_cli.models.device import in_parts_that_fit, resolve_device
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import Drawn, draw
 from higfa_cli.models.loading import load_pipeline
-from higfa_cli.models.text import cut_off_classes, tokens_read
+from higfa_cli.models.text import cut_off_classes
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.inputs import guide_path
 from higfa_cli.stages.photos import load_photos
@@ -48,8 +48,8 @@ def warn_of_cut_prompts(
     ctx: Context, model: DiffusionModel, prompts: dict[str, list[str]]
 ) -> dict[str, str]:
     """Tell of the classes (with their prompts) that the text encoders do not read to the end."""
-    tokenizers = model.prompts.tokenizers
-    cut, limit = cut_off_classes(tokenizers, prompts), tokens_read(tokenizers)
+    tokenizers = model.tokenizers
+    cut, limit = cut_off_classes(tokenizers, prompts)
     for cls, prompt in list(cut.items())[:WARNED]:
         shown = prompt if len(prompt) <= 2 * SHOWN else f"{prompt[:SHOWN]} ... {prompt[-SHOWN:]}"
         ctx.progress.note(

@@ -27,6 +27,7 @@ from higfa_cli.training.pictures import Augment, Pictures, TrainSet, make_augmen
 
 _WARM_UP = 0.05
 _EVAL_BATCH = 128
+_PROGRESS = ("best_epoch", "best_accuracy", "best_state", "seconds")
 
 
 class Tracker(Protocol):
@@ -62,50 +63,44 @@ class FitResult:
 
 
 @dataclass
-class _Progress:
-    """How far a training is: what chooses the epoch, and what is reported of it."""
-
-    history: list[EpochRow] = field(default_factory=list)
-    best_epoch: int = 0
-    best_accuracy: float = -1.0
-    best_state: dict[str, Tensor] = field(default_factory=dict)
-    seconds: float = 0.0
-
-    def take(self, row: EpochRow, network: nn.Module) -> None:
-        """Add an epoch, and remember its state if it is the best one yet."""
-        self.history.append(row)
-        if row.val_accuracy is None:
-            self.best_epoch = row.epoch
-        elif row.val_accuracy > self.best_accuracy:
-            self.best_epoch, self.best_accuracy = row.epoch, row.val_accuracy
-            self.best_state = _state(network)
-
-
-@dataclass
 class _Loop:
-    """What changes from epoch to epoch."""
+    """What changes from epoch to epoch; `best_epoch` is of the highest validation accuracy."""
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LambdaLR
     generator: torch.Generator
     device: torch.device
+    history: list[EpochRow] = field(default_factory=list)
+    best_epoch: int = 0
+    best_accuracy: float = -1.0
+    best_state: dict[str, Tensor] = field(default_factory=dict)
+    seconds: float = 0.0
 
-    def state(self, so_far: _Progress) -> dict[str, object]:
+    def take(self, row: EpochRow) -> None:
+        """Add an epoch, and remember its state if it is the best one yet."""
+        self.history.append(row)
+        if row.val_accuracy is None:
+            self.best_epoch = row.epoch
+        elif row.val_accuracy > self.best_accuracy:
+            self.best_epoch, self.best_accuracy = row.epoch, row.val_accuracy
+            self.best_state = _state(self.network)
+
+    def state(self) -> dict[str, object]:
         """Everything that going on from here needs, on whatever device it lies."""
+        cuda = self.device.type == "cuda"
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "generator": self.generator.get_state(),
             "random": torch.get_rng_state(),
-            "device_random": torch.cuda.get_rng_state(self.device)
-            if self.device.type == "cuda"
-            else None,
-            "progress": vars(so_far) | {"history": [row.plain() for row in so_far.history]},
+            "device_random": torch.cuda.get_rng_state(self.device) if cuda else None,
+            "history": [row.plain() for row in self.history],
+            "progress": {name: getattr(self, name) for name in _PROGRESS},
         }
 
-    def restore(self, state: dict[str, Any]) -> _Progress:
+    def restore(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken, to the same results on a CPU bit for bit."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -114,8 +109,8 @@ class _Loop:
         torch.set_rng_state(state["random"])
         if self.device.type == "cuda" and state["device_random"] is not None:
             torch.cuda.set_rng_state(state["device_random"], self.device)
-        history = [EpochRow.model_validate(row) for row in state["progress"]["history"]]
-        return _Progress(**state["progress"] | {"history": history})
+        self.history = [EpochRow.model_validate(row) for row in state["history"]]
+        vars(self).update(state["progress"])
 
 
 def fit(
@@ -153,31 +148,30 @@ def fit(
     optimizer, schedule = _optimizer(network, config, config.epochs * per_epoch)
     augment = make_augment(config, classes)
     loop = _Loop(network, optimizer, schedule, torch.Generator().manual_seed(seed), device)
-    so_far = _Progress()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         if checkpoint is not None and (saved := load_checkpoint(checkpoint)) is not None:
-            so_far = loop.restore(saved)
+            loop.restore(saved)
         for epoch in progress.track(range(1, config.epochs + 1), description):
-            if epoch <= len(so_far.history):
+            if epoch <= len(loop.history):
                 continue
             started = time.monotonic()
             batches = _batches(train, config.batch_size, augment, loop.generator)
             measured = _train_epoch(backbone, batches, config, loop)
             if val is not None:
                 measured |= _validate(backbone, val, device)
-            so_far.take(EpochRow.model_validate({"epoch": epoch, **measured}), network)
-            so_far.seconds += time.monotonic() - started
+            loop.take(EpochRow.model_validate({"epoch": epoch, **measured}))
+            loop.seconds += time.monotonic() - started
             if checkpoint is not None:
-                save_checkpoint(checkpoint, loop.state(so_far))
+                save_checkpoint(checkpoint, loop.state())
     return FitResult(
-        best_state=so_far.best_state if val is not None else _state(network),
-        best_epoch=so_far.best_epoch,
+        best_state=loop.best_state if val is not None else _state(network),
+        best_epoch=loop.best_epoch,
         selected="last" if val is None else "val",
-        history=tuple(so_far.history),
+        history=tuple(loop.history),
         steps=config.epochs * per_epoch,
         images_seen=config.epochs * per_epoch * config.batch_size,
-        seconds=so_far.seconds,
+        seconds=loop.seconds,
     )
 
 
