@@ -84,13 +84,13 @@ def check_fit(arch: Architecture, settings: Model) -> None:
             f"model.controlnet `{settings.controlnet}` is a `{name}`; use "
             f"a {family.controlnet_class}"
         )
-    reads, draws = family.latent_channels(arch.network), arch.vae.get("latent_channels")
+    reads, draws = arch.network.get("in_channels"), arch.vae.get("latent_channels")
     if reads is not None and draws is not None and reads != draws:
         raise UserError(
             f"model.base `{settings.base}`: its denoiser reads {reads} channels, its "
             f"autoencoder has {draws}; use a text-to-image model (not inpainting or upscaling)"
         )
-    ours, theirs = (family.text_width(c) for c in (arch.network, arch.controlnet))
+    ours, theirs = (part.get(family.text_width) for part in (arch.network, arch.controlnet))
     if theirs is not None and ours != theirs:
         raise UserError(
             f"model.controlnet `{settings.controlnet}` reads text states of width {theirs}, "

@@ -204,33 +204,27 @@ def page_context(material: Material) -> dict[str, Any]:
             for name in (REAL, arm.name)
         )
         by_class = class_table(reference, other, arm.name)
-    settings = wording.sentences(
-        "settings",
-        recipe=recipe,
-        results=results,
-        contours=material.contours,
-        sources=material.sources,
-        filter=wording.filter_rules(recipe.filter),
-        drawn=material.drawn,
-        versions=material.versions,
-    )
     guide_alone = _difference(
         material.predictions, trained_as(TEXT_CONTOUR), wording.HIGFA, recipe.seed
     )
-    return {
-        "name": recipe.name,
-        "test": test,
+    facts = vars(material) | {
         "arms": arms,
+        "arm": arm,
+        "test": test,
+        "chosen_by": results.chosen_by,
+        "filter": wording.filter_rules(recipe.filter),
+        "difference": guide_alone,
+        "cross_validated": calibration is not None and calibration.source == "cross-validation",
+        "missing": {a.name: len(a.missing_classes) for a in results.arms if a.missing_classes},
+    }
+    return facts | {
         "headline": wording.headline(arms, test),
-        "control": wording.sentences("control", difference=guide_alone),
+        "control": wording.sentences("control", **facts),
         "arms_table": arms_table(arms, test),
         "bars": figures.interval_bars([a.difference for a in arms]),
         "class_table": by_class,
-        "method": wording.sentences("method", arm=arm, test=test, chosen_by=results.chosen_by),
-        "gallery": material.gallery,
+        "method": wording.sentences("method", **facts),
         "picture_labels": [p.label for row in material.gallery[:1] for p in row.pictures],
-        "guide_off": not material.guided,
-        "curves": curves,
         "charts": [figures.chart(c, curves) for c in curves.curves] if curves else [],
         "curves_table": figures.curves_table(curves) if curves else None,
         "calibration": calibration_table(calibration) if calibration else None,
@@ -240,18 +234,8 @@ def page_context(material: Material) -> dict[str, Any]:
             for drawn in material.drawn
             if drawn.filtered is not None
         ],
-        "settings": [line.split(": ", 1) for line in settings],
-        "commands": material.commands,
-        "limits": wording.sentences(
-            "limits",
-            arms=arms,
-            arm=arm,
-            test=test,
-            cross_validated=calibration is not None and calibration.source == "cross-validation",
-            failed=material.failed,
-            missing={a.name: len(a.missing_classes) for a in results.arms if a.missing_classes},
-            gallery=material.gallery,
-        ),
+        "settings": [line.split(": ", 1) for line in wording.sentences("settings", **facts)],
+        "limits": wording.sentences("limits", **facts),
     }
 
 

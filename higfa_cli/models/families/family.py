@@ -87,31 +87,31 @@ class Family(ABC):
     Attributes:
         name: in files and tables.
         title: for people.
+        prefix: what the classes of its pipelines begin with; the longest that fits decides.
         pipeline: class of the stock ControlNet pipeline.
         network: the denoising network's folder in a model's folder, and its name in a pipeline.
         network_class, controlnet_class: diffusers classes.
         text_encoders: folder -> transformers class, in the order in which a prompt is read.
         tokenizers: folders of the tokenizers that cut a long prompt off first.
+        text_width: key of network and ControlNet: width of the text states that they read.
         schedulers: values of `sampling.scheduler` that can draw from it.
         known: hub id -> its configurations as shipped, `known/NAME.json`.
     """
 
     name: str
     title: str
+    prefix: str
     pipeline: str
     network: str
     network_class: str
     controlnet_class: str
     text_encoders: Mapping[str, str]
     tokenizers: Sequence[str]
+    text_width: str
     schedulers: Sequence[str]
     known: Mapping[str, str] = {}
 
     # Files and configurations.
-
-    @abstractmethod
-    def owns(self, class_name: str) -> bool:
-        """Whether a model whose model_index.json names this pipeline class is of the family."""
 
     def encoders(self, index: Mapping[str, Any]) -> tuple[str, ...]:
         """Folders of the text encoders that a model has, by its model_index.json."""
@@ -139,14 +139,6 @@ class Family(ABC):
     def largest_size(self, arch: Architecture) -> int | None:
         """Largest side of a picture, pixels; None where there is no bound."""
         return None
-
-    @abstractmethod
-    def text_width(self, config: Config) -> int | None:
-        """Width of the text states that a network or ControlNet reads; None where it reads none."""
-
-    def latent_channels(self, network: Config) -> int | None:
-        """Channels of the latents that a network reads; None where its configuration is silent."""
-        return network.get("in_channels")
 
     def prediction_type(self, scheduler: Mapping[str, Any]) -> str:
         """What the network predicts, as `scheduler.conversion` takes it."""

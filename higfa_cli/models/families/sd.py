@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from higfa_cli.models.families.family import Architecture, Config, Family, Inputs
+from higfa_cli.models.families.family import Architecture, Family, Inputs
 from higfa_cli.models.text import TextStates
 
 if TYPE_CHECKING:
@@ -16,23 +16,19 @@ if TYPE_CHECKING:
 class StableDiffusion(Family):
     """Stable Diffusion 1.x and 2.x: a UNet, one CLIP text encoder."""
 
-    name, title = "sd", "Stable Diffusion"
+    name, title, prefix = "sd", "Stable Diffusion", "StableDiffusion"
     pipeline = "StableDiffusionControlNetPipeline"
     network, network_class = "unet", "UNet2DConditionModel"
     controlnet_class = "ControlNetModel"
     text_encoders: Mapping[str, str] = {"text_encoder": "CLIPTextModel"}
     tokenizers: Sequence[str] = ("tokenizer",)
+    text_width = "cross_attention_dim"
     schedulers = ("ddim", "euler", "dpm++2m")
     known: Mapping[str, str] = {
         "stable-diffusion-v1-5/stable-diffusion-v1-5": "sd15",
         "lllyasviel/control_v11p_sd15_canny": "controlnet-canny-sd15",
         "madebyollin/taesd": "taesd",
     }
-
-    def owns(self, class_name: str) -> bool:
-        """Pipelines of Stable Diffusion XL and 3 share the prefix only."""
-        rest = class_name.removeprefix("StableDiffusion")
-        return rest != class_name and not rest.startswith("XL") and not rest[:1].isdigit()
 
     def pipeline_options(self, index: Mapping[str, Any]) -> dict[str, Any]:
         """Without the checker that would black pictures out."""
@@ -45,10 +41,6 @@ class StableDiffusion(Family):
     def size_multiple(self, arch: Architecture) -> int:
         """The UNet halves the latents between its blocks."""
         return arch.vae_factor * int(2 ** (len(arch.network["block_out_channels"]) - 1))
-
-    def text_width(self, config: Config) -> int | None:
-        """Width of the cross-attention."""
-        return config.get("cross_attention_dim")
 
     def encode(self, pipe: Any, prompt: str, device: torch.device) -> TextStates:
         """The last hidden states."""

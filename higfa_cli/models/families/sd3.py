@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from higfa_cli.models.families.family import Architecture, Config, Family, Inputs
+from higfa_cli.models.families.family import Architecture, Family, Inputs
 from higfa_cli.models.text import TextStates
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _T5_TOKENS = 256
 class StableDiffusion3(Family):
     """See `Family`; the model is that of Esser et al. 2024."""
 
-    name, title = "sd3", "Stable Diffusion 3"
+    name, title, prefix = "sd3", "Stable Diffusion 3", "StableDiffusion3"
     pipeline = "StableDiffusion3ControlNetPipeline"
     network, network_class = "transformer", "SD3Transformer2DModel"
     controlnet_class = "SD3ControlNetModel"
@@ -30,11 +30,8 @@ class StableDiffusion3(Family):
         "text_encoder_3": "T5EncoderModel",
     }
     tokenizers = ("tokenizer", "tokenizer_2")
+    text_width = "joint_attention_dim"
     schedulers = ("flow-euler",)
-
-    def owns(self, class_name: str) -> bool:
-        """By prefix."""
-        return class_name.startswith("StableDiffusion3")
 
     def pipeline_options(self, index: Mapping[str, Any]) -> dict[str, Any]:
         """An absent T5 must be named as such."""
@@ -53,10 +50,6 @@ class StableDiffusion3(Family):
     def largest_size(self, arch: Architecture) -> int | None:
         """Its table of positions has so many patches along a side."""
         return self.size_multiple(arch) * int(arch.network["pos_embed_max_size"])
-
-    def text_width(self, config: Config) -> int | None:
-        """Width of the joint attention."""
-        return config.get("joint_attention_dim")
 
     def prediction_type(self, scheduler: Mapping[str, Any]) -> str:
         """The velocity."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class StableDiffusionXL(StableDiffusion):
     """See `Family`; the conditions are those of Podell et al. 2023."""
 
-    name, title = "sdxl", "Stable Diffusion XL"
+    name, title, prefix = "sdxl", "Stable Diffusion XL", "StableDiffusionXL"
     pipeline = "StableDiffusionXLControlNetPipeline"
     text_encoders: Mapping[str, str] = {
         "text_encoder": "CLIPTextModel",
@@ -29,10 +29,6 @@ class StableDiffusionXL(StableDiffusion):
         "diffusers/controlnet-canny-sdxl-1.0": "controlnet-canny-sdxl",
         "madebyollin/taesdxl": "taesd",
     }
-
-    def owns(self, class_name: str) -> bool:
-        """By prefix."""
-        return class_name.startswith("StableDiffusionXL")
 
     def pipeline_options(self, index: Mapping[str, Any]) -> dict[str, Any]:
         """Without the watermark, which would be in every training picture."""
