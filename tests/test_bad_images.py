@@ -22,16 +22,15 @@ import higfa_cli
 from higfa_cli.artifacts.atomic import read_json, read_jsonl
 from higfa_cli.artifacts.rows import PHOTO_FAULTS, ImageFault
 from higfa_cli.cli.app import app
-from higfa_cli.data import images
 from higfa_cli.data.dataset import load_dataset
 from higfa_cli.data.images import ImageError, read_image
+from higfa_cli.data.layouts.common import IMAGE_SUFFIXES
 from higfa_cli.data.rejected import allowed, file_state, read_rejected
 from higfa_cli.recipe.data import Data
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.stages import drawing, filter, finetune_guide, train_downstream
-from higfa_cli.stages.context import make_context
+from higfa_cli.stages.context import load_photos, make_context
 from higfa_cli.stages.inputs import downstream_inputs
-from higfa_cli.stages.photos import load_photos
 from tests.support.bad_images import Case, cases, encoded, large_palette_png, one_bit_png, scene
 from tests.support.fault_project import obey_permissions
 from tests.support.recipes import write_recipe
@@ -295,7 +294,7 @@ def test_contours_over_a_corpus(tmp_path: Path) -> None:
     folder = tmp_path / "photos/train/odd"
     folder.mkdir(parents=True)
     for number, path in enumerate(files):
-        known = path.suffix.lower() in images.IMAGE_SUFFIXES
+        known = path.suffix.lower() in IMAGE_SUFFIXES
         name = path.name if known else f"{path.name}.jpg"
         (folder / f"{number:05}-{name}").symlink_to(path.resolve())
     for number in range(3):

@@ -16,10 +16,8 @@ from higfa_cli.artifacts.plan import in_batches
 from higfa_cli.method import schedule
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.recipe.strict_yaml import dump_yaml
-from higfa_cli.stages.batch_files import Models
-from higfa_cli.stages.batching import batch_size, costliest_step
 from higfa_cli.stages.context import Context, make_context
-from higfa_cli.stages.drawing import draw_items
+from higfa_cli.stages.drawing import Models, batch_size, costliest_step, draw_items
 from higfa_cli.stages.plan import plan
 from tests.support import tiny
 from tests.support.photo_project import CLASSES, higfa, write_photos

@@ -137,7 +137,7 @@ def test_joint_equals_the_stock_pipeline(
 def test_empty_prompt_of_sdxl_as_the_model_says(tmp_path: Path, zeros: bool) -> None:
     folders = tiny.make_model(tmp_path, family="sdxl", zeros=zeros)
     model = load(folders, "")
-    states = model.prompts.encoded[""]
+    states = model.prompts[""]
     assert states.pooled is not None
     assert bool((states.states == 0).all() and (states.pooled == 0).all()) == zeros
     ours, theirs = our_pictures(model, 6.0, ""), stock_pictures("sdxl", folders, model, 6.0, "")

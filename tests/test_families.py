@@ -187,7 +187,7 @@ def test_evaluations_are_counted_by_hand(folders: tuple[Path, Path]) -> None:
 
 def test_prompts_are_encoded_once_and_the_encoders_freed(folders: tuple[Path, Path]) -> None:
     model = load(folders)
-    assert set(model.prompts.encoded) == {*PROMPTS, "", "blurry"}
+    assert set(model.prompts) == {*PROMPTS, "", "blurry"}
     parts = [type(value).__name__ for value in vars(model).values()]
     assert not any("TextModel" in name or "Pipeline" in name for name in parts)
     with pytest.raises(KeyError, match="never said"):

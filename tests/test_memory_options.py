@@ -15,7 +15,7 @@ from higfa_cli.method.protocols import Branch
 from higfa_cli.models.device import in_parts_that_fit
 from higfa_cli.models.diffusion import seeded_noise
 from higfa_cli.models.draw import DecodedGuide
-from higfa_cli.stages.batching import largest_that_runs
+from higfa_cli.stages.drawing import largest_that_runs
 from tests.support import tiny
 from tests.support.drawing import CONTOURS, CPU, PROMPTS, load, make_guide, pictures, pixels
 from tests.support.recipes import drawing_recipe

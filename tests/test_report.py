@@ -21,6 +21,7 @@ from higfa_cli.errors import UserError
 from higfa_cli.report import figures, tables, wording
 from higfa_cli.report.stats import Difference, Prediction, mean_std, paired_difference
 from higfa_cli.stages import report
+from higfa_cli.stages.report_inputs import report_inputs
 from tests.support.report_project import (
     BETTER,
     HOSTILE,
@@ -412,17 +413,17 @@ def test_gallery_cannot_reach_outside(tmp_path: Path) -> None:
 
 def test_inputs_name_what_changed(tmp_path: Path) -> None:
     ctx = workspace(tmp_path, BETTER)
-    before = report.inputs(ctx)
-    assert before.key == report.inputs(ctx).key
+    before = report_inputs(ctx)
+    assert before.key == report_inputs(ctx).key
     write_predictions(
         tmp_path / "train-downstream/arms/real/seed-1/predictions.csv", set(range(9)), 200
     )
-    after = report.inputs(ctx)
+    after = report_inputs(ctx)
     changed = {k for k in after.files if after.files[k] != before.files[k]}
     assert changed == {"train-downstream/arms"}
     # An unused guide is no input, so its state cannot hold the report up.
     assert "finetune-guide/calibration.json" in before.files
-    assert "finetune-guide/calibration.json" not in report.inputs(context(tmp_path, switch=1)).files
+    assert "finetune-guide/calibration.json" not in report_inputs(context(tmp_path, switch=1)).files
 
 
 def test_limits_depend_on_the_numbers() -> None:

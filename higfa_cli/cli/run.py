@@ -38,7 +38,7 @@ def command(
             rows.append(row)
             did = "fresh, skipped" if row["action"] == "skipped" else f"{row['seconds']:.1f} s"
             print_line(f"{row['stage']:<18} {did}")
-    page = pipeline.report_page(ctx)
+    page = ctx.ws.report.page
     seconds = round(sum(row["seconds"] for row in rows), 2)
     if flags.as_json:
         report = str(page) if page.is_file() else None

@@ -32,7 +32,7 @@ def command(flags: RecipeFlags) -> None:
     if following:
         print_line(f"next: {following}")
     else:
-        print_line(f"all fresh; the report is {pipeline.report_page(ctx)}")
+        print_line(f"all fresh; the report is {ctx.ws.report.page}")
 
 
 def _readable(rows: list[StatusRow]) -> list[dict[str, str]]:

@@ -6,12 +6,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from higfa_cli.artifacts.fingerprint import hash_json
 from higfa_cli.artifacts.seeds import seed_for
-from higfa_cli.data.images import ImageError, read_image
 from higfa_cli.data.layouts import layout_of
 from higfa_cli.data.layouts.common import SPLITS, Listing, Row, Split, check_rows
 from higfa_cli.data.layouts.imagefolder import list_csv, list_folders
@@ -20,6 +18,9 @@ from higfa_cli.data.rejected import Rejected, file_state, leave_out
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.data import Data
 from higfa_cli.recipe.refs import existing_path
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Sample:
 
         Raises UserError naming the file when it cannot be read or has no rows left.
         """
+        from higfa_cli.data.images import ImageError, read_image
+
         try:
             image = read_image(self.path)
         except ImageError as error:

@@ -39,16 +39,6 @@ class Measured:
     std: float
 
 
-def guide_keys(rules: Filter) -> tuple[str, ...]:
-    """The keys of the recipe's `filter` section that cannot be answered without the guide."""
-    asked = {
-        "confidence": rules.confidence > 0,
-        "top_k": rules.top_k is not None,
-        "best_of": rules.best_of > 1,
-    }
-    return tuple(f"filter.{name}" for name, needed in asked.items() if needed)
-
-
 def decide(pictures: Sequence[Measured], rules: Filter) -> list[tuple[PictureFault, ...]]:
     """Per picture why it is rejected, in the order of `PICTURE_FAULTS`; none: it is kept.
 

@@ -22,9 +22,6 @@ from higfa_cli.text import one_line, printable
 MAX_PIXELS = 89_000_000
 # Room for an uncompressed RGB picture of that many pixels; nothing larger is read into memory.
 MAX_BYTES = 256 * 2**20
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-)
 
 # Whatever a file is called, it is read as one of these or not at all: some of Pillow's other
 # plug-ins start programs (EPS), or are rarely looked at.

@@ -15,7 +15,6 @@ from higfa_cli.artifacts.artifact import read_rows
 from higfa_cli.artifacts.atomic import write_text
 from higfa_cli.artifacts.fingerprint import hash_file, hash_json
 from higfa_cli.artifacts.rows import PhotoFault, RejectedRow
-from higfa_cli.data.images import ImageError, read_image
 from higfa_cli.data.layouts.common import Listing, Row, plain_name
 from higfa_cli.errors import UserError
 from higfa_cli.text import printable
@@ -163,6 +162,8 @@ def _without(listing: Listing, rejected: Mapping[str, RejectedRow]) -> tuple[Row
 
 
 def _look_at(path: Path, key: str, crop_bottom: int) -> tuple[PhotoFault, str] | None:
+    from higfa_cli.data.images import ImageError, read_image
+
     if not plain_name(key):
         return "odd-name", "not one line of UTF-8 text; rename it"
     try:

@@ -11,10 +11,7 @@ from higfa_cli.forecast import estimate
 from higfa_cli.forecast.estimate import Cost, Counted
 from higfa_cli.forecast.machine import Device
 from higfa_cli.forecast.model_files import MissingFile
-from higfa_cli.models.architecture import WrongSize
 from higfa_cli.stages.context import ArmContext, Context
-
-Status = Literal["ok", "warning", "failed"]
 
 
 @dataclass(frozen=True)
@@ -22,14 +19,9 @@ class Row:
     """One check; `remedy` is empty where all is well."""
 
     check: str
-    status: Status
+    status: Literal["ok", "warning", "failed"]
     detail: str
     remedy: str = ""
-
-
-def verdict(fine: bool) -> Status:
-    """The status of a check that has no warnings."""
-    return "ok" if fine else "failed"
 
 
 @dataclass
@@ -58,28 +50,7 @@ class Findings:
         return max(self.costs, key=lambda each: each[1].flops or 0)
 
     @property
-    def cost(self) -> Cost:
-        """What a picture costs at most."""
-        return self.costliest[1]
-
-    @property
     def is_large(self) -> bool:
         """Whether the model is too large for a CPU."""
         # The pocket takes 4e10 operations per picture, Stable Diffusion 1.5 more than 1e14.
-        return self.cost.flops is not None and self.cost.flops > 1e13
-
-    @cached_property
-    def has_wrong_size(self) -> bool:
-        """Whether the model cannot draw pictures of `size`."""
-        try:
-            estimate.check_drawable(self.ctx)
-        except WrongSize:
-            return True
-        return False
-
-    @property
-    def uncounted(self) -> str:
-        """Why `counted` cannot be known, in short."""
-        if self.photos is None:
-            return "not known without the data"
-        return "not known: depends on the data and the contours"
+        return (self.costliest[1].flops or 0) > 1e13

@@ -10,10 +10,12 @@ from pathlib import Path, PurePosixPath
 
 from higfa_cli.artifacts.rows import Split
 from higfa_cli.artifacts.safe_paths import why_outside
-from higfa_cli.data.images import IMAGE_SUFFIXES
 from higfa_cli.errors import UserError
 from higfa_cli.text import or_nearest
 
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+)
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",

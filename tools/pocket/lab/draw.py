@@ -30,12 +30,10 @@ from higfa_cli.models.classifier import Classifier, check_classes, load_classifi
 from higfa_cli.models.device import resolve_device
 from higfa_cli.models.draw import Drawn
 from higfa_cli.recipe.load import override_recipe
-from higfa_cli.stages.context import Context
-from higfa_cli.stages.drawing import draw_items, load_model, read_contour
+from higfa_cli.stages.context import Context, load_photos
+from higfa_cli.stages.drawing import draw_items, load_model, read_contour, torch_threads
 from higfa_cli.stages.inputs import model_inputs
-from higfa_cli.stages.photos import load_photos
 from higfa_cli.stages.plan import plan
-from higfa_cli.stages.shards import torch_threads
 from tools.pocket.lab.arms import DRAWN, Arm
 from tools.pocket.lab.samples import Samples
 

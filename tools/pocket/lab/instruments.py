@@ -26,7 +26,7 @@ from higfa_cli.errors import UserError
 from higfa_cli.method.guidance import ContourStrength, Guidance, TextStrength
 from higfa_cli.models.draw import draw
 from higfa_cli.recipe.contours import Transforms
-from higfa_cli.stages.shards import torch_threads
+from higfa_cli.stages.drawing import torch_threads
 from higfa_cli.training.calibration import expected_calibration_error
 from tools.pocket.lab import figures, measure, strips
 from tools.pocket.lab.arms import TEXT_CONTOUR, TEXT_ONLY, Arm

@@ -19,8 +19,7 @@ from higfa_cli.data.dataset import list_photos
 from higfa_cli.data.images import fit_square
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.load import LoadedRecipe, load_recipe, override_recipe
-from higfa_cli.stages.context import Context, make_context
-from higfa_cli.stages.photos import load_photos
+from higfa_cli.stages.context import Context, load_photos, make_context
 from higfa_cli.stages.pipeline import step
 from higfa_cli.stages.plan import plan
 
