@@ -111,7 +111,7 @@ def _alone(picture: Measured, rules: Filter) -> tuple[PictureFault, ...]:
 
 def _given(measure: N | None) -> N:
     if measure is None:
-        raise ValueError("a rule asks for the guide, and a picture was measured without it")
+        raise ValueError("a rule asks for the guide, whose answer was not measured")
     return measure
 
 
