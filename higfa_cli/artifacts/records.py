@@ -10,13 +10,6 @@ from higfa_cli.artifacts.artifact import Artifact, Count, Several
 from higfa_cli.artifacts.rows import PictureFault
 
 
-class DownstreamOptions(Artifact, remedy="delete it"):
-    """The flags of the last `higfa train-downstream`."""
-
-    synthetic: Several[str] | None = None
-    arms: Several[str] | None = None
-
-
 class PhotoCounts(Artifact):
     """accepted + rejected = found."""
 

@@ -29,6 +29,8 @@ _QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "DIFFUSERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
+    # Looking for plug-ins reads the metadata of every installed package.
+    "PYDANTIC_DISABLE_PLUGINS": "1",
 }
 _LIBRARIES = r"(diffusers|transformers|huggingface_hub|timm|torch|torchvision)(\.|$)"
 
@@ -104,11 +106,11 @@ class RecipeFlags:
 
     def context(self, quiet: bool = True, force: bool = False) -> Context:
         """Load the recipe. Raises UserError when it is not valid."""
+        silence_libraries()
         from higfa_cli.cli.output import TerminalProgress
         from higfa_cli.recipe.load import load_recipe
         from higfa_cli.stages.context import make_context
 
-        silence_libraries()
         device = [f"run.device={self.device}"] if self.device else []
         loaded = load_recipe(self.chosen, [*(self.set_ or ()), *device])
         return make_context(loaded, self.workspace, TerminalProgress(quiet), force)

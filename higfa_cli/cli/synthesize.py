@@ -12,7 +12,6 @@ from higfa_cli.cli.options import ArmFlag, StageFlags
 from higfa_cli.cli.output import print_result, stdout_for_result
 from higfa_cli.cli.stage import stage_command
 from higfa_cli.errors import UserError
-from higfa_cli.recipe.arms import main_arm
 from higfa_cli.text import duration, gib, plural, roughly
 
 if TYPE_CHECKING:
@@ -84,6 +83,7 @@ def command(
 
             title, result = "dry run", dry_run(ctx, arm or ())
         else:
+            from higfa_cli.recipe.arms import main_arm
             from higfa_cli.stages import preview as sheets
 
             arms = tuple(ctx.recipe.arms)
