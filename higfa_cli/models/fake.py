@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import nn
@@ -85,11 +87,16 @@ def fake_guide(backbone: str, size: int) -> Classifier:
     classes = tuple(str(i) for i in range(_CLASSES))
     guide = Classifier(nn.Identity(), ClassifierSpec(backbone, classes, size, half, half))
     # Not by the constructor, which casts to float32: fake parameters cannot be cast.
-    # Built for real first: some constructors (timm's RegNet) look into tensors of theirs.
     with unset_fake_temporarily():
-        network = build_network(backbone, _CLASSES, size).requires_grad_(False).eval()
+        network = copy.deepcopy(_real_network(backbone, size))
     guide.network = _emptied(network)
     return guide
+
+
+@cache
+def _real_network(backbone: str, size: int) -> nn.Module:
+    """Some constructors (timm's RegNet) look into tensors of theirs, so it is built for real."""
+    return build_network(backbone, _CLASSES, size).requires_grad_(False).eval()
 
 
 def _emptied(network: nn.Module) -> nn.Module:
