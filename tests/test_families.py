@@ -13,8 +13,8 @@ import torch
 from higfa_cli.errors import RecipeError, UserError
 from higfa_cli.method import schedule
 from higfa_cli.method.protocols import Branch
+from higfa_cli.models.diffusion import noise_and_denoise, seeded_noise
 from higfa_cli.models.draw import evaluations
-from higfa_cli.models.renoise import noise_and_denoise, seeded_noise
 from tests.support import tiny
 from tests.support.drawing import CONTOURS, CPU, PROMPTS, load, loaded, make_guide, pictures, pixels
 from tests.support.recipes import drawing_recipe, load_model
@@ -187,7 +187,7 @@ def test_evaluations_are_counted_by_hand(folders: tuple[Path, Path]) -> None:
 
 def test_prompts_are_encoded_once_and_the_encoders_freed(folders: tuple[Path, Path]) -> None:
     model = load(folders)
-    assert set(model.prompts.encoded) == {*PROMPTS, "", "blurry"}
+    assert set(model.prompts) == {*PROMPTS, "", "blurry"}
     parts = [type(value).__name__ for value in vars(model).values()]
     assert not any("TextModel" in name or "Pipeline" in name for name in parts)
     with pytest.raises(KeyError, match="never said"):

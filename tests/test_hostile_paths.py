@@ -30,7 +30,7 @@ from higfa_cli.stages import drawing, pipeline, preview, report
 from higfa_cli.stages.context import Context, make_context
 from higfa_cli.stages.plan import plan
 from higfa_cli.stages.table import stage_of
-from higfa_cli.training.checkpoint import load_checkpoint
+from higfa_cli.training.trainer import load_checkpoint
 from tests.support.hostile import PATHS, Canary, assert_inert, higfa, hostile_root, path_of, photo
 from tests.support.layouts import car_annotations, cells, dog_list, lines, mat
 from tests.support.shapes import picture_row

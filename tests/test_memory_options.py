@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from higfa_cli.errors import UserError
 from higfa_cli.method.protocols import Branch
-from higfa_cli.models.backoff import in_parts_that_fit
+from higfa_cli.models.device import in_parts_that_fit
+from higfa_cli.models.diffusion import seeded_noise
 from higfa_cli.models.draw import DecodedGuide
-from higfa_cli.models.renoise import seeded_noise
 from higfa_cli.stages.drawing import largest_that_runs
 from tests.support import tiny
 from tests.support.drawing import CONTOURS, CPU, PROMPTS, load, loaded, make_guide, pictures, pixels

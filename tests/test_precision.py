@@ -11,8 +11,8 @@ import torch
 
 from higfa_cli.errors import UserError
 from higfa_cli.method.protocols import Branch
+from higfa_cli.models.diffusion import seeded_noise
 from higfa_cli.models.draw import DecodedGuide
-from higfa_cli.models.renoise import seeded_noise
 from tests.support import tiny
 from tests.support.drawing import CONTOURS, CPU, PROMPTS, load, loaded, make_guide, pictures, pixels
 from tests.support.strengths import strengths

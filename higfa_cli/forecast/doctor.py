@@ -106,9 +106,9 @@ def _prompts(findings: Findings) -> Row:
     if not tokenizers:
         detail = f"{counted}; their length is checked once the tokenizer is here"
         return Row("prompts", "ok", detail)
-    from higfa_cli.models.text import cut_off_classes, tokens_read
+    from higfa_cli.models.text import cut_off_classes
 
-    cut, limit = cut_off_classes(tokenizers, prompts), tokens_read(tokenizers)
+    cut, limit = cut_off_classes(tokenizers, prompts)
     if not cut:
         return Row("prompts", "ok", f"{counted}, none longer than {limit} tokens")
     cls, prompt = next(iter(cut.items()))

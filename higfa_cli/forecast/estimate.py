@@ -160,12 +160,10 @@ def memory_of(ctx: Context, arch: Architecture, batch: int) -> Need:
     """Bytes on the device of a guided step of `batch` pictures."""
 
     def compute() -> tuple[int, int]:
-        from higfa_cli.models.fake import Setup
         from higfa_cli.models.footprint import guided_step
 
         ctx.progress.note("estimating the model's memory, once ...")
-        guide, setup = ctx.recipe.guide, Setup.of(ctx.recipe)
-        need = guided_step(arch, setup, batch, guide.image_size, guide.backbone)
+        need = guided_step(arch, ctx.recipe, batch)
         return need.weights, need.peak
 
     return Need(*remembered("memory", [batch, _reads(ctx, arch)], compute))
@@ -175,12 +173,10 @@ def flops_of(ctx: Context, arch: Architecture) -> float:
     """Floating-point operations of one picture, a multiply-add being two."""
 
     def compute() -> float:
-        from higfa_cli.models.fake import Setup
         from higfa_cli.models.footprint import flops_per_picture
 
         ctx.progress.note("counting the model's arithmetic, once ...")
-        guide = ctx.recipe.guide
-        return flops_per_picture(arch, Setup.of(ctx.recipe), guide.image_size, guide.backbone)
+        return flops_per_picture(arch, ctx.recipe)
 
     return float(remembered("flops", _reads(ctx, arch), compute))
 

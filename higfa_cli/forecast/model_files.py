@@ -22,9 +22,9 @@ from higfa_cli.forecast.repository import (
     missing_of_pipeline,
 )
 from higfa_cli.models.architecture import shipped
+from higfa_cli.models.fake import autoencoder, denoising_pair, text_encoder
 from higfa_cli.models.families import FAMILIES
 from higfa_cli.models.families.family import Architecture
-from higfa_cli.models.modules import autoencoder, denoising_pair, text_encoder
 from higfa_cli.recipe.classifiers import Training
 from higfa_cli.recipe.drawing import Model
 from higfa_cli.recipe.refs import resolve_ref, weights_path

@@ -27,11 +27,10 @@ from higfa_cli.method.sampler import Step, sample
 from higfa_cli.models.backbones import build_network, check_name
 from higfa_cli.models.classifier import Classifier, ClassifierSpec, load_classifier
 from higfa_cli.models.device import resolve_device
-from higfa_cli.models.diffusion import DiffusionModel
+from higfa_cli.models.diffusion import DiffusionModel, seeded_noise
 from higfa_cli.models.draw import DecodedGuide
+from higfa_cli.models.families.family import diffusers_class
 from higfa_cli.models.loading import load_pipeline
-from higfa_cli.models.modules import diffusers_class
-from higfa_cli.models.renoise import seeded_noise
 from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.stages.context import Context, load_photos
 from higfa_cli.stages.plan import class_prompts
@@ -85,7 +84,8 @@ def self_check(ctx: Context) -> dict[str, Any]:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     prompts = [prompt, other, ""]
-    model = load_pipeline(recipe.model, run, sampling, recipe.size, ctx.base, device, prompts)
+    checked = recipe.model_copy(update={"run": run, "sampling": sampling})
+    model = load_pipeline(checked, ctx.base, device, prompts)
     guide, origin = _guide(ctx, classes, device)
     circle, box = _contours(recipe.size)
     # The recipe's, half of the steps guided, the classifier's gradient never off.
@@ -211,7 +211,7 @@ def _like_stock(model: DiffusionModel, prompt: str, contour: Tensor) -> Row:
 def _stock_latents(model: DiffusionModel, prompt: str, contour: Tensor, noise: Tensor) -> Tensor:
     """x0 of the stock pipeline, drawn from the same noise with the model's own parts."""
     family, dtype = model.family, model.network.dtype
-    text, negative = (model.prompts.batch([prompt], model.device) for prompt in (prompt, ""))
+    text, negative = (model.texts([prompt]) for prompt in (prompt, ""))
     vae = model.autoencoder.vae
     stock = diffusers_class(family.pipeline)
     # The prompts are encoded: no encoder is needed, and what is left out need not be known.

@@ -21,15 +21,13 @@ from higfa_cli.data.images import fit_square, read_image
 from higfa_cli.errors import UserError
 from higfa_cli.method.guidance import Guidance
 from higfa_cli.models.architecture import architecture
-from higfa_cli.models.backoff import in_parts_that_fit
 from higfa_cli.models.classifier import Classifier, check_classes, load_classifier
-from higfa_cli.models.device import resolve_device
+from higfa_cli.models.device import in_parts_that_fit, resolve_device
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import Drawn, draw
-from higfa_cli.models.fake import Setup
 from higfa_cli.models.footprint import guided_step
 from higfa_cli.models.loading import load_pipeline
-from higfa_cli.models.text import cut_off_classes, tokens_read
+from higfa_cli.models.text import cut_off_classes
 from higfa_cli.recipe.drawing import AUTOMATIC_SHARE
 from higfa_cli.stages.context import ArmContext, Context, load_photos
 from higfa_cli.stages.inputs import guide_path
@@ -70,18 +68,16 @@ def load_model(ctx: Context, items: Sequence[PlanItem]) -> DiffusionModel:
     """The diffusion model, ready for the items' prompts; tells of prompts that it cuts off."""
     recipe, device = ctx.recipe, resolve_device(ctx.recipe.run.device)
     prompts = {text for item in items for text in (item.prompt, item.negative)}
-    model = load_pipeline(
-        recipe.model, recipe.run, recipe.sampling, recipe.size, ctx.base, device, prompts
-    )
+    model = load_pipeline(recipe, ctx.base, device, prompts)
     by_class: dict[str, set[str]] = defaultdict(set)
     for item in items:
         by_class[item.cls].add(item.prompt)
-    tokenizers = model.prompts.tokenizers
-    cut = cut_off_classes(tokenizers, {cls: sorted(by_class[cls]) for cls in sorted(by_class)})
+    every = {cls: sorted(by_class[cls]) for cls in sorted(by_class)}
+    cut, limit = cut_off_classes(model.tokenizers, every)
     for cls, prompt in list(cut.items())[:WARNED]:
         shown = prompt if len(prompt) <= 2 * SHOWN else f"{prompt[:SHOWN]} ... {prompt[-SHOWN:]}"
         ctx.progress.note(
-            f"warning: class {cls}: the text encoder reads {tokens_read(tokenizers)} tokens and "
+            f"warning: class {cls}: the text encoder reads {limit} tokens and "
             f"cuts the end of this prompt off: {shown}"
         )
     if len(cut) > WARNED:
@@ -177,12 +173,11 @@ def batch_size(ctx: Context, model: DiffusionModel, attempt: Callable[[int], Non
         return wanted
     if model.device.type == "cuda":
         return largest_that_runs(attempt)
-    setup, guide = Setup.of(ctx.recipe), ctx.recipe.guide
     room = psutil.virtual_memory().available * AUTOMATIC_SHARE
-    arch = architecture(setup.model, ctx.base)
+    arch = architecture(ctx.recipe.model, ctx.base)
     size = LARGEST
     while size:
-        need = guided_step(arch, setup, size, guide.image_size, guide.backbone)
+        need = guided_step(arch, ctx.recipe, size)
         if need.peak - need.weights <= room:
             return size
         size //= 2

@@ -35,9 +35,7 @@ from higfa_cli.stages.guide_pool import (
 )
 from higfa_cli.stages.inputs import guide_inputs
 from higfa_cli.training.calibration import HeldOut, calibrate
-from higfa_cli.training.folds import stratified_folds
-from higfa_cli.training.mixing import TrainSet
-from higfa_cli.training.pictures import Pictures, join
+from higfa_cli.training.pictures import Pictures, TrainSet, join, stratified_folds
 from higfa_cli.training.trainer import FitResult, fit, predict_logits
 
 NAME = "finetune-guide"
@@ -88,9 +86,7 @@ def run(ctx: Context) -> Mapping[str, object]:
         # The plain conditional branch is all that is asked of the model: no negative prompt.
         samples = [sample for sample in dataset.samples if sample.split != "test"]
         prompts = {"", *photo_prompts(samples, dataset, recipe, ctx.base)}
-        model = load_pipeline(
-            recipe.model, recipe.run, recipe.sampling, recipe.size, ctx.base, device, prompts
-        )
+        model = load_pipeline(recipe, ctx.base, device, prompts)
         levels = guided_levels(ctx, model)
         training = _Training(ctx, record, dataset, device)
         photos = read_photos(dataset.of("train"), dataset, recipe, ctx.base, ctx.progress)

@@ -27,9 +27,7 @@ from higfa_cli.stages.arms import choose_arms, left_out
 from higfa_cli.stages.context import Context, load_photos
 from higfa_cli.stages.inputs import downstream_inputs
 from higfa_cli.training.calibration import fit_temperature
-from higfa_cli.training.folds import stratified_folds
-from higfa_cli.training.mixing import TrainSet
-from higfa_cli.training.pictures import Pictures, load_pictures
+from higfa_cli.training.pictures import Pictures, TrainSet, load_pictures, stratified_folds
 from higfa_cli.training.synthetic import SyntheticFolder, list_synthetic
 from higfa_cli.training.trainer import fit, predict_logits
 
