@@ -114,6 +114,12 @@ def fake_guide(training: Training) -> Classifier:
     return guide
 
 
+@cache
+def _real_network(backbone: str, size: int) -> nn.Module:
+    """Some constructors (timm's RegNet) look into tensors of theirs, so it is built for real."""
+    return build_network(backbone, _CLASSES, size).requires_grad_(False).eval()
+
+
 @contextmanager
 def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
     """Build modules in `dtype`: fake parameters cannot be cast afterwards."""
