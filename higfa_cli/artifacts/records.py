@@ -10,15 +10,6 @@ from higfa_cli.artifacts.artifact import Artifact, Count, Several
 from higfa_cli.artifacts.rows import PictureFault
 
 
-class DownstreamOptions(Artifact):
-    """The flags of the last `higfa train-downstream`."""
-
-    remedy: ClassVar[str] = "delete it"
-
-    synthetic: Several[str] | None = None
-    arms: Several[str] | None = None
-
-
 class PhotoCounts(Artifact):
     """accepted + rejected = found."""
 

@@ -203,13 +203,6 @@ class Workspace:
         """Sheets of `synthesize --preview` and `--sweep`; no stage reads them."""
         return self.root / "previews"
 
-    def options(self, stage: str) -> Path:
-        """The flags of a stage's last run.
-
-        Beside the stage's folder, as its lock is: the folder belongs to one run, this outlives it.
-        """
-        return self.root / f".{stage}.options.json"
-
     def name(self, path: Path) -> str:
         """A file or folder of the workspace as a stage's inputs name it."""
         return path.relative_to(self.root).as_posix()

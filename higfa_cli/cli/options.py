@@ -81,12 +81,13 @@ class Choice:
 
     def context(self, quiet: bool = True, force: bool = False) -> Context:
         """Load the recipe. Raises UserError when it is not valid."""
-        from higfa_cli.cli.output import TerminalProgress
         from higfa_cli.cli.quiet import silence_libraries
+
+        silence_libraries()
+        from higfa_cli.cli.output import TerminalProgress
         from higfa_cli.recipe.load import load_recipe
         from higfa_cli.stages.context import make_context
 
-        silence_libraries()
         overrides = [*self.overrides, *([f"run.device={self.device}"] if self.device else [])]
         loaded = load_recipe(self.ref, overrides)
         return make_context(loaded, self.workspace, TerminalProgress(quiet), force)

@@ -13,6 +13,8 @@ _QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "DIFFUSERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
+    # Looking for plug-ins reads the metadata of every installed package.
+    "PYDANTIC_DISABLE_PLUGINS": "1",
 }
 
 _LIBRARIES = r"(diffusers|transformers|huggingface_hub|timm|torch|torchvision)(\.|$)"

@@ -71,8 +71,8 @@ def class_label(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def inside(root: Path, key: str, origin: str) -> Path:
-    """`root / key`; raises UserError (naming `origin`) for a key that leaves the root.
+def check_inside(root: Path, key: str, origin: str) -> None:
+    """Raise UserError (naming `origin`) for a key that leaves the root.
 
     It may leave it by its text (`..`, an absolute path, a drive), or through a link.
     """
@@ -83,7 +83,6 @@ def inside(root: Path, key: str, origin: str) -> Path:
             f"{origin}: path {key[:_SHOWN]!r} {problem}; "
             "write it relative to that folder, without `..` and links"
         )
-    return root / key
 
 
 def plain_key(text: str) -> str:
@@ -209,7 +208,8 @@ class Rows:
     def add(self, key: str, label: str, split: Split, origin: str) -> None:
         """Add a photo; UserError naming `origin` when it leaves the folder, is absent or twice."""
         key = plain_key(key)
-        path = inside(self._folder, key, origin)
+        check_inside(self._folder, key, origin)
+        path = self._folder / key
         if key in self._origins:
             raise UserError(f"{origin}: {key} is already in {self._origins[key]}; keep one")
         if not exists(path):

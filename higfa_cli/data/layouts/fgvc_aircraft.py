@@ -9,8 +9,8 @@ from higfa_cli.data.layouts.common import (
     Layout,
     Listing,
     Row,
+    check_inside,
     class_label,
-    inside,
     read_text,
 )
 from higfa_cli.errors import UserError
@@ -45,14 +45,14 @@ def list_fgvc(root: Path) -> Listing:
                     f"{origin}: unknown class `{label}`, not in variants.txt; "
                     f"correct the line{or_nearest(label, known)}"
                 )
-            inside(folder, identity, origin)
+            check_inside(folder, identity, origin)
             if identity not in names:
                 raise UserError(f"{origin}: no image {folder / 'images' / identity}.jpg; add it")
             if identity in seen:
                 raise UserError(f"{origin}: {identity} is already in {seen[identity]}; keep one")
             seen[identity] = path.name
             key = f"images/{names[identity]}"
-            inside(folder, key, origin)
+            check_inside(folder, key, origin)
             rows.append(Row(key, label, split))
     _check_every_variant(known, rows, folder)
     return Listing(folder, tuple(rows))

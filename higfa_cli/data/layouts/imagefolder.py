@@ -11,10 +11,10 @@ from higfa_cli.data.layouts.common import (
     Listing,
     Row,
     Split,
+    check_inside,
     class_label,
     exists,
     image_files,
-    inside,
     plain_key,
     read_text,
     sub_folders,
@@ -106,7 +106,8 @@ def list_csv(root: Path, path: Path) -> Listing:
             if row.key in seen:
                 raise UserError(f"{origin}: {row.key} is listed twice; keep one of the lines")
             seen.add(row.key)
-            if not exists(inside(root, row.key, origin)):
+            check_inside(root, row.key, origin)
+            if not exists(root / row.key):
                 raise UserError(
                     f"{origin}: no file {root / row.key}; remove the line or add the file"
                 )
