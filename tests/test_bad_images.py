@@ -24,7 +24,7 @@ from higfa_cli.artifacts.rows import PHOTO_FAULTS, ImageFault
 from higfa_cli.cli.app import app
 from higfa_cli.data.dataset import load_dataset
 from higfa_cli.data.images import ImageError, read_image
-from higfa_cli.data.layouts.common import IMAGE_SUFFIXES
+from higfa_cli.data.layouts.files import IMAGE_SUFFIXES
 from higfa_cli.data.rejected import allowed, file_state, read_rejected
 from higfa_cli.recipe.data import Data
 from higfa_cli.recipe.load import load_recipe

@@ -5,6 +5,7 @@ Two readers would disagree about orientation, 16-bit scaling and damaged files.
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import warnings
 from pathlib import Path
@@ -23,7 +24,9 @@ MAX_BYTES = 256 * 2**20
 
 # Whatever a file is called, it is read as one of these or not at all: some of Pillow's other
 # plug-ins start programs (EPS), or are rarely looked at.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+_FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+if importlib.util.find_spec("PIL.AvifImagePlugin"):
+    _FORMATS += ("AVIF",)
 # Pixels that are converted at once, so that a large picture is in memory once and not five times.
 _STRIP_PIXELS = 2**21
 _WHITE_IS_ZERO = 0
