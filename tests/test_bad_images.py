@@ -161,12 +161,12 @@ def test_the_scan_would_find_another_reader(line: str) -> None:
     assert list(foreign_reads(line))
 
 
-def test_only_two_modules_list_photos_by_themselves() -> None:
+def test_only_the_context_lists_photos_by_itself() -> None:
     """All others get them from `load_photos`, and so leave out the same ones."""
     modules = sorted([*(PACKAGE / "stages").glob("*.py"), *(PACKAGE / "forecast").glob("*.py")])
     calls = re.compile(r"\b(list_photos|choose_photos|load_dataset)\(")
     listing = [p.stem for p in modules if calls.search(p.read_text(encoding="utf-8"))]
-    assert listing == ["context", "photos"]
+    assert listing == ["context"]
 
 
 # --- stage `contours` over all of them
@@ -276,7 +276,7 @@ def test_contours_over_all_of_them(tmp_path: Path) -> None:
     # One pixel, one colour, or only two rows; everything that shows the scene has edges.
     assert edgeless >= {"dot.png", "just-fits.png", "ycck.jpg"}
     shown = {case.name for case in CASES if case.reason is None and case.shape == (32, 48)}
-    assert edgeless & shown == {"ycck.jpg"}
+    assert edgeless & shown == {"ycck.jpg", "rows-missing.png"}
 
     sources = {row["source"] for row in read_jsonl(tmp_path / "out/contours/manifest.jsonl")}
     assert len(sources) == result["summary"]["photos"]["accepted"] - 3  # test photos give none

@@ -9,6 +9,7 @@ from typing import Any
 from higfa_cli.artifacts.plan import in_batches
 from higfa_cli.forecast.estimate import (
     count_pictures,
+    flops_of,
     memory_of,
     picture_cost,
     seconds_per_picture,
@@ -83,8 +84,9 @@ def _arm(ctx: ArmContext, images: int, notes: dict[str | None, None]) -> dict[st
     seconds, source = seconds_per_picture(ctx) or (None, None)
     if seconds is None and cost.error is None:
         notes["time is not known before a preview or a run has measured it"] = None
-    memory = None
+    memory = flops = None
     if cost.architecture is not None:
+        flops = flops_of(ctx, cost.architecture)
         memory = memory_of(ctx, cost.architecture, 1 if size == "auto" else size).peak
     return {
         "images": images,
@@ -94,8 +96,8 @@ def _arm(ctx: ArmContext, images: int, notes: dict[str | None, None]) -> dict[st
         "denoiser_evaluations": _times(cost.denoiser_evaluations, images),
         "denoiser_evaluations_per_image": cost.denoiser_evaluations,
         "guide_evaluations": _times(cost.guide_evaluations, images),
-        "flops": _times(cost.flops, images),
-        "flops_per_image": cost.flops,
+        "flops": _times(flops, images),
+        "flops_per_image": flops,
         "estimated_memory_bytes": memory,
         "estimated_seconds": _times(seconds, images),
         "estimated_from": source,

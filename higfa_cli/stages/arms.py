@@ -146,16 +146,20 @@ def _parse(text: str) -> Arm:
     return Arm(trained_as(name or folder.name), folder)
 
 
-def _remembered(ctx: Context) -> list[Arm]:
+def recorded_arms(ctx: Context) -> dict[str, str | None]:
+    """The arms of the last run, and where each one's new pictures were; none without a run."""
     try:
-        recorded = read_record(ctx.ws.downstream.directory).inputs.parameters.get("arms")
+        arms = read_record(ctx.ws.downstream.directory).inputs.parameters.get("arms")
     except UserError:
         # A broken record remembers nothing; the stage's own state reports it and runs again.
-        return []
-    named = recorded.items() if isinstance(recorded, dict) else ()
-    # Folders of the workspace are recorded relative to it.
+        return {}
+    rows = arms.items() if isinstance(arms, dict) else ()
+    return {name: source if isinstance(source, str) else None for name, source in rows}
+
+
+def _remembered(ctx: Context) -> list[Arm]:
+    """The folders that were given to the last run; those of the workspace are recorded below it."""
+    sources = recorded_arms(ctx).items()
     return [
-        Arm(name, Path(source))
-        for name, source in named
-        if isinstance(source, str) and Path(source).is_absolute()
+        Arm(name, Path(place)) for name, place in sources if place and Path(place).is_absolute()
     ]

@@ -7,12 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
-from higfa_cli.artifacts.artifact import read_model
-from higfa_cli.artifacts.atomic import write_note
-from higfa_cli.artifacts.records import DownstreamOptions
-from higfa_cli.artifacts.stage_state import StageInputs, StageState, stage_state
+from higfa_cli.artifacts.stage_state import StageInputs, StageState, recorded_outputs, stage_state
 from higfa_cli.artifacts.workspace import RECORD
 from higfa_cli.errors import UserError
+from higfa_cli.stages.arms import recorded_arms
 from higfa_cli.stages.context import Context, choose_names
 from higfa_cli.stages.summaries import IntendedRow, StatusRow, StepRow
 from higfa_cli.stages.table import STAGES, stage_of
@@ -44,13 +42,7 @@ def run_stage(
     Raises UserError when a stage that it reads is not fresh.
     """
     check_upstream(ctx, stage, **options)
-    if stage_of(stage).arms is None:
-        path = ctx.ws.options(stage)
-        if options:
-            write_note(path, DownstreamOptions.model_validate(options).plain())
-        else:
-            path.unlink(missing_ok=True)
-    else:
+    if stage_of(stage).arms is not None:
         options["arms"] = [_arm_of(part) for part in _parts(ctx, stage, options.get("arms", ()))]
     return stage_of(stage).run(ctx, **options, **(how or {}))
 
@@ -179,8 +171,6 @@ def describe(ctx: Context, stage: str, **options: Any) -> Mapping[str, object]:
 
 
 def _describe(ctx: Context, part: str, options: Mapping[str, object]) -> dict[str, object]:
-    from higfa_cli.artifacts.run_record import recorded_outputs
-
     stage = stage_of(_stage_name(part))
     inputs = stage.inputs(_context_of(ctx, part), **options)
     directory = ctx.workspace / part
@@ -259,16 +249,14 @@ def _find_state(
 
 
 def _upstream_state(ctx: Context, stage: str, states: dict[str, StageState]) -> StageState:
-    """The state that matters to a later stage: by the recipe, or by the last command line.
+    """The state that matters to a later stage: by the recipe, or with the arms of the last run.
 
     After `train-downstream --arm real` the recipe alone would call its results stale, yet they
     are what was asked for, and `report` may read them.
     """
     by_recipe = _state(ctx, stage, {}, states)
-    path = ctx.ws.options(stage)
-    if by_recipe.kind != "fresh" and path.is_file():
-        options = read_model(path, DownstreamOptions)
-        as_last_run = _find_state(ctx, stage, options.plain(), states)
+    if by_recipe.kind != "fresh" and stage == "train-downstream":
+        as_last_run = _find_state(ctx, stage, {"arms": list(recorded_arms(ctx))}, states)
         return as_last_run if as_last_run.kind == "fresh" else by_recipe
     return by_recipe
 
