@@ -7,12 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from higfa_cli.artifacts.plan import in_batches
-from higfa_cli.forecast.estimate import (
-    count_pictures,
-    memory_of,
-    picture_cost,
-    seconds_per_picture,
-)
+from higfa_cli.forecast.estimate import count_pictures, memory_of, picture_cost, seconds_per_picture
 from higfa_cli.models.architecture import WrongSize
 from higfa_cli.stages.context import ArmContext, Context, choose_names
 from higfa_cli.stages.recipe_checks import check_recipe
@@ -60,9 +55,7 @@ def dry_run(ctx: Context, arms: Sequence[str] = ()) -> dict[str, object]:
         "counted_from": counted.source,
         "batch_size": size,
         **{key: _sum([row[key] for row in rows.values()]) for key in _SUMS},
-        "estimated_memory_bytes": max(
-            (row["estimated_memory_bytes"] or 0 for row in rows.values()), default=0
-        )
+        "estimated_memory_bytes": max(row["estimated_memory_bytes"] or 0 for row in rows.values())
         or None,
         "arms": rows,
         "notes": [note for note in notes if note is not None],
