@@ -14,6 +14,19 @@ if TYPE_CHECKING:
     from tests.support.forks import Forks
 
 
+# The files that take longest, so that no worker is left with one of them at the end.
+LONGEST = (
+    *("footprint", "end_to_end_families", "doctor", "equality", "kill", "families"),
+    *("faults_stop", "shards", "faults", "bad_images", "dry_run", "end_to_end"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files."""
+    place = {f"test_{name}.py": index for index, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A cache folder of the tests' own, which the processes of one run share."""

@@ -519,8 +519,9 @@ def test_self_check_draws_and_compares(
         assert word in block
     assert str(tmp_path) not in block and str(models[family][0].parent) not in block
     assert str(Path.home()) not in block and not re.search(r"(^|\s)/\w", block)
-    shown = run(recipe, "--self-check")
-    assert shown.exit_code == 0 and "```text" in shown.stdout
+    if family == "sd":
+        shown = run(recipe, "--self-check")
+        assert shown.exit_code == 0 and "```text" in shown.stdout
     assert not (tmp_path / "here" / "runs").exists()
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from higfa_cli.artifacts.atomic import read_jsonl
 from tests.support import tiny
-from tests.support.drawing import load, make_guide, pictures, pixels
+from tests.support.drawing import loaded, make_guide, pictures, pixels
 from tests.support.fault_project import ROOT, one_line, tree, write_project
 from tests.support.forks import Forks
 from tests.support.signals import heed_signals
@@ -40,7 +40,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_confidence_of_exactly_one_and_zero(
     folders: tuple[Path, Path], grad_norm: str, read: str
 ) -> None:
-    model = load(folders)
+    model = loaded(folders)
     guidance = strengths(
         text=1.0, contour=1.0, classifier=2.0, switch=0.5, grad_norm=grad_norm, read=read
     )
@@ -64,7 +64,7 @@ def test_confidence_of_exactly_one_and_zero(
 def test_a_guide_that_is_blind_has_no_gradient_and_spoils_nothing(
     folders: tuple[Path, Path],
 ) -> None:
-    model = load(folders)
+    model = loaded(folders)
     for grad_norm in ("none", "rms"):
         guidance = strengths(classifier=2.0, switch=0.5, grad_norm=grad_norm)
         for drawn in pictures(model, guidance, make_guide(weight=0.0)):

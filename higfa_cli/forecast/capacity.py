@@ -115,10 +115,9 @@ def time(findings: Findings) -> Row:
     measured = [estimate.seconds_per_picture(arm) for arm, _ in findings.costs]
     paces = [pace for pace in measured if pace is not None]
     if len(paces) < len(measured):
-        flops = findings.costliest[1].flops
-        if flops is None:
+        if findings.flops is None:
             return Row("time", "warning", _UNKNOWN)
-        each = f"{flops:.2g} operations per picture"
+        each = f"{findings.flops:.2g} operations per picture"
         return Row("time", "ok", f"not known before a preview or a run has measured it; {each}")
     seconds, source = sum(pace[0] for pace in paces) / len(paces), paces[0][1]
     each = f"{duration(seconds)} per picture ({source})"

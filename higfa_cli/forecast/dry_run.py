@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from higfa_cli.artifacts.plan import in_batches
-from higfa_cli.forecast.estimate import count_pictures, memory_of, picture_cost, seconds_per_picture
+from higfa_cli.forecast.estimate import (
+    count_pictures,
+    flops_of,
+    memory_of,
+    picture_cost,
+    seconds_per_picture,
+)
 from higfa_cli.models.architecture import WrongSize
 from higfa_cli.stages.context import ArmContext, Context, choose_names
 from higfa_cli.stages.recipe_checks import check_recipe
@@ -76,8 +82,9 @@ def _arm(ctx: ArmContext, images: int, notes: dict[str | None, None]) -> dict[st
     seconds, source = seconds_per_picture(ctx) or (None, None)
     if seconds is None and cost.error is None:
         notes["time is not known before a preview or a run has measured it"] = None
-    memory = None
+    memory = flops = None
     if cost.architecture is not None:
+        flops = flops_of(ctx, cost.architecture)
         memory = memory_of(ctx, cost.architecture, 1 if size == "auto" else size).peak
     return {
         "images": images,
@@ -87,8 +94,8 @@ def _arm(ctx: ArmContext, images: int, notes: dict[str | None, None]) -> dict[st
         "denoiser_evaluations": _times(cost.denoiser_evaluations, images),
         "denoiser_evaluations_per_image": cost.denoiser_evaluations,
         "guide_evaluations": _times(cost.guide_evaluations, images),
-        "flops": _times(cost.flops, images),
-        "flops_per_image": cost.flops,
+        "flops": _times(flops, images),
+        "flops_per_image": flops,
         "estimated_memory_bytes": memory,
         "estimated_seconds": _times(seconds, images),
         "estimated_from": source,

@@ -59,7 +59,6 @@ class Cost:
     architecture: Architecture | None = None
     denoiser_evaluations: int | None = None
     guide_evaluations: int | None = None
-    flops: float | None = None
     error: UserError | None = None
 
 
@@ -121,7 +120,7 @@ def picture_cost(ctx: Context) -> Cost:
         missing = missing_files(recipe.model, ctx.base, recipe.run.local_files_only)
         folders = [lost.remedy for lost in missing if lost.file == FOLDER]
         return Cost(error=UserError(folders[0]) if folders else error)
-    return Cost(arch, *_evaluations(ctx, arch), _flops(ctx, arch))
+    return Cost(arch, *_evaluations(ctx, arch))
 
 
 def model_parts(ctx: Context) -> Architecture:
@@ -170,7 +169,9 @@ def memory_of(ctx: Context, arch: Architecture, batch: int) -> Need:
     return Need(*remembered("memory", [batch, _reads(ctx, arch)], compute))
 
 
-def _flops(ctx: Context, arch: Architecture) -> float:
+def flops_of(ctx: Context, arch: Architecture) -> float:
+    """Floating-point operations of one picture, a multiply-add being two."""
+
     def compute() -> float:
         from higfa_cli.models.footprint import flops_per_picture
 
@@ -183,7 +184,12 @@ def _flops(ctx: Context, arch: Architecture) -> float:
 def _reads(ctx: Context, arch: Architecture) -> list[Any]:
     """What memory and arithmetic depend on."""
     recipe = ctx.recipe
-    sections = recipe.model_dump(mode="json", include={"model", "size", "guidance", "sampling"})
+    sections = recipe.model_dump(
+        mode="json",
+        include={"model": True, "size": True, "guidance": True, "sampling": True},
+        # Where the parts are; `arch` says what they are.
+        exclude={"model": {"base", "controlnet", "gradient_autoencoder"}},
+    )
     guide = [recipe.guide.backbone, recipe.guide.image_size]
     return [asdict(arch), sections, recipe.run.memory.model_dump(mode="json"), guide]
 

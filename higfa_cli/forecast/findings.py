@@ -46,11 +46,21 @@ class Findings:
 
     @property
     def costliest(self) -> tuple[ArmContext, Cost]:
-        """The arm whose pictures take the most arithmetic; the first where that is not known."""
-        return max(self.costs, key=lambda each: each[1].flops or 0)
+        """The arm whose pictures take the most evaluations of denoiser and guide, or the first."""
+
+        def evaluations(each: tuple[ArmContext, Cost]) -> int:
+            return (each[1].denoiser_evaluations or 0) + (each[1].guide_evaluations or 0)
+
+        return max(self.costs, key=evaluations)
+
+    @cached_property
+    def flops(self) -> float | None:
+        """Floating-point operations of one picture of that arm; None where that is not known."""
+        arm, cost = self.costliest
+        return None if cost.architecture is None else estimate.flops_of(arm, cost.architecture)
 
     @property
     def is_large(self) -> bool:
         """Whether the model is too large for a CPU."""
         # The pocket takes 4e10 operations per picture, Stable Diffusion 1.5 more than 1e14.
-        return (self.costliest[1].flops or 0) > 1e13
+        return (self.flops or 0) > 1e13

@@ -5,8 +5,10 @@ Under a FakeTensorMode or on `meta` their tensors have shapes and no numbers; el
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -101,9 +103,8 @@ def fake_guide(training: Training) -> Classifier:
     classes = tuple(str(i) for i in range(_CLASSES))
     guide = Classifier(nn.Identity(), ClassifierSpec(name, classes, size, half, half))
     # Not by the constructor, which casts to float32: fake parameters cannot be cast.
-    # Built for real first: some constructors (timm's RegNet) look into tensors of theirs.
     with unset_fake_temporarily():
-        network = build_network(name, _CLASSES, size).requires_grad_(False).eval()
+        network = copy.deepcopy(_real_network(name, size))
     for module in network.modules():
         for name, value in list(module.named_parameters(recurse=False)):
             setattr(module, name, nn.Parameter(torch.empty_like(value), requires_grad=False))
@@ -111,6 +112,12 @@ def fake_guide(training: Training) -> Classifier:
             setattr(module, name, torch.empty_like(buffer))
     guide.network = network
     return guide
+
+
+@cache
+def _real_network(backbone: str, size: int) -> nn.Module:
+    """Some constructors (timm's RegNet) look into tensors of theirs, so it is built for real."""
+    return build_network(backbone, _CLASSES, size).requires_grad_(False).eval()
 
 
 @contextmanager
