@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from higfa_cli.artifacts.rows import TransformRecord
-from higfa_cli.artifacts.run_record import stage_state
+from higfa_cli.artifacts.stage_state import stage_state
 from higfa_cli.contour.extract import extract
 from higfa_cli.contour.transform import apply_transform
 from higfa_cli.data.images import read_image

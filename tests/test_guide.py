@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from higfa_cli.artifacts.atomic import read_json, read_jsonl
 from higfa_cli.artifacts.results import Calibration
-from higfa_cli.artifacts.run_record import stage_state
+from higfa_cli.artifacts.stage_state import stage_state
 from higfa_cli.data.dataset import load_dataset
 from higfa_cli.errors import UserError
 from higfa_cli.method.protocols import Level

@@ -14,13 +14,9 @@ from higfa_cli.artifacts.artifact import write_rows
 from higfa_cli.artifacts.atomic import read_jsonl, write_json, write_jsonl, write_text
 from higfa_cli.artifacts.fingerprint import hash_file
 from higfa_cli.artifacts.lock import folder_lock
-from higfa_cli.artifacts.run_record import (
-    StageInputs,
-    recorded_outputs,
-    stage_run,
-    stage_state,
-)
+from higfa_cli.artifacts.run_record import StageInputs, stage_run
 from higfa_cli.artifacts.safe_paths import why_outside
+from higfa_cli.artifacts.stage_state import recorded_outputs, stage_state
 from higfa_cli.data.dataset import load_dataset
 from higfa_cli.errors import UserError
 from higfa_cli.forecast import estimate

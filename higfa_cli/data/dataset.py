@@ -91,9 +91,8 @@ class Dataset:
 def load_dataset(data: Data, base: Path, seed: int, rejected: Rejected | None = None) -> Dataset:
     """List the photos of `data` (nothing is decoded), check them, and attach class words.
 
-    `base` is the recipe's folder; `seed` draws `data.shots`, from the photos that `rejected` does
-    not name. A missing val or test split is allowed: `Dataset.splits` says which exist.
-    Raises UserError naming the thing and the remedy.
+    `seed` draws `data.shots`, from the photos that `rejected` does not name. A missing val or test
+    split is allowed. Raises UserError naming the thing and the remedy.
     """
     return choose_photos(list_photos(data, base), data, base, seed, rejected)
 
@@ -122,17 +121,9 @@ def list_photos(data: Data, base: Path) -> Listing:
 
     Raises UserError for a missing folder, or lists that do not fit the layout.
     """
-    return _list(data, _folder(data.root, base), base)
-
-
-def class_words(data: Data, base: Path, classes: Sequence[str]) -> Mapping[str, str]:
-    """Class -> its words for prompts. Raises UserError for a missing file or class."""
-    words = data.class_words
-    path = None if words is None else existing_path(words, base, "data.class_words")
-    return words_for(classes, path)
-
-
-def _list(data: Data, root: Path, base: Path) -> Listing:
+    root = existing_path(data.root, base, "data.root")
+    if not root.is_dir():
+        raise UserError(f"data folder {root} does not exist; correct data.root")
     layout = layout_of(data.layout)
     if layout is not None:
         if data.split_file is not None:
@@ -146,11 +137,11 @@ def _list(data: Data, root: Path, base: Path) -> Listing:
     return list_folders(root)
 
 
-def _folder(ref: str, base: Path) -> Path:
-    path = existing_path(ref, base, "data.root")
-    if not path.is_dir():
-        raise UserError(f"data folder {path} does not exist; correct data.root")
-    return path
+def class_words(data: Data, base: Path, classes: Sequence[str]) -> Mapping[str, str]:
+    """Class -> its words for prompts. Raises UserError for a missing file or class."""
+    words = data.class_words
+    path = None if words is None else existing_path(words, base, "data.class_words")
+    return words_for(classes, path)
 
 
 def _keep_shots(rows: Sequence[Row], shots: int | None, seed: int) -> tuple[Row, ...]:

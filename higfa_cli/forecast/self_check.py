@@ -262,7 +262,7 @@ def _block(
 ) -> str:
     """The block for reports: fenced, and nothing in it says whose machine this is."""
     recipe, device = ctx.recipe, model.device
-    place = f"{device.type} ({torch.get_num_threads()} threads)"
+    place = f"{device.type} ({plural(torch.get_num_threads(), 'thread')})"
     if device.type == "cuda":
         place = f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
     saving = [name for name, value in recipe.run.memory.model_dump().items() if value]

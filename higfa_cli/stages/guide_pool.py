@@ -15,7 +15,7 @@ from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.contour.extract import extract
 from higfa_cli.data.dataset import Dataset, Sample
 from higfa_cli.data.images import fit_square
-from higfa_cli.data.prompt_bank import prompts_for
+from higfa_cli.data.prompts import prompts_for
 from higfa_cli.errors import UserError
 from higfa_cli.method.protocols import Level
 from higfa_cli.models.classifier import from_bytes, resize, to_bytes

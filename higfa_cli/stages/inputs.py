@@ -10,7 +10,7 @@ from higfa_cli.artifacts.fingerprint import hash_file, hash_json, hash_tree
 from higfa_cli.artifacts.stage_state import StageInputs
 from higfa_cli.data.dataset import class_words
 from higfa_cli.data.layouts.common import SPLITS, Listing, Row, check_rows, plain_name
-from higfa_cli.data.prompt_bank import templates_for
+from higfa_cli.data.prompts import templates_for
 from higfa_cli.data.rejected import (
     check_share,
     file_state,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
-from higfa_cli.artifacts.stage_state import StageInputs, StageState, stage_state
+from higfa_cli.artifacts.stage_state import StageInputs, StageState, recorded_outputs, stage_state
 from higfa_cli.artifacts.workspace import RECORD
 from higfa_cli.errors import UserError
 from higfa_cli.stages.arms import recorded_arms
@@ -171,8 +171,6 @@ def describe(ctx: Context, stage: str, **options: Any) -> Mapping[str, object]:
 
 
 def _describe(ctx: Context, part: str, options: Mapping[str, object]) -> dict[str, object]:
-    from higfa_cli.artifacts.run_record import recorded_outputs
-
     stage = stage_of(_stage_name(part))
     inputs = stage.inputs(_context_of(ctx, part), **options)
     directory = ctx.workspace / part

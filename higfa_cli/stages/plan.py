@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from higfa_cli.artifacts.artifact import read_rows
 from higfa_cli.artifacts.plan import make_plan, sample
 from higfa_cli.artifacts.rows import ContourRow, PlanItem
-from higfa_cli.data.prompt_bank import negative_for, prompts_for
+from higfa_cli.data.prompts import negative_for, prompts_for
 from higfa_cli.errors import UserError
 from higfa_cli.stages.context import ArmContext, Context, load_photos
 from higfa_cli.stages.inputs import manifest_path

@@ -5,8 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from higfa_cli.data.prompt_bank import negative_for
-from higfa_cli.data.prompts import load_words
+from higfa_cli.data.prompts import load_words, negative_for
 from higfa_cli.recipe.refs import POCKET, existing_path, resolve_ref
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages.inputs import MODELS
