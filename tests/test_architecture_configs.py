@@ -13,9 +13,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from higfa_cli.errors import UserError
 from higfa_cli.models.architecture import architecture
-from higfa_cli.models.families import KNOWN, family_of
+from higfa_cli.models.families import FAMILIES, KNOWN, family_of
 from higfa_cli.models.families.family import Architecture
-from higfa_cli.models.scheduler import CLASSES, SchedulerSolver
+from higfa_cli.models.scheduler import SchedulerSolver
 from higfa_cli.recipe.drawing import Model
 from tests.support.tiny import make_model, make_tiny_autoencoder
 
@@ -76,7 +76,7 @@ def test_shipped_text_encoders_have_the_published_sizes() -> None:
 
 
 @pytest.mark.parametrize("keys", [SDXL, SD15], ids=["sdxl", "sd15"])
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", FAMILIES["sd"].schedulers)
 def test_shipped_schedulers_drive_every_solver(keys: dict[str, str], name: str) -> None:
     levels = SchedulerSolver(name, of(**keys).scheduler, 30).levels
     # alpha_bar of the last training step is 0.0047: sigma / alpha there is 14.61.

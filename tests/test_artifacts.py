@@ -24,8 +24,9 @@ from higfa_cli.artifacts.atomic import (
 from higfa_cli.artifacts.class_folders import class_dir, class_name
 from higfa_cli.artifacts.fingerprint import hash_bytes, hash_file, hash_json, hash_tree
 from higfa_cli.artifacts.records import ReportCounts
-from higfa_cli.artifacts.run_record import StageInputs, stage_run, stage_state
+from higfa_cli.artifacts.run_record import StageInputs, stage_run
 from higfa_cli.artifacts.seeds import seed_for
+from higfa_cli.artifacts.stage_state import stage_state
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.load import load_recipe
 from tests.support.stage_folder import INPUTS, RECIPE, finish, names, write_files
@@ -65,7 +66,7 @@ def test_broken_files_name_file_and_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="line 1: expected a JSON object"):
         read_jsonl(tmp_path / "a.jsonl")
     (tmp_path / "a.json").write_text("{\n\n!")
-    with pytest.raises(UserError, match=r"a\.json is not valid JSON \(line 3"):
+    with pytest.raises(UserError, match=r"a\.json, line 3: not valid JSON"):
         read_json(tmp_path / "a.json")
     with pytest.raises(UserError, match=r"b\.json does not exist"):
         read_json(tmp_path / "b.json")

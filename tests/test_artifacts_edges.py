@@ -20,8 +20,8 @@ from higfa_cli.artifacts.atomic import (
 )
 from higfa_cli.artifacts.class_folders import class_dir, class_dirs, class_name
 from higfa_cli.artifacts.plan import batches, in_batches, make_plan
-from higfa_cli.artifacts.records import JournalRow
 from higfa_cli.artifacts.safe_paths import contained
+from higfa_cli.artifacts.stage_run import JournalRow
 from higfa_cli.artifacts.stage_state import StageInputs
 from higfa_cli.errors import UserError, remedy_for
 from higfa_cli.text import inert

@@ -19,18 +19,17 @@ from higfa_cli.artifacts.atomic import (
     write_json,
     write_text,
 )
-from higfa_cli.artifacts.journal import Entry, journal, read_journal
 from higfa_cli.artifacts.lock import folder_lock, living_parts
 from higfa_cli.artifacts.run_record import (
     StageInputs,
     StageRun,
     closing_run,
     part_run,
-    recorded_outputs,
     stage_run,
-    stage_state,
     tidy,
 )
+from higfa_cli.artifacts.stage_run import JournalRow, journal, read_journal
+from higfa_cli.artifacts.stage_state import recorded_outputs, stage_state
 from higfa_cli.errors import UserError
 from tests.support.fault_project import ROOT, no_file_longer_than
 from tests.support.stage_folder import INPUTS, RECIPE, finish, names, write_files
@@ -141,7 +140,7 @@ def test_parts_beside_each_other_then_closed(tmp_path: Path) -> None:
     assert stage_state(stage, INPUTS).kind == "partial"
     assert set(recorded_outputs(stage)) == {"images/a", "images/b"}
     with folder_lock(stage), closing_run(stage, INPUTS, RECIPE) as run:
-        assert run.entries["images/b"].seconds == 1.5
+        assert run.finished["images/b"].seconds == 1.5
         for name in run.kept:
             run.keep(name)
         write_files(run, {"c": "3"})
@@ -172,9 +171,9 @@ def test_leftovers_of_the_last_step_are_tidied(tmp_path: Path) -> None:
 
 def test_journal_lines_that_are_none(tmp_path: Path) -> None:
     lines = ["[]", '"x"', '{"file_name": "a"}', '{"file_name": "../b", "sha256": "1"}', "{"]
-    good = Entry("2", 3.0).line("c")
-    (tmp_path / ".outputs.jsonl").write_text("\n".join([*lines, good]) + "\n")
-    assert read_journal(tmp_path / ".outputs.jsonl") == {"c": Entry("2", 3.0)}
+    good = JournalRow(file_name="c", sha256="2", seconds=3.0)
+    (tmp_path / ".outputs.jsonl").write_text("\n".join([*lines, good.line]) + "\n")
+    assert read_journal(tmp_path / ".outputs.jsonl") == {"c": good}
     assert read_journal(tmp_path / "none") == {}
 
 

@@ -22,16 +22,15 @@ import higfa_cli
 from higfa_cli.artifacts.atomic import read_json, read_jsonl
 from higfa_cli.artifacts.rows import PHOTO_FAULTS, ImageFault
 from higfa_cli.cli.app import app
-from higfa_cli.data import images
 from higfa_cli.data.dataset import load_dataset
 from higfa_cli.data.images import ImageError, read_image
+from higfa_cli.data.layouts.common import IMAGE_SUFFIXES
 from higfa_cli.data.rejected import allowed, file_state, read_rejected
 from higfa_cli.recipe.data import Data
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.stages import drawing, filter, finetune_guide, train_downstream
-from higfa_cli.stages.context import make_context
+from higfa_cli.stages.context import load_photos, make_context
 from higfa_cli.stages.inputs import downstream_inputs
-from higfa_cli.stages.photos import load_photos
 from tests.support.bad_images import Case, cases, encoded, large_palette_png, one_bit_png, scene
 from tests.support.fault_project import obey_permissions
 from tests.support.recipes import write_recipe
@@ -162,12 +161,12 @@ def test_the_scan_would_find_another_reader(line: str) -> None:
     assert list(foreign_reads(line))
 
 
-def test_only_two_modules_list_photos_by_themselves() -> None:
+def test_only_the_context_lists_photos_by_itself() -> None:
     """All others get them from `load_photos`, and so leave out the same ones."""
     modules = sorted([*(PACKAGE / "stages").glob("*.py"), *(PACKAGE / "forecast").glob("*.py")])
     calls = re.compile(r"\b(list_photos|choose_photos|load_dataset)\(")
     listing = [p.stem for p in modules if calls.search(p.read_text(encoding="utf-8"))]
-    assert listing == ["context", "photos"]
+    assert listing == ["context"]
 
 
 # --- stage `contours` over all of them
@@ -277,7 +276,7 @@ def test_contours_over_all_of_them(tmp_path: Path) -> None:
     # One pixel, one colour, or only two rows; everything that shows the scene has edges.
     assert edgeless >= {"dot.png", "just-fits.png", "ycck.jpg"}
     shown = {case.name for case in CASES if case.reason is None and case.shape == (32, 48)}
-    assert edgeless & shown == {"ycck.jpg"}
+    assert edgeless & shown == {"ycck.jpg", "rows-missing.png"}
 
     sources = {row["source"] for row in read_jsonl(tmp_path / "out/contours/manifest.jsonl")}
     assert len(sources) == result["summary"]["photos"]["accepted"] - 3  # test photos give none
@@ -295,7 +294,7 @@ def test_contours_over_a_corpus(tmp_path: Path) -> None:
     folder = tmp_path / "photos/train/odd"
     folder.mkdir(parents=True)
     for number, path in enumerate(files):
-        known = path.suffix.lower() in images.IMAGE_SUFFIXES
+        known = path.suffix.lower() in IMAGE_SUFFIXES
         name = path.name if known else f"{path.name}.jpg"
         (folder / f"{number:05}-{name}").symlink_to(path.resolve())
     for number in range(3):

@@ -22,7 +22,7 @@ import higfa_cli
 from higfa_cli.artifacts.lock import folder_lock
 from higfa_cli.cli.app import app
 from higfa_cli.cli.guard import Guarded
-from higfa_cli.cli.options import Choice
+from higfa_cli.cli.options import DeviceFlags
 from higfa_cli.cli.output import TerminalProgress, print_mapping
 from higfa_cli.recipe.keys import recipe_keys
 from tests.support.signals import heed_signals
@@ -285,9 +285,9 @@ def test_busy_folder_exits_75(recipe: Path) -> None:
 
 
 def test_words_repeat_the_choice() -> None:
-    choice = Choice("my recipe.yaml", ("name=a b",), Path("w"), "cpu")
-    assert choice.words == ("'my recipe.yaml' --set 'name=a b' --workspace w --device cpu")
-    assert Choice("pocket").words == "pocket"
+    flags = DeviceFlags("my recipe.yaml", None, None, ["name=a b"], Path("w"), device="cpu")
+    assert flags.words == ("'my recipe.yaml' --set 'name=a b' --workspace w --device cpu")
+    assert DeviceFlags("pocket").words == "pocket"
 
 
 def test_status_says_a_missing_folder_once(recipe: Path) -> None:

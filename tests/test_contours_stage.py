@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from higfa_cli.artifacts.rows import TransformRecord
-from higfa_cli.artifacts.run_record import stage_state
+from higfa_cli.artifacts.stage_state import stage_state
 from higfa_cli.contour.extract import extract
 from higfa_cli.contour.transform import apply_transform
 from higfa_cli.data.images import read_image
@@ -25,6 +25,7 @@ from higfa_cli.recipe.drawing import Model
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages import contours
 from higfa_cli.stages.context import Context
+from higfa_cli.stages.inputs import contour_inputs
 
 
 def scene(path: Path, seed: int, size: tuple[int, int] = (48, 36)) -> None:
@@ -117,19 +118,19 @@ def test_a_run_repeats_and_other_photos_do_not_matter(root: Path) -> None:
 def test_freshness_goes_by_content_and_parameters(root: Path) -> None:
     ctx = context(root)
     folder = ctx.stage_dir("contours")
-    assert stage_state(folder, contours.inputs(ctx)).kind == "missing"
+    assert stage_state(folder, contour_inputs(ctx)).kind == "missing"
     contours.run(ctx)
-    assert stage_state(folder, contours.inputs(ctx)).kind == "fresh"
-    lower = stage_state(folder, contours.inputs(context(root, canny_low=10.0)))
+    assert stage_state(folder, contour_inputs(ctx)).kind == "fresh"
+    lower = stage_state(folder, contour_inputs(context(root, canny_low=10.0)))
     assert lower.kind == "stale" and "contours.canny_low" in lower.reasons[0]
     before = manifest(ctx)
     scene(root / "val/A/p0.png", seed=51)  # every split is checked, but only train is drawn
-    assert stage_state(folder, contours.inputs(ctx)).reasons == ("data/val has other content",)
+    assert stage_state(folder, contour_inputs(ctx)).reasons == ("data/val has other content",)
     contours.run(ctx)
-    assert stage_state(folder, contours.inputs(ctx)).kind == "fresh"
+    assert stage_state(folder, contour_inputs(ctx)).kind == "fresh"
     assert manifest(ctx) == before
     scene(root / "train/A/p0.png", seed=51)
-    assert stage_state(folder, contours.inputs(ctx)).kind == "stale"
+    assert stage_state(folder, contour_inputs(ctx)).kind == "stale"
 
 
 def test_other_splits_on_request_alone(root: Path) -> None:
@@ -141,7 +142,7 @@ def test_other_splits_on_request_alone(root: Path) -> None:
     assert len({row["file_name"].lower() for row in rows}) == len(rows) == 7
     for splits, match in ((("test",), "asks for `test`"), ((), "contours.splits")):
         with pytest.raises(UserError, match=match):
-            contours.inputs(context(root, splits=splits))
+            contour_inputs(context(root, splits=splits))
 
 
 def test_shots_limit_the_sources(root: Path) -> None:
@@ -162,7 +163,7 @@ def test_a_bad_photo_is_listed_and_the_rest_goes_on(root: Path, kind: str, reaso
     assert summary["rejected"] == {reason: 1}
     assert [row["reason"] for row in rejected(ctx)] == [reason]
     assert len(list(ctx.stage_dir("contours").rglob("*.png"))) == 6
-    assert stage_state(ctx.stage_dir("contours"), contours.inputs(ctx)).kind == "fresh"
+    assert stage_state(ctx.stage_dir("contours"), contour_inputs(ctx)).kind == "fresh"
     bad.unlink()
     assert contours.run(replace(ctx))["photos"] == {"found": 7, "accepted": 7, "rejected": 0}
     assert rejected(ctx) == []
@@ -175,11 +176,11 @@ def test_photos_without_edges_count_and_depend_on_the_settings(root: Path) -> No
     strict = context(root, max_bad=0)
     for _ in range(2):  # the second time it is the list of the first that says so
         with pytest.raises(UserError, match=r"z\.png \(no-edges\).*canny_low"):
-            contours.inputs(strict)
+            contour_inputs(strict)
             contours.run(strict)
     assert not (strict.stage_dir("contours") / "manifest.jsonl").exists()
     lower = context(root, max_bad=0, canny_low=0.5, canny_high=1.0)
-    contours.inputs(lower)
+    contour_inputs(lower)
     assert contours.run(lower)["images"] == 7
 
 

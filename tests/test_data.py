@@ -14,8 +14,7 @@ from PIL import Image
 
 from higfa_cli.data.dataset import load_dataset
 from higfa_cli.data.images import ImageError, encode_png, fit_square, read_image
-from higfa_cli.data.prompt_bank import prompts_for
-from higfa_cli.data.prompts import default_words, load_words
+from higfa_cli.data.prompts import default_words, load_words, prompts_for
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.data import Data, Prompts
 
@@ -241,8 +240,8 @@ def test_another_class_or_split_is_another_fingerprint(tmp_path: Path) -> None:
         ("../secret.png,iris,train", ["line 3", "leaves the data folder"]),
         ("/etc/secret.png,iris,train", ["leaves the data folder"]),
         ("a/..\\..\\x.png,iris,train", ["leaves the data folder"]),
-        ("iris/9.png,iris,train", ["line 3", "iris/9.png", "no file"]),
-        ("daisy/0.png,daisy,val", ["listed twice"]),
+        ("iris/9.png,iris,train", ["line 3", "iris/9.png", "no image"]),
+        ("daisy/0.png,daisy,val", ["line 3", "already in", "line 2"]),
         ("iris/0.png,irs,train", ["unknown class `irs`", "did you mean `iris`"]),
         ("iris/0.png,iris,dev", ["split `dev`", "train, val, test"]),
         ("iris/0.png,,train", ["no class"]),
@@ -298,7 +297,7 @@ def test_fgvc_lists(tmp_path: Path, below: str) -> None:
     [
         (["0000 737-800"], [], ["`BAE 146-200`", "no training image"]),
         (["0000 737-80"], [], ["line 1", "`737-80`", "did you mean `737-800`"]),
-        (["0000"], [], ["line 1", "unknown class"]),
+        (["0000"], [], ["line 1", "2 fields"]),
         (["0009 737-800"], [], ["0009.jpg"]),
         (["../0000 737-800"], [], ["leaves the data folder"]),
         (["0000 737-800", "0001 BAE 146-200"], ["0001 BAE 146-200"], ["0001", "already in"]),

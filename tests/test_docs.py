@@ -54,27 +54,37 @@ SHOWN = [
 
 
 @pytest.mark.parametrize(("page", "file", "place"), SHOWN)
-def test_a_page_is_not_up_to_date_once_a_number_of_its_data_has_changed(
-    page: str,
-    file: str,
-    place: tuple[str | int, ...],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_a_page_follows_every_file_of_data_that_it_shows(
+    page: str, file: str, place: tuple[str | int, ...], tmp_path: Path
+) -> None:
+    committed = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    shutil.copytree(ROOT / "docs" / "data", tmp_path / "data")
+    assert make_docs.made_pages(tmp_path)[page]() == committed
+    change_number(tmp_path / "data" / f"{file}.json", place)
+    assert make_docs.made_pages(tmp_path)[page]() != committed
+
+
+def test_a_page_that_is_not_up_to_date_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(ROOT / "docs", tmp_path, dirs_exist_ok=True)
     monkeypatch.setattr(make_docs, "DOCS", tmp_path)
     monkeypatch.setattr(sys, "argv", ["make_docs.py", "--check"])
     assert make_docs.main() == 0
-    path = tmp_path / "data" / f"{file}.json"
+    page, file, place = SHOWN[0]
+    change_number(tmp_path / "data" / f"{file}.json", place)
+    assert make_docs.main() == 1
+    assert f"docs/{page} is not up to date" in capsys.readouterr().err
+
+
+def change_number(path: Path, place: tuple[str | int, ...]) -> None:
+    """Add 0.01 to the number at a place of a JSON file."""
     data = json.loads(path.read_text(encoding="utf-8"))
     inner = data
     for key in place[:-1]:
         inner = inner[key]
     inner[place[-1]] += 0.01
     path.write_text(json.dumps(data), encoding="utf-8")
-    assert make_docs.main() == 1
-    assert f"docs/{page} is not up to date" in capsys.readouterr().err
 
 
 def test_every_file_of_data_says_where_its_numbers_come_from() -> None:

@@ -391,22 +391,23 @@ def test_a_wrong_size_is_the_failed_row(
     assert f"size: {size} is not a multiple of 4" in wrong["detail"]
     assert wrong["remedy"] == f"set size to {near}"
     for check in ("memory", "time"):
-        assert "depends on size" in row(answer, check)["detail"]
+        assert row(answer, check)["detail"] == "not known before what fails above is mended"
 
 
 def test_memory_is_held_against_what_the_run_may_take(
     models: dict[str, tuple[Path, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = load_recipe(str(small_recipe(tmp_path, *models["sd"], batch_size=1)))
-    known = Findings(make_context(recipe), device=device_of("cpu"))
-    assert known.cost.architecture is not None
-    need = estimate.memory_of(known.ctx, known.cost.architecture, 1)
+    findings = Findings(make_context(recipe), device=device_of("cpu"))
+    arm, cost = findings.costliest
+    assert cost.architecture is not None
+    need = estimate.memory_of(arm, cost.architecture, 1)
     working = need.peak - need.weights
 
     def status(available: int, total: int) -> str:
         found = SimpleNamespace(available=available, total=total)
         monkeypatch.setattr(psutil, "virtual_memory", lambda: found)
-        found_row = capacity.memory(known.ctx, known)
+        found_row = capacity.memory(findings)
         assert "for 1 picture; " in found_row.detail and "50% of which" in found_row.detail
         return found_row.status
 
@@ -422,8 +423,8 @@ def test_memory_is_held_against_what_the_run_may_take(
         (9, total, "warning"),
         (9, total - 1, "failed"),
     ):
-        known.device = Device("cuda:0", "cuda", "a GPU", free, of)
-        found_row = capacity.memory(known.ctx, known)
+        findings.device = Device("cuda:0", "cuda", "a GPU", free, of)
+        found_row = capacity.memory(findings)
         assert found_row.status == expected
         assert "for 1 picture, plus about 1.5 GiB for CUDA; " in found_row.detail
     assert gib(ALLOWANCE) == "1.5 GiB"
@@ -450,7 +451,7 @@ def test_a_misspelt_network_fails_one_row_alone(
     assert failed["detail"] == "guide.backbone: timm has no model `resnet5O`"
     assert "resnet50" in failed["remedy"]
     unknown = [row["detail"] for row in answer["checks"] if row["check"] in ("memory", "time")]
-    assert unknown == ["not known: depends on guide.backbone, which timm does not know"] * 2
+    assert unknown == ["not known before what fails above is mended"] * 2
 
 
 def test_failures_are_rows(models: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
@@ -518,8 +519,9 @@ def test_self_check_draws_and_compares(
         assert word in block
     assert str(tmp_path) not in block and str(models[family][0].parent) not in block
     assert str(Path.home()) not in block and not re.search(r"(^|\s)/\w", block)
-    shown = run(recipe, "--self-check")
-    assert shown.exit_code == 0 and "```text" in shown.stdout
+    if family == "sd":
+        shown = run(recipe, "--self-check")
+        assert shown.exit_code == 0 and "```text" in shown.stdout
     assert not (tmp_path / "here" / "runs").exists()
 
 

@@ -15,7 +15,8 @@ import torch
 from higfa_cli.artifacts.artifact import write_model, write_rows
 from higfa_cli.artifacts.atomic import read_json, write_json
 from higfa_cli.artifacts.results import ArmResult, ArmRun, Results, SplitCounts
-from higfa_cli.artifacts.run_record import StageInputs, stage_run, stage_state
+from higfa_cli.artifacts.run_record import StageInputs, stage_run
+from higfa_cli.artifacts.stage_state import stage_state
 from higfa_cli.artifacts.workspace import DownstreamFolder
 from higfa_cli.data.dataset import load_dataset
 from higfa_cli.errors import UserError

@@ -266,7 +266,7 @@ def test_a_size_that_the_model_cannot_draw_is_refused() -> None:
 def test_the_same_model_is_counted_once(
     nowhere: Path, model: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = str(tiny_recipe(nowhere, model, steps=5))
+    recipe = str(tiny_recipe(nowhere, model, steps=5, classifier={"switch": 1.0}))
     monkeypatch.setenv("XDG_CACHE_HOME", str(nowhere / "cache"))
     for change in ("pictures.per_contour=1", "name=other", "sampling.steps=6"):
         plan = dry(recipe, "--set", change)

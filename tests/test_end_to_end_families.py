@@ -16,10 +16,8 @@ from higfa_cli.artifacts.plan import in_batches
 from higfa_cli.method import schedule
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.recipe.strict_yaml import dump_yaml
-from higfa_cli.stages.batch_files import Models
-from higfa_cli.stages.batching import batch_size, costliest_step
 from higfa_cli.stages.context import Context, make_context
-from higfa_cli.stages.drawing import draw_items
+from higfa_cli.stages.drawing import Models, batch_size, costliest_step, draw_items
 from higfa_cli.stages.plan import plan
 from tests.support import tiny
 from tests.support.photo_project import CLASSES, higfa, write_photos
@@ -160,7 +158,7 @@ def test_the_costliest_step_is_one_guided_step(recipe: Path) -> None:
 
 def test_sweep_over_a_model_key_and_over_prompts(recipe: Path) -> None:
     out = str(recipe.parent / "out")
-    flags = (str(recipe), "--workspace", out, "--json", "--quiet")
+    flags = (str(recipe), "--workspace", out, "--json", "--quiet", "--set", "sampling.steps=2")
     values = "prompts.negative=blur,ugly"
     result = json.loads(higfa("synthesize", *flags, "--sweep", values).stdout)
     assert [row["value"] for row in result["rows"]] == ["blur", "ugly"]

@@ -13,10 +13,10 @@ import torch
 from higfa_cli.errors import RecipeError, UserError
 from higfa_cli.method import schedule
 from higfa_cli.method.protocols import Branch
+from higfa_cli.models.diffusion import noise_and_denoise, seeded_noise
 from higfa_cli.models.draw import evaluations
-from higfa_cli.models.renoise import noise_and_denoise, seeded_noise
 from tests.support import tiny
-from tests.support.drawing import CONTOURS, CPU, PROMPTS, load, make_guide, pictures, pixels
+from tests.support.drawing import CONTOURS, CPU, PROMPTS, load, loaded, make_guide, pictures, pixels
 from tests.support.recipes import drawing_recipe, load_model
 from tests.support.strengths import strengths
 
@@ -30,7 +30,7 @@ def folders(
 
 
 def test_branches_see_what_they_should(folders: tuple[Path, Path]) -> None:
-    model = load(folders)
+    model = loaded(folders)
     level = model.solver(4).levels[1]
     x_t = seeded_noise([1, 2], model.latent_shape, CPU)
 
@@ -49,7 +49,7 @@ def test_branches_see_what_they_should(folders: tuple[Path, Path]) -> None:
 
 
 def test_branches_do_not_depend_on_their_company(folders: tuple[Path, Path]) -> None:
-    model = load(folders)
+    model = loaded(folders)
     level = model.solver(4).levels[2]
     x_t = seeded_noise([1, 2], model.latent_shape, CPU)
     denoiser = model.denoiser(model.conditions(PROMPTS, "", CONTOURS))
@@ -76,7 +76,7 @@ def test_outside_the_interval_the_controlnet_is_not_asked(folders: tuple[Path, P
 
 
 def test_strengths_of_one_are_the_plain_conditional(folders: tuple[Path, Path]) -> None:
-    model = load(folders)
+    model = loaded(folders)
     three = pictures(model, strengths(text=1.0, contour=1.0, switch=1.0))
     joint = pictures(model, strengths(composition="joint", text=1.0, switch=1.0))
     assert (pixels(three) == pixels(joint)).all()
@@ -86,10 +86,10 @@ def test_equal_strengths_are_plain_guidance_from_the_empty_prompt(
     folders: tuple[Path, Path],
 ) -> None:
     """s_T = s_C = s: e(x) + s [e(c_T,c_C) - e(x)], checked on one step's eps."""
-    model = load(folders)
+    model = loaded(folders)
     guidance = strengths(text=3.0, contour=3.0, switch=1.0)
     assert schedule.branches(guidance, False) == (Branch.UNCOND, Branch.TEXT_CONTOUR)
-    model_one = load(folders, steps=1)
+    model_one = loaded(folders, steps=1)
     drawn = pixels(pictures(model_one, guidance))
     level = model_one.solver(1).levels[0]
     solver = model_one.solver(1)
@@ -108,7 +108,7 @@ def test_equal_strengths_are_plain_guidance_from_the_empty_prompt(
 
 
 def test_gamma_zero_constant_is_the_fixed_strength_classifier(folders: tuple[Path, Path]) -> None:
-    model = load(folders)
+    model = loaded(folders)
     guidance = strengths(
         classifier=5.0, gamma=0.0, modulation="constant", switch=0.5, grad_norm="rms"
     )
@@ -123,7 +123,7 @@ def test_gamma_zero_constant_is_the_fixed_strength_classifier(folders: tuple[Pat
 
 def test_full_confidence_is_the_text_contour_sampler(folders: tuple[Path, Path]) -> None:
     """gamma > 0 and a(1) = 1: where p = 1 the guide changes nothing, bit for bit."""
-    model = load(folders)
+    model = loaded(folders)
     guidance = strengths(classifier=50.0, gamma=1.0, modulation="rising", switch=0.5)
     sure = pictures(model, guidance, make_guide(bias=1e4))
     assert sure[0].trace["p"][2:] == [1.0, 1.0]
@@ -132,7 +132,7 @@ def test_full_confidence_is_the_text_contour_sampler(folders: tuple[Path, Path])
 
 @pytest.mark.parametrize("gradient", ["x0", "x_t"])
 def test_the_guide_raises_its_own_confidence(folders: tuple[Path, Path], gradient: Any) -> None:
-    model = load(folders, steps=8)
+    model = loaded(folders, steps=8)
     guidance = strengths(
         text=1.0, contour=1.0, classifier=0.0, gamma=0.0, modulation="constant", switch=0.25,
         gradient=gradient, grad_norm="rms",
@@ -148,7 +148,7 @@ def test_the_guide_raises_its_own_confidence(folders: tuple[Path, Path], gradien
 
 
 def test_blind_guide_pushes_nothing(folders: tuple[Path, Path]) -> None:
-    model = load(folders)
+    model = loaded(folders)
     guidance = strengths(
         classifier=50.0, gamma=0.0, modulation="constant", switch=0.5, grad_norm="rms"
     )
@@ -158,7 +158,7 @@ def test_blind_guide_pushes_nothing(folders: tuple[Path, Path]) -> None:
 
 
 def test_noise_and_denoise_by_hand_and_alone(folders: tuple[Path, Path]) -> None:
-    model = load(folders, steps=50)
+    model = loaded(folders, steps=50)
     images = torch.rand(2, 3, tiny.SIZE, tiny.SIZE, generator=torch.Generator().manual_seed(0)) - 1
     level = model.solver(50).levels[30]
     got = noise_and_denoise(model, images, PROMPTS, CONTOURS, level, [3, 4])
@@ -178,7 +178,7 @@ def test_noise_and_denoise_by_hand_and_alone(folders: tuple[Path, Path]) -> None
 
 
 def test_evaluations_are_counted_by_hand(folders: tuple[Path, Path]) -> None:
-    levels = load(folders).solver(10).levels
+    levels = loaded(folders).solver(10).levels
     full = strengths(switch=0.7)  # three branches each step; guide in the last three
     assert evaluations(full, levels) == (30, 3)
     plain = strengths(text=1.0, contour=1.0, switch=1.0)
@@ -187,7 +187,7 @@ def test_evaluations_are_counted_by_hand(folders: tuple[Path, Path]) -> None:
 
 def test_prompts_are_encoded_once_and_the_encoders_freed(folders: tuple[Path, Path]) -> None:
     model = load(folders)
-    assert set(model.prompts.encoded) == {*PROMPTS, "", "blurry"}
+    assert set(model.prompts) == {*PROMPTS, "", "blurry"}
     parts = [type(value).__name__ for value in vars(model).values()]
     assert not any("TextModel" in name or "Pipeline" in name for name in parts)
     with pytest.raises(KeyError, match="never said"):

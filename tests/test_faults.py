@@ -80,7 +80,7 @@ def test_standard_output_on_a_full_disk(arguments: list[str]) -> None:
     with Path("/dev/full").open("wb") as full:
         ended = higfa(*arguments, stdout=full)
     assert ended.code == 1
-    one_line(ended.err, "standard output: No space left on device", "send the output elsewhere")
+    one_line(ended.err, "standard output: No space left on device", "send it elsewhere")
 
 
 @pytest.mark.fault("surroundings", "stdout on a full disk")

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from higfa_cli.artifacts.atomic import read_jsonl
 from tests.support import tiny
-from tests.support.drawing import load, make_guide, pictures, pixels
+from tests.support.drawing import loaded, make_guide, pictures, pixels
 from tests.support.fault_project import ROOT, one_line, tree, write_project
 from tests.support.forks import Forks
 from tests.support.signals import heed_signals
@@ -31,12 +30,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return tiny.make_model(tmp_path_factory.mktemp("tiny"))
 
 
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    with Forks(tmp_path_factory.mktemp("streams")) as server:
-        yield server
-
-
 @pytest.mark.fault(
     "numbers",
     "confidence of exactly 0 or 1",
@@ -47,7 +40,7 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
 def test_confidence_of_exactly_one_and_zero(
     folders: tuple[Path, Path], grad_norm: str, read: str
 ) -> None:
-    model = load(folders)
+    model = loaded(folders)
     guidance = strengths(
         text=1.0, contour=1.0, classifier=2.0, switch=0.5, grad_norm=grad_norm, read=read
     )
@@ -71,7 +64,7 @@ def test_confidence_of_exactly_one_and_zero(
 def test_a_guide_that_is_blind_has_no_gradient_and_spoils_nothing(
     folders: tuple[Path, Path],
 ) -> None:
-    model = load(folders)
+    model = loaded(folders)
     for grad_norm in ("none", "rms"):
         guidance = strengths(classifier=2.0, switch=0.5, grad_norm=grad_norm)
         for drawn in pictures(model, guidance, make_guide(weight=0.0)):

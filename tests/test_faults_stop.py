@@ -12,16 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from higfa_cli.recipe.strict_yaml import dump_yaml, parse_yaml
 from tests.support.fault_project import higfa, obey_permissions, one_line, tree, write_project
 from tests.support.forks import Child, Forks, wait_for
 
 FIRST, TRACES = (f"synthesize/higfa/traces/batch-0000{n}.jsonl" for n in (0, 1))
-
-
-@pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    with Forks(tmp_path_factory.mktemp("streams")) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +177,34 @@ def test_two_interrupts_at_once(forks: Forks, recipe: Path, whole: Path, contour
     assert code in (130, -signal.SIGINT) and "Traceback" not in err
     assert forks.run(*arguments)[0] == 0
     same(contoured, whole)
+
+
+@pytest.mark.fault(
+    "stop",
+    "kill -9 while the second of two arms is drawn",
+    "tree as of an undisturbed run; the first arm is not drawn again",
+)
+def test_kill_in_the_second_arm_leaves_the_first(
+    forks: Forks, recipe: Path, contoured: Path, tmp_path: Path
+) -> None:
+    arms = {"plain": {}, "strong": {"guidance.text.scale": 6.0}}
+    keys = parse_yaml(recipe.read_text(encoding="utf-8"), recipe.name)
+    both = recipe.with_name("both.yaml")
+    both.write_text(dump_yaml(keys | {"arms": arms}), encoding="utf-8")
+    shutil.copytree(contoured, tmp_path / "whole")
+    assert forks.run("synthesize", both, "--workspace", tmp_path / "whole")[0] == 0
+    arguments = ["synthesize", both, "--workspace", contoured]
+    child = forks.start(*arguments)
+    drawn = contoured / "synthesize"
+    wait_for(drawn / "strong/traces/batch-00001.jsonl")
+    child.send(signal.SIGKILL)
+    assert child.end()[0] == -signal.SIGKILL
+    records = [json.loads((drawn / arm / "run.json").read_text()) for arm in arms]
+    assert [record["status"] for record in records] == ["done", "running"]
+    kept = {path: path.stat().st_ino for path in (drawn / "plain").rglob("*") if path.is_file()}
+    assert forks.run(*arguments)[0] == 0
+    assert {path: path.stat().st_ino for path in kept} == kept
+    same(contoured, tmp_path / "whole")
 
 
 # Two runs in one folder

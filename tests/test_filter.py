@@ -24,7 +24,6 @@ from higfa_cli.cli.app import app
 from higfa_cli.data.filter_rules import (
     Measured,
     decide,
-    guide_keys,
     rank_of,
     source_correlation,
     source_thumbnail,
@@ -43,7 +42,12 @@ from higfa_cli.stages import filter as stage
 from higfa_cli.stages import pipeline
 from higfa_cli.stages.arms import choose_arms
 from higfa_cli.stages.context import Context, make_context
-from higfa_cli.stages.inputs import downstream_inputs, filter_inputs, synthesize_inputs
+from higfa_cli.stages.inputs import (
+    downstream_inputs,
+    filter_inputs,
+    guide_keys,
+    synthesize_inputs,
+)
 from higfa_cli.training.synthetic import list_synthetic
 from tests.support.shapes import CLASSES, SIZE, picture_row, shape, write_class_folders
 
@@ -448,11 +452,12 @@ def test_training_sees_only_what_is_kept(ctx: Context) -> None:
     stale = pipeline.state(strict, "train-downstream")
     assert stale.kind == "missing" and "higfa filter" in stale.reasons[0]
     pipeline.step(strict, "filter")
-    (source,) = [arm.source for arm in choose_arms(strict) if arm.source is not None]
-    listing = list_synthetic(source.folder, CLASSES, (), source.kept())
+    _, arm = choose_arms(strict)
+    assert arm.folder is not None
+    listing = list_synthetic(arm.folder, CLASSES, (), arm.kept())
     kept = [row["file_name"] for row in rows_of(ctx).values() if row["kept"]]
     assert len(kept) == 20
-    assert sorted(p.relative_to(source.folder).as_posix() for p in listing.paths) == sorted(kept)
+    assert sorted(p.relative_to(arm.folder).as_posix() for p in listing.paths) == sorted(kept)
     files = downstream_inputs(strict).files
     assert {"filter/higfa/selection.jsonl", "synthesize/higfa/images/metadata.jsonl"} < files.keys()
     # The stage reads the filter: stale selection, stale training.
@@ -472,9 +477,9 @@ def test_training_depends_on_the_choice_and_not_on_its_measures(ctx: Context) ->
 def test_outside_pictures_are_not_filtered(ctx: Context, tmp_path: Path) -> None:
     folder = write_class_folders(tmp_path / "outside", 3, 4)
     stage.run(ctx, ["higfa"])["higfa"]
-    _, drawn, outside = (arm.source for arm in choose_arms(ctx, [f"outside={folder}"]))
-    assert drawn is not None and drawn.kept() is not None
-    assert outside is not None and outside.kept() is None
+    _, drawn, outside = choose_arms(ctx, [f"outside={folder}"])
+    assert drawn.kept() is not None
+    assert outside.kept() is None
     assert list(outside.files()) == ["synthetic/real+outside"]
 
 

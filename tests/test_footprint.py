@@ -20,10 +20,18 @@ from higfa_cli.errors import UserError
 from higfa_cli.method.sampler import sample
 from higfa_cli.models.architecture import architecture
 from higfa_cli.models.draw import DecodedGuide
-from higfa_cli.models.fake import Setup, fake_guide, fake_model
-from higfa_cli.models.footprint import Footprint, flops_per_picture, guided_step, measure_step
-from higfa_cli.models.live_memory import LiveMemory
+from higfa_cli.models.fake import fake_guide, fake_model
+from higfa_cli.models.families.family import Inputs
+from higfa_cli.models.footprint import (
+    Footprint,
+    LiveMemory,
+    flops_per_picture,
+    guided_step,
+    measure_step,
+)
 from higfa_cli.models.scheduler import FLOW
+from higfa_cli.recipe.classifiers import Guide
+from higfa_cli.recipe.schema import Recipe
 from tests.support.recipes import drawing_recipe
 from tests.support.tiny import FLOWS, SIZE, make_model, make_tiny_autoencoder, make_vae
 from tools import memory_table
@@ -41,11 +49,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def settings(family: str, **changes: Any) -> Setup:
+def settings(family: str, **changes: Any) -> Recipe:
     if (family, "flow") in FLOWS:
         changes["scheduler"] = FLOW
     recipe = drawing_recipe(f"{family}/sd", f"{family}/controlnet", size=SIZE, **changes)
-    return Setup.of(recipe)
+    return recipe.model_copy(update={"guide": Guide(backbone="resnet10t", image_size=16)})
 
 
 # The counting itself.
@@ -168,10 +176,10 @@ def test_a_real_run_takes_exactly_what_was_computed(
 ) -> None:
     ours = settings(family, **changes)
     arch = architecture(ours.model, folder)
-    computed = guided_step(arch, ours, 2, 16, "resnet10t")
+    computed = guided_step(arch, ours, 2)
     # The same call without fake tensors: real memory, real kernels.
-    model, guide = fake_model(arch, ours), fake_guide("resnet10t", 16)
-    measured = measure_step(model, guide, ours.guidance, 2, ours.memory.cpu_offload)
+    model, guide = fake_model(arch, ours), fake_guide(ours.guide)
+    measured = measure_step(model, guide, ours.guidance, 2, ours.run.memory.cpu_offload)
     assert type(next(model.network.parameters()).data) is Tensor
     assert computed == measured
 
@@ -180,7 +188,7 @@ def test_a_real_run_takes_exactly_what_was_computed(
 def test_more_pictures_take_more_memory(gradient: str, folder: Path) -> None:
     ours = settings("sd", classifier={"gradient": gradient})
     arch = architecture(ours.model, folder)
-    one, two, four = (guided_step(arch, ours, n, 16, "resnet10t") for n in (1, 2, 4))
+    one, two, four = (guided_step(arch, ours, n) for n in (1, 2, 4))
     assert one.weights == two.weights == four.weights < one.peak < two.peak < four.peak
     # All but the weights grows with the batch, and nothing faster.
     assert four.peak - two.peak <= 2 * (two.peak - one.peak) * 1.01
@@ -216,10 +224,10 @@ def test_slicing_saves_where_there_are_several_pictures() -> None:
 def test_half_precision_halves_the_denoiser_alone(dtype: str, gradient: str, folder: Path) -> None:
     ours = settings("sdxl", classifier={"gradient": gradient})
     arch = architecture(ours.model, folder)
-    half = replace(ours, model=ours.model.model_copy(update={"dtype": dtype}))
+    half = settings("sdxl", classifier={"gradient": gradient}, dtype=dtype)
     model = fake_model(arch, ours)
     movable = 4 * sum(p.numel() for m in (model.network, model.controlnet) for p in m.parameters())
-    whole, halved = (guided_step(arch, s, 2, 16, "resnet10t") for s in (ours, half))
+    whole, halved = (guided_step(arch, s, 2) for s in (ours, half))
     assert whole.weights - halved.weights == movable // 2
     assert halved.peak < whole.peak
 
@@ -228,15 +236,13 @@ def test_layout_and_compilation_change_nothing(folder: Path) -> None:
     ours = settings("sd")
     arch = architecture(ours.model, folder)
     other = settings("sd", memory={"channels_last": True, "compile": True})
-    assert guided_step(arch, other, 1, 16, "resnet10t") == guided_step(
-        arch, ours, 1, 16, "resnet10t"
-    )
+    assert guided_step(arch, other, 1) == guided_step(arch, ours, 1)
 
 
 def test_computing_leaves_no_trace(folder: Path) -> None:
     ours = settings("sd", dtype="bfloat16")
     before = torch.get_rng_state()
-    guided_step(architecture(ours.model, folder), ours, 1, 16, "resnet10t")
+    guided_step(architecture(ours.model, folder), ours, 1)
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.get_default_dtype() == torch.float32
 
@@ -246,15 +252,15 @@ def test_an_unknown_autoencoder_is_named(folder: Path) -> None:
     arch = architecture(ours.model, folder)
     odd = replace(arch, vae=arch.vae | {"_class_name": "VQModel"})
     with pytest.raises(UserError, match="autoencoder of `sd/sd` is a `VQModel`"):
-        guided_step(odd, ours, 1, 16, "resnet10t")
+        guided_step(odd, ours, 1)
 
 
 def test_an_old_scheduler_file_means_epsilon(folder: Path) -> None:
     ours = settings("sd")
     arch = architecture(ours.model, folder)
     old = {k: v for k, v in arch.scheduler.items() if k != "prediction_type"}
-    computed = guided_step(replace(arch, scheduler=old), ours, 1, 16, "resnet10t")
-    assert computed == guided_step(arch, ours, 1, 16, "resnet10t")
+    computed = guided_step(replace(arch, scheduler=old), ours, 1)
+    assert computed == guided_step(arch, ours, 1)
 
 
 def test_weights_are_the_parameters_in_their_precision() -> None:
@@ -287,8 +293,7 @@ def test_the_default_fits_a_card_of_24_gib() -> None:
     shipped = memory_table.load_recipe(recipe).recipe
     assert ours.run.memory == shipped.run.memory
     assert ours.guidance == shipped.guidance
-    setup = Setup.of(shipped)
-    peak = guided_step(architecture(setup.model, Path()), setup, 1, 224).peak / 2**30
+    peak = guided_step(architecture(shipped.model, Path()), shipped, 1).peak / 2**30
     assert 15 < peak < 24 - memory_table.ALLOWANCE
 
 
@@ -306,7 +311,7 @@ CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _at
 
 def unet_flops(recipe: str) -> tuple[float, float]:
     """(all, without attention's scores and values) of one forward pass of the true UNet, TFLOP."""
-    ours = Setup.of(memory_table.recipe_of(recipe, {}, "x0"))
+    ours = memory_table.recipe_of(recipe, {}, "x0")
     arch = architecture(ours.model, Path())
     with FakeTensorMode(), torch.no_grad():
         model = fake_model(arch, ours)
@@ -315,7 +320,7 @@ def unet_flops(recipe: str) -> tuple[float, float]:
         x = torch.empty(1, *model.latent_shape, dtype=model.network.dtype)
         # Some processors' attention kernel is not in the counter's own table.
         with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
-            model.family.denoise(model.network, x, 500, c.text, ours.size)
+            model.family.denoise(model.network, Inputs(x, 500, c.text, ours.size))
     counts = counter.get_flop_counts()["Global"]
     attention = sum(n for operation, n in counts.items() if "attention" in str(operation))
     total = sum(counts.values())
@@ -351,7 +356,7 @@ def test_a_real_sampling_does_exactly_the_computed_arithmetic(
 ) -> None:
     ours = settings(family, steps=5, **changes)
     arch = architecture(ours.model, folder)
-    model, guide = fake_model(arch, ours), fake_guide("resnet10t", 16)
+    model, guide = fake_model(arch, ours), fake_guide(ours.guide)
     with FlopCounterMode(display=False) as counter:
         conditions = model.conditions(["prompt"], "negative", torch.zeros(1, 1, SIZE, SIZE))
         steps = sample(
@@ -364,4 +369,4 @@ def test_a_real_sampling_does_exactly_the_computed_arithmetic(
         )
         with torch.no_grad():
             model.decode(list(steps)[-1].x)
-    assert flops_per_picture(arch, ours, 16, "resnet10t") == counter.get_total_flops()
+    assert flops_per_picture(arch, ours) == counter.get_total_flops()

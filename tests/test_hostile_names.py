@@ -24,7 +24,7 @@ from higfa_cli.cli.output import (
     print_table,
 )
 from higfa_cli.data.dataset import load_dataset
-from higfa_cli.data.prompt_bank import prompts_for
+from higfa_cli.data.prompts import prompts_for
 from higfa_cli.errors import UserError
 from higfa_cli.models.backbones import build_network
 from higfa_cli.models.classifier import ClassifierSpec, save_classifier

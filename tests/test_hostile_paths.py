@@ -14,13 +14,9 @@ from higfa_cli.artifacts.artifact import write_rows
 from higfa_cli.artifacts.atomic import read_jsonl, write_json, write_jsonl, write_text
 from higfa_cli.artifacts.fingerprint import hash_file
 from higfa_cli.artifacts.lock import folder_lock
-from higfa_cli.artifacts.run_record import (
-    StageInputs,
-    recorded_outputs,
-    stage_run,
-    stage_state,
-)
+from higfa_cli.artifacts.run_record import StageInputs, stage_run
 from higfa_cli.artifacts.safe_paths import why_outside
+from higfa_cli.artifacts.stage_state import recorded_outputs, stage_state
 from higfa_cli.data.dataset import load_dataset
 from higfa_cli.errors import UserError
 from higfa_cli.forecast import estimate
@@ -30,7 +26,7 @@ from higfa_cli.stages import drawing, pipeline, preview, report
 from higfa_cli.stages.context import Context, make_context
 from higfa_cli.stages.plan import plan
 from higfa_cli.stages.table import stage_of
-from higfa_cli.training.checkpoint import load_checkpoint
+from higfa_cli.training.trainer import load_checkpoint
 from tests.support.hostile import PATHS, Canary, assert_inert, higfa, hostile_root, path_of, photo
 from tests.support.layouts import car_annotations, cells, dog_list, lines, mat
 from tests.support.shapes import picture_row
@@ -150,7 +146,7 @@ def ctx(tmp_path: Path) -> Context:
         "guidance: {classifier: {switch: 1.0}}\n"
     )
     made = make_context(load_recipe(str(tmp_path / "recipe.yaml")), tmp_path / "runs")
-    pipeline.run_all(made, last="contours")
+    list(pipeline.iter_stages(made, last="contours"))
     photo(tmp_path / "runs" / "secret.png")
     return made
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from higfa_cli.data.dataset import load_dataset
-from higfa_cli.data.prompt_bank import templates_for
-from higfa_cli.data.prompts import load_words
+from higfa_cli.data.prompts import load_words, templates_for
 from higfa_cli.errors import RecipeError, UserError
 from higfa_cli.models.device import resolve_device
 from higfa_cli.recipe.data import Data, Prompts
@@ -208,8 +207,8 @@ SPLITS: dict[str, tuple[str, str]] = {
     "unclosed-quote": ('path,class,split\n"train/a/0.png,a,train\n', "split"),
     "split-unknown": ("path,class,split\ntrain/a/0.png,a,TRAIN;rm -rf\n", "is not one of"),
     "no-class": ("path,class,split\ntrain/a/0.png,,train\n", "no class"),
-    "twice": ("path,class,split\ntrain/a/0.png,a,train\n./train//a/0.png,a,test\n", "listed twice"),
-    "a-folder": ("path,class,split\ntrain/a,a,train\n", "no file"),
+    "twice": ("path,class,split\ntrain/a/0.png,a,train\n./train//a/0.png,a,test\n", "already in"),
+    "a-folder": ("path,class,split\ntrain/a,a,train\n", "no image"),
     "short-line": ("path,class,split\ntrain/a/0.png\n", "is not one of"),
 }
 

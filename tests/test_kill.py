@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +13,8 @@ from tests.support.kill_rounds import STAGES, Killer
 
 
 @pytest.fixture(scope="module")
-def killer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killer]:
-    folder = tmp_path_factory.mktemp("kill")
-    (folder / "output").mkdir()
-    with Forks(folder / "output") as forks:
-        yield Killer(forks, folder)
+def killer(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Killer:
+    return Killer(forks, tmp_path_factory.mktemp("kill"))
 
 
 def spread(steps: int, count: int) -> list[int]:

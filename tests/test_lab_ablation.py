@@ -346,5 +346,5 @@ def test_checkpoints_are_compared_on_the_same_noise(options: Options, tmp_path: 
 
 
 def test_an_unknown_part_is_refused(options: Options) -> None:
-    with pytest.raises(UserError, match="no such part; parts are gain"):
+    with pytest.raises(UserError, match="no such part; choose from gain"):
         compare(options, ["size"], tiny_features)

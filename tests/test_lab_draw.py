@@ -18,7 +18,8 @@ from higfa_cli.stages.plan import plan
 from tests.support.lab_project import CLASSES, write_lab
 from tools.pocket.lab import arms, draw
 from tools.pocket.lab.arms import Arm
-from tools.pocket.lab.draw import Samples, draw_arm, prepare
+from tools.pocket.lab.draw import draw_arm
+from tools.pocket.lab.samples import Samples, photos_of, prepare
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def test_more_pictures_than_photos_are_of_the_same_photos_warped_otherwise(
 
 
 def test_pictures_are_those_that_higfa_synthesize_draws(samples: Samples, tmp_path: Path) -> None:
-    drawings = draw_arm(samples, arms.HIGFA, tmp_path, workers=1)
+    drawings = draw_arm(samples, arms.HIGFA, tmp_path)
     # One batch, as the laboratory's.
     values = {"run.batch_size": 20, "pictures.gallery": 0}
     ctx = replace(samples.ctx, recipe=override_recipe(samples.ctx.recipe, values))
@@ -72,8 +73,7 @@ def test_arms_share_contours_and_differ_in_what_they_change(
     samples: Samples, tmp_path: Path
 ) -> None:
     text, both, higfa = (
-        draw_arm(samples, arm, tmp_path, workers=1)
-        for arm in (arms.TEXT_ONLY, arms.TEXT_CONTOUR, arms.HIGFA)
+        draw_arm(samples, arm, tmp_path) for arm in (arms.TEXT_ONLY, arms.TEXT_CONTOUR, arms.HIGFA)
     )
     assert torch.equal(text.contours, higfa.contours)
     assert not torch.equal(text.pictures, both.pictures)
@@ -87,15 +87,15 @@ def test_arms_share_contours_and_differ_in_what_they_change(
 def test_fixed_strength_and_first_step_are_what_their_names_say(
     samples: Samples, tmp_path: Path
 ) -> None:
-    fixed = draw_arm(samples, arms.FIXED, tmp_path, workers=1).traces[0]
+    fixed = draw_arm(samples, arms.FIXED, tmp_path).traces[0]
     assert fixed["s_classifier"] == [0.0, 0.0, 5.0]
     assert fixed["s_text"] == [4.0, 4.0, 4.0]
-    first = draw_arm(samples, arms.FIRST_STEP, tmp_path, workers=1).traces[0]
+    first = draw_arm(samples, arms.FIRST_STEP, tmp_path).traces[0]
     assert all(value is not None for value in first["p"])
 
 
 def test_the_guide_reads_the_finished_picture(samples: Samples, tmp_path: Path) -> None:
-    drawings = draw_arm(samples, arms.TEXT_CONTOUR, tmp_path, workers=1)
+    drawings = draw_arm(samples, arms.TEXT_CONTOUR, tmp_path)
     guide = load_classifier(samples.ctx.stage_dir("finetune-guide") / "guide.safetensors")
     p = guide.probabilities(drawings.pictures)
     wanted = [float(p[i, item.class_id]) for i, item in enumerate(samples.items)]
@@ -106,22 +106,22 @@ def test_without_a_guide_there_is_no_confidence_and_no_guided_arm(
     folder: Path, tmp_path: Path
 ) -> None:
     bare = prepare(str(folder / "recipe.yaml"), tmp_path / "bare", "val", 1, guide=False)
-    drawings = draw_arm(bare, arms.TEXT_CONTOUR, tmp_path, workers=1)
+    drawings = draw_arm(bare, arms.TEXT_CONTOUR, tmp_path)
     assert drawings.guide_p.isnan().all()
     with pytest.raises(UserError, match="guide=True"):
-        draw_arm(bare, arms.HIGFA, tmp_path, workers=1)
+        draw_arm(bare, arms.HIGFA, tmp_path)
 
 
 def test_a_second_call_draws_only_what_is_missing(
     samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(draw, "PART", 1)
-    first = draw_arm(samples, arms.TEXT_CONTOUR, tmp_path, workers=1)
+    first = draw_arm(samples, arms.TEXT_CONTOUR, tmp_path)
     files = sorted(tmp_path.rglob("*.npz"))
     assert len(files) == 2
     times = [file.stat().st_mtime_ns for file in files]
     files[1].unlink()
-    again = draw_arm(samples, arms.TEXT_CONTOUR, tmp_path, workers=1)
+    again = draw_arm(samples, arms.TEXT_CONTOUR, tmp_path)
     assert files[0].stat().st_mtime_ns == times[0]
     assert files[1].stat().st_mtime_ns > times[1]
     assert torch.equal(first.pictures, again.pictures)
@@ -129,13 +129,13 @@ def test_a_second_call_draws_only_what_is_missing(
 
 
 def test_cached_by_what_matters(samples: Samples, tmp_path: Path) -> None:
-    draw_arm(samples, arms.TEXT_CONTOUR, tmp_path, workers=1)
+    draw_arm(samples, arms.TEXT_CONTOUR, tmp_path)
     idle = {**arms.TEXT_CONTOUR.settings, "guidance.classifier.scale": 7.0}
-    draw_arm(samples, Arm("the same by another name", idle), tmp_path, workers=1)
+    draw_arm(samples, Arm("the same by another name", idle), tmp_path)
     assert len(list(tmp_path.rglob("*.npz"))) == 1
-    draw_arm(samples, Arm("other", {**idle, "guidance.text.scale": 2.0}), tmp_path, workers=1)
+    draw_arm(samples, Arm("other", {**idle, "guidance.text.scale": 2.0}), tmp_path)
     assert len(list(tmp_path.rglob("*.npz"))) == 2
-    draw_arm(samples, arms.HIGFA, tmp_path, workers=1)
+    draw_arm(samples, arms.HIGFA, tmp_path)
     assert len(list(tmp_path.rglob("*.npz"))) == 3
 
 
@@ -143,8 +143,9 @@ def test_workers_draw_what_one_process_draws(
     samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(draw, "PART", 1)
-    alone = draw_arm(samples, arms.TEXT_CONTOUR, tmp_path / "one", workers=1)
-    together = draw_arm(samples, arms.TEXT_CONTOUR, tmp_path / "two", workers=2)
+    alone = draw_arm(samples, arms.TEXT_CONTOUR, tmp_path / "one")
+    with draw.worker_pool(2) as workers:
+        together = draw_arm(samples, arms.TEXT_CONTOUR, tmp_path / "two", workers)
     assert torch.equal(alone.pictures, together.pictures)
 
 
@@ -166,6 +167,6 @@ def test_another_guide(samples: Samples, tmp_path: Path) -> None:
 
 
 def test_photos_are_those_of_the_items(samples: Samples, folder: Path) -> None:
-    photos = draw.photos_of(samples)
+    photos = photos_of(samples)
     source = folder / "photos" / samples.items[1].source
     assert np.array_equal(photos[1].permute(1, 2, 0).numpy(), fit_square(read_image(source), 32))

@@ -271,22 +271,21 @@ def test_failed_pictures_never_agree(home: Path, tmp_path: Path) -> None:
 def test_parts_are_kept_until_their_inputs_change(home: Path, tmp_path: Path) -> None:
     judges, out = write_judges(tmp_path / "judges", SIZE), tmp_path / "out"
     with opened(home, out, judges) as bench:
-        measured = instruments.measure_parts(*bench, ("judges", "warp"))
+        measured = instruments.measure_parts(*bench, ("judges", "warp")).parts
         assert list(measured) == ["judges", "warp"]
-        path = out / "workspace" / "parts" / "judges.json"
+        path = out / "data" / "instruments.json"
         stored = json.loads(path.read_text(encoding="utf-8"))
-        stored["rows"][0]["value"] = 0.123
+        stored["parts"]["judges"][0]["value"] = 0.123
         path.write_text(json.dumps(stored), encoding="utf-8")
-        again = instruments.measure_parts(*bench, ("warp",))
-        assert again["judges"][0].value == 0.123 and again["warp"] == measured["warp"]
+        again = instruments.measure_parts(*bench, ("warp",)).parts
+        assert again["judges"][0]["value"] == 0.123 and again["warp"] == measured["warp"]
     torch.manual_seed(9)
     name, spec = "resnet10t", load_judges(judges)[0].spec
     save_judge(judges / f"{name}.safetensors", build(name, len(CLASSES)), spec)
     with opened(home, out, judges) as changed:
-        assert list(instruments.measure_parts(*changed, ("autoencoder",))) == ["autoencoder"]
-        options, found, _ = changed
-        page = instruments.write_page(options, found.samples, {})
-    assert "Not measured: Judges on test photos" in page
+        results = instruments.measure_parts(*changed, ("autoencoder",))
+    assert list(results.parts) == ["autoencoder"]
+    assert "Not measured: Judges on test photos" in results.publish()
 
 
 def test_whole_run(

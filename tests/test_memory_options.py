@@ -12,12 +12,12 @@ from pydantic import ValidationError
 
 from higfa_cli.errors import UserError
 from higfa_cli.method.protocols import Branch
-from higfa_cli.models.backoff import in_parts_that_fit
+from higfa_cli.models.device import in_parts_that_fit
+from higfa_cli.models.diffusion import seeded_noise
 from higfa_cli.models.draw import DecodedGuide
-from higfa_cli.models.renoise import seeded_noise
-from higfa_cli.stages.batching import largest_that_runs
+from higfa_cli.stages.drawing import largest_that_runs
 from tests.support import tiny
-from tests.support.drawing import CONTOURS, CPU, PROMPTS, load, make_guide, pictures, pixels
+from tests.support.drawing import CONTOURS, CPU, PROMPTS, load, loaded, make_guide, pictures, pixels
 from tests.support.recipes import drawing_recipe
 from tests.support.strengths import strengths
 
@@ -107,7 +107,7 @@ def test_saving_memory_changes_no_picture(
         pytest.skip("refused by the recipe")
 
     guidance = strengths(GUIDED, gradient=gradient)
-    plain = pixels(pictures(load(folders), guidance, make_guide()))
+    plain = pixels(pictures(loaded(folders), guidance, make_guide()))
     model = load(folders, memory=memory)
     assert abs(pixels(pictures(model, guidance, make_guide())) - plain).max() <= 1
 
@@ -152,7 +152,7 @@ def test_offloading_cannot_go_with_the_exact_gradient() -> None:
 
 @pytest.mark.slow
 def test_compiled_denoiser_draws_the_same(folders: tuple[Path, Path]) -> None:
-    plain = pixels(pictures(load(folders), GUIDED, make_guide()))
+    plain = pixels(pictures(loaded(folders), GUIDED, make_guide()))
     compiled = load(folders, memory={"compile": True})
     network = compiled.network
     repeated = network._repeated_blocks or [type(network).__name__]

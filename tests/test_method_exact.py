@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from higfa_cli.method import equations
 from higfa_cli.method.protocols import Level, Prediction
 from higfa_cli.method.sampler import sample
-from higfa_cli.models.scheduler import FLOW, make_solver
+from higfa_cli.models.scheduler import FLOW, SchedulerSolver
 from tests.support import gmm
 from tests.support.strengths import strengths
 
@@ -46,7 +46,7 @@ class Recorder:
     """The real solver; keeps what it is fed and sets the level that the guide is read at."""
 
     def __init__(self, name: str, form: str, steps: int, guide: gmm.MixtureGuide) -> None:
-        self.inner = make_solver(name, scheduler_config(form), steps)
+        self.inner = SchedulerSolver(name, scheduler_config(form), steps)
         self.levels, self.guide = self.inner.levels, guide
         self.fed: list[tuple[Level, torch.Tensor, Prediction]] = []
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from higfa_cli.artifacts.atomic import read_json, write_text
-from higfa_cli.artifacts.journal import Entry, journal, read_journal
 from higfa_cli.artifacts.lock import folder_lock, gate, living_parts, part_lock
 from higfa_cli.artifacts.run_record import (
     StageInputs,
@@ -16,11 +15,11 @@ from higfa_cli.artifacts.run_record import (
     closing_run,
     opening_run,
     part_run,
-    recorded_outputs,
     stage_run,
-    stage_state,
     tidy,
 )
+from higfa_cli.artifacts.stage_run import journal, read_journal
+from higfa_cli.artifacts.stage_state import recorded_outputs, stage_state
 from higfa_cli.errors import UserError
 from tests.support.stage_folder import INPUTS, RECIPE
 
@@ -143,7 +142,8 @@ def test_who_opens_the_folder_leaves_it_to_the_parts(tmp_path: Path) -> None:
     # A later repair still knows what the first run took.
     (stage / "run.json").write_text(json.dumps(record | {"status": "failed"}))
     with stage_run(stage, INPUTS, RECIPE, resume=True) as again:
-        assert again.entries["1"] == Entry(record["outputs"]["1"], 1.5)
+        first = again.finished["1"]
+        assert (first.sha256, first.seconds) == (record["outputs"]["1"], 1.5)
 
 
 def test_opening_again_clears_or_resumes(tmp_path: Path) -> None:

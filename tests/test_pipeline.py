@@ -87,37 +87,37 @@ def test_what_a_run_would_do(ctx: Context) -> None:
     assert actions(ctx, "synthesize") == ["fail"] + ["not reached"] * 3
     assert actions(changed(ctx, data__root="gone"))[:2] == ["fail", "not reached"]
     assert not ctx.workspace.exists()
-    pipeline.run_all(ctx, last="contours")
+    list(pipeline.iter_stages(ctx, last="contours"))
     assert actions(ctx, "contours", "finetune-guide") == ["skip", "run"]
     assert actions(replace(ctx, force=True), "contours", "contours") == ["run"]
 
 
 def test_run_skip_force(ctx: Context) -> None:
-    (row,) = pipeline.run_all(ctx, last="contours")
+    (row,) = pipeline.iter_stages(ctx, last="contours")
     assert (row["stage"], row["action"], row["summary"]["images"]) == ("contours", "ran", 4)
-    (row,) = pipeline.run_all(ctx, last="contours")
+    (row,) = pipeline.iter_stages(ctx, last="contours")
     assert (row["action"], row["summary"]) == ("skipped", {})
-    (row,) = pipeline.run_all(replace(ctx, force=True), last="contours")
+    (row,) = pipeline.iter_stages(replace(ctx, force=True), last="contours")
     assert row["action"] == "ran"
 
 
 def test_parameter_changed_then_output_deleted(ctx: Context) -> None:
-    pipeline.run_all(ctx, last="contours")
+    list(pipeline.iter_stages(ctx, last="contours"))
     more = changed(ctx, contours__per_image=2)
     state = pipeline.state(more, "contours")
     assert (state.kind, state.reasons) == ("stale", ("contours.per_image: 1 -> 2",))
-    pipeline.run_all(more, last="contours")
+    list(pipeline.iter_stages(more, last="contours"))
     assert pipeline.state(more, "contours").kind == "fresh"
     victim = ctx.stage_dir("contours") / "images" / "A320" / "0-1.png"
     victim.unlink()
     state = pipeline.state(more, "contours")
     assert (state.kind, state.reasons) == ("partial", ("images/A320/0-1.png is gone",))
-    pipeline.run_all(more, last="contours")
+    list(pipeline.iter_stages(more, last="contours"))
     assert victim.is_file()
 
 
 def test_changed_photo_makes_stale(ctx: Context, tmp_path: Path) -> None:
-    pipeline.run_all(ctx, last="contours")
+    list(pipeline.iter_stages(ctx, last="contours"))
     photo = tmp_path / "photos" / "train" / "A320" / "0.png"
     photo.touch()
     assert pipeline.state(ctx, "contours").kind == "fresh"
@@ -127,7 +127,7 @@ def test_changed_photo_makes_stale(ctx: Context, tmp_path: Path) -> None:
 
 
 def test_upstream_makes_downstream_stale(ctx: Context) -> None:
-    pipeline.run_all(ctx, last="contours")
+    list(pipeline.iter_stages(ctx, last="contours"))
     pretend_synthesized(ctx)
     assert pipeline.state(ctx, "synthesize").kind == "fresh"
     more = changed(ctx, contours__per_image=2)
@@ -135,16 +135,16 @@ def test_upstream_makes_downstream_stale(ctx: Context) -> None:
     assert (state.kind, state.reasons) == ("stale", ("contours must run again first",))
     with pytest.raises(UserError, match=r"contours, which is stale \(contours\.per_image: 1 -> 2"):
         pipeline.run_stage(more, "synthesize")
-    pipeline.run_all(more, last="contours")
+    list(pipeline.iter_stages(more, last="contours"))
     state = pipeline.state(more, "synthesize")
     assert state.reasons == ("contours/manifest.jsonl has other content",)
     # Back to the first parameters: the same contours again, to the byte.
-    pipeline.run_all(ctx, last="contours")
+    list(pipeline.iter_stages(ctx, last="contours"))
     assert pipeline.state(ctx, "synthesize").kind == "fresh"
 
 
 def test_stage_whose_input_went_is_stale_not_missing(ctx: Context) -> None:
-    pipeline.run_all(ctx, last="contours")
+    list(pipeline.iter_stages(ctx, last="contours"))
     pretend_synthesized(ctx)
     (ctx.stage_dir("contours") / "manifest.jsonl").unlink()
     assert pipeline.state(ctx, "synthesize").kind == "stale"
@@ -158,7 +158,7 @@ def test_describe_writes_nothing(ctx: Context) -> None:
 
 
 def test_what_contours_says_it_writes_is_what_it_writes(ctx: Context) -> None:
-    pipeline.run_all(ctx, last="contours")
+    list(pipeline.iter_stages(ctx, last="contours"))
     written = {p.name for p in ctx.stage_dir("contours").iterdir()}
     said = {name.split("/")[0] for name in pipeline.describe(ctx, "contours")["writes"]}
     assert written == said

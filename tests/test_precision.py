@@ -11,10 +11,10 @@ import torch
 
 from higfa_cli.errors import UserError
 from higfa_cli.method.protocols import Branch
+from higfa_cli.models.diffusion import seeded_noise
 from higfa_cli.models.draw import DecodedGuide
-from higfa_cli.models.renoise import seeded_noise
 from tests.support import tiny
-from tests.support.drawing import CONTOURS, CPU, PROMPTS, load, make_guide, pictures, pixels
+from tests.support.drawing import CONTOURS, CPU, PROMPTS, load, loaded, make_guide, pictures, pixels
 from tests.support.strengths import strengths
 
 GUIDED = strengths(text=3.0, classifier=2.0, switch=0.5, grad_norm="rms")
@@ -31,7 +31,7 @@ def folders(
 def test_half_precision_draws_nearly_the_same_picture(
     folders: tuple[Path, Path], dtype: str
 ) -> None:
-    full = pixels(pictures(load(folders), GUIDED, make_guide()))
+    full = pixels(pictures(loaded(folders), GUIDED, make_guide()))
     model = load(folders, dtype=dtype)
     half = pixels(pictures(model, GUIDED, make_guide()))
     assert model.network.dtype == model.controlnet.dtype == getattr(torch, dtype)
@@ -41,7 +41,7 @@ def test_half_precision_draws_nearly_the_same_picture(
 
 def test_only_the_denoiser_is_in_half_precision(folders: tuple[Path, Path]) -> None:
     """Autoencoder weights are not rounded on their way, and guidance is computed in float32."""
-    model, full = load(folders, dtype="float16"), load(folders)
+    model, full = load(folders, dtype="float16"), loaded(folders)
     for ours, theirs in zip(
         model.autoencoder.parameters(), full.autoencoder.parameters(), strict=True
     ):

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from higfa_cli.artifacts import artifact
 from higfa_cli.artifacts.atomic import read_json, read_jsonl, write_jsonl
 from higfa_cli.artifacts.class_folders import class_dir, class_dirs, class_name
-from higfa_cli.artifacts.journal import read_journal
 from higfa_cli.artifacts.rows import ContourRow, TransformRecord
 from higfa_cli.artifacts.safe_paths import why_outside
+from higfa_cli.artifacts.stage_run import read_journal
 from higfa_cli.artifacts.stage_state import read_record
 from higfa_cli.contour.geometry import anisotropy
 from higfa_cli.contour.transform import IDENTITY, apply_transform, draw_transform, homography

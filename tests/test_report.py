@@ -21,6 +21,7 @@ from higfa_cli.errors import UserError
 from higfa_cli.report import figures, tables, wording
 from higfa_cli.report.stats import Difference, Prediction, mean_std, paired_difference
 from higfa_cli.stages import report
+from higfa_cli.stages.report_inputs import report_inputs
 from tests.support.report_project import (
     BETTER,
     HOSTILE,
@@ -166,7 +167,7 @@ def test_latex_escape() -> None:
     assert tables.latex_escape(r"50%_a&b$#{x}\~^") == (
         r"50\%\_a\&b\$\#\{x\}\textbackslash{}\textasciitilde{}\textasciicircum{}"
     )
-    table = tables.Table("", (tables.Column("Arm", False),), (("[x]",), ("real+a_b",)))
+    table = tables.Table("", ("Arm",), (("[x]",), ("real+a_b",)))
     text = tables.latex_table(table)
     assert "{[}x{]} \\\\" in text
     assert r"real+a\_b \\" in text
@@ -412,26 +413,25 @@ def test_gallery_cannot_reach_outside(tmp_path: Path) -> None:
 
 def test_inputs_name_what_changed(tmp_path: Path) -> None:
     ctx = workspace(tmp_path, BETTER)
-    before = report.inputs(ctx)
-    assert before.key == report.inputs(ctx).key
+    before = report_inputs(ctx)
+    assert before.key == report_inputs(ctx).key
     write_predictions(
         tmp_path / "train-downstream/arms/real/seed-1/predictions.csv", set(range(9)), 200
     )
-    after = report.inputs(ctx)
+    after = report_inputs(ctx)
     changed = {k for k in after.files if after.files[k] != before.files[k]}
     assert changed == {"train-downstream/arms"}
     # An unused guide is no input, so its state cannot hold the report up.
     assert "finetune-guide/calibration.json" in before.files
-    assert "finetune-guide/calibration.json" not in report.inputs(context(tmp_path, switch=1)).files
+    assert "finetune-guide/calibration.json" not in report_inputs(context(tmp_path, switch=1)).files
 
 
 def test_limits_depend_on_the_numbers() -> None:
     mixed = Difference(0.5, -1, 2, 40, 9, (0, 1), (1.5, -0.5))
     arms = [tables.Arm("real", 0, (), None), tables.Arm("real+higfa", 9, (), mixed)]
-    shown = {"gallery": True, "confident": True}
-    text = " ".join(
-        wording.limits(arms, True, cross_validated=True, failed=2, missing={"real+x": 3}, **shown)
-    )
+    facts: dict[str, Any] = {"arms": arms, "test": True, "gallery": [{"confidence": 0.5}]}
+    faults = {"cross_validated": True, "failed": 2, "missing": {"real+x": 3}}
+    text = " ".join(wording.sentences("limits", arm=arms[1], **facts, **faults))
     for part in (
         "seeds disagree",
         "40 test photos",
@@ -442,15 +442,17 @@ def test_limits_depend_on_the_numbers() -> None:
         assert part in text
     calm = Difference(0.5, -1, 2, 400, 9, (0, 1), (0.5, 0.5))
     arms[1] = tables.Arm("real+higfa", 9, (), calm)
-    text = " ".join(
-        wording.limits(arms, True, cross_validated=False, failed=0, missing={}, **shown)
-    )
+    faults = {"cross_validated": False, "failed": 0, "missing": {}}
+    text = " ".join(wording.sentences("limits", arm=arms[1], **facts, **faults))
     for part in ("seeds disagree", "rough", "cross-validation", "failed", "real+x"):
         assert part not in text
 
 
 def test_how_checkpoints_were_chosen_is_told() -> None:
-    told = {how: wording.verdict_method(None, True, how)[-1] for how in ("val", "last", "a fifth")}
+    told = {
+        how: wording.sentences("method", arm=None, test=True, chosen_by=how)[-1]
+        for how in ("val", "last", "a fifth")
+    }
     assert "best on the validation photos;" in told["val"]
     assert "last checkpoint" in told["last"]
     assert "best on a fifth;" in told["a fifth"]

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from higfa_cli.artifacts.artifact import read_model, read_rows, write_model, write_rows
-from higfa_cli.artifacts.records import DownstreamOptions, JournalRow, RunRecord
+from higfa_cli.artifacts.records import RunRecord
 from higfa_cli.artifacts.results import Calibration, Results
 from higfa_cli.artifacts.rows import ContourRow, PlanFile, RejectedRow, SelectionRow, TraceRow
+from higfa_cli.artifacts.stage_run import JournalRow
 from higfa_cli.artifacts.workspace import Workspace
 from higfa_cli.errors import UserError
 
@@ -74,9 +75,9 @@ def test_a_key_with_a_default_is_left_out(tmp_path: Path) -> None:
     (trace,) = read_rows(path, TraceRow)
     assert trace.u == trace.p == ()
     assert trace.plain() == row
-    assert JournalRow(file_name="a", sha256="0").plain() == {"file_name": "a", "sha256": "0"}
-    write_model(tmp_path / "options.json", DownstreamOptions(arms=("real",)))
-    assert json.loads((tmp_path / "options.json").read_text()) == {"arms": ["real"]}
+    write_model(tmp_path / "row.json", JournalRow(file_name="a", sha256="0"))
+    written = json.loads((tmp_path / "row.json").read_text())
+    assert written == {"file_name": "a", "sha256": "0"}
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ def test_broken_transforms_are_refused(tmp_path: Path, changes: dict[str, Any]) 
         read_rows(path, ContourRow)
 
 
-@pytest.mark.parametrize("model", [RunRecord, Calibration, Results, PlanFile, DownstreamOptions])
+@pytest.mark.parametrize("model", [RunRecord, Calibration, Results, PlanFile])
 @pytest.mark.parametrize("text", ["[]", "7", '"done"', "{", "[" * 100_000, '{"arms": 7}', "NaN"])
 def test_another_file_is_refused_in_one_line(tmp_path: Path, model: Any, text: str) -> None:
     path = tmp_path / "file.json"
@@ -167,7 +168,7 @@ def test_no_other_module_spells_a_path_of_an_artifact() -> None:
     found = [
         f"{path.relative_to(package)}: {node.value}"
         for path in package.rglob("*.py")
-        if path.name not in ("workspace.py", "journal.py", *foreign)
+        if path.name not in ("workspace.py", "stage_run.py", *foreign)
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
         if " " not in node.value and PurePosixPath(node.value).name in names

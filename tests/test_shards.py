@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,21 +42,19 @@ class Project:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def project(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Project:
     folder = tmp_path_factory.mktemp("shards")
-    (folder / "output").mkdir()
     recipe = write_project(folder)
-    with Forks(folder / "output") as forks:
-        flags = ("--workspace", str(folder / "ready"), "--quiet", "--until", "finetune-guide")
-        child = forks.start("run", str(recipe), *flags, stop_at=0)
-        code, _, err = child.end()
-        assert code == 0, err
-        child.teach()
-        shutil.copytree(folder / "ready", folder / "whole")
-        bare = Project(forks, recipe, folder / "ready", {})
-        code, _, err = bare.draw(folder / "whole")
-        assert code == 0, err
-        yield Project(forks, recipe, folder / "ready", tree(folder / "whole"))
+    flags = ("--workspace", str(folder / "ready"), "--quiet", "--until", "finetune-guide")
+    child = forks.start("run", str(recipe), *flags, stop_at=0)
+    code, _, err = child.end()
+    assert code == 0, err
+    child.teach()
+    shutil.copytree(folder / "ready", folder / "whole")
+    bare = Project(forks, recipe, folder / "ready", {})
+    code, _, err = bare.draw(folder / "whole")
+    assert code == 0, err
+    return Project(forks, recipe, folder / "ready", tree(folder / "whole"))
 
 
 def summary(out: str) -> dict[str, object]:

@@ -10,8 +10,8 @@ import pytest
 import higfa_cli
 from higfa_cli.data.layouts import layout_of
 from higfa_cli.recipe.builtin import ALIASES, builtin_names, builtin_text
+from higfa_cli.recipe.keys import check_key, parse_value
 from higfa_cli.recipe.load import load_recipe, override_recipe
-from higfa_cli.recipe.overrides import check_key, parse_value
 from higfa_cli.recipe.schema import Recipe
 
 SHIPPED = Path(higfa_cli.__file__).parent / "data"

@@ -24,12 +24,12 @@ def test_tokens_that_are_cut_by_hand(tmp_path: Path) -> None:
 def test_first_long_prompt_of_each_class_is_named(tmp_path: Path) -> None:
     tokenizer = tiny.make_tokenizer(tmp_path)
     prompts = {"short": ["a" * 10], "long": ["a", "b" * 80, "c" * 90], "edge": ["d" * 75]}
-    assert cut_off_classes([tokenizer], prompts) == {"long": "b" * 80}
+    assert cut_off_classes([tokenizer], prompts) == ({"long": "b" * 80}, 77)
 
 
 def test_batches_of_texts() -> None:
     one = TextStates(torch.ones(3, 2), torch.full((4,), 2.0))
-    two = one.zeros()
+    two = one.map(torch.zeros_like)
     batch = stack([one, two])
     assert batch.states.shape == (2, 3, 2) and batch.pooled is not None
     assert batch.states[1].abs().sum() == 0 and batch.pooled[0].tolist() == [2.0] * 4

@@ -14,7 +14,6 @@ from higfa_cli.errors import UserError
 from higfa_cli.models.backbones import create_backbone
 from higfa_cli.recipe.classifiers import Training
 from higfa_cli.stages.context import Silent
-from higfa_cli.training.augment import make_augment
 from higfa_cli.training.calibration import (
     HIGHEST_TEMPERATURE,
     LOWEST_TEMPERATURE,
@@ -22,9 +21,13 @@ from higfa_cli.training.calibration import (
     expected_calibration_error,
     fit_temperature,
 )
-from higfa_cli.training.folds import stratified_folds
-from higfa_cli.training.mixing import TrainSet
-from higfa_cli.training.pictures import Pictures, check_memory
+from higfa_cli.training.pictures import (
+    Pictures,
+    TrainSet,
+    check_memory,
+    make_augment,
+    stratified_folds,
+)
 from higfa_cli.training.synthetic import list_synthetic
 from higfa_cli.training.trainer import FitResult, fit, predict_logits
 from tests.support.shapes import CLASSES, SIZE, pictures, write_class_folders

@@ -12,9 +12,8 @@ import torch
 from higfa_cli.errors import UserError
 from higfa_cli.models.backbones import Backbone, create_backbone
 from higfa_cli.recipe.classifiers import Downstream
-from higfa_cli.training.checkpoint import load_checkpoint
-from higfa_cli.training.mixing import TrainSet
-from higfa_cli.training.trainer import FitResult, fit
+from higfa_cli.training.pictures import TrainSet
+from higfa_cli.training.trainer import FitResult, fit, load_checkpoint
 from tests.support import shapes
 
 

@@ -27,17 +27,16 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from higfa_cli.method.guidance import ClassifierStrength, Guidance, TextStrength
+from higfa_cli.method.guidance import Guidance, TextStrength
 from higfa_cli.models.architecture import architecture
 from higfa_cli.models.classifier import Classifier, ClassifierSpec
-from higfa_cli.models.diffusion import DiffusionModel
+from higfa_cli.models.diffusion import DiffusionModel, seeded_noise
 from higfa_cli.models.draw import draw
-from higfa_cli.models.fake import Setup
 from higfa_cli.models.footprint import guided_step
-from higfa_cli.models.loading import load_pipeline
-from higfa_cli.models.renoise import seeded_noise
-from higfa_cli.recipe.drawing import Memory, Model, Run, Sampling
+from higfa_cli.recipe.classifiers import Guide
+from higfa_cli.recipe.drawing import Model
 from tests.support import tiny
+from tests.support.recipes import drawing_recipe, load_model
 
 IDS = {
     "sd": (
@@ -176,27 +175,27 @@ def main() -> None:
     asked = parser.parse_args()
     folder = asked.folder / f"{asked.family}-{asked.dtype}"
     build(asked.family, folder, getattr(torch, asked.dtype))
-    settings = Model(
-        base=str(folder / "sd"),
-        controlnet=str(folder / "controlnet"),
+    recipe = drawing_recipe(
+        folder / "sd",
+        folder / "controlnet",
+        asked.size,
         gradient_autoencoder=str(folder / "tiny") if asked.tiny else None,
         dtype=asked.dtype,
-    )
-    sampling, run = (
-        Sampling(steps=2, scheduler="dpm++2m"),
-        Run(memory=Memory(gradient_checkpointing=True)),
-    )
-    guidance = Guidance(text=TextStrength(7.5), classifier=ClassifierStrength(switch=0.5))
-    setup = Setup(settings, asked.size, guidance, sampling, run.memory)
-    computed = guided_step(architecture(settings, Path()), setup, 1, GUIDE_SIZE)
+        steps=2,
+        scheduler="dpm++2m",
+        text={"scale": 7.5},
+        classifier={"switch": 0.5},
+        memory={"gradient_checkpointing": True},
+    ).model_copy(update={"guide": Guide(backbone="resnet50", image_size=GUIDE_SIZE)})
+    computed = guided_step(architecture(recipe.model, Path()), recipe, 1)
     before = psutil.Process().memory_info().rss
     contour = (torch.rand(1, 1, asked.size, asked.size) > 0.95).float()
     with PeakMemory() as memory:
-        model = load_pipeline(
-            settings, run, sampling, asked.size, Path(), torch.device("cpu"), [PROMPT, NEGATIVE]
-        )
+        model = load_model(recipe, [PROMPT, NEGATIVE])
         started = time.perf_counter()
-        drawn = draw(model, make_guide(), guidance, [PROMPT], NEGATIVE, contour, [3], [SEED])[0]
+        drawn = draw(
+            model, make_guide(), recipe.guidance, [PROMPT], NEGATIVE, contour, [3], [SEED]
+        )[0]
         seconds = time.perf_counter() - started
     found: dict[str, Any] = {
         "family": asked.family,

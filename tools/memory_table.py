@@ -13,7 +13,6 @@ from typing import Any
 
 from higfa_cli.forecast import estimate
 from higfa_cli.models.architecture import architecture
-from higfa_cli.models.fake import Setup
 from higfa_cli.models.footprint import Footprint, guided_step
 from higfa_cli.recipe.drawing import Memory
 from higfa_cli.recipe.load import load_recipe, override_recipe
@@ -90,8 +89,8 @@ def recipe_of(name: str, row: Mapping[str, Any], gradient: str) -> Recipe:
 
 def footprint(recipe: str, row: Mapping[str, Any], gradient: str, batch: int) -> Footprint:
     """One cell."""
-    setup = Setup.of(recipe_of(recipe, row, gradient))
-    return guided_step(architecture(setup.model, Path.cwd()), setup, batch, GUIDE_SIZE)
+    changed = recipe_of(recipe, row, gradient)
+    return guided_step(architecture(changed.model, Path.cwd()), changed, batch)
 
 
 def number(size: int) -> str:

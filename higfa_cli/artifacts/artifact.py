@@ -23,14 +23,19 @@ _SHOWN = 80
 class Artifact(BaseModel):
     """A row or a file: immutable, closed to unknown keys, no type converted, no NaN.
 
-    A key with a default is left out of the file where it has that value. `remedy` ends the error
-    about a file that does not hold such a thing.
+    A key with a default is left out of the file where it has that value. `remedy`, given where a
+    class is defined, ends the error about a file that does not hold such a thing.
     """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, populate_by_name=True
     )
     remedy: ClassVar[str] = "run the stage that wrote it again with --force"
+
+    def __init_subclass__(cls, remedy: str | None = None, **config: Any) -> None:
+        super().__init_subclass__(**config)
+        if remedy is not None:
+            cls.remedy = remedy
 
     def plain(self) -> dict[str, Any]:
         """As JSON holds it, by the names that the file has."""

@@ -30,20 +30,16 @@ def class_dir(name: str) -> str:
     Everything else is percent-encoded UTF-8: separators, control characters, "%", non-ASCII
     letters (file systems normalise those differently), a leading dash, tilde, dot or space, a
     trailing dot or space, and the first letter of device names such as "con". A folder name of
-    more than 240 characters is cut and ends in "%~" and a hash of the name: `class_name` cannot
-    undo that, `class_dirs` of the known names can. Raises UserError for an empty name.
-
-    Names that differ in case alone share a folder where the file system ignores case; for several
-    classes use `class_dirs`.
+    more than 240 characters is cut and ends in "%~" and a hash of the name, which `class_name`
+    cannot undo. Raises UserError for an empty name.
     """
     return _folder(name, _PLAIN)
 
 
 def class_dirs(names: Iterable[str]) -> dict[str, str]:
-    """Name -> folder name, none of which is another's on any file system.
+    """Name -> `class_dir`; in names that differ in case alone the capitals are encoded too.
 
-    As `class_dir`, but in names that differ in case alone the capitals are encoded too. Raises
-    UserError for an empty name.
+    Raises UserError for an empty name.
     """
     folders = {name: class_dir(name) for name in names}
     shared = Counter(folder.lower() for folder in folders.values())
@@ -54,10 +50,7 @@ def class_dirs(names: Iterable[str]) -> dict[str, str]:
 
 
 def class_name(directory: str) -> str:
-    """Class of a folder name: the inverse of `class_dir` and `class_dirs`.
-
-    A folder that was not made by them, or was cut, keeps its own name.
-    """
+    """Class of a folder name; one that `class_dir` has not made, or cut, keeps its own name."""
     if _CUT in directory:
         return directory
     try:
@@ -70,12 +63,10 @@ def _folder(name: str, plain: frozenset[str]) -> str:
     if not name:
         raise UserError("a class has an empty name; give it a name")
     pieces = [char if char in plain else _encoded(char) for char in name]
-    if name[0] in " .-~":
+    if name[0] in " .-~" or name.split(".")[0].rstrip().lower() in _DEVICES:
         pieces[0] = _encoded(name[0])
     if name[-1] in " .":
         pieces[-1] = _encoded(name[-1])
-    if name.split(".")[0].rstrip().lower() in _DEVICES:
-        pieces[0] = _encoded(name[0])
     folder = "".join(pieces)
     if len(folder) <= _LONGEST:
         return folder

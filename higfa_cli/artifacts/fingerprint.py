@@ -29,17 +29,20 @@ def hash_file(path: Path) -> str:
     Raises UserError when it cannot be read.
     """
     try:
+        if (digest := _known.get(_key(path.stat()))) is not None:
+            return digest
         with path.open("rb") as handle:
             state = os.fstat(handle.fileno())
-            key = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
-            if key not in _known:
-                digest = hashlib.file_digest(handle, "sha256").hexdigest()
-                if time.time_ns() - state.st_mtime_ns < _TICK_NS:
-                    return digest
-                _known[key] = digest
-            return _known[key]
+            digest = hashlib.file_digest(handle, "sha256").hexdigest()
+        if time.time_ns() - state.st_mtime_ns >= _TICK_NS:
+            _known[_key(state)] = digest
+        return digest
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; check the path") from None
+
+
+def _key(state: os.stat_result) -> tuple[int, ...]:
+    return (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
 
 
 def canonical_json(value: Any) -> str:

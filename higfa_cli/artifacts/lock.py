@@ -16,13 +16,28 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from higfa_cli.artifacts.artifact import read_model
+from higfa_cli.artifacts.artifact import Artifact, read_model
 from higfa_cli.artifacts.atomic import write_note
-from higfa_cli.artifacts.records import LockNote
 from higfa_cli.errors import UserError, remedy_for
 
 BUSY = 75
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+class LockNote(Artifact, extra="ignore"):
+    """Who holds a folder; `boot` tells one start of a machine from all others.
+
+    Open to other keys: a holder must be respected, whichever version wrote the note.
+    """
+
+    pid: int
+    host: str
+    boot: str = ""
+
+
+def note_of(directory: Path) -> Path:
+    """Where the holder of a folder says who it is."""
+    return directory.parent / f".{directory.name}.lock.json"
 
 
 @contextmanager
@@ -34,7 +49,7 @@ def folder_lock(directory: Path) -> Iterator[None]:
     another machine is respected until somebody deletes it.
     Raises UserError (exit code 75) naming the holder's process and host when it is taken.
     """
-    note = directory.parent / f".{directory.name}.lock.json"
+    note = note_of(directory)
     lock = FileLock(directory.parent / f".{directory.name}.lock", timeout=0)
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
@@ -43,16 +58,26 @@ def folder_lock(directory: Path) -> Iterator[None]:
             raise OSError(errno.ELOOP, f"{lock.lock_file} is a link; remove it")
         lock.acquire()
     except Timeout:
-        holder = _read(note)
-        raise _busy(directory, holder, "wait until it ends") from None
+        raise _busy(directory, _holder(note), "wait until it ends") from None
     except (OSError, NotImplementedError) as error:
         raise _unlockable(directory, error) from None
     try:
-        holder = _read(note)
-        if holder is not None and not _of_this_machine(holder):
+        holder = _holder(note)
+        mine = LockNote(pid=os.getpid(), host=socket.gethostname(), boot=_boot())
+        # A restarted container has another host name, yet the same kernel, which has let go.
+        if holder and holder.host != mine.host and not (holder.boot == mine.boot != ""):
             raise _busy(directory, holder, f"if it has died, delete {note}")
-        with _written(note, directory):
+        try:
+            # In one step, and never through a link that lies in the note's place.
+            write_note(note, mine.plain())
+        except OSError as error:
+            raise _unlockable(directory, error) from None
+        try:
             yield
+        finally:
+            # On a file system that has become read-only, what the run says matters more.
+            with contextlib.suppress(OSError):
+                note.unlink()
     finally:
         lock.release()
 
@@ -60,7 +85,7 @@ def folder_lock(directory: Path) -> Iterator[None]:
 @contextmanager
 def part_lock(directory: Path, part: str) -> Iterator[None]:
     """Hold a part of the folder's work. Raises UserError (exit code 75) when it is taken."""
-    with folder_lock(_part(directory, part)):
+    with folder_lock(directory.parent / f"{directory.name}.part-{part}"):
         yield
 
 
@@ -75,9 +100,17 @@ def gate(directory: Path) -> Iterator[None]:
 def living_parts(directory: Path) -> list[str]:
     """The parts that somebody works on now. Call it inside the gate."""
     prefix, suffix = f".{directory.name}.part-", ".lock"
-    names = sorted(path.name for path in directory.parent.glob(f"{prefix}*{suffix}"))
-    parts = [name.removeprefix(prefix).removesuffix(suffix) for name in names]
-    return [part for part in parts if _is_held(directory, part)]
+    parts = []
+    for path in sorted(directory.parent.glob(f"{prefix}*{suffix}")):
+        part = path.name.removeprefix(prefix).removesuffix(suffix)
+        try:
+            with part_lock(directory, part):
+                pass
+        except UserError as error:
+            if error.exit_code != BUSY:
+                raise
+            parts.append(part)
+    return parts
 
 
 def refuse_living_parts(directory: Path) -> None:
@@ -85,39 +118,23 @@ def refuse_living_parts(directory: Path) -> None:
     with gate(directory):
         living = living_parts(directory)
     if living:
-        raise UserError(
-            f"{directory} is in use: {', '.join(living)} still at work; wait until they end, "
-            "or choose another --workspace",
-            exit_code=BUSY,
-        )
+        raise parts_at_work(directory, living)
 
 
-@contextmanager
-def _written(note: Path, directory: Path) -> Iterator[None]:
-    holder = LockNote(pid=os.getpid(), host=socket.gethostname(), boot=_boot())
-    try:
-        # In one step, and never through a link that lies in the note's place.
-        write_note(note, holder.plain())
-    except OSError as error:
-        raise _unlockable(directory, error) from None
-    try:
-        yield
-    finally:
-        # On a file system that has become read-only, what the run says matters more.
-        with contextlib.suppress(OSError):
-            note.unlink()
+def parts_at_work(directory: Path, living: list[str], at: str = "") -> UserError:
+    """The refusal (exit code 75) of a folder that others work in; `at`: at what."""
+    return UserError(
+        f"{directory} is in use: {', '.join(living)} still at work{at}; wait until they end, "
+        "or choose another --workspace",
+        exit_code=BUSY,
+    )
 
 
-def _read(note: Path) -> LockNote | None:
+def _holder(note: Path) -> LockNote | None:
     """The holder's note; None where there is none (yet), or a killed process left half of it."""
     with contextlib.suppress(UserError):
         return read_model(note, LockNote)
     return None
-
-
-def _of_this_machine(holder: LockNote) -> bool:
-    # A restarted container has another host name, yet the same kernel, which has let go.
-    return holder.host == socket.gethostname() or holder.boot == _boot() != ""
 
 
 def _boot() -> str:
@@ -136,23 +153,7 @@ def _busy(directory: Path, holder: LockNote | None, remedy: str) -> UserError:
 
 
 def _unlockable(directory: Path, error: Exception) -> UserError:
-    if not isinstance(error, OSError):
-        reason, remedy = "this file system has no locks", "choose another --workspace"
-    else:
-        reason = error.strerror or str(error)
-        remedy = remedy_for(error) or "choose another --workspace"
+    reason, remedy = "this file system has no locks", "choose another --workspace"
+    if isinstance(error, OSError):
+        reason, remedy = error.strerror or str(error), remedy_for(error) or remedy
     return UserError(f"{directory} cannot be locked: {reason}; {remedy}")
-
-
-def _is_held(directory: Path, part: str) -> bool:
-    try:
-        with part_lock(directory, part):
-            return False
-    except UserError as error:
-        if error.exit_code != BUSY:
-            raise
-        return True
-
-
-def _part(directory: Path, part: str) -> Path:
-    return directory.parent / f"{directory.name}.part-{part}"

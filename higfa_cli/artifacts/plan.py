@@ -16,16 +16,9 @@ def make_plan(
     per_contour: int,
     seed: int,
 ) -> tuple[PlanItem, ...]:
-    """The pictures of a run in drawing order.
+    """The pictures of a run in drawing order, `per_contour` of each; in batch 0 (`in_batches`).
 
-    Args:
-        contours: rows of the contours' manifest.
-        prompts: class -> its prompts; one is drawn per picture with the picture's seed.
-        negative: negative prompt.
-        per_contour: replicas per contour.
-        seed: the recipe's.
-
-    All are in batch 0 until `in_batches` parts them.
+    Of a class's `prompts` one is drawn per picture, with the picture's seed.
     """
     items: list[PlanItem] = []
     ordered = sorted(contours, key=lambda row: (row.class_id, row.source, row.index))
@@ -33,11 +26,11 @@ def make_plan(
     for row in ordered:
         for again in range(per_contour):
             replica = row.index * per_contour + again
-            own = seed_for(seed, "image", row.cls, row.source, replica)
+            drawn_with = seed_for(seed, "image", row.cls, row.source, replica)
             choices = prompts[row.cls]
             items.append(
                 PlanItem(
-                    id=f"{own:016x}",
+                    id=f"{drawn_with:016x}",
                     cls=row.cls,
                     class_id=row.class_id,
                     source=row.source,
@@ -46,11 +39,11 @@ def make_plan(
                     contour_sha256=row.sha256,
                     transform=row.transform,
                     replica=replica,
-                    seed=own,
-                    prompt=choices[seed_for(own, "prompt") % len(choices)],
+                    seed=drawn_with,
+                    prompt=choices[seed_for(drawn_with, "prompt") % len(choices)],
                     negative=negative,
                     batch=0,
-                    file_name=f"{folders[row.cls]}/{own:016x}.png",
+                    file_name=f"{folders[row.cls]}/{drawn_with:016x}.png",
                 )
             )
     return tuple(items)

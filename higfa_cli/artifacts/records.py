@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
-from pydantic import ConfigDict, Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from higfa_cli.artifacts.artifact import Artifact, Count, Several
 from higfa_cli.artifacts.rows import PictureFault
-
-
-class DownstreamOptions(Artifact):
-    """The flags of the last `higfa train-downstream`."""
-
-    remedy: ClassVar[str] = "delete it"
-
-    synthetic: Several[str] | None = None
-    arms: Several[str] | None = None
 
 
 class PhotoCounts(Artifact):
@@ -28,7 +19,7 @@ class PhotoCounts(Artifact):
 
 
 class ContourCounts(Artifact):
-    """Of stage contours; `sources`: photos that gave contours."""
+    """`sources`: photos that gave contours."""
 
     images: Count
     sources: Count
@@ -36,8 +27,6 @@ class ContourCounts(Artifact):
 
 
 class GuideCounts(Artifact):
-    """Of stage finetune-guide."""
-
     photos: Count
     noised: Count
     steps: Count
@@ -46,7 +35,7 @@ class GuideCounts(Artifact):
 
 
 class SynthesisCounts(Artifact):
-    """Of stage synthesize: pictures and their cost, without the gallery and loading models.
+    """Pictures and their cost, without the gallery and loading models.
 
     `failures`: reason -> pictures; `smallest_batch`: pictures that were drawn together at least;
     `peak_device_memory`: bytes.
@@ -67,7 +56,7 @@ class SynthesisCounts(Artifact):
 
 
 class FilterCounts(Artifact):
-    """Of stage filter; a picture that is rejected for two reasons counts under both."""
+    """A picture that is rejected for two reasons counts under both."""
 
     pictures: Count
     kept: Count
@@ -76,15 +65,11 @@ class FilterCounts(Artifact):
 
 
 class DownstreamCounts(Artifact):
-    """Of stage train-downstream."""
-
     arms: Count
     trainings: Count
 
 
 class ReportCounts(Artifact):
-    """Of stage report."""
-
     arms: Count
     gallery: Count
 
@@ -97,13 +82,11 @@ class RecordedInputs(Artifact):
     files: dict[str, str]
 
 
-class RunRecord(Artifact):
+class RunRecord(Artifact, remedy="run the stage with --force"):
     """`run.json`: how a stage was run, from what, and what came out.
 
     `outputs`: name below the folder -> sha256; `output_seconds`: the time that some of them took.
     """
-
-    remedy: ClassVar[str] = "run the stage with --force"
 
     status: Literal["running", "failed", "done"]
     higfa: str
@@ -129,32 +112,9 @@ class RunRecord(Artifact):
         return self
 
 
-class Pace(Artifact):
+class Pace(Artifact, remedy="delete it"):
     """How long a picture takes: seconds on a device, with these parameters of `synthesize`."""
-
-    remedy: ClassVar[str] = "delete it"
 
     parameters: dict[str, JsonValue]
     seconds: float
     device: str
-
-
-class JournalRow(Artifact):
-    """A finished file of a run that has not ended, and the seconds that it took if counted."""
-
-    file_name: str
-    sha256: str
-    seconds: float | None = None
-
-
-class LockNote(Artifact):
-    """Who holds a folder; `boot` tells one start of a machine from all others.
-
-    Open to other keys: a holder must be respected, whichever version wrote the note.
-    """
-
-    model_config = ConfigDict(extra="ignore")
-
-    pid: int
-    host: str
-    boot: str = ""

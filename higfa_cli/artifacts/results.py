@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -10,7 +10,7 @@ from higfa_cli.artifacts.artifact import Artifact, Count, Several
 
 
 class EpochRow(Artifact):
-    """One epoch of a training; `run` names it where a file holds several."""
+    """`run` names the training where a file holds several."""
 
     run: str | None = None
     epoch: Count
@@ -31,19 +31,15 @@ class Assessment(Artifact):
 
 
 class LevelAssessment(Assessment):
-    """At one of the solver's levels."""
-
     sigma: float
     progress: float
 
 
-class Calibration(Artifact):
+class Calibration(Artifact, remedy="run `higfa finetune-guide --force`"):
     """The guide's temperature, and how far its confidence can be believed.
 
     `overall`: at the levels where it steers; `reconstructed`: photos decoded without noise.
     """
-
-    remedy: ClassVar[str] = "run `higfa finetune-guide --force`"
 
     source: Literal["val", "cross-validation"]
     temperature: float
@@ -53,10 +49,8 @@ class Calibration(Artifact):
     clean: Assessment
 
 
-class TrainingRow(Artifact):
+class TrainingRow(Artifact, remedy="run `higfa train-downstream --force`"):
     """One training; `replaced`: the mean share of real photos that new pictures stood in for."""
-
-    remedy: ClassVar[str] = "run `higfa train-downstream --force`"
 
     seed: int
     best_epoch: Count
@@ -86,17 +80,13 @@ class ArmResult(Artifact):
 
 
 class SplitCounts(Artifact):
-    """Photos by split."""
-
     train: Count
     val: Count
     test: Count
 
 
-class Results(Artifact):
+class Results(Artifact, remedy="run `higfa train-downstream --force`"):
     """What the downstream trainings gave; `chosen_by`: which photos chose the checkpoints."""
-
-    remedy: ClassVar[str] = "run `higfa train-downstream --force`"
 
     arms: Annotated[Several[ArmResult], Field(min_length=1)]
     classes: Several[str]
@@ -106,5 +96,4 @@ class Results(Artifact):
 
     @property
     def has_test(self) -> bool:
-        """Whether there were test photos."""
         return self.counts.test > 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, field_validator
 
@@ -25,7 +25,7 @@ PictureFault = Literal["confidence", "top_k", "best_of", "duplicate", "constant"
 PICTURE_FAULTS: tuple[PictureFault, ...] = get_args(PictureFault)
 
 
-class TransformRecord(Artifact):
+class TransformRecord(Artifact, remedy="run `higfa contours --force`"):
     """Everything needed to redo a contour's transform.
 
     Lengths are fractions of the picture's side, x right and y down. A point is flipped,
@@ -37,8 +37,6 @@ class TransformRecord(Artifact):
         stretch: width grows by this factor against height.
         elastic: shifts of the 4 x 4 thin-plate knots, row by row; () for no warp.
     """
-
-    remedy: ClassVar[str] = "run `higfa contours --force`"
 
     flip: bool
     rotation: float
@@ -57,10 +55,8 @@ class TransformRecord(Artifact):
         return shifts
 
 
-class ContourRow(Artifact):
+class ContourRow(Artifact, remedy="run `higfa contours --force`"):
     """One contour: its file below the stage's folder, the photo (`source`) and the transform."""
-
-    remedy: ClassVar[str] = "run `higfa contours --force`"
 
     file_name: str
     cls: str = Field(alias="class")
@@ -74,16 +70,11 @@ class ContourRow(Artifact):
     sha256: str
 
 
-class RejectedRow(Artifact):
-    """One photo that was left out.
+class RejectedRow(Artifact, remedy="run `higfa contours --force`"):
+    """One photo that was left out; `key` is byte for byte, `path` the same for people, escaped.
 
-    Attributes:
-        key: below the data folder, byte for byte; `path`: the same for people, escaped.
-        detail: what exactly is wrong, one line.
-        state: what the file was (`data.rejected.file_state`).
+    `state`: what the file was (`data.rejected.file_state`).
     """
-
-    remedy: ClassVar[str] = "run `higfa contours --force`"
 
     key: str
     path: str
@@ -102,22 +93,17 @@ class RejectedRow(Artifact):
         return self.reason != "no-edges"
 
 
-class Planned(Artifact):
+class Planned(Artifact, remedy="run `higfa synthesize --force`"):
     """A picture as it was planned.
 
     Attributes:
         id: 16 hex digits of the seed; names the file.
-        cls, class_id: the target class.
-        source, source_sha256: the photo whose contour is used (its dataset key).
+        source: dataset key of the photo whose contour is used.
         contour: the contour's file below the contours stage's folder.
         replica: counts all pictures of one source photo from 0.
         seed: of the initial noise; from (recipe seed, class, source, replica) alone.
-        prompt, negative: what the text encoder reads.
-        batch: index of the batch that the picture is drawn in.
-        file_name: where the picture goes, relative to the images folder.
+        file_name: relative to the images folder.
     """
-
-    remedy: ClassVar[str] = "run `higfa synthesize --force`"
 
     id: str
     cls: str = Field(alias="class")
@@ -135,8 +121,6 @@ class Planned(Artifact):
 
 
 class PlanItem(Planned):
-    """One picture to draw."""
-
     contour_sha256: str
 
 
@@ -159,13 +143,11 @@ class PictureRow(Planned):
     sha256: str | None
 
 
-class TraceRow(Artifact):
+class TraceRow(Artifact, remedy="run `higfa synthesize --force`"):
     """One picture step by step; `p` and `grad_norm` are None before the switch.
 
     No lists where it was never drawn.
     """
-
-    remedy: ClassVar[str] = "run `higfa synthesize --force`"
 
     id: str
     error: str | None
@@ -179,10 +161,8 @@ class TraceRow(Artifact):
     grad_norm: Several[Traced | None] = ()
 
 
-class PlanFile(Artifact):
+class PlanFile(Artifact, remedy="start again with --force"):
     """What all who draw one plan must have in common; `threads`: of each process."""
-
-    remedy: ClassVar[str] = "start again with --force"
 
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)]
     probed: bool
@@ -192,10 +172,8 @@ class PlanFile(Artifact):
     dtype: str
 
 
-class SelectionRow(Artifact):
+class SelectionRow(Artifact, remedy="run `higfa filter --force`"):
     """Whether a picture may train, and what was measured on it (`data.filter_rules.Measured`)."""
-
-    remedy: ClassVar[str] = "run `higfa filter --force`"
 
     file_name: str
     id: str

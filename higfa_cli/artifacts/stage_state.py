@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from higfa_cli.artifacts.artifact import read_model
 from higfa_cli.artifacts.fingerprint import canonical_json, hash_file, hash_json
 from higfa_cli.artifacts.records import RecordedInputs, RunRecord
 from higfa_cli.artifacts.safe_paths import why_outside
+from higfa_cli.artifacts.stage_run import Finished, JournalRow, journals, read_journal
 from higfa_cli.artifacts.workspace import RECORD
 from higfa_cli.errors import UserError
 
@@ -58,9 +60,8 @@ def stage_state(directory: Path, inputs: StageInputs) -> StageState:
     """
     if not (directory / RECORD).is_file():
         return StageState("missing", ("not run yet",))
-    try:
-        record = read_record(directory)
-    except UserError:
+    record = record_of(directory)
+    if record is None:
         return StageState("partial", (f"{RECORD} is broken",))
     changes = _differences(record.inputs, inputs.recorded)
     if changes:
@@ -69,16 +70,13 @@ def stage_state(directory: Path, inputs: StageInputs) -> StageState:
         return StageState("partial", (f"failed: {record.error}",))
     if record.outputs is None:
         return StageState("partial", ("not finished: still running, or killed",))
-    return _outputs_state(directory, record.outputs)
-
-
-def _outputs_state(directory: Path, outputs: Mapping[str, str]) -> StageState:
+    paths = {name: directory / name for name in record.outputs}
     gone = [
-        name for name in outputs if why_outside(directory, name) or not (directory / name).is_file()
+        name for name, path in paths.items() if why_outside(directory, name) or not path.is_file()
     ]
     if gone:
         return StageState("partial", _capped([f"{name} is gone" for name in gone]))
-    changed = [name for name, digest in outputs.items() if hash_file(directory / name) != digest]
+    changed = [name for name, path in paths.items() if hash_file(path) != record.outputs[name]]
     if changed:
         return StageState("stale", _capped([f"{name} was changed" for name in changed]))
     return StageState("fresh")
@@ -87,11 +85,14 @@ def _outputs_state(directory: Path, outputs: Mapping[str, str]) -> StageState:
 def _differences(old: RecordedInputs, new: RecordedInputs) -> list[str]:
     """What differs between recorded inputs and these, parameters first."""
     before, after = _flat(old.parameters), _flat(new.parameters)
-    reasons = [
-        f"{key}: {_value(before, key)} -> {_value(after, key)}"
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key, ...) != after.get(key, ...)
-    ]
+    reasons = []
+    for key in sorted(before.keys() | after.keys()):
+        if before.get(key, ...) != after.get(key, ...):
+            values = (
+                json.dumps(flat[key], ensure_ascii=False) if key in flat else "(absent)"
+                for flat in (before, after)
+            )
+            reasons.append(f"{key}: {' -> '.join(values)}")
     for name in sorted(old.files.keys() | new.files.keys()):
         if name not in new.files:
             reasons.append(f"{name} is no longer an input")
@@ -112,10 +113,6 @@ def _flat(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     return flat
 
 
-def _value(flat: Mapping[str, object], key: str) -> str:
-    return json.dumps(flat[key], ensure_ascii=False) if key in flat else "(absent)"
-
-
 def _capped(reasons: list[str]) -> tuple[str, ...]:
     if len(reasons) <= _REASONS:
         return tuple(reasons)
@@ -125,3 +122,28 @@ def _capped(reasons: list[str]) -> tuple[str, ...]:
 def read_record(directory: Path) -> RunRecord:
     """A stage's record. Raises UserError when it is absent, broken or of something else."""
     return read_model(directory / RECORD, RunRecord)
+
+
+def record_of(directory: Path) -> RunRecord | None:
+    """A stage's record; None where `read_record` has none."""
+    with contextlib.suppress(UserError):
+        return read_record(directory)
+    return None
+
+
+def recorded(directory: Path) -> Finished:
+    """Outputs that the folder's record and journals name."""
+    rows: Finished = {}
+    if (record := record_of(directory)) is not None:
+        for name, digest in (record.outputs or {}).items():
+            if why_outside(directory, name) is None:
+                seconds = record.output_seconds.get(name)
+                rows[name] = JournalRow(file_name=name, sha256=digest, seconds=seconds)
+    for path in journals(directory):
+        rows |= read_journal(path)
+    return rows
+
+
+def recorded_outputs(directory: Path) -> dict[str, str]:
+    """`recorded`: relative path -> sha256."""
+    return {name: row.sha256 for name, row in recorded(directory).items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, Generic, TypeVar
 
 from higfa_cli.artifacts.class_folders import class_dir
 
@@ -15,70 +16,66 @@ METADATA = "metadata.jsonl"
 
 
 class Below:
-    """A path below the folder that it is asked of."""
+    """A path below the folder that it is asked of.
 
-    def __init__(self, name: str) -> None:
+    `writes`: what a finished run leaves there, for people, with <placeholders>; the path itself
+    unless given.
+    """
+
+    def __init__(self, name: str, *writes: str, part: bool = False) -> None:
         self.name = name
+        self.writes = () if part else writes or (name,)
 
-    def __get__(self, folder: StageFolder | TrainingFolder, owner: type) -> Path:
+    def __get__(self, folder: Folder, owner: type) -> Path:
         return folder.directory / self.name
 
 
 @dataclass(frozen=True)
-class StageFolder:
-    """Where a stage writes."""
-
+class Folder:
     directory: Path
 
-    record = Below(RECORD)
-
-    @property
-    def writes(self) -> tuple[str, ...]:
-        """What a finished run leaves, for people: names below the folder, with <placeholders>."""
-        return (RECORD, RESOLVED, *(self.name(path) for path in self._outputs()))
+    @classmethod
+    def written(cls) -> tuple[str, ...]:
+        paths = [value for value in vars(cls).values() if isinstance(value, Below)]
+        return tuple(name for path in paths for name in path.writes)
 
     def name(self, path: Path) -> str:
         """A file of the folder as records and rows name it."""
         return path.relative_to(self.directory).as_posix()
 
-    def _outputs(self) -> tuple[Path, ...]:
-        return ()
+
+class StageFolder(Folder):
+    record = Below(RECORD)
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """What a finished run leaves, for people: names below the folder, with <placeholders>."""
+        return (RECORD, RESOLVED, *self.written())
 
 
 class ContoursFolder(StageFolder):
-    """Stage contours."""
-
+    images = Below("images", "images/<class>/<photo>-<k>.png")
     manifest = Below("manifest.jsonl")
     rejected = Below("rejected.jsonl")
 
-    def image(self, class_folder: str, stem: str, index: int | str) -> Path:
-        return self.directory / "images" / class_folder / f"{stem}-{index}.png"
-
-    def _outputs(self) -> tuple[Path, ...]:
-        return (self.image("<class>", "<photo>", "<k>"), self.manifest, self.rejected)
+    def image(self, class_folder: str, stem: str, index: int) -> Path:
+        return self.images / class_folder / f"{stem}-{index}.png"
 
 
 class GuideFolder(StageFolder):
-    """Stage finetune-guide."""
-
     checkpoint = Below("guide.safetensors")
     calibration = Below("calibration.json")
     history = Below("history.jsonl")
 
-    def _outputs(self) -> tuple[Path, ...]:
-        return (self.checkpoint, self.calibration, self.history)
-
 
 class SynthesizeFolder(StageFolder):
-    """One arm of stage synthesize."""
-
     plan = Below("plan.json")  # What all who draw have in common.
     items = Below("plan.jsonl")  # The pictures of the plan.
-    images = Below("images")
+    images = Below("images", "images/<class>/<id>.png")
     metadata = Below(f"images/{METADATA}")
-    failed = Below("failed.jsonl")
-    traces = Below("traces")
-    sources = Below("sources")
+    traces = Below("traces", "traces/batch-<n>.jsonl")
+    failed = Below("failed.jsonl", part=True)
+    sources = Below("sources", part=True)
 
     def source(self, picture: str) -> Path:
         """The photo whose contour a picture has; of the gallery's alone."""
@@ -92,30 +89,13 @@ class SynthesizeFolder(StageFolder):
         """Of the batches that are whole, in their order."""
         return sorted(self.traces.glob("batch-*.jsonl"))
 
-    def _outputs(self) -> tuple[Path, ...]:
-        return (
-            self.plan,
-            self.items,
-            self.images / "<class>" / "<id>.png",
-            self.metadata,
-            self.traces / "batch-<n>.jsonl",
-        )
-
 
 class FilterFolder(StageFolder):
-    """One arm of stage filter."""
-
     selection = Below("selection.jsonl")
 
-    def _outputs(self) -> tuple[Path, ...]:
-        return (self.selection,)
 
-
-@dataclass(frozen=True)
-class TrainingFolder:
+class TrainingFolder(Folder):
     """One training of an arm."""
-
-    directory: Path
 
     model = Below("model.safetensors")
     history = Below("history.jsonl")
@@ -124,10 +104,8 @@ class TrainingFolder:
 
 
 class DownstreamFolder(StageFolder):
-    """Stage train-downstream."""
-
     results = Below("results.json")
-    arms = Below("arms")
+    arms = Below("arms", *(f"arms/<arm>/seed-<s>/{name}" for name in TrainingFolder.written()))
 
     def training(self, arm: str, seed: int) -> TrainingFolder:
         return TrainingFolder(self.arms / class_dir(arm) / f"seed-{seed}")
@@ -136,27 +114,25 @@ class DownstreamFolder(StageFolder):
         """Of every arm and seed, in the order of their paths."""
         return sorted(self.arms.glob("*/*/predictions.csv"))
 
-    def _outputs(self) -> tuple[Path, ...]:
-        training = TrainingFolder(self.arms / "<arm>" / "seed-<s>")
-        return (
-            self.results,
-            training.model,
-            training.history,
-            training.result,
-            training.predictions,
-        )
-
 
 class ReportFolder(StageFolder):
-    """Stage report."""
-
     page = Below("report.html")
     markdown = Below("report.md")
     csv = Below("results.csv")
     latex = Below("results.tex")
 
-    def _outputs(self) -> tuple[Path, ...]:
-        return (self.page, self.markdown, self.csv, self.latex)
+
+F = TypeVar("F", bound=StageFolder)
+
+
+class At(Generic[F]):
+    """The folder of a stage in the workspace that it is asked of."""
+
+    def __init__(self, folder: type[F], name: str, of_arms: bool = False) -> None:
+        self._folder, self._name, self._of_arms = folder, name, of_arms
+
+    def __get__(self, ws: Workspace, owner: type) -> F:
+        return self._folder(ws.root / self._name / (ws.arm_name if self._of_arms else ""))
 
 
 @dataclass(frozen=True)
@@ -164,51 +140,28 @@ class Workspace:
     """The folder of one recipe's artifacts."""
 
     root: Path
-
-    @property
-    def contours(self) -> ContoursFolder:
-        return ContoursFolder(self.root / "contours")
-
-    @property
-    def guide(self) -> GuideFolder:
-        return GuideFolder(self.root / "finetune-guide")
-
-    def arm(self, name: str) -> ArmWorkspace:
-        """With the pictures of one arm."""
-        return ArmWorkspace(self.root, name)
-
-    @property
-    def downstream(self) -> DownstreamFolder:
-        return DownstreamFolder(self.root / "train-downstream")
-
-    @property
-    def report(self) -> ReportFolder:
-        return ReportFolder(self.root / "report")
+    arm_name: ClassVar[str] = "<arm>"
+    contours = At(ContoursFolder, "contours")
+    guide = At(GuideFolder, "finetune-guide")
+    downstream = At(DownstreamFolder, "train-downstream")
+    report = At(ReportFolder, "report")
 
     @property
     def stages(self) -> dict[str, StageFolder]:
         """Stage -> its folder, in the order in which they run; each arm's for those of arms."""
         arm = self.arm("<arm>")
-        return {
-            "contours": self.contours,
-            "finetune-guide": self.guide,
-            "synthesize": arm.synthesize,
-            "filter": arm.filter,
-            "train-downstream": self.downstream,
-            "report": self.report,
-        }
+        before, after = (self.contours, self.guide), (self.downstream, self.report)
+        folders = (*before, arm.synthesize, arm.filter, *after)
+        return {self.name(folder.directory).partition("/")[0]: folder for folder in folders}
 
     @property
     def previews(self) -> Path:
         """Sheets of `synthesize --preview` and `--sweep`; no stage reads them."""
         return self.root / "previews"
 
-    def options(self, stage: str) -> Path:
-        """The flags of a stage's last run.
-
-        Beside the stage's folder, as its lock is: the folder belongs to one run, this outlives it.
-        """
-        return self.root / f".{stage}.options.json"
+    def arm(self, name: str) -> ArmWorkspace:
+        """With the pictures of one arm."""
+        return ArmWorkspace(self.root, name)
 
     def name(self, path: Path) -> str:
         """A file or folder of the workspace as a stage's inputs name it."""
@@ -219,15 +172,10 @@ class Workspace:
 class ArmWorkspace(Workspace):
     """The folder of one recipe's artifacts, with the pictures of one arm."""
 
-    arm_name: str
+    arm_name: str  # type: ignore[misc]
 
-    @property
-    def synthesize(self) -> SynthesizeFolder:
-        return SynthesizeFolder(self.root / "synthesize" / self.arm_name)
-
-    @property
-    def filter(self) -> FilterFolder:
-        return FilterFolder(self.root / "filter" / self.arm_name)
+    synthesize = At(SynthesizeFolder, "synthesize", of_arms=True)
+    filter = At(FilterFolder, "filter", of_arms=True)
 
     @property
     def preview_pace(self) -> Path:

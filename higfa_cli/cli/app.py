@@ -1,4 +1,4 @@
-"""The command line: registers the subcommands, each in a file of its own."""
+"""The command line: registers the subcommands."""
 
 from __future__ import annotations
 
@@ -7,21 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from higfa_cli import __version__
-from higfa_cli.cli import (
-    contours,
-    doctor,
-    export,
-    filter,
-    finetune_guide,
-    init,
-    predict,
-    recipes,
-    report,
-    run,
-    status,
-    synthesize,
-    train_downstream,
-)
+from higfa_cli.cli import doctor, init, predict, recipes, run, stage, synthesize
 from higfa_cli.cli.guard import Guarded, guarded_main
 from higfa_cli.cli.options import spelled_out
 
@@ -32,20 +18,20 @@ _GROUPS = {
         ("doctor", doctor.command, "birds.yaml"),
     ),
     "Stages in their order": (
-        ("contours", contours.command, "birds.yaml --max-bad 5%"),
-        ("finetune-guide", finetune_guide.command, "birds.yaml"),
+        ("contours", stage.contours, "birds.yaml --max-bad 5%"),
+        ("finetune-guide", stage.finetune_guide, "birds.yaml"),
         ("synthesize", synthesize.command, "birds.yaml --preview 8"),
-        ("filter", filter.command, "birds.yaml --set filter.confidence=0.5"),
-        ("train-downstream", train_downstream.command, "birds.yaml --arm real"),
-        ("report", report.command, "birds.yaml"),
+        ("filter", stage.filter_, "birds.yaml --set filter.confidence=0.5"),
+        ("train-downstream", stage.train_downstream, "birds.yaml --arm real"),
+        ("report", stage.report, "birds.yaml"),
     ),
     "All of them": (
-        ("run", run.command, "birds.yaml --until synthesize"),
-        ("status", status.command, "birds.yaml"),
+        ("run", run.run, "birds.yaml --until synthesize"),
+        ("status", run.status, "birds.yaml"),
     ),
     "After": (
-        ("predict", predict.command, "birds.yaml new-photo.jpg"),
-        ("export", export.command, "birds.yaml --format onnx --out birds-model"),
+        ("predict", predict.predict, "birds.yaml new-photo.jpg"),
+        ("export", predict.export, "birds.yaml --format onnx --out birds-model"),
     ),
 }
 

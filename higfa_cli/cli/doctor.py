@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated, Any
 
 import typer
 
-from higfa_cli.cli.options import Choice, RecipeFlags
+from higfa_cli.cli.options import DeviceFlags
+from higfa_cli.cli.output import print_json, print_line, stdout_for_result
 from higfa_cli.errors import UserError
-
-if TYPE_CHECKING:
-    from higfa_cli.stages.context import Context
+from higfa_cli.text import plural
 
 _MARKS = {"ok": "ok", "failed": "FAILED", "warning": "warning"}
-_FETCH_FIRST = "not done: model files are missing"
+Result = dict[str, Any]
 
 
 def command(
-    flags: RecipeFlags,
+    flags: DeviceFlags,
     self_check: Annotated[
         bool,
         typer.Option("--self-check", help="Also load the model and draw a little with it."),
@@ -28,11 +29,8 @@ def command(
     Data, model files, device and dtype, memory, disk, time, and the next command. Exit code 1 if
     a check failed. Asks no network.
     """
-    from higfa_cli.cli.output import print_json, stdout_for_result
-
-    choice = flags.choice
     with stdout_for_result(flags.as_json):
-        result = _examine(choice, self_check, quiet=flags.as_json)
+        result = _examine(flags, flags.words, self_check)
     if flags.as_json:
         print_json(result)
     else:
@@ -41,41 +39,36 @@ def command(
         raise typer.Exit(1)
 
 
-def _examine(choice: Choice, self_check: bool, quiet: bool) -> dict[str, Any]:
+def _examine(flags: DeviceFlags, words: str, self_check: bool) -> Result:
     try:
-        ctx = choice.context(quiet)
+        ctx = flags.context(quiet=flags.as_json)
     except UserError as error:
         row = {"check": "recipe", "status": "failed", "detail": str(error), "remedy": ""}
         return {"ok": False, "checks": [row], "missing_files": [], "next": None}
-    from higfa_cli.forecast.doctor import doctor
-
-    result = doctor(ctx, choice.words)
-    return _with_self_check(ctx, result) if self_check else result
-
-
-def _with_self_check(ctx: Context, result: dict[str, Any]) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    from higfa_cli.forecast.doctor import failed
+    from higfa_cli.forecast.doctor import doctor, failed
     from higfa_cli.forecast.findings import Row
-    from higfa_cli.forecast.self_check import self_check
 
+    result = doctor(ctx, words)
+    if not self_check:
+        return result
     if result["missing_files"]:
-        row = Row("self-check", "failed", _FETCH_FIRST, "fetch them first")
-        more = {"checks": [asdict(row)]}
+        lacking = Row(
+            "self-check", "failed", "not done: model files are missing", "fetch them first"
+        )
+        more: Result = {"checks": [asdict(lacking)]}
     else:
         ctx.progress.note("drawing a few guided steps ...")
         try:
-            more = self_check(ctx)
+            from higfa_cli.forecast import self_check as checking
+
+            more = checking.self_check(ctx)
         except Exception as error:
             more = {"checks": [asdict(failed("self-check", error))]}
     healthy = result["ok"] and all(row["status"] != "failed" for row in more["checks"])
     return result | {"ok": healthy, "self_check": more}
 
 
-def _show(result: dict[str, Any]) -> None:
-    from higfa_cli.cli.output import print_line
-
+def _show(result: Result) -> None:
     more = result.get("self_check", {})
     _show_rows(result["checks"])
     _show_rows(more.get("checks", []))
@@ -87,10 +80,8 @@ def _show(result: dict[str, Any]) -> None:
         print_line(f"next: {result['next']}")
 
 
-def _show_rows(rows: list[dict[str, str]]) -> None:
+def _show_rows(rows: Sequence[dict[str, str]]) -> None:
     """One line per check, and the remedy below it where it is not ok."""
-    from higfa_cli.cli.output import print_line
-
     width = max((len(row["check"]) for row in rows), default=0)
     for row in rows:
         print_line(f"{_MARKS[row['status']]:<8} {row['check']:<{width}}  {row['detail']}")
@@ -98,12 +89,10 @@ def _show_rows(rows: list[dict[str, str]]) -> None:
             print_line(f"{'':8} {'':{width}}  -> {row['remedy']}")
 
 
-def _show_missing(missing: list[dict[str, Any]]) -> None:
+def _show_missing(missing: Sequence[Result]) -> None:
     """Counts per repository, then the commands, each of which can be pasted."""
-    from higfa_cli.cli.output import print_line
     from higfa_cli.forecast.model_files import FOLDER, MissingFile, by_repository
     from higfa_cli.forecast.repository import ENTIRE_REPOSITORY
-    from higfa_cli.text import plural
 
     rows = [MissingFile(**row) for row in missing]
     print_line("missing:")

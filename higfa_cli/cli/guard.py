@@ -45,7 +45,6 @@ class Guarded(TyperGroup):
     """
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the chosen command."""
         debug = os.environ.get(DEBUG) == "1"
         try:
             with _stoppable():
@@ -75,7 +74,10 @@ def guarded_main(app: Callable[[], Any]) -> NoReturn:
     streams.prepare()
     code: Any = 0
     try:
-        _check_file_names()
+        # Recipes and manifests are UTF-8; else a class folder and its name are different texts.
+        encoding = sys.getfilesystemencoding()
+        if encoding.lower() != "utf-8":
+            raise UserError(f"file names are {encoding} in this locale; set PYTHONUTF8=1")
         app()
     except SystemExit as ending:
         code = ending.code
@@ -97,13 +99,6 @@ def guarded_main(app: Callable[[], Any]) -> NoReturn:
     if streams.flush_failure(sys.stderr):
         streams.abandon(sys.stderr)
     sys.exit(code)
-
-
-def _check_file_names() -> None:
-    # Recipes and manifests are UTF-8; here a class folder and its name would be different texts.
-    encoding = sys.getfilesystemencoding()
-    if encoding.lower() != "utf-8":
-        raise UserError(f"file names are {encoding} in this locale; set PYTHONUTF8=1")
 
 
 @contextmanager
@@ -144,17 +139,14 @@ def _described(error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{error.filename}: " if error.filename is not None else ""
-        return f"{where}{error.strerror}; {_remedy(error)}"
+        remedy = remedy_for(error) or f"check the path (set {DEBUG}=1 for the traceback)"
+        if error.filename == streams.STDOUT:
+            remedy = "what was to be printed is lost, files written are whole: send it elsewhere"
+        return f"{where}{error.strerror}; {remedy}"
     if isinstance(error, UnicodeEncodeError):
         around = error.object[max(error.start - 40, 0) : error.end + 40]
         return f"{around!r} cannot be written as {error.encoding}; rename the file or the class"
     return f"{type(error).__name__}: {error} (set {DEBUG}=1 for the traceback)"
-
-
-def _remedy(error: OSError) -> str:
-    if error.filename == streams.STDOUT:
-        return "what was to be printed is lost, files written are whole: send the output elsewhere"
-    return remedy_for(error) or f"check the path (set {DEBUG}=1 for the traceback)"
 
 
 def _is_typers_own(error: Exception) -> bool:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from higfa_cli.cli.options import JsonFlag, QuietFlag
+from higfa_cli.cli.output import TerminalProgress, print_result, stdout_for_result
 
 
 def command(
@@ -32,20 +33,8 @@ def command(
 
     With class words for the prompts and a seeded split.
     """
-    from higfa_cli.cli.output import (
-        TerminalProgress,
-        print_json,
-        print_line,
-        print_mapping,
-        stdout_for_result,
-    )
-
     with stdout_for_result(as_json):
         from higfa_cli.stages.init_project import init_project
 
         result = init_project(root, out, name, val, test, seed, force, TerminalProgress(quiet))
-    if as_json:
-        print_json(result)
-    else:
-        print_line(f"wrote {out}")
-        print_mapping(result)
+    print_result(f"wrote {out}", result, as_json)

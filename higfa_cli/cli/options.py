@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import inspect
+import os
 import shlex
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, get_type_hints
 
 import typer
 
 from higfa_cli.errors import UserError
+from higfa_cli.recipe.builtin import builtin_text
 
 if TYPE_CHECKING:
     from higfa_cli.stages.context import Context
+
+
+# What the libraries read when they are imported; a user's own setting wins.
+_QUIET = {
+    "TQDM_DISABLE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_VERBOSITY": "critical",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+    # Looking for plug-ins reads the metadata of every installed package.
+    "PYDANTIC_DISABLE_PLUGINS": "1",
+}
+_LIBRARIES = r"(diffusers|transformers|huggingface_hub|timm|torch|torchvision)(\.|$)"
 
 
 def _refuse_recipe_flag(ctx: typer.Context, value: str | None) -> None:
@@ -25,29 +43,9 @@ def _refuse_recipe_flag(ctx: typer.Context, value: str | None) -> None:
         )
 
 
-RecipeArgument = Annotated[
-    str | None, typer.Argument(help="Recipe file or built-in name.", metavar="RECIPE")
-]
-DatasetFlag = Annotated[
-    str | None,
-    typer.Option(
-        "--dataset", help="Built-in recipe, instead of RECIPE; for scripts.", metavar="NAME"
-    ),
-]
 SetFlag = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a recipe key, e.g. sampling.steps=20.", metavar="KEY=VALUE"),
-]
-WorkspaceFlag = Annotated[
-    Path | None,
-    typer.Option("--workspace", help="Folder for artifacts, instead of the recipe's."),
-]
-DeviceFlag = Annotated[
-    str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.", metavar="DEVICE")
-]
-ForceFlag = Annotated[bool, typer.Option("--force", help="Run again although all is fresh.")]
-DryRunFlag = Annotated[
-    bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")
 ]
 ArmFlag = Annotated[
     list[str] | None,
@@ -55,60 +53,31 @@ ArmFlag = Annotated[
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
-_NoFlag = Annotated[str | None, typer.Option(hidden=True, callback=_refuse_recipe_flag)]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which recipe, with which changes, and where to."""
-
-    ref: str
-    overrides: tuple[str, ...] = ()
-    workspace: Path | None = None
-    device: str | None = None
-
-    @property
-    def words(self) -> str:
-        """What to type after a command to make the same choice again."""
-        words = [self.ref]
-        for override in self.overrides:
-            words += ["--set", override]
-        if self.workspace:
-            words += ["--workspace", str(self.workspace)]
-        if self.device:
-            words += ["--device", self.device]
-        return shlex.join(words)
-
-    def context(self, quiet: bool = True, force: bool = False) -> Context:
-        """Load the recipe. Raises UserError when it is not valid."""
-        from higfa_cli.cli.output import TerminalProgress
-        from higfa_cli.cli.quiet import silence_libraries
-        from higfa_cli.recipe.load import load_recipe
-        from higfa_cli.stages.context import make_context
-
-        silence_libraries()
-        overrides = [*self.overrides, *([f"run.device={self.device}"] if self.device else [])]
-        loaded = load_recipe(self.ref, overrides)
-        return make_context(loaded, self.workspace, TerminalProgress(quiet), force)
 
 
 @dataclass(frozen=True)
 class RecipeFlags:
     """The flags of every command that reads a recipe."""
 
-    ref: RecipeArgument = None
-    dataset: DatasetFlag = None
-    recipe: _NoFlag = None
+    ref: Annotated[
+        str | None, typer.Argument(help="Recipe file or built-in name.", metavar="RECIPE")
+    ] = None
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="Built-in recipe, instead of RECIPE; for scripts.", metavar="NAME"),
+    ] = None
+    recipe: Annotated[str | None, typer.Option(hidden=True, callback=_refuse_recipe_flag)] = None
     set_: SetFlag = None
-    workspace: WorkspaceFlag = None
-    device: DeviceFlag = None
+    workspace: Annotated[
+        Path | None, typer.Option(help="Folder for artifacts, instead of the recipe's.")
+    ] = None
     as_json: JsonFlag = False
 
-    @property
-    def choice(self) -> Choice:
-        """The recipe chosen. Raises UserError (exit code 2) unless it is exactly one."""
-        from higfa_cli.recipe.builtin import builtin_text
+    device: ClassVar[str | None] = None
 
+    @property
+    def chosen(self) -> str:
+        """The recipe chosen. Raises UserError (exit code 2) unless it is exactly one."""
         refs = [ref for ref in (self.ref, self.dataset) if ref is not None]
         if len(refs) != 1:
             problem = "choose one recipe" if refs else "no recipe chosen"
@@ -117,16 +86,63 @@ class RecipeFlags:
             )
         if self.dataset is not None:
             builtin_text(self.dataset)
-        return Choice(refs[0], tuple(self.set_ or ()), self.workspace, self.device)
+        return refs[0]
+
+    @property
+    def words(self) -> str:
+        """What to type after a command to make the same choice again."""
+        words = [self.chosen]
+        for override in self.set_ or ():
+            words += ["--set", override]
+        if self.workspace:
+            words += ["--workspace", str(self.workspace)]
+        if self.device:
+            words += ["--device", self.device]
+        return shlex.join(words)
+
+    def with_key(self, override: str) -> Self:
+        """The same flags with one more `--set KEY=VALUE`."""
+        return replace(self, set_=[*(self.set_ or ()), override])
+
+    def context(self, quiet: bool = True, force: bool = False) -> Context:
+        """Load the recipe. Raises UserError when it is not valid."""
+        silence_libraries()
+        from higfa_cli.cli.output import TerminalProgress
+        from higfa_cli.recipe.load import load_recipe
+        from higfa_cli.stages.context import make_context
+
+        device = [f"run.device={self.device}"] if self.device else []
+        loaded = load_recipe(self.chosen, [*(self.set_ or ()), *device])
+        return make_context(loaded, self.workspace, TerminalProgress(quiet), force)
 
 
 @dataclass(frozen=True)
-class StageFlags(RecipeFlags):
+class DeviceFlags(RecipeFlags):
+    """The flags of every command that computes, or says how that would go."""
+
+    device: Annotated[  # type: ignore[misc]
+        str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", metavar="DEVICE")
+    ] = None
+
+
+@dataclass(frozen=True)
+class StageFlags(DeviceFlags):
     """The flags of every command that runs stages."""
 
-    force: ForceFlag = False
-    dry_run: DryRunFlag = False
+    force: Annotated[bool, typer.Option("--force", help="Run again although all is fresh.")] = False
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")
+    ] = False
     quiet: QuietFlag = False
+
+
+def silence_libraries() -> None:
+    """Keep the libraries' own bars and notices out of the program's output."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    # Notes to programmers, about calls that the user of a command cannot change.
+    for category in (FutureWarning, DeprecationWarning, UserWarning):
+        warnings.filterwarnings("ignore", category=category, module=_LIBRARIES)
 
 
 def spelled_out(command: Callable[..., None]) -> Callable[..., None]:
@@ -138,8 +154,7 @@ def spelled_out(command: Callable[..., None]) -> Callable[..., None]:
     flags_type = first.annotation
     if not (isinstance(flags_type, type) and issubclass(flags_type, RecipeFlags)):
         return command
-    hints = inspect.get_annotations(RecipeFlags, eval_str=True)
-    hints |= inspect.get_annotations(flags_type, eval_str=True)
+    hints = get_type_hints(flags_type, include_extras=True)
     shared = [
         inspect.Parameter(
             flag.name, first.KEYWORD_ONLY, default=flag.default, annotation=hints[flag.name]

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager
 from typing import IO, Any, TypeGuard, TypeVar, cast
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+import typer
 
 from higfa_cli.cli.streams import Forgiving
-from higfa_cli.text import HAZARD, inert
+from higfa_cli.text import inert
 
 T = TypeVar("T")
 
@@ -25,12 +21,23 @@ class TerminalProgress:
     """Progress on stderr: notes as lines, and bars where stderr is a terminal."""
 
     def __init__(self, quiet: bool = False) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
         self._quiet = quiet
         # rich asks no more of a file than this; its own answer to a closed pipe ends the program.
         file = cast(IO[str], Forgiving(sys.stderr))
-        self._console = Console(file=file, highlight=False, emoji=False, soft_wrap=True)
+        self._console = Console(
+            file=file, markup=False, highlight=False, emoji=False, soft_wrap=True
+        )
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
@@ -44,7 +51,7 @@ class TerminalProgress:
         if total is None and isinstance(items, Sized):
             total = len(items)
         outermost = not self._bars.tasks
-        task = self._bars.add_task(_plain(description), total=total)
+        task = self._bars.add_task(inert(description), total=total)
         if outermost:
             self._bars.start()
         try:
@@ -59,7 +66,7 @@ class TerminalProgress:
     def note(self, message: str) -> None:
         """One human line, unless quiet."""
         if not self._quiet:
-            self._console.print(_plain(message))
+            self._console.print(inert(message))
 
 
 def stdout_for_result(as_json: bool) -> AbstractContextManager[Any]:
@@ -68,21 +75,23 @@ def stdout_for_result(as_json: bool) -> AbstractContextManager[Any]:
 
 
 def print_json(result: Mapping[str, object]) -> None:
-    """The one JSON object."""
-    text = json.dumps(result, ensure_ascii=False, indent=1, default=str)
-    # What JSON leaves as it is, a terminal may obey. The escape reads back as the character.
-    text = "\n".join(HAZARD.sub(_escaped, line) for line in text.split("\n"))
-    try:
-        text.encode(sys.stdout.encoding)
-    except UnicodeEncodeError:
-        # A narrow locale, or a file name that is not text: JSON has escapes of its own.
-        text = json.dumps(result, indent=1, default=str)
-    sys.stdout.write(text + "\n")
+    """The one JSON object: ASCII, for any terminal and encoding."""
+    # The one control character that JSON leaves as it is.
+    typer.echo(json.dumps(result, indent=1, default=str).replace("\x7f", "\\u007f"))
 
 
 def print_line(text: str) -> None:
-    """One human line; nothing in it is markup."""
-    _stdout().print(_plain(text))
+    """One human line."""
+    typer.echo(inert(text))
+
+
+def print_result(title: str, result: Mapping[str, object], as_json: bool) -> None:
+    """The JSON object, or the title and the result below it."""
+    if as_json:
+        print_json(result)
+    else:
+        print_line(title)
+        print_mapping(result)
 
 
 def print_mapping(
@@ -115,37 +124,25 @@ def print_mapping(
 
 def print_table(rows: Sequence[Mapping[str, object]]) -> None:
     """Rows as a table; columns in order of appearance, those with objects inside left to --json."""
+    from rich.console import Console
+    from rich.table import Table
+
     nested = {name for row in rows for name, value in row.items() if isinstance(value, Mapping)}
     columns = [name for name in dict.fromkeys(n for row in rows for n in row) if name not in nested]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
-        table.add_column(_plain(name.replace("_", " ")), overflow="fold")
+        table.add_column(inert(name.replace("_", " ")), overflow="fold")
     for row in rows:
-        table.add_row(*(_plain(_shown(row.get(name, ""))) for name in columns))
-    console = _stdout()
+        table.add_row(*(inert(_shown(row.get(name, ""))) for name in columns))
+    console = Console(markup=False, highlight=False, emoji=False)
+    if not console.is_terminal:
+        # A file has no width; folding a table at 80 columns would only break paths.
+        console.width = 1000
     with console.capture() as captured:
         console.print(table)
     # The last column comes padded to its width.
     for line in captured.get().splitlines():
-        sys.stdout.write(line.rstrip() + "\n")
-
-
-def _plain(text: str) -> str:
-    """Text in which nothing is markup, nor a command to the terminal."""
-    return escape(inert(text))
-
-
-def _escaped(match: re.Match[str]) -> str:
-    return f"\\u{ord(match.group()):04x}"
-
-
-def _stdout() -> Console:
-    # A new one each time: stdout may be redirected in between.
-    console = Console(highlight=False, emoji=False, soft_wrap=True)
-    if not console.is_terminal:
-        # A file has no width; folding a table at 80 columns would only break paths.
-        console.width = 1000
-    return console
+        typer.echo(line.rstrip())
 
 
 def _is_rows(value: object) -> TypeGuard[Sequence[Mapping[str, object]]]:
@@ -165,15 +162,13 @@ def _is_prose(value: object) -> TypeGuard[Sequence[object]]:
     )
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
         return f"{value:.4g}"
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Sequence) and not any(isinstance(x, Mapping) for x in value):
+    if isinstance(value, (list, tuple)) and not any(isinstance(x, Mapping) for x in value):
         return ", ".join(map(_shown, value)) or "none"
-    if isinstance(value, (Mapping, Sequence)):
+    if isinstance(value, (Mapping, list, tuple)):
         return json.dumps(value, ensure_ascii=False, default=str)
     return str(value)

@@ -1,14 +1,16 @@
-"""`higfa predict`."""
+"""`higfa predict` and `higfa export`: what a trained model is good for."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from higfa_cli.cli.options import RecipeFlags
+from higfa_cli.cli.options import DeviceFlags, RecipeFlags, silence_libraries
+from higfa_cli.cli.output import print_json, print_line, print_result, stdout_for_result
 from higfa_cli.errors import UserError
 
 ModelFlag = Annotated[
@@ -16,8 +18,15 @@ ModelFlag = Annotated[
 ]
 
 
-def command(
-    flags: RecipeFlags,
+class Format(StrEnum):
+    """File formats of an export."""
+
+    safetensors = "safetensors"
+    onnx = "onnx"
+
+
+def predict(
+    flags: DeviceFlags,
     images: Annotated[list[Path] | None, typer.Argument(help="Photos.", metavar="IMAGE...")] = None,
     model: ModelFlag = None,
     top: Annotated[int, typer.Option(min=1, help="Classes per photo.")] = 3,
@@ -26,8 +35,6 @@ def command(
 
     With --model or --dataset there is no RECIPE, and all arguments are photos.
     """
-    from higfa_cli.cli.output import print_json, print_line, stdout_for_result
-
     photos = images or []
     if flags.ref is not None and (model is not None or flags.dataset is not None):
         photos = [Path(flags.ref), *photos]
@@ -38,7 +45,7 @@ def command(
             exit_code=2,
         )
     with stdout_for_result(flags.as_json):
-        path, device = find_model(model, flags)
+        path, device = _find_model(model, flags)
         from higfa_cli.stages.predict import predict
 
         rows = predict(path, photos, top, device)
@@ -50,13 +57,23 @@ def command(
         print_line(f"{row['image']}: {guesses}")
 
 
-def find_model(model: Path | None, flags: RecipeFlags) -> tuple[Path, str]:
-    """(model, device): the model given, or the best arm's in the recipe's workspace.
+def export(
+    flags: RecipeFlags,
+    out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    format_: Annotated[Format, typer.Option("--format", help="File format.")],
+    model: ModelFlag = None,
+) -> None:
+    """Write a trained model for use elsewhere."""
+    with stdout_for_result(flags.as_json):
+        path, _ = _find_model(model, flags)
+        from higfa_cli.stages.export import export
 
-    Raises UserError (exit code 2) unless exactly one of --model and a recipe is given.
-    """
-    from higfa_cli.cli.quiet import silence_libraries
+        result = export(path, out, format_.value)
+    print_result(f"exported {path}", result, flags.as_json)
 
+
+def _find_model(model: Path | None, flags: RecipeFlags) -> tuple[Path, str]:
+    """(model, device): the model given, or the best arm's in the recipe's workspace."""
     silence_libraries()
     has_recipe = flags.ref is not None or flags.dataset is not None
     if model is not None:
@@ -65,7 +82,7 @@ def find_model(model: Path | None, flags: RecipeFlags) -> tuple[Path, str]:
         return model, flags.device or "auto"
     if not has_recipe:
         raise UserError("no model: give a recipe or --model PATH", exit_code=2)
-    ctx = flags.choice.context()
+    ctx = flags.context()
     from higfa_cli.stages.predict import best_model
 
     return best_model(ctx), ctx.recipe.run.device

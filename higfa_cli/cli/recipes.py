@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from higfa_cli.cli.options import JsonFlag, SetFlag
+from higfa_cli.cli.output import print_json, print_line, print_table
+from higfa_cli.recipe.builtin import ALIASES, builtin_names, builtin_text
 
 app = typer.Typer(
     help="List, show and check recipes.",
@@ -18,8 +20,6 @@ app = typer.Typer(
 @app.command("list", epilog="Example: higfa recipes list")
 def list_recipes(as_json: JsonFlag = False) -> None:
     """List the built-in recipes."""
-    from higfa_cli.cli.output import print_json, print_table
-    from higfa_cli.recipe.builtin import ALIASES, builtin_names
     from higfa_cli.recipe.load import load_recipe
 
     rows = []
@@ -38,8 +38,6 @@ def list_recipes(as_json: JsonFlag = False) -> None:
 @app.command(epilog="Example: higfa recipes show pocket > mine.yaml")
 def show(name: Annotated[str, typer.Argument(help="Name of a built-in recipe.")]) -> None:
     """Print a built-in recipe, to be saved and changed."""
-    from higfa_cli.recipe.builtin import builtin_text
-
     typer.echo(builtin_text(name)[1], nl=False)
 
 
@@ -50,7 +48,6 @@ def check(
     as_json: JsonFlag = False,
 ) -> None:
     """Validate a recipe; --json prints it with every key filled in."""
-    from higfa_cli.cli.output import print_json, print_line
     from higfa_cli.recipe.load import load_recipe
     from higfa_cli.stages.recipe_checks import check_recipe
 
@@ -65,7 +62,6 @@ def check(
 @app.command(epilog="Example: higfa recipes schema > recipe.schema.json")
 def schema() -> None:
     """Print the JSON schema of a recipe, for editors."""
-    from higfa_cli.cli.output import print_json
     from higfa_cli.recipe.load import recipe_schema
 
     print_json(recipe_schema())

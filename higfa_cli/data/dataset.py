@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from higfa_cli.artifacts.fingerprint import hash_json
 from higfa_cli.artifacts.seeds import seed_for
-from higfa_cli.data.images import ImageError, read_image
 from higfa_cli.data.layouts import layout_of
 from higfa_cli.data.layouts.common import SPLITS, Listing, Row, Split, check_rows
 from higfa_cli.data.layouts.imagefolder import list_csv, list_folders
@@ -20,6 +19,9 @@ from higfa_cli.data.rejected import Rejected, file_state, leave_out
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.data import Data
 from higfa_cli.recipe.refs import existing_path
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Sample:
 
         Raises UserError naming the file when it cannot be read or has no rows left.
         """
+        from higfa_cli.data.images import ImageError, read_image
+
         try:
             image = read_image(self.path)
         except ImageError as error:
@@ -75,22 +79,25 @@ class Dataset:
         It does not depend on where the folder lies, on file times or on listing order. A file
         that cannot be read counts as such: reading it is what fails.
         """
-        wanted = splits or SPLITS
-        return hash_json(
-            sorted(
+        if splits not in self._fingerprints:
+            rows = (
                 [sample.key, sample.cls, sample.split, file_state(sample.path)]
                 for sample in self.samples
-                if sample.split in wanted
+                if sample.split in (splits or SPLITS)
             )
-        )
+            self._fingerprints[splits] = hash_json(sorted(rows))
+        return self._fingerprints[splits]
+
+    @cached_property
+    def _fingerprints(self) -> dict[tuple[Split, ...], str]:
+        return {}
 
 
 def load_dataset(data: Data, base: Path, seed: int, rejected: Rejected | None = None) -> Dataset:
     """List the photos of `data` (nothing is decoded), check them, and attach class words.
 
-    `base` is the recipe's folder; `seed` draws `data.shots`, from the photos that `rejected` does
-    not name. A missing val or test split is allowed: `Dataset.splits` says which exist.
-    Raises UserError naming the thing and the remedy.
+    `seed` draws `data.shots`, from the photos that `rejected` does not name. A missing val or test
+    split is allowed. Raises UserError naming the thing and the remedy.
     """
     return choose_photos(list_photos(data, base), data, base, seed, rejected)
 
@@ -119,17 +126,9 @@ def list_photos(data: Data, base: Path) -> Listing:
 
     Raises UserError for a missing folder, or lists that do not fit the layout.
     """
-    return _list(data, _folder(data.root, base), base)
-
-
-def class_words(data: Data, base: Path, classes: Sequence[str]) -> Mapping[str, str]:
-    """Class -> its words for prompts. Raises UserError for a missing file or class."""
-    words = data.class_words
-    path = None if words is None else existing_path(words, base, "data.class_words")
-    return words_for(classes, path)
-
-
-def _list(data: Data, root: Path, base: Path) -> Listing:
+    root = existing_path(data.root, base, "data.root")
+    if not root.is_dir():
+        raise UserError(f"data folder {root} does not exist; correct data.root")
     layout = layout_of(data.layout)
     if layout is not None:
         if data.split_file is not None:
@@ -143,11 +142,11 @@ def _list(data: Data, root: Path, base: Path) -> Listing:
     return list_folders(root)
 
 
-def _folder(ref: str, base: Path) -> Path:
-    path = existing_path(ref, base, "data.root")
-    if not path.is_dir():
-        raise UserError(f"data folder {path} does not exist; correct data.root")
-    return path
+def class_words(data: Data, base: Path, classes: Sequence[str]) -> Mapping[str, str]:
+    """Class -> its words for prompts. Raises UserError for a missing file or class."""
+    words = data.class_words
+    path = None if words is None else existing_path(words, base, "data.class_words")
+    return words_for(classes, path)
 
 
 def _keep_shots(rows: Sequence[Row], shots: int | None, seed: int) -> tuple[Row, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -12,6 +13,8 @@ from PIL import Image
 from higfa_cli.artifacts.rows import PICTURE_FAULTS, PictureFault
 from higfa_cli.data.images import fit_square
 from higfa_cli.recipe.classifiers import Filter
+
+N = TypeVar("N", int, float)
 
 THUMBNAIL = 32
 # Recorded and compared with so many decimals: the record alone then repeats every decision.
@@ -23,8 +26,7 @@ class Measured:
     """One drawn picture in numbers.
 
     Attributes:
-        source: key of its source photo.
-        replica: counts all pictures of that photo from 0.
+        source, replica: key of its source photo, whose pictures are counted from 0.
         confidence: the guide's probability of the target class, in [0, 1]; None without a guide.
         rank: the target class's place among the guide's classes, 1 the likeliest; None likewise.
         duplicate: correlation with the source photo, in [-1, 1] (`source_correlation`).
@@ -39,16 +41,6 @@ class Measured:
     std: float
 
 
-def guide_keys(rules: Filter) -> tuple[str, ...]:
-    """The keys of the recipe's `filter` section that cannot be answered without the guide."""
-    asked = {
-        "confidence": rules.confidence > 0,
-        "top_k": rules.top_k is not None,
-        "best_of": rules.best_of > 1,
-    }
-    return tuple(f"filter.{name}" for name, needed in asked.items() if needed)
-
-
 def decide(pictures: Sequence[Measured], rules: Filter) -> list[tuple[PictureFault, ...]]:
     """Per picture why it is rejected, in the order of `PICTURE_FAULTS`; none: it is kept.
 
@@ -58,20 +50,20 @@ def decide(pictures: Sequence[Measured], rules: Filter) -> list[tuple[PictureFau
     Raises:
         ValueError: a rule asks for the guide, and a picture was measured without it.
     """
-    found = [_alone(picture, rules) for picture in pictures]
+    faults = [_alone(picture, rules) for picture in pictures]
     if rules.best_of == 1:
-        return found
+        return faults
     groups: dict[tuple[str, int], list[int]] = {}
-    for index, (picture, reasons) in enumerate(zip(pictures, found, strict=True)):
+    for index, (picture, reasons) in enumerate(zip(pictures, faults, strict=True)):
         if not reasons:
             group = (picture.source, picture.replica // rules.best_of)
             groups.setdefault(group, []).append(index)
     for members in groups.values():
-        first = sorted(members, key=lambda i: (-_sure(pictures[i]), pictures[i].replica))[0]
+        surest = min(members, key=lambda i: (-_given(pictures[i].confidence), pictures[i].replica))
         for index in members:
-            if index != first:
-                found[index] = ("best_of",)
-    return found
+            if index != surest:
+                faults[index] = ("best_of",)
+    return faults
 
 
 def rank_of(probabilities: np.ndarray, class_id: int) -> int:
@@ -102,31 +94,25 @@ def source_thumbnail(photo: np.ndarray, size: int) -> np.ndarray:
 
 def source_correlation(picture: np.ndarray, photo: np.ndarray) -> float:
     """Pearson correlation of two thumbnails; the larger one of the photo as it is and mirrored."""
-    both = (photo, photo[:, ::-1])
-    return round(max(_correlation(picture, one) for one in both), _DECIMALS)
+    views = (photo, photo[:, ::-1])
+    return round(max(_correlation(picture, view) for view in views), _DECIMALS)
 
 
 def _alone(picture: Measured, rules: Filter) -> tuple[PictureFault, ...]:
     """The reasons that lie in the picture itself."""
     wrong: dict[PictureFault, bool] = {
-        "confidence": rules.confidence > 0 and _sure(picture) < rules.confidence,
-        "top_k": rules.top_k is not None and _rank(picture) > rules.top_k,
+        "confidence": rules.confidence > 0 and _given(picture.confidence) < rules.confidence,
+        "top_k": rules.top_k is not None and _given(picture.rank) > rules.top_k,
         "duplicate": rules.duplicate is not None and picture.duplicate >= rules.duplicate,
         "constant": picture.std < rules.constant,
     }
     return tuple(reason for reason in PICTURE_FAULTS if wrong.get(reason))
 
 
-def _sure(picture: Measured) -> float:
-    if picture.confidence is None:
-        raise ValueError("a rule asks for the guide's confidence, which was not measured")
-    return picture.confidence
-
-
-def _rank(picture: Measured) -> int:
-    if picture.rank is None:
-        raise ValueError("a rule asks for the guide's ranking, which was not measured")
-    return picture.rank
+def _given(measure: N | None) -> N:
+    if measure is None:
+        raise ValueError("a rule asks for the guide, whose answer was not measured")
+    return measure
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> float:

@@ -1,7 +1,6 @@
 """The one place where image files become arrays, and arrays become PNG bytes.
 
-Every other module gets arrays: two readers would disagree about orientation, 16-bit scaling and
-damaged files, and contours would then not match their photos.
+Two readers would disagree about orientation, 16-bit scaling and damaged files.
 """
 
 from __future__ import annotations
@@ -15,23 +14,18 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from higfa_cli.artifacts.rows import ImageFault
-from higfa_cli.data.truncated import jpeg_gap, png_gap
 from higfa_cli.errors import UserError
 from higfa_cli.text import one_line, printable
 
 MAX_PIXELS = 89_000_000
 # Room for an uncompressed RGB picture of that many pixels; nothing larger is read into memory.
 MAX_BYTES = 256 * 2**20
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-)
 
 # Whatever a file is called, it is read as one of these or not at all: some of Pillow's other
 # plug-ins start programs (EPS), or are rarely looked at.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 # Pixels that are converted at once, so that a large picture is in memory once and not five times.
 _STRIP_PIXELS = 2**21
-_GAPS = {"JPEG": jpeg_gap, "MPO": jpeg_gap, "PNG": png_gap}
 _WHITE_IS_ZERO = 0
 _PHOTOMETRIC = 262
 
@@ -87,20 +81,20 @@ def read_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 
 def _open(path: Path, max_pixels: int) -> Image.Image:
-    """The picture, loaded. One boundary: Pillow's plug-ins raise nearly anything on bad files.
-
-    Among them: OSError, SyntaxError, ValueError, IndexError, struct.error, zlib.error.
-    """
+    """The picture, loaded. One boundary: Pillow's plug-ins raise nearly anything on bad files."""
     data = _read_bytes(path)
     try:
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        pixels = image.width * image.height
-        if pixels > max_pixels:
+        if image.width * image.height > max_pixels:
             detail = f"{image.width}x{image.height} is more than {max_pixels} pixels"
             raise ImageError(path, "too-large", detail)
-        # verify() passes half a JPEG; only a full load proves a file good.
+        # A load ignores checksums of pixels; verify() checks those of a PNG, and decodes nothing.
+        if image.format == "PNG":
+            Image.open(io.BytesIO(data), formats=_FORMATS).verify()
         image.load()
-        gap = _GAPS[image.format](data) if image.format in _GAPS else None
+        if image.format in ("JPEG", "MPO") and not _jpeg_ends(data):
+            raise ImageError(path, "truncated", "the JPEG data have no end")
+        return image
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -111,9 +105,18 @@ def _open(path: Path, max_pixels: int) -> Image.Image:
         raise ImageError(path, "not-an-image", "no known image format") from error
     except Exception as error:
         raise ImageError(path, "truncated", one_line(error)) from error
-    if gap is not None:
-        raise ImageError(path, "truncated", gap)
-    return image
+
+
+def _jpeg_ends(data: bytes) -> bool:
+    """Whether an end marker comes after the start of the first scan.
+
+    Without one libjpeg fills up with grey: a file whose tail was never written (zeros) passes.
+    """
+    at = 2
+    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] not in (b"\xda", b""):
+        padding = data[at + 1] == 0xFF
+        at += 1 if padding else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return data.find(b"\xff\xd9", at) >= 0
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -129,15 +132,12 @@ def _read_bytes(path: Path) -> bytes:
             raise ImageError(path, "too-large", f"{size} bytes are more than {MAX_BYTES}")
         data = path.read_bytes()
     except (OSError, ValueError) as error:
-        raise ImageError(path, "missing", _strerror(error)) from error
+        # Not str(): it holds the path a second time.
+        detail = getattr(error, "strerror", None) or one_line(error)
+        raise ImageError(path, "missing", detail) from error
     if not data:
         raise ImageError(path, "empty", "0 bytes")
     return data
-
-
-def _strerror(error: Exception) -> str:
-    # Not str(): it holds the path a second time.
-    return getattr(error, "strerror", None) or one_line(error)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -217,10 +217,7 @@ def pad_square(image: np.ndarray, size: int, pad: Literal["edge", "zero"] = "edg
 
 
 def fit_square(image: np.ndarray, size: int, pad: Literal["edge", "zero"] = "edge") -> np.ndarray:
-    """The picture centred in a `size` x `size` square, its aspect ratio unchanged.
-
-    Isotropic antialiased resize so that the longer side is `size`, then padding (`pad_square`).
-    """
+    """`fit_inside`, then `pad_square`."""
     return pad_square(fit_inside(image, size), size, pad)
 
 

@@ -1,21 +1,18 @@
 """Photos that cannot be used: found once, listed with their reasons, left out everywhere.
 
-A listed photo is left out as long as its file is what it was when it was looked at; a file that
-was replaced since is tried again.
+A file that was replaced since is tried again.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from higfa_cli.artifacts.artifact import read_rows
-from higfa_cli.artifacts.atomic import write_text
+from higfa_cli.artifacts.atomic import write_jsonl
 from higfa_cli.artifacts.fingerprint import hash_file, hash_json
 from higfa_cli.artifacts.rows import PhotoFault, RejectedRow
-from higfa_cli.data.images import ImageError, read_image
 from higfa_cli.data.layouts.common import Listing, Row, plain_name
 from higfa_cli.errors import UserError
 from higfa_cli.text import printable
@@ -60,10 +57,23 @@ def scan(
     rejected = []
     for row in track(listing.rows):
         path = listing.root / row.key
-        found = _look_at(path, row.key, crop_bottom)
-        if found is not None:
-            rejected.append(rejection(row, *found, file_state(path, crop_bottom)))
+        if fault := _fault(path, row.key, crop_bottom):
+            rejected.append(rejection(row, *fault, file_state(path, crop_bottom)))
     return rejected
+
+
+def _fault(path: Path, key: str, crop_bottom: int) -> tuple[PhotoFault, str] | None:
+    from higfa_cli.data.images import ImageError, read_image
+
+    if not plain_name(key):
+        return "odd-name", "not one line of UTF-8 text; rename it"
+    try:
+        height = len(read_image(path))
+    except ImageError as error:
+        return error.reason, error.detail
+    if height <= crop_bottom:
+        return "too-small", f"{height} pixels high; data.crop_bottom is {crop_bottom}"
+    return None
 
 
 def rejection(row: Row, reason: PhotoFault, detail: str, state: str) -> RejectedRow:
@@ -82,7 +92,7 @@ def rejection(row: Row, reason: PhotoFault, detail: str, state: str) -> Rejected
 def write_rejected(path: Path, rejected: Iterable[RejectedRow]) -> None:
     """One row per photo, sorted by key; in ASCII, for a key may be no Unicode text."""
     rows = sorted(rejected, key=lambda row: row.key)
-    write_text(path, "".join(json.dumps(row.plain(), sort_keys=True) + "\n" for row in rows))
+    write_jsonl(path, (row.plain() for row in rows), ascii_only=True)
 
 
 def read_rejected(path: Path) -> Rejected:
@@ -98,9 +108,26 @@ def leave_out(
     Raises UserError naming photos: more than `max_bad`; all training photos of a class; all of a
     split.
     """
-    known = still_rejected(listing, rejected.rows, crop_bottom)
-    check_share(list(known.values()), len(listing.rows), max_bad, rejected.path)
-    return _without(listing, known)
+    unusable = still_rejected(listing, rejected.rows, crop_bottom)
+    check_share(list(unusable.values()), len(listing.rows), max_bad, rejected.path)
+    left = tuple(row for row in listing.rows if row.key not in unusable)
+    splits, trained = {row.split for row in left}, {row.cls for row in left if row.split == "train"}
+    for row in listing.rows:
+        if row.split not in splits:
+            what, lost = (
+                f"split {row.split}",
+                [r for r in unusable.values() if r.split == row.split],
+            )
+        elif row.split == "train" and row.cls not in trained:
+            what = f"class `{printable(row.cls)}` in split train"
+            lost = [r for r in unusable.values() if (r.cls, r.split) == (row.cls, "train")]
+        else:
+            continue
+        raise UserError(
+            f"every photo of {what} was rejected: {first_of(lost)}; replace them, or remove it "
+            "from the data"
+        )
+    return left
 
 
 def still_rejected(
@@ -109,11 +136,11 @@ def still_rejected(
     """Key -> rejection of the photos that no stage can use, and whose file has not changed."""
     listed = {row.key for row in listing.rows}
     return {
-        one.key: one
-        for one in rejected
-        if one.unusable
-        and one.key in listed
-        and file_state(listing.root / one.key, crop_bottom) == one.state
+        row.key: row
+        for row in rejected
+        if row.unusable
+        and row.key in listed
+        and file_state(listing.root / row.key, crop_bottom) == row.state
     }
 
 
@@ -124,7 +151,7 @@ def check_share(
     if len(rejected) <= allowed(max_bad, found):
         return
     edges = " (no-edges: lower contours.canny_low, canny_high or blur)"
-    hint = edges if any(not one.unusable for one in rejected) else ""
+    hint = "" if all(row.unusable for row in rejected) else edges
     raise UserError(
         f"{len(rejected)} of {found} photos cannot be used, and data.max_bad is {max_bad}: "
         f"{first_of(rejected)}; all are in {path}; replace them, allow more with --max-bad, or "
@@ -141,38 +168,6 @@ def allowed(max_bad: int | str, found: int) -> int:
 
 def first_of(rejected: Sequence[RejectedRow]) -> str:
     """The first few by name, and how many more there are."""
-    named = ", ".join(str(one) for one in rejected[:_FIRST])
+    named = ", ".join(map(str, rejected[:_FIRST]))
     more = len(rejected) - _FIRST
     return f"{named} and {more} more" if more > 0 else named
-
-
-def _without(listing: Listing, rejected: Mapping[str, RejectedRow]) -> tuple[Row, ...]:
-    left = tuple(row for row in listing.rows if row.key not in rejected)
-    trained = {row.cls for row in left if row.split == "train"}
-    splits = {row.split for row in left}
-    for row in listing.rows:
-        if row.split not in splits:
-            lost = [one for one in rejected.values() if one.split == row.split]
-            raise UserError(f"every photo of split {row.split} {_replace(lost)}")
-        if row.split == "train" and row.cls not in trained:
-            lost = [one for one in rejected.values() if (one.cls, one.split) == (row.cls, "train")]
-            raise UserError(
-                f"every training photo of class `{printable(row.cls)}` {_replace(lost)}"
-            )
-    return left
-
-
-def _look_at(path: Path, key: str, crop_bottom: int) -> tuple[PhotoFault, str] | None:
-    if not plain_name(key):
-        return "odd-name", "not one line of UTF-8 text; rename it"
-    try:
-        height = len(read_image(path))
-    except ImageError as error:
-        return error.reason, error.detail
-    if height <= crop_bottom:
-        return "too-small", f"{height} pixels high; data.crop_bottom is {crop_bottom}"
-    return None
-
-
-def _replace(lost: Sequence[RejectedRow]) -> str:
-    return f"was rejected: {first_of(lost)}; replace them, or remove it from the data"

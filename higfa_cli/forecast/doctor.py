@@ -13,18 +13,16 @@ from higfa_cli.forecast.findings import Findings, Row
 from higfa_cli.forecast.machine import device_of
 from higfa_cli.forecast.model_files import (
     FOLDER,
-    MissingFile,
     by_repository,
     find_folder,
     missing_files,
     missing_weights,
 )
 from higfa_cli.forecast.repository import ENTIRE_REPOSITORY
-from higfa_cli.models.architecture import WrongSize, family_at
+from higfa_cli.models.architecture import family_at
 from higfa_cli.models.families import FAMILIES, KNOWN
 from higfa_cli.stages import pipeline
-from higfa_cli.stages.context import Context
-from higfa_cli.stages.photos import load_photos
+from higfa_cli.stages.context import Context, load_photos
 from higfa_cli.stages.plan import class_prompts
 from higfa_cli.stages.recipe_checks import check_texts
 from higfa_cli.text import gib, plural
@@ -41,9 +39,8 @@ def doctor(ctx: Context, recipe: str) -> dict[str, Any]:
         {"ok", "checks": rows of check, status, detail and remedy, "missing_files", "next"}.
         "ok" is whether no check failed; a warning does not fail. Failures are rows, not errors.
     """
-    known = Findings(ctx)
-    rows = [Row("recipe", "ok", f"{ctx.recipe.name} is valid")]
-    checks: dict[str, Callable[[Context, Findings], Row]] = {
+    findings = Findings(ctx)
+    checks: dict[str, Callable[[Findings], Row]] = {
         "data": _data,
         "prompts": _prompts,
         "model files": _model_files,
@@ -54,15 +51,18 @@ def doctor(ctx: Context, recipe: str) -> dict[str, Any]:
         "disk": capacity.disk,
         "time": capacity.time,
     }
+    rows = [Row("recipe", "ok", f"{ctx.recipe.name} is valid")]
     for name, check in checks.items():
-        rows.append(_guarded(name, check, ctx, known))
-    healthy = all(row.status != "failed" for row in rows)
+        try:
+            rows.append(check(findings))
+        except Exception as error:
+            rows.append(failed(name, error))
     return {
-        "ok": healthy,
+        "ok": all(row.status != "failed" for row in rows),
         "workspace": str(ctx.workspace),
         "checks": [asdict(row) for row in rows],
-        "missing_files": [asdict(one) for one in known.missing],
-        "next": _next(known, rows, recipe),
+        "missing_files": [asdict(lost) for lost in findings.missing],
+        "next": _next(findings, rows, recipe),
     }
 
 
@@ -70,59 +70,47 @@ def failed(check: str, error: Exception) -> Row:
     """An error as a row: users' own messages end in the remedy."""
     message = " ".join(str(error).split())
     if not isinstance(error, UserError):
-        return Row(
-            check, "failed", f"{type(error).__name__}: {message}", "HIGFA_DEBUG=1 tells more"
-        )
-    return Row(check, "failed", *_parted(message))
-
-
-def _parted(message: str) -> tuple[str, str]:
-    """What is wrong, and the remedy."""
+        detail = f"{type(error).__name__}: {message}"
+        return Row(check, "failed", detail, "HIGFA_DEBUG=1 tells more")
     detail, _, remedy = message.rpartition("; ")
-    return detail or remedy, remedy if detail else ""
+    return Row(check, "failed", detail or remedy, remedy if detail else "")
 
 
-def _guarded(
-    name: str, check: Callable[[Context, Findings], Row], ctx: Context, known: Findings
-) -> Row:
-    try:
-        return check(ctx, known)
-    except Exception as error:
-        return failed(name, error)
-
-
-def _data(ctx: Context, known: Findings) -> Row:
-    about = layout_of(ctx.recipe.data.layout)
-    if estimate.photos_folder(ctx) is None and about is not None:
+def _data(findings: Findings) -> Row:
+    ctx = findings.ctx
+    layout = layout_of(ctx.recipe.data.layout)
+    if estimate.photos_folder(ctx) is None and layout is not None:
         folder = ctx.base / ctx.recipe.data.root
         return Row(
             "data",
             "failed",
-            f"{about.title} is not here: {folder} does not exist",
-            f"get it from {about.page} and unpack it so that {folder} exists, or correct data.root",
+            f"{layout.title} is not here: {folder} does not exist",
+            f"get it from {layout.page} and unpack it so that {folder} exists, or correct "
+            "data.root",
         )
-    known.photos = load_photos(ctx)
-    parts = ", ".join(f"{split} {len(known.photos.of(split)):,}" for split in known.photos.splits)
-    photos = plural(len(known.photos.samples), "photo")
-    classes = plural(len(known.photos.classes), "class", "classes")
-    return Row("data", "ok", f"{photos} of {classes} ({parts})")
+    photos = findings.photos = load_photos(ctx)
+    parts = ", ".join(f"{split} {len(photos.of(split)):,}" for split in photos.splits)
+    counted = plural(len(photos.samples), "photo")
+    classes = plural(len(photos.classes), "class", "classes")
+    return Row("data", "ok", f"{counted} of {classes} ({parts})")
 
 
-def _prompts(ctx: Context, known: Findings) -> Row:
-    if known.photos is None:
+def _prompts(findings: Findings) -> Row:
+    ctx = findings.ctx
+    if findings.photos is None:
         check_texts(ctx.recipe, ctx.base)
         return Row("prompts", "ok", "readable; the class words are checked once the data is here")
-    prompts = class_prompts(ctx, known.photos.classes)
-    count = sum(len(set(own)) for own in prompts.values())
+    prompts = class_prompts(ctx, findings.photos.classes)
+    counted = plural(sum(len(set(texts)) for texts in prompts.values()), "prompt")
     tokenizers = _tokenizers(ctx)
     if not tokenizers:
-        detail = f"{plural(count, 'prompt')}; their length is checked once the tokenizer is here"
+        detail = f"{counted}; their length is checked once the tokenizer is here"
         return Row("prompts", "ok", detail)
-    from higfa_cli.models.text import cut_off_classes, tokens_read
+    from higfa_cli.models.text import cut_off_classes
 
-    cut, limit = cut_off_classes(tokenizers, prompts), tokens_read(tokenizers)
+    cut, limit = cut_off_classes(tokenizers, prompts)
     if not cut:
-        return Row("prompts", "ok", f"{plural(count, 'prompt')}, none longer than {limit} tokens")
+        return Row("prompts", "ok", f"{counted}, none longer than {limit} tokens")
     cls, prompt = next(iter(cut.items()))
     return Row(
         "prompts",
@@ -142,123 +130,87 @@ def _tokenizers(ctx: Context) -> list[Any]:
         return []
     tokenizers = []
     for name in family.tokenizers:
-        vocabularies = (f"{name}/tokenizer.json", f"{name}/vocab.json")
-        config, *others = (
-            find_folder(model.base, model.revision, ctx.base, file)
-            for file in (f"{name}/tokenizer_config.json", *vocabularies)
-        )
-        if config is not None and any(others):
-            tokenizers.append(family.tokenizer(config))
+        folder = find_folder(model.base, model.revision, ctx.base, f"{name}/tokenizer_config.json")
+        vocabularies = ("tokenizer.json", "vocab.json")
+        if folder is not None and any((folder / file).is_file() for file in vocabularies):
+            tokenizers.append(family.tokenizer(folder))
     return tokenizers
 
 
-def _model_files(ctx: Context, known: Findings) -> Row:
-    recipe = ctx.recipe
-    known.missing = missing_files(recipe.model, ctx.base, recipe.run.local_files_only)
-    if not ctx.ws.guide.checkpoint.is_file():
-        known.missing += missing_weights(recipe.guide, ctx.base, "guide")
-    known.missing += missing_weights(recipe.downstream, ctx.base, "downstream")
+def _model_files(findings: Findings) -> Row:
+    recipe, base = findings.ctx.recipe, findings.ctx.base
+    missing = missing_files(recipe.model, base, recipe.run.local_files_only)
+    findings.missing = missing
+    if not findings.ctx.ws.guide.checkpoint.is_file():
+        missing += missing_weights(recipe.guide, base, "guide")
+    named = {(lost.repo, lost.file) for lost in missing}
     # Guide and classifier may start from the same weights.
-    known.missing = list({(one.repo, one.file): one for one in reversed(known.missing)}.values())
-    known.missing.reverse()
-    if not known.missing:
+    weights = missing_weights(recipe.downstream, base, "downstream")
+    missing += [lost for lost in weights if (lost.repo, lost.file) not in named]
+    if not missing:
         return Row("model files", "ok", "all here")
-    lost = {one.repo: one for one in reversed(known.missing) if one.file == FOLDER}
-    if lost:
-        *others, first = lost.values()
-        detail, remedy = _parted(first.remedy)
-        more = f" (and {plural(len(others), 'more such key')})" if others else ""
-        return Row("model files", "failed", f"{first.key}: {detail}{more}", remedy)
-    places = len(by_repository(known.missing))
-    files = plural(len(known.missing), "file")
-    if any(one.file == ENTIRE_REPOSITORY for one in known.missing):
-        files = "files"
-    detail = f"{files} of {plural(places, 'repository', 'repositories')} are missing"
+    for lost in missing:
+        if lost.file == FOLDER:
+            return failed("model files", UserError(f"{lost.key}: {lost.remedy}"))
+    whole = any(lost.file == ENTIRE_REPOSITORY for lost in missing)
+    files = "files" if whole else plural(len(missing), "file")
+    places = plural(len(by_repository(missing)), "repository", "repositories")
+    detail = f"{files} of {places} are missing"
     return Row("model files", "failed", detail, "fetch them with the commands below")
 
 
-def _lacks_configuration(missing: list[MissingFile]) -> bool:
-    """Whether nothing can be said of the model before more files are here."""
-    return any(
-        one.key.startswith("model.")
-        and (one.file in (ENTIRE_REPOSITORY, FOLDER) or one.file.endswith(".json"))
-        and one.repo not in KNOWN
-        for one in missing
-    )
-
-
-def _model(ctx: Context, known: Findings) -> Row:
-    recipe = ctx.recipe
-    try:
-        arch = estimate.model_parts(ctx)
-    except WrongSize:
-        raise
-    except UserError:
-        if _lacks_configuration(known.missing):
+def _model(findings: Findings) -> Row:
+    recipe = findings.ctx.recipe
+    for lost in findings.missing:
+        configures = lost.file in (ENTIRE_REPOSITORY, FOLDER) or lost.file.endswith(".json")
+        if lost.key.startswith("model.") and configures and lost.repo not in KNOWN:
             return Row("model", "warning", "not known before its files are here")
-        raise
+    arch = estimate.model_parts(findings.ctx)
     family = FAMILIES[arch.family]
     detail = f"{family.title}, {family.prediction_type(arch.scheduler)}; "
-    detail += f"{recipe.sampling.scheduler}, {recipe.size} px"
-    return Row("model", "ok", detail)
+    return Row("model", "ok", f"{detail}{recipe.sampling.scheduler}, {recipe.size} px")
 
 
-def _device(ctx: Context, known: Findings) -> Row:
-    known.device = device_of(ctx.recipe.run.device)
-    detail = known.device.title
-    if known.device.kind == "cuda":
-        detail += f", {gib(known.device.total)}"
-    elif known.device.kind == "cpu" and known.is_large:
+def _device(findings: Findings) -> Row:
+    device = findings.device = device_of(findings.ctx.recipe.run.device)
+    if device.kind == "cuda":
+        return Row("device", "ok", f"{device.title}, {gib(device.total)}")
+    if device.kind == "cpu" and findings.is_large:
         return Row(
             "device",
             "warning",
-            f"{detail}; a model of this size is not practical without a GPU",
+            f"{device.title}; a model of this size is not practical without a GPU",
             "use a machine with a GPU; `higfa run pocket` is made for a CPU",
         )
-    return Row("device", "ok", detail)
+    return Row("device", "ok", device.title)
 
 
-def _dtype(ctx: Context, known: Findings) -> Row:
-    dtype = ctx.recipe.model.dtype
-    if known.device is None:
+def _dtype(findings: Findings) -> Row:
+    dtype, device = findings.ctx.recipe.model.dtype, findings.device
+    if device is None:
         return Row("dtype", "warning", f"{dtype}: not checked without the device")
-    kind = known.device.kind
-    if dtype == "bfloat16" and not known.device.bfloat16:
-        return Row(
-            "dtype",
-            "warning",
-            "this GPU has no bfloat16 of its own and emulates it slowly",
-            "set model.dtype: float16",
-        )
-    if dtype == "float16" and kind == "cpu":
-        return Row(
-            "dtype",
-            "warning",
-            "float16 is slow on a CPU",
-            "set model.dtype: float32, or bfloat16",
-        )
-    if dtype == "float32" and kind == "cuda" and known.is_large:
-        return Row(
-            "dtype",
-            "warning",
-            "float32 needs twice the memory of bfloat16 and several times its time",
-            "set model.dtype: bfloat16",
-        )
+    if dtype == "bfloat16" and not device.bfloat16:
+        detail = "this GPU has no bfloat16 of its own and emulates it slowly"
+        return Row("dtype", "warning", detail, "set model.dtype: float16")
+    if dtype == "float16" and device.kind == "cpu":
+        remedy = "set model.dtype: float32, or bfloat16"
+        return Row("dtype", "warning", "float16 is slow on a CPU", remedy)
+    if dtype == "float32" and device.kind == "cuda" and findings.is_large:
+        detail = "float32 needs twice the memory of bfloat16 and several times its time"
+        return Row("dtype", "warning", detail, "set model.dtype: bfloat16")
     return Row("dtype", "ok", f"{dtype}; autoencoder and guide in float32")
 
 
-def _next(known: Findings, rows: list[Row], recipe: str) -> str | None:
+def _next(findings: Findings, rows: list[Row], recipe: str) -> str | None:
     """What to do first; None where something must be mended by hand, or all is done."""
-    failed_ones = {row.check for row in rows if row.status == "failed"}
+    checks = {row.check for row in rows if row.status == "failed"}
     again = f"then run `{f'higfa doctor {recipe}'.rstrip()}` again"
-    if "data" in failed_ones:
+    if "data" in checks:
         return f"put the data right (see `data` above), {again}"
-    if any(one.file == FOLDER for one in known.missing):
+    if any(lost.file == FOLDER for lost in findings.missing):
         return f"correct the paths above, {again}"
-    if known.missing:
-        fetchable = any(one.is_command for one in known.missing)
-        how = "with the commands above" if fetchable else "as said above"
-        return f"fetch the files {how}, {again}"
-    if failed_ones:
+    if findings.missing:
+        return f"fetch the files as said above, {again}"
+    if checks:
         return None
-    return pipeline.next_stage(pipeline.status(known.ctx), recipe)
+    return pipeline.next_stage(pipeline.status(findings.ctx), recipe)

@@ -8,17 +8,18 @@ from typing import Any
 
 from higfa_cli.artifacts.plan import in_batches
 from higfa_cli.forecast.estimate import (
-    check_drawable,
     count_pictures,
+    flops_of,
     memory_of,
     picture_cost,
     seconds_per_picture,
 )
+from higfa_cli.models.architecture import WrongSize
 from higfa_cli.stages.context import ArmContext, Context, choose_names
 from higfa_cli.stages.recipe_checks import check_recipe
 
 _FIRST = 3
-_TOTALS = (
+_SUMS = (
     "images",
     "batches",
     "denoiser_evaluations",
@@ -50,22 +51,17 @@ def dry_run(ctx: Context, arms: Sequence[str] = ()) -> dict[str, object]:
             size that cannot be right; a name that is no arm of the recipe.
     """
     contexts = [ctx.arm(name) for name in choose_names(arms, ctx.recipe.arms)]
-    check_drawable(ctx)
-    counted = count_pictures(ctx)
-    notes: dict[str | None, None] = {counted.note: None}
-    rows = {}
     for arm in contexts:
         check_recipe(arm.recipe, arm.base)
-        rows[arm.name] = _arm(arm, counted.images, notes)
-    size = ctx.recipe.run.batch_size
+    counted, size = count_pictures(ctx), ctx.recipe.run.batch_size
+    notes: dict[str | None, None] = {counted.note: None}
+    rows = {arm.name: _arm(arm, counted.images, notes) for arm in contexts}
     result: dict[str, object] = {
         "classes": counted.classes,
         "counted_from": counted.source,
         "batch_size": size,
-        **{key: _total([row[key] for row in rows.values()]) for key in _TOTALS},
-        "estimated_memory_bytes": max(
-            (row["estimated_memory_bytes"] or 0 for row in rows.values()), default=0
-        )
+        **{key: _sum([row[key] for row in rows.values()]) for key in _SUMS},
+        "estimated_memory_bytes": max(row["estimated_memory_bytes"] or 0 for row in rows.values())
         or None,
         "arms": rows,
         "notes": [note for note in notes if note is not None],
@@ -78,14 +74,17 @@ def dry_run(ctx: Context, arms: Sequence[str] = ()) -> dict[str, object]:
 
 
 def _arm(ctx: ArmContext, images: int, notes: dict[str | None, None]) -> dict[str, Any]:
-    cost = picture_cost(ctx)
-    size = ctx.recipe.run.batch_size
+    cost, size = picture_cost(ctx), ctx.recipe.run.batch_size
+    if isinstance(cost.error, WrongSize):
+        raise cost.error
+    if cost.error is not None:
+        notes[f"steps, arithmetic, memory and time are not known: {cost.error}"] = None
     seconds, source = seconds_per_picture(ctx) or (None, None)
-    notes |= dict.fromkeys(cost.notes)
-    if seconds is None and cost.flops is not None:
+    if seconds is None and cost.error is None:
         notes["time is not known before a preview or a run has measured it"] = None
-    memory = None
+    memory = flops = None
     if cost.architecture is not None:
+        flops = flops_of(ctx, cost.architecture)
         memory = memory_of(ctx, cost.architecture, 1 if size == "auto" else size).peak
     return {
         "images": images,
@@ -95,8 +94,8 @@ def _arm(ctx: ArmContext, images: int, notes: dict[str | None, None]) -> dict[st
         "denoiser_evaluations": _times(cost.denoiser_evaluations, images),
         "denoiser_evaluations_per_image": cost.denoiser_evaluations,
         "guide_evaluations": _times(cost.guide_evaluations, images),
-        "flops": _times(cost.flops, images),
-        "flops_per_image": cost.flops,
+        "flops": _times(flops, images),
+        "flops_per_image": flops,
         "estimated_memory_bytes": memory,
         "estimated_seconds": _times(seconds, images),
         "estimated_from": source,
@@ -108,6 +107,7 @@ def _times(each: float | None, count: int) -> float | None:
     return None if each is None else each * count
 
 
-def _total(values: Sequence[float | None]) -> float | None:
+def _sum(values: Sequence[float | None]) -> float | None:
+    """None where a value is missing."""
     numbers = [value for value in values if value is not None]
     return sum(numbers) if len(numbers) == len(values) else None

@@ -11,10 +11,7 @@ from higfa_cli.forecast import estimate
 from higfa_cli.forecast.estimate import Cost, Counted
 from higfa_cli.forecast.machine import Device
 from higfa_cli.forecast.model_files import MissingFile
-from higfa_cli.models.architecture import WrongSize
 from higfa_cli.stages.context import ArmContext, Context
-
-Status = Literal["ok", "warning", "failed"]
 
 
 @dataclass(frozen=True)
@@ -22,14 +19,9 @@ class Row:
     """One check; `remedy` is empty where all is well."""
 
     check: str
-    status: Status
+    status: Literal["ok", "warning", "failed"]
     detail: str
     remedy: str = ""
-
-
-def verdict(fine: bool) -> Status:
-    """The status of a check that has no warnings."""
-    return "ok" if fine else "failed"
 
 
 @dataclass
@@ -54,32 +46,21 @@ class Findings:
 
     @property
     def costliest(self) -> tuple[ArmContext, Cost]:
-        """The arm whose pictures take the most arithmetic; the first where that is not known."""
-        return max(self.costs, key=lambda each: each[1].flops or 0)
+        """The arm whose pictures take the most evaluations of denoiser and guide, or the first."""
 
-    @property
-    def cost(self) -> Cost:
-        """What a picture costs at most."""
-        return self.costliest[1]
+        def evaluations(each: tuple[ArmContext, Cost]) -> int:
+            return (each[1].denoiser_evaluations or 0) + (each[1].guide_evaluations or 0)
+
+        return max(self.costs, key=evaluations)
+
+    @cached_property
+    def flops(self) -> float | None:
+        """Floating-point operations of one picture of that arm; None where that is not known."""
+        arm, cost = self.costliest
+        return None if cost.architecture is None else estimate.flops_of(arm, cost.architecture)
 
     @property
     def is_large(self) -> bool:
         """Whether the model is too large for a CPU."""
         # The pocket takes 4e10 operations per picture, Stable Diffusion 1.5 more than 1e14.
-        return self.cost.flops is not None and self.cost.flops > 1e13
-
-    @cached_property
-    def has_wrong_size(self) -> bool:
-        """Whether the model cannot draw pictures of `size`."""
-        try:
-            estimate.check_drawable(self.ctx)
-        except WrongSize:
-            return True
-        return False
-
-    @property
-    def uncounted(self) -> str:
-        """Why `counted` cannot be known, in short."""
-        if self.photos is None:
-            return "not known without the data"
-        return "not known: depends on the data and the contours"
+        return (self.flops or 0) > 1e13

@@ -1,11 +1,11 @@
-"""Which files a recipe's models consist of, and which are not here. Never asks the network."""
+"""Which files of a recipe's models are not here, and how large they are; asks no network."""
 
 from __future__ import annotations
 
 import shlex
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +16,26 @@ from huggingface_hub.file_download import repo_folder_name
 from higfa_cli.errors import UserError
 from higfa_cli.forecast.remembered import remembered
 from higfa_cli.forecast.repository import (
-    DIFFUSERS,
     ENTIRE_REPOSITORY,
     Repository,
     missing_of_model,
     missing_of_pipeline,
 )
 from higfa_cli.models.architecture import shipped
+from higfa_cli.models.fake import autoencoder, denoising_pair, text_encoder
+from higfa_cli.models.families import FAMILIES
+from higfa_cli.models.families.family import Architecture
 from higfa_cli.recipe.classifiers import Training
 from higfa_cli.recipe.drawing import Model
 from higfa_cli.recipe.refs import resolve_ref, weights_path
+from higfa_cli.recipe.schema import Recipe
+from higfa_cli.stages.inputs import MODELS
 
 FOLDER = "(folder)"
 _COMMAND = "hf download "
-_NO_FOLDER = (
-    "no folder {} (looked in the recipe's folder and the current one) and not in the hub cache"
-)
-_PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth")
+# timm's checkpoints are trained on ImageNet.
+_CLASSES = 1000
+_PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
 
 @dataclass(frozen=True)
@@ -72,17 +75,14 @@ def missing_files(settings: Model, base: Path, offline: bool = False) -> list[Mi
         base: the recipe's folder.
         offline: whether the hub is never to be asked (`run.local_files_only`).
     """
-    model = Repository("model.base", settings.base, settings.revision, settings.variant)
-    control = Repository(
-        "model.controlnet", settings.controlnet, settings.controlnet_revision, settings.variant
-    )
-    found = _missing(model, base, offline, pipeline=True)
-    found += _missing(control, base, offline, pipeline=False)
-    if settings.gradient_autoencoder is not None:
-        key, revision = "model.gradient_autoencoder", settings.gradient_autoencoder_revision
-        tiny = Repository(key, settings.gradient_autoencoder, revision)
-        found += _missing(tiny, base, offline, pipeline=False)
-    return found
+    missing: list[MissingFile] = []
+    for key in MODELS:
+        ref: str | None = getattr(settings, key)
+        if ref is not None:
+            revision = settings.revision if key == "base" else getattr(settings, f"{key}_revision")
+            variant = None if key == "gradient_autoencoder" else settings.variant
+            missing += _missing(f"model.{key}", ref, revision, variant, base, offline)
+    return missing
 
 
 def missing_weights(training: Training, base: Path, key: str) -> list[MissingFile]:
@@ -122,100 +122,117 @@ def weights_of(backbone: str, key: str = "guide") -> tuple[bool, str | None]:
     Raises UserError for a network that timm does not know.
     """
 
-    def compute() -> dict[str, Any]:
+    def compute() -> list[Any]:
         import timm
 
         from higfa_cli.models.backbones import check_name
 
         check_name(backbone, key)
         repo = timm.models.get_pretrained_cfg_value(backbone, "hf_hub_id")
-        return {"pretrained": timm.models.is_model_pretrained(backbone), "repo": repo}
+        return [timm.models.is_model_pretrained(backbone), repo]
 
-    facts = remembered("backbone", backbone, compute)
-    return facts["pretrained"], facts["repo"]
+    pretrained, repo = remembered("backbone", backbone, compute)
+    return pretrained, repo
 
 
 def find_folder(ref: str, revision: str | None, base: Path, file: str) -> Path | None:
     """The local or cached folder that holds `file` ("tokenizer/vocab.json"); None where none."""
     try:
-        repo = replace(Repository("", ref, revision), at=resolve_ref(ref, base))
-        found = repo.find(file)
+        path = Repository(resolve_ref(ref, base), revision).find(file)
     except (UserError, HFValidationError):
         return None
-    return None if found is None else found.parent
+    return None if path is None else path.parent
 
 
-def _missing(repo: Repository, base: Path, offline: bool, pipeline: bool) -> list[MissingFile]:
-    if _names_a_folder(repo.ref, base) and not _is_anywhere(repo.ref, base):
-        return [_no_folder(repo)]
+def by_repository(missing: Iterable[MissingFile]) -> dict[tuple[str, str | None], list[str]]:
+    """(repo, revision) -> its missing files."""
+    grouped: dict[tuple[str, str | None], list[str]] = defaultdict(list)
+    for lost in missing:
+        grouped[lost.repo, lost.revision].append(lost.file)
+    return dict(grouped)
+
+
+def missing_bytes(
+    missing: Iterable[MissingFile], arch: Architecture | None, recipe: Recipe
+) -> int | None:
+    """Bytes of the weight files that must be downloaded; None where one cannot be known.
+
+    Args:
+        missing: of the recipe's models and classifiers; what is no weights weighs nothing.
+        arch: what the diffusion model is made of, where its configurations are on this machine.
+        recipe: names the classifiers' networks.
+    """
+    total = 0
+    for lost in missing:
+        if lost.file.endswith((".json", ".txt")):
+            continue
+        section, _, key = lost.key.partition(".")
+        count: int | None
+        if key == "backbone":
+            training = recipe.guide if section == "guide" else recipe.downstream
+            count = _of_backbone(training.backbone, training.image_size)
+        else:
+            part = lost.file.rpartition("/")[0] if key == "base" else key
+            count = _of_parts(arch).get(part) if arch is not None else None
+        # Of one shard nothing is known but that it is a part.
+        if count is None or "-of-" in lost.file or not lost.is_command:
+            return None
+        total += (2 if ".fp16." in lost.file else 4) * count
+    return total
+
+
+def _missing(
+    key: str, ref: str, revision: str | None, variant: str | None, base: Path, offline: bool
+) -> list[MissingFile]:
+    nowhere = f"no folder {ref} (looked in the recipe's folder and the current one) and not in "
+    nowhere += "the hub cache; correct the path, or fetch the repository"
+    no_folder = MissingFile(key, ref, None, FOLDER, f"{nowhere} and name its folder in {key}")
+    is_path = ref.startswith(("./", "../", "/", "~")) or ref.count("/") > 1
     try:
-        repo = replace(repo, at=resolve_ref(repo.ref, base))
-        wanted = (
-            missing_of_pipeline(repo)
-            if pipeline
-            else missing_of_model(repo, "", DIFFUSERS, strict=True)
-        )
-    except UserError as error:
-        return [replace(_no_folder(repo), remedy=str(error))]
+        repo = Repository(resolve_ref(ref, base), revision, variant)
+        is_here = isinstance(repo.at, Path) or _is_known(repo.at)
+        if not is_here and (is_path or _has_folder(ref, base)):
+            return [no_folder]
+        files = missing_of_pipeline(repo) if key == "model.base" else missing_of_model(repo)
     except HFValidationError:
-        return [_no_folder(repo)]
-    remedy, remark = _remedy(repo, wanted)
-    if offline and not repo.local and not _is_anywhere(repo.ref, base):
-        remark = f"{_NO_FOLDER.format(repo.ref)}; correct the path, or fetch the repository:"
-    revision = None if repo.local else repo.revision
-    return [MissingFile(repo.key, repo.ref, revision, file, remedy, remark) for file in wanted]
-
-
-def _no_folder(repo: Repository) -> MissingFile:
-    remedy = (
-        f"{_NO_FOLDER.format(repo.ref)}; correct the path, or fetch the repository and name its "
-        f"folder in {repo.key}"
-    )
-    return MissingFile(repo.key, repo.ref, None, FOLDER, remedy)
-
-
-def _names_a_folder(ref: str, base: Path) -> bool:
-    """Whether a reference is meant as a path, as far as its text and the folders here tell."""
-    if ref.startswith(("./", "../", "/", "~")) or ref.count("/") > 1:
-        return True
-    first, slash, _ = ref.partition("/")
-    try:
-        return bool(slash) and any((start / first).is_dir() for start in (base, Path()))
-    except OSError:
-        # A name that no file system takes.
-        return False
-
-
-def _is_anywhere(ref: str, base: Path) -> bool:
-    """Whether a reference leads to a folder, to something in the hub's cache, or to a known id."""
-    try:
-        if shipped(ref) or isinstance(resolve_ref(ref, base), Path):
-            return True
-        cached = repo_folder_name(repo_id=ref, repo_type="model")
-    except (UserError, HFValidationError):
-        return False
-    return (Path(constants.HF_HUB_CACHE) / cached).is_dir()
-
-
-def _remedy(repo: Repository, files: Iterable[str]) -> tuple[str, str]:
-    """What to do, and a remark to it."""
-    files = list(files)
-    pickles = _pickles(repo, files)
-    said = f"only pickles are here ({', '.join(pickles)}), which higfa does not open because they "
-    said += "can run code"
+        return [no_folder]
+    except UserError as error:
+        return [no_folder if is_path else MissingFile(key, ref, None, FOLDER, str(error))]
     if isinstance(repo.at, Path):
-        if pickles:
-            return (
-                f"{said}; load it once with diffusers where you trust it, and "
-                "`save_pretrained(FOLDER, safe_serialization=True)`"
-            ), ""
-        return f"copy the file into {repo.at}, or fetch the folder again", ""
-    return _download(repo.at, repo.revision, files), said if pickles else ""
+        return [MissingFile(key, ref, None, file, _mend(repo.at, files)) for file in files]
+    remedy = _download(ref, revision, files)
+    remark = "" if is_here or not offline else f"{nowhere}:"
+    return [MissingFile(key, ref, revision, file, remedy, remark) for file in files]
 
 
-def _download(repo: str, revision: str | None, files: Iterable[str]) -> str:
+def _has_folder(ref: str, base: Path) -> bool:
+    """Whether a reference's first part is a folder here, so that it is meant as a path."""
+    first, slash, _ = ref.partition("/")
+    return bool(slash) and any((start / first).is_dir() for start in (base, Path()))
+
+
+def _is_known(repo: str) -> bool:
+    """Whether a hub id's configurations are shipped, or something of it is in the hub's cache."""
+    cached = repo_folder_name(repo_id=repo, repo_type="model")
+    return bool(shipped(repo)) or (Path(constants.HF_HUB_CACHE) / cached).is_dir()
+
+
+def _mend(folder: Path, files: Sequence[str]) -> str:
+    """What to do about files that a local folder lacks."""
+    lacking = {(folder / file).parent for file in files if file.endswith(".safetensors")}
+    pickles = [p.name for place in sorted(lacking) for p in sorted(place.glob("*"))]
+    pickles = [name for name in pickles if name.endswith(_PICKLES)]
+    if not pickles:
+        return f"copy the file into {folder}, or fetch the folder again"
+    return (
+        f"only pickles are here ({', '.join(dict.fromkeys(pickles))}), which higfa does not open "
+        "because they can run code; load it once with diffusers where you trust it, and "
+        "`save_pretrained(FOLDER, safe_serialization=True)`"
+    )
+
+
+def _download(repo: str, revision: str | None, files: Sequence[str]) -> str:
     words = [*_COMMAND.split(), repo, *(["--revision", revision] if revision else [])]
-    files = list(files)
     if files == [ENTIRE_REPOSITORY]:
         for pattern in ("*.json", "*.txt", "*.safetensors"):
             words += ["--include", pattern]
@@ -223,27 +240,35 @@ def _download(repo: str, revision: str | None, files: Iterable[str]) -> str:
     return shlex.join([*words, *files])
 
 
-def _pickles(repo: Repository, files: Iterable[str]) -> list[str]:
-    """Pickles that lie where safetensors are missing."""
-    found: list[str] = []
-    for file in files:
-        if not file.endswith(".safetensors"):
-            continue
-        if isinstance(repo.at, Path):
-            folder = (repo.at / file).parent
-            found += [p.name for pattern in _PICKLES for p in sorted(folder.glob(pattern))]
-        else:
-            folder_name, _, name = file.rpartition("/")
-            stem = "pytorch_model" if name.startswith("model.") else DIFFUSERS
-            prefix = f"{folder_name}/" if folder_name else ""
-            tried = [f"{prefix}{stem}{dot}.bin" for dot in ("", f".{repo.variant}")]
-            found += [name for name in tried if repo.find(name) is not None]
-    return list(dict.fromkeys(found))
+def _of_backbone(name: str, size: int) -> int:
+    def compute() -> int:
+        from higfa_cli.models.backbones import build_network
+
+        return _count(build_network(name, _CLASSES, size))
+
+    return int(remembered("backbone-parameters", [name, size], compute))
 
 
-def by_repository(missing: Iterable[MissingFile]) -> dict[tuple[str, str | None], list[str]]:
-    """(repo, revision) -> its missing files."""
-    grouped: dict[tuple[str, str | None], list[str]] = defaultdict(list)
-    for one in missing:
-        grouped[one.repo, one.revision].append(one.file)
-    return dict(grouped)
+def _of_parts(arch: Architecture) -> dict[str, int]:
+    """Folder of the model, or key of section `model` -> parameters."""
+
+    def compute() -> dict[str, int]:
+        import torch
+
+        family = FAMILIES[arch.family]
+        with torch.device("meta"):
+            network, controlnet = denoising_pair(arch)
+            modules = {family.network: network, "controlnet": controlnet}
+            modules["vae"] = autoencoder(arch.vae, "model.base")
+            modules |= {name: text_encoder(arch, name) for name in family.text_encoders}
+            if arch.gradient_vae is not None:
+                key = "gradient_autoencoder"
+                modules[key] = autoencoder(arch.gradient_vae, key)
+        return {name: _count(module) for name, module in modules.items() if module is not None}
+
+    counts: dict[str, int] = remembered("parameters", asdict(arch), compute)
+    return counts
+
+
+def _count(module: Any) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -7,8 +7,7 @@ cache, or, for a few public models that everybody uses, copies in `known/`.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from huggingface_hub.errors import HFValidationError
 from higfa_cli.errors import UserError
 from higfa_cli.models.families import FAMILIES, KNOWN, family_of
 from higfa_cli.models.families.family import Architecture, Family
+from higfa_cli.models.trusted import read_config
 from higfa_cli.recipe.drawing import Model
 from higfa_cli.recipe.refs import resolve_ref
 
@@ -38,18 +38,29 @@ def architecture(settings: Model, base: Path) -> Architecture:
         UserError: a configuration that is nowhere on this machine, a model of another family, or
             a ControlNet that does not fit the model.
     """
-    model = _model_source(settings, base)
-    control = _Source("controlnet", settings.controlnet, settings.controlnet_revision, base)
-    index = model.read("model_index.json")
-    family = _family(index)
+    read = partial(_config, base=base)
+    model = partial(read, "base", settings.base, settings.revision)
+    index = model("model_index.json")
+    family = family_of(str(index.get("_class_name")))
+    control, tiny = settings.controlnet, settings.gradient_autoencoder
+    gradient_vae = None
+    if tiny is not None:
+        revision = settings.gradient_autoencoder_revision
+        gradient_vae = read("gradient_autoencoder", tiny, revision, "config.json")
+        name = gradient_vae.get("_class_name")
+        if name != "AutoencoderTiny":
+            raise UserError(
+                f"model.gradient_autoencoder `{tiny}` is a `{name}`; use an AutoencoderTiny, "
+                "or leave the key out"
+            )
     arch = Architecture(
         family=family.name,
-        network=model.read(f"{family.network}/config.json"),
-        controlnet=control.read("config.json"),
-        vae=model.read("vae/config.json"),
-        scheduler=model.read("scheduler/scheduler_config.json"),
-        text_encoders=tuple(model.read(f"{name}/config.json") for name in family.encoders(index)),
-        gradient_vae=_gradient_vae(settings, base),
+        network=model(f"{family.network}/config.json"),
+        controlnet=read("controlnet", control, settings.controlnet_revision, "config.json"),
+        vae=model("vae/config.json"),
+        scheduler=model("scheduler/scheduler_config.json"),
+        text_encoders=tuple(model(f"{name}/config.json") for name in family.encoders(index)),
+        gradient_vae=gradient_vae,
     )
     check_fit(arch, settings)
     return arch
@@ -60,29 +71,8 @@ def family_at(settings: Model, base: Path) -> Family:
 
     Raises UserError: no model_index.json on this machine, or one of another family.
     """
-    return _family(_model_source(settings, base).read("model_index.json"))
-
-
-def _model_source(settings: Model, base: Path) -> _Source:
-    return _Source("base", settings.base, settings.revision, base)
-
-
-def _family(index: dict[str, Any]) -> Family:
+    index = _config("base", settings.base, settings.revision, "model_index.json", base)
     return family_of(str(index.get("_class_name")))
-
-
-def _gradient_vae(settings: Model, base: Path) -> dict[str, Any] | None:
-    if settings.gradient_autoencoder is None:
-        return None
-    ref, revision = settings.gradient_autoencoder, settings.gradient_autoencoder_revision
-    config = _Source("gradient_autoencoder", ref, revision, base).read("config.json")
-    name = config.get("_class_name")
-    if name != "AutoencoderTiny":
-        raise UserError(
-            f"model.gradient_autoencoder `{ref}` is a `{name}`; use an AutoencoderTiny, "
-            "or leave the key out"
-        )
-    return config
 
 
 def check_fit(arch: Architecture, settings: Model) -> None:
@@ -94,13 +84,13 @@ def check_fit(arch: Architecture, settings: Model) -> None:
             f"model.controlnet `{settings.controlnet}` is a `{name}`; use "
             f"a {family.controlnet_class}"
         )
-    reads, draws = family.latent_channels(arch.network), arch.vae.get("latent_channels")
+    reads, draws = arch.network.get("in_channels"), arch.vae.get("latent_channels")
     if reads is not None and draws is not None and reads != draws:
         raise UserError(
             f"model.base `{settings.base}`: its denoiser reads {reads} channels, its "
             f"autoencoder has {draws}; use a text-to-image model (not inpainting or upscaling)"
         )
-    ours, theirs = (family.text_width(c) for c in (arch.network, arch.controlnet))
+    ours, theirs = (part.get(family.text_width) for part in (arch.network, arch.controlnet))
     if theirs is not None and ours != theirs:
         raise UserError(
             f"model.controlnet `{settings.controlnet}` reads text states of width {theirs}, "
@@ -126,54 +116,24 @@ def check_size(arch: Architecture, size: int, settings: Model) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Source:
-    """Where the configurations of one reference of the recipe are found."""
-
-    key: str
-    ref: str
-    revision: str | None
-    base: Path
-
-    @cached_property
-    def place(self) -> Path | str:
-        return resolve_ref(self.ref, self.base)
-
-    def read(self, file: str) -> dict[str, Any]:
-        """One JSON file. Raises UserError where it is missing or not a JSON object."""
-        if isinstance(self.place, Path):
-            return self._parse(self.place / file)
-        try:
-            cached = try_to_load_from_cache(self.place, file, revision=self.revision)
-        except HFValidationError:
-            raise UserError(
-                f"model.{self.key}: `{self.ref}` is neither a folder nor a hub id; correct it"
-            ) from None
-        if isinstance(cached, str):
-            return self._parse(Path(cached))
-        content = shipped(self.place)
-        if file in content:
-            return content[file]
-        pin = f" --revision {self.revision}" if self.revision else ""
-        raise UserError(
-            f"model.{self.key}: {file} of `{self.ref}` is not on this machine; fetch it with "
-            f'`hf download {self.ref}{pin} --include "*.json"`, or give a local diffusers folder'
-        )
-
-    def _parse(self, path: Path) -> dict[str, Any]:
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(
-                f"model.{self.key}: {path} does not exist; give a folder in diffusers' layout"
-            ) from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise UserError(
-                f"model.{self.key}: {path} is not readable JSON ({error}); fetch it again"
-            ) from None
-        if not isinstance(content, dict):
-            raise UserError(f"model.{self.key}: {path} holds no JSON object; fetch it again")
-        return content
+def _config(key: str, ref: str, revision: str | None, file: str, base: Path) -> dict[str, Any]:
+    """One JSON file of what `model.KEY` refers to: in a folder, the hub's cache or `known/`."""
+    place, name = resolve_ref(ref, base), f"model.{key}"
+    if isinstance(place, Path):
+        return read_config(place / file, name)
+    try:
+        cached = try_to_load_from_cache(place, file, revision=revision)
+    except HFValidationError:
+        raise UserError(f"{name}: `{ref}` is neither a folder nor a hub id; correct it") from None
+    if isinstance(cached, str):
+        return read_config(Path(cached), name)
+    if file in (content := shipped(place)):
+        return content[file]
+    pin = f" --revision {revision}" if revision else ""
+    raise UserError(
+        f"{name}: {file} of `{ref}` is not on this machine; fetch it with "
+        f'`hf download {ref}{pin} --include "*.json"`, or give a local diffusers folder'
+    )
 
 
 def shipped(repo: str) -> dict[str, dict[str, Any]]:

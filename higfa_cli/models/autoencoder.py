@@ -37,8 +37,12 @@ class Autoencoder(nn.Module):
         self.register_buffer("shift", shift)
         self.scale: Tensor
         self.shift: Tensor
-        if memory is not None:
-            _save_memory(vae, memory)
+        if memory is not None and memory.slicing:
+            vae.enable_slicing()
+        if memory is not None and memory.gradient_checkpointing:
+            vae.enable_gradient_checkpointing()
+        if memory is not None and memory.channels_last:
+            vae.to(memory_format=torch.channels_last)
         if tiling:
             vae.enable_tiling()
 
@@ -62,12 +66,3 @@ def _affine(config: Any) -> tuple[Tensor, Tensor]:
         return scale, torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1)
     shift = float(getattr(config, "shift_factor", None) or 0.0)
     return torch.full((1, 1, 1, 1), 1.0 / factor), torch.full((1, 1, 1, 1), shift)
-
-
-def _save_memory(vae: Any, memory: Memory) -> None:
-    if memory.slicing:
-        vae.enable_slicing()
-    if memory.gradient_checkpointing:
-        vae.enable_gradient_checkpointing()
-    if memory.channels_last:
-        vae.to(memory_format=torch.channels_last)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import timm
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
+from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.classifiers import Training
 from higfa_cli.recipe.refs import weights_path
-from higfa_cli.text import first_line
+from higfa_cli.text import did_you_mean, first_line, one_line
 
 # The one metadata key that higfa's checkpoints use: safetensors writes several keys in an order
 # that changes from run to run, and equal classifiers should be equal files.
@@ -28,22 +27,25 @@ METADATA_KEY = "higfa"
 _HALF = (0.5, 0.5, 0.5)
 _HUB_TIMEOUT_S = 10.0
 
-Triple = tuple[float, float, float]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+#: Mean and standard deviation per channel, on the scale where pictures are in [0, 1].
+Mean = tuple[Finite, Finite, Finite]
+Std = tuple[Positive, Positive, Positive]
 
 
 @dataclass(frozen=True)
 class Backbone:
     """A network and the normalisation of its input.
 
-    `network`: [B, 3, S, S] normalised -> logits [B, K]. `mean`, `std`: per channel, on the scale
-    where pictures are in [0, 1]. `skipped`: names in a weights file that were not loaded (the
-    head, which belongs to other classes).
+    `network`: [B, 3, S, S] normalised -> logits [B, K]. `skipped`: names in a weights file that
+    were not loaded (the head, which belongs to other classes).
     """
 
     name: str
     network: nn.Module
-    mean: Triple = _HALF
-    std: Triple = _HALF
+    mean: Mean = _HALF
+    std: Std = _HALF
     skipped: tuple[str, ...] = ()
 
 
@@ -66,7 +68,13 @@ def create_backbone(
         network = build_network(
             training.backbone, classes, training.image_size, pretrained=download, key=key
         )
-    _probe(training, network, key)
+    network.eval()
+    # Fail now, not after the data are prepared.
+    try:
+        with torch.no_grad():
+            network(torch.zeros(1, 3, training.image_size, training.image_size))
+    except Exception as error:
+        raise _unfit(training.backbone, training.image_size, key, error) from error
     backbone = Backbone(training.backbone, network)
     if training.weights is not None:
         return _with_weights(backbone, weights_path(training.weights, base), key)
@@ -94,17 +102,6 @@ def build_network(
         raise _unfit(name, image_size, key, error) from error
 
 
-def _probe(training: Training, network: nn.Module, key: str) -> None:
-    """Fail now, not after the data are prepared, where the network cannot read that size."""
-    size = training.image_size
-    network.eval()
-    try:
-        with torch.no_grad():
-            network(torch.zeros(1, 3, size, size))
-    except Exception as error:
-        raise _unfit(training.backbone, size, key, error) from error
-
-
 def _unfit(name: str, size: int, key: str, error: Exception) -> UserError:
     return UserError(
         f"timm's {name} cannot read {size} px ({first_line(error)}); choose another "
@@ -116,8 +113,7 @@ def check_name(name: str, key: str = "guide") -> None:
     """Raise UserError with the nearest names unless timm knows `name`."""
     if timm.is_model(name):
         return
-    near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=3, cutoff=0.5)
-    hint = f"did you mean {', '.join(near)}?" if near else "see timm.list_models()"
+    hint = did_you_mean(name.split(".")[0], timm.list_models(), "see timm.list_models()")
     raise UserError(f"{key}.backbone: timm has no model `{name}`; {hint}")
 
 
@@ -138,7 +134,7 @@ def read_weights(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, An
         with safe_open(path, framework="pt") as handle:
             metadata = handle.metadata() or {}
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-        own = json.loads(metadata.get(METADATA_KEY, "{}"))
+        ours = json.loads(metadata.get(METADATA_KEY, "{}"))
     # RecursionError: metadata that is nested a thousand deep. TypeError, KeyError: a data type
     # that this version of torch has not.
     except (SafetensorError, OSError, ValueError, RecursionError, TypeError, KeyError) as error:
@@ -146,87 +142,58 @@ def read_weights(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, An
             f"{what} {path} is not a readable safetensors file ({first_line(error)}); "
             "write or fetch it again"
         ) from error
-    return tensors, own if isinstance(own, dict) else {}
+    return tensors, ours if isinstance(ours, dict) else {}
 
 
 def load_strictly(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Load every tensor of `network`; raises UserError naming what is missing, extra or unlike."""
-    _compare(network.state_dict(), tensors, path)
     for name, tensor in tensors.items():
-        if tensor.is_complex() or not _is_finite(tensor):
+        # Small types have no such test of their own.
+        number = tensor.float() if tensor.is_floating_point() and tensor.itemsize < 2 else tensor
+        if tensor.is_complex() or not bool(torch.isfinite(number).all()):
             raise UserError(
                 f"{path}: {name} holds values that are not finite numbers, as after a training "
                 "that diverged; train it again with a smaller learning_rate, or fetch it again"
             )
-    network.load_state_dict(dict(tensors), strict=True)
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    if not tensor.is_floating_point():
-        return True
-    # Small types have no such test of their own.
-    return bool(torch.isfinite(tensor.to(torch.float32) if tensor.itemsize < 2 else tensor).all())
+    try:
+        network.load_state_dict(dict(tensors), strict=True)
+    except RuntimeError as error:
+        raise UserError(
+            f"{path} does not fit the network ({one_line(error)[:200]}); "
+            "choose the backbone that the weights were made for"
+        ) from None
 
 
 def _with_weights(backbone: Backbone, path: Path, key: str) -> Backbone:
-    tensors, own = read_weights(path, f"{key}.weights")
+    tensors, metadata = read_weights(path, f"{key}.weights")
     network = backbone.network
-    state = network.state_dict()
-    heads = _head_prefixes(network)
+    named: Any = getattr(network, "pretrained_cfg", {}).get("classifier") or ()
+    heads = tuple(f"{name}." for name in ((named,) if isinstance(named, str) else named))
     skipped = tuple(sorted(name for name in tensors if name.startswith(heads)))
-    kept = {name: value for name, value in state.items() if name.startswith(heads)}
+    head = {name: value for name, value in network.state_dict().items() if name.startswith(heads)}
     body = {name: value for name, value in tensors.items() if name not in skipped}
-    load_strictly(network, {**body, **kept}, path)
+    load_strictly(network, body | head, path)
     mean, std = _timm_normalisation(network)
-    if {"mean", "std"} <= own.keys():
-        mean, std = _own_normalisation(own, path)
+    if {"mean", "std"} <= metadata.keys():
+        try:
+            given = (metadata["mean"], metadata["std"])
+            mean, std = TypeAdapter(tuple[Mean, Std]).validate_python(given)
+        except ValidationError as error:
+            raise UserError(
+                f"{path} has broken metadata ({first_fault(error)}); write or fetch it again"
+            ) from None
     return replace(backbone, skipped=skipped, mean=mean, std=std)
 
 
-def _own_normalisation(own: Mapping[str, object], path: Path) -> tuple[Triple, Triple]:
-    try:
-        mean, std = triple(own["mean"]), triple(own["std"])
-        if min(std) <= 0:
-            raise ValueError(f"std {std} is not above 0")
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path} has broken metadata ({error}); write or fetch it again") from None
-    return mean, std
+def first_fault(error: ValidationError) -> str:
+    """What is wrong with metadata, and where."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
 
 
-def _head_prefixes(network: nn.Module) -> tuple[str, ...]:
-    named: Any = getattr(network, "pretrained_cfg", {}).get("classifier") or ()
-    names = (named,) if isinstance(named, str) else tuple(named)
-    return tuple(f"{name}." for name in names)
-
-
-def _compare(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
-    missing = [f"lacks {name}" for name in state if name not in tensors]
-    extra = [f"has an unknown {name}" for name in tensors if name not in state]
-    unlike = [
-        f"has {name} {tuple(tensors[name].shape)} instead of {tuple(state[name].shape)}"
-        for name in state
-        if name in tensors and tensors[name].shape != state[name].shape
-    ]
-    problems = missing + extra + unlike
-    if problems:
-        more = f" (and {len(problems) - 1} more differences)" if len(problems) > 1 else ""
-        raise UserError(
-            f"{path} does not fit the network: it {problems[0]}{more}; "
-            "choose the backbone that the weights were made for"
-        )
-
-
-def triple(values: Any) -> Triple:
-    """Three finite floats. Raises TypeError or ValueError for anything else."""
-    first, second, third = (float(value) for value in values)
-    if not all(math.isfinite(value) for value in (first, second, third)):
-        raise ValueError(f"{(first, second, third)} are not finite numbers")
-    return (first, second, third)
-
-
-def _timm_normalisation(network: nn.Module) -> tuple[Triple, Triple]:
+def _timm_normalisation(network: nn.Module) -> tuple[Mean, Std]:
     config = resolve_model_data_config(network)
-    return triple(config["mean"]), triple(config["std"])
+    return tuple(config["mean"]), tuple(config["std"])
 
 
 def _check_hub(name: str, key: str) -> None:

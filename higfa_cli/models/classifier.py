@@ -6,13 +6,14 @@ One class for both uses: as the guide, whose gradient reaches the picture, and d
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import torch
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,33 +23,42 @@ from higfa_cli.artifacts.atomic import write_bytes
 from higfa_cli.errors import UserError
 from higfa_cli.models.backbones import (
     METADATA_KEY,
-    Triple,
+    Mean,
+    Positive,
+    Std,
     build_network,
     check_name,
+    first_fault,
     load_strictly,
     read_weights,
-    triple,
 )
+from higfa_cli.recipe.section import Side
 
 _BATCH = 128
-# As the recipe's keys.
-LARGEST_SIDE = 8192
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError("two classes have one name")
+    return names
+
+
+Name = Annotated[str, Field(min_length=1)]
 
 
 @dataclass(frozen=True)
 class ClassifierSpec:
-    """What a checkpoint says about itself.
+    """What a checkpoint says about itself; `temperature` divides the network's logits.
 
-    `mean`, `std`: per channel, on the scale where pictures are in [0, 1]. `temperature` > 0
-    divides the network's logits.
+    Raises pydantic's ValidationError for values that no classifier can have.
     """
 
     backbone: str
-    classes: tuple[str, ...]
-    image_size: int
-    mean: Triple
-    std: Triple
-    temperature: float = 1.0
+    classes: Annotated[tuple[Name, ...], Field(min_length=1), AfterValidator(_distinct)]
+    image_size: Side
+    mean: Mean
+    std: Std
+    temperature: Positive = 1.0
 
 
 def resize(images: Tensor, size: int) -> Tensor:
@@ -67,7 +77,7 @@ def resize(images: Tensor, size: int) -> Tensor:
     )
 
 
-def network_input(images: Tensor, image_size: int, mean: Triple, std: Triple) -> Tensor:
+def network_input(images: Tensor, image_size: int, mean: Mean, std: Std) -> Tensor:
     """Pictures [B, 3, H, H] in [-1, 1] -> the network's normalised input [B, 3, S, S]."""
     images = resize(images, image_size)
     shift = images.new_tensor(mean).view(1, 3, 1, 1)
@@ -126,11 +136,11 @@ def save_classifier(
 
     Equal weights, spec and extra give equal bytes.
     """
-    about = {"format": 1, "version": __version__, **asdict(spec), "extra": dict(extra or {})}
+    metadata = {"format": 1, "version": __version__, **asdict(spec), "extra": dict(extra or {})}
     tensors = {
         name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()
     }
-    text = json.dumps(about, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(metadata, sort_keys=True, ensure_ascii=False, allow_nan=False)
     write_bytes(path, save(tensors, metadata={METADATA_KEY: text}))
 
 
@@ -139,8 +149,14 @@ def load_classifier(path: Path, device: torch.device | str = "cpu") -> Classifie
 
     Raises UserError: absent or broken file, pickle, or a file without higfa's metadata.
     """
-    tensors, about = read_weights(path, "classifier")
-    spec = _spec(about, path)
+    tensors, metadata = read_weights(path, "classifier")
+    try:
+        spec = TypeAdapter(ClassifierSpec).validate_python(metadata)
+    except ValidationError as error:
+        raise UserError(
+            f"classifier {path} has no sound higfa metadata ({first_fault(error)}); use a "
+            "checkpoint of `higfa finetune-guide` or `higfa train-downstream`"
+        ) from None
     check_name(spec.backbone)
     with torch.random.fork_rng():
         network = build_network(spec.backbone, len(spec.classes), spec.image_size)
@@ -155,49 +171,13 @@ def check_classes(guide: Classifier, classes: Sequence[str]) -> None:
         return
     missing = [name for name in want if name not in have]
     extra = [name for name in have if name not in want]
-    said = [
+    differences = [
         f"{word} {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
         for word, names in (("it does not know", missing), ("the data lack its", extra))
         if names
     ]
     raise UserError(
         f"the guide's {len(have)} classes are not the data's {len(want)}: "
-        f"{'; '.join(said) or 'their order differs'}; run `higfa finetune-guide` on these data"
+        f"{'; '.join(differences) or 'their order differs'}; run `higfa finetune-guide` on these "
+        "data"
     )
-
-
-def _class_names(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
-        raise ValueError("classes is not a list of names")
-    if len(set(value)) < len(value):
-        raise ValueError("two classes have one name")
-    return tuple(value)
-
-
-def _spec(about: Mapping[str, Any], path: Path) -> ClassifierSpec:
-    try:
-        spec = ClassifierSpec(
-            backbone=str(about["backbone"]),
-            classes=_class_names(about["classes"]),
-            image_size=int(about["image_size"]),
-            mean=triple(about["mean"]),
-            std=triple(about["std"]),
-            temperature=float(about["temperature"]),
-        )
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise UserError(
-            f"classifier {path} has no higfa metadata ({error}), so its classes are unknown; use "
-            "a checkpoint of `higfa finetune-guide` or `higfa train-downstream`"
-        ) from None
-    sound = (
-        1 <= spec.image_size <= LARGEST_SIDE
-        and spec.classes
-        and 0 < spec.temperature < math.inf
-        and min(spec.std) > 0
-    )
-    if not sound:
-        raise UserError(
-            f"classifier {path} has impossible metadata (size {spec.image_size}, "
-            f"{len(spec.classes)} classes, temperature {spec.temperature}); train it again"
-        )
-    return spec

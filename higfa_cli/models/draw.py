@@ -13,9 +13,8 @@ from higfa_cli.method import schedule
 from higfa_cli.method.guidance import Guidance
 from higfa_cli.method.protocols import Level
 from higfa_cli.method.sampler import Step, sample
-from higfa_cli.models.classifier import Classifier
-from higfa_cli.models.diffusion import DiffusionModel
-from higfa_cli.models.renoise import seeded_noise
+from higfa_cli.models.classifier import Classifier, to_bytes
+from higfa_cli.models.diffusion import DiffusionModel, seeded_noise
 
 
 class DecodedGuide:
@@ -110,34 +109,32 @@ def _drawn(
         return Drawn(None, trace, f"not finite: latents or guide at u = {u:g}", batch)
     if not bool(image.isfinite().all()):
         return Drawn(None, trace, "not finite: decoded picture", batch)
-    pixels = ((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return Drawn(pixels.permute(1, 2, 0).numpy(), trace, None, batch)
+    return Drawn(to_bytes(image).permute(1, 2, 0).numpy(), trace, None, batch)
 
 
 def _traces(steps: Sequence[Step]) -> list[dict[str, list[float | None]]]:
     """Step-wise tensors -> one dictionary of lists per picture."""
-    columns: dict[str, list[list[float] | None]] = {
-        "s_text": [step.strengths.text.tolist() for step in steps],
-        "s_contour": [step.strengths.contour.tolist() for step in steps],
-        "s_classifier": [step.strengths.classifier.tolist() for step in steps],
-        "p": [None if step.p is None else step.p.tolist() for step in steps],
-        "grad_norm": [None if s.grad_norm is None else s.grad_norm.tolist() for s in steps],
+    columns: dict[str, list[Tensor | None]] = {
+        "s_text": [step.strengths.text for step in steps],
+        "s_contour": [step.strengths.contour for step in steps],
+        "s_classifier": [step.strengths.classifier for step in steps],
+        "p": [step.p for step in steps],
+        "grad_norm": [step.grad_norm for step in steps],
+    }
+    lists = {
+        name: [None if tensor is None else tensor.tolist() for tensor in column]
+        for name, column in columns.items()
     }
     shared: dict[str, list[float | None]] = {
         "u": [step.level.progress for step in steps],
         "sigma": [step.level.sigma for step in steps],
     }
-    count = len(steps[0].finite)
     return [
+        # Rounded to what single precision holds, so that traces stay short.
         shared
         | {
-            name: [None if values is None else _number(values[i]) for values in column]
-            for name, column in columns.items()
+            name: [None if values is None else float(f"{values[i]:.7g}") for values in column]
+            for name, column in lists.items()
         }
-        for i in range(count)
+        for i in range(len(steps[0].finite))
     ]
-
-
-def _number(value: float) -> float:
-    """Rounded to what single precision holds, so that traces stay short."""
-    return float(f"{value:.7g}")

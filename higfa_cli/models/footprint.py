@@ -11,14 +11,19 @@ fragmentation. `channels_last` and `compile` are taken to change nothing.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.weak import WeakIdKeyDictionary
 
 from higfa_cli.method.guidance import Guidance
 from higfa_cli.method.protocols import Level, Prediction
@@ -26,12 +31,57 @@ from higfa_cli.method.sampler import sample
 from higfa_cli.models.classifier import Classifier
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import DecodedGuide
-from higfa_cli.models.fake import NEGATIVE, PROMPT, Setup, fake_guide, fake_model
+from higfa_cli.models.fake import NEGATIVE, PROMPT, fake_guide, fake_model
 from higfa_cli.models.families import FAMILIES
 from higfa_cli.models.families.family import Architecture
-from higfa_cli.models.live_memory import LiveMemory
+from higfa_cli.recipe.schema import Recipe
 
-_ALL_RUN = (0.0, 1.0)
+
+class LiveMemory(TorchDispatchMode):
+    """Bytes of all storages made under this mode and still alive, and the largest value so far.
+
+    A storage counts from the operation that returns it to its release, however many tensors view
+    it; so do those that autograd keeps for the backward pass. What a kernel takes and gives back
+    within one operation (workspaces) is not seen, nor is an allocator's rounding.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = 0
+        self.peak = 0
+        self._sizes = WeakIdKeyDictionary(ref_type=weakref.ref)
+
+    def hold(self, *modules: nn.Module) -> int:
+        """Count parameters and buffers as being on the device; returns their bytes."""
+        before = self.live
+        for module in modules:
+            for tensor in (*module.parameters(), *module.buffers()):
+                self._add(tensor)
+        return self.live - before
+
+    def move(self, size: int) -> None:
+        """`size` bytes of held weights come to the device, or leave it (negative)."""
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
+    def _add(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage in self._sizes:
+            return
+        size = storage.nbytes()
+        self._sizes[storage] = size
+        weakref.finalize(storage, self._released, size).atexit = False
+        self.move(size)
+
+    def _released(self, size: int) -> None:
+        self.live -= size
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self._add(leaf)
+        return out
 
 
 @dataclass(frozen=True)
@@ -48,32 +98,22 @@ class Footprint:
     peak: int
 
 
-def guided_step(
-    arch: Architecture,
-    setup: Setup,
-    batch: int,
-    guide_size: int,
-    backbone: str = "resnet50",
-) -> Footprint:
+def guided_step(arch: Architecture, recipe: Recipe, batch: int) -> Footprint:
     """The footprint of one guided step as the sampling loop runs it, and of the last decoding.
 
     The ControlNet is taken to be on in that step.
 
     Args:
-        arch: what the model is made of.
-        setup: precision, size, composition, gradient and memory keys are honoured.
+        arch: what the recipe's model is made of.
+        recipe: precision, size, guide, composition, gradient and memory keys are honoured.
         batch: pictures drawn together.
-        guide_size: side of the guide's input, pixels.
-        backbone: timm's name of the guide's network.
 
     Raises:
         UserError: a guide that timm cannot build.
     """
     with _fake():
-        model = fake_model(arch, setup)
-        guide = fake_guide(backbone, guide_size)
-        offload = setup.memory.cpu_offload
-        return measure_step(model, guide, setup.guidance, batch, offload)
+        model, guide = fake_model(arch, recipe), fake_guide(recipe.guide)
+        return measure_step(model, guide, recipe.guidance, batch, recipe.run.memory.cpu_offload)
 
 
 def measure_step(
@@ -88,67 +128,40 @@ def measure_step(
     `offload`: with denoiser and ControlNet in main memory while the autoencoder works.
     """
     with LiveMemory() as memory:
-        return _measure(model, guide, guidance, batch, offload, memory)
+        movable = memory.hold(model.network, model.controlnet)
+        memory.hold(model.autoencoder, model.gradient_autoencoder, guide)
+        weights = memory.live
+        always = model.sampling.model_copy(update={"conditioning_interval": (0.0, 1.0)})
+        model = model.with_sampling(always)
+        conditions = model.conditions([PROMPT] * batch, NEGATIVE, _contours(model, batch))
+        model = replace(model, offloads=[_Offload(memory, movable)] if offload else [])
+        step = sample(
+            torch.empty(batch, *model.latent_shape),
+            torch.zeros(batch, dtype=torch.long),
+            model.denoiser(conditions),
+            _OneStep(),
+            guidance.switched(0.0),
+            DecodedGuide(model, guide),
+        )
+        x = next(step).x
+        with torch.no_grad():
+            model.decode(x)
+        return Footprint(weights=weights, peak=memory.peak)
 
 
-def _measure(
-    model: DiffusionModel,
-    guide: Classifier,
-    guidance: Guidance,
-    batch: int,
-    offload: bool,
-    memory: LiveMemory,
-) -> Footprint:
-    movable = memory.hold(model.network) + memory.hold(model.controlnet)
-    memory.hold(model.autoencoder)
-    memory.hold(model.gradient_autoencoder)
-    memory.hold(guide)
-    weights = memory.live
-    conditions = model.conditions([PROMPT] * batch, NEGATIVE, _contours(model, batch))
-    conditions = replace(conditions, interval=_ALL_RUN)
-    offloads = [_Offload(memory, movable)] if offload else []
-    model = replace(model, offloads=offloads)
-    noise = torch.empty(batch, *model.latent_shape)
-    targets = torch.zeros(batch, dtype=torch.long)
-    step = sample(
-        noise,
-        targets,
-        model.denoiser(conditions),
-        _OneStep(),
-        guidance.switched(0.0),
-        DecodedGuide(model, guide),
-    )
-    x = next(step).x
-    with torch.no_grad():
-        model.decode(x)
-    return Footprint(weights=weights, peak=memory.peak)
-
-
-def flops_per_picture(
-    arch: Architecture,
-    setup: Setup,
-    guide_size: int = 224,
-    backbone: str = "resnet50",
-) -> float:
+def flops_per_picture(arch: Architecture, recipe: Recipe) -> float:
     """Floating-point operations (a multiply-add is two) of the whole sampling of one picture.
 
     Every step's branches through denoiser and ControlNet, the guided steps' decoding, guide and
     gradient, the encoding of a contour that is read as latents, and the last decoding. Prompts
     are not in it: they are encoded once per run.
-
-    Args:
-        arch: what the model is made of.
-        setup: the recipe's.
-        guide_size: side of the guide's input, pixels.
-        backbone: timm's name of the guide's network.
     """
-    guidance, sampling = setup.guidance, setup.sampling
+    guidance, sampling = recipe.guidance, recipe.sampling
     # Not under fake tensors: the levels are numbers.
-    family = FAMILIES[arch.family]
-    levels = family.solver(sampling.scheduler, arch.scheduler, sampling.steps).levels
+    solver = FAMILIES[arch.family].solver(sampling.scheduler, arch.scheduler, sampling.steps)
     with _fake():
-        model = fake_model(arch, setup)
-        guide = DecodedGuide(model, fake_guide(backbone, guide_size))
+        model = fake_model(arch, recipe)
+        guide = DecodedGuide(model, fake_guide(recipe.guide))
         noise = torch.empty(1, *model.latent_shape)
         targets = torch.zeros(1, dtype=torch.long)
         with FlopCounterMode(display=False) as once, torch.no_grad():
@@ -156,14 +169,14 @@ def flops_per_picture(
             model.decode(noise)
         denoiser = model.denoiser(conditions)
         total = float(once.get_total_flops())
-        seen: dict[tuple[bool, bool], float] = {}
-        for level in levels:
-            kind = (guidance.guided(level), conditions.controlled(level))
-            if kind not in seen:
+        of_kind: dict[tuple[bool, bool], float] = {}
+        for level in solver.levels:
+            kind = (guidance.guided(level), model.controlled(level))
+            if kind not in of_kind:
                 with FlopCounterMode(display=False) as counted:
                     next(sample(noise, targets, denoiser, _OneStep(level), guidance, guide))
-                seen[kind] = float(counted.get_total_flops())
-            total += seen[kind]
+                of_kind[kind] = float(counted.get_total_flops())
+            total += of_kind[kind]
     return total
 
 

@@ -21,19 +21,24 @@ from higfa_cli.errors import RecipeError, UserError
 from higfa_cli.method import equations
 from higfa_cli.method.protocols import Level, Prediction
 
-#: Solvers of diffusion models, by the recipe's name.
+#: The solver of flow matching, by the recipe's name; the others are of diffusion models.
+FLOW = "flow-euler"
 CLASSES: dict[str, Any] = {
     "ddim": DDIMScheduler,
     "euler": EulerDiscreteScheduler,
     "dpm++2m": DPMSolverMultistepScheduler,
+    FLOW: FlowMatchEulerDiscreteScheduler,
 }
-#: The solver of flow matching, by the recipe's name.
-FLOW = "flow-euler"
 #: What a denoiser predicts -> (x_t, its output, level) -> the prediction in both forms.
 CONVERSIONS: Mapping[str, Callable[[Tensor, Tensor, Level], Prediction]] = {
     "epsilon": equations.from_eps,
     "v_prediction": equations.from_v,
     "flow": equations.from_flow,
+}
+_OUTPUTS: Mapping[str, Callable[[Prediction, Level], Tensor]] = {
+    "epsilon": lambda prediction, level: prediction.eps,
+    "v_prediction": equations.to_v,
+    "flow": lambda prediction, level: equations.to_flow(prediction),
 }
 # Options of flow matching under which the levels are not sigma = 1 ... 0 of the shifted line alone.
 _OTHER_FLOWS = ("use_dynamic_shifting", "invert_sigmas", "stochastic_sampling")
@@ -49,27 +54,18 @@ def conversion(prediction_type: str) -> Callable[[Tensor, Tensor, Level], Predic
     return CONVERSIONS[prediction_type]
 
 
-def make_solver(name: str, config: Any, steps: int) -> SchedulerSolver | FlowSolver:
-    """The recipe's solver `name` with N = `steps` >= 1, for a model with this scheduler config.
-
-    Raises:
-        RecipeError: a name that is neither in CLASSES nor FLOW.
-        UserError: a scheduler config that asks for what is not supported.
-    """
-    return FlowSolver(config, steps) if name == FLOW else SchedulerSolver(name, config, steps)
-
-
 class SchedulerSolver:
     """A `method.protocols.Solver` made of one diffusers scheduler.
 
     Args:
-        name: `ddim`, `euler` or `dpm++2m`.
+        name: one of CLASSES, the recipe's word.
         config: the scheduler config of the model's folder.
         steps: N >= 1.
 
     Raises:
         RecipeError: another scheduler name.
-        UserError: a prediction type other than epsilon and v_prediction.
+        UserError: another prediction type, or a flow that is shifted by resolution, turned round
+            or noisy.
     """
 
     def __init__(self, name: str, config: Any, steps: int) -> None:
@@ -77,32 +73,34 @@ class SchedulerSolver:
             raise RecipeError(
                 f"sampling.scheduler: `{name}` is not supported; use one of {', '.join(CLASSES)}"
             )
+        for option in _OTHER_FLOWS if name == FLOW else ():
+            if config.get(option):
+                raise UserError(f"scheduler: {option} is not supported; use a model without it")
         self.name = name
         self.scheduler = CLASSES[name].from_config(config, **_options(name, config))
-        self.prediction_type: str = self.scheduler.config.prediction_type
+        self.prediction_type: str = (
+            "flow" if name == FLOW else self.scheduler.config.prediction_type
+        )
         conversion(self.prediction_type)
         self.scheduler.set_timesteps(steps)
         self.levels: Sequence[Level] = tuple(self._level(i, steps) for i in range(steps))
 
     def _level(self, index: int, steps: int) -> Level:
         timestep = self.scheduler.timesteps[index].item()
+        if self.name == FLOW:
+            sigma = self.scheduler.sigmas[index].double().item()
+            return Level(index, index / steps, timestep, 1.0 - sigma, sigma)
         if self.name == "ddim":
             alpha_bar = self.scheduler.alphas_cumprod[int(timestep)].double().item()
         else:
             ratio = self.scheduler.sigmas[index].double().item()  # sigma / alpha
             alpha_bar = 1.0 / (1.0 + ratio**2)
-        return Level(
-            index=index,
-            progress=index / steps,
-            timestep=timestep,
-            alpha=alpha_bar**0.5,
-            sigma=(1.0 - alpha_bar) ** 0.5,
-        )
+        return Level(index, index / steps, timestep, alpha_bar**0.5, (1.0 - alpha_bar) ** 0.5)
 
     def start(self, noise: Tensor) -> Tensor:
         """Unit normal noise -> first state; also rewinds the scheduler's own step counter."""
         self.scheduler.set_timesteps(len(self.levels))
-        return noise * self.scheduler.init_noise_sigma
+        return noise if self.name == FLOW else noise * self.scheduler.init_noise_sigma
 
     def to_x_t(self, x: Tensor, level: Level) -> Tensor:
         """x_t; for Euler alpha (x_t / alpha), which is diffusers' `scale_model_input`."""
@@ -110,11 +108,7 @@ class SchedulerSolver:
 
     def step(self, prediction: Prediction, x: Tensor, level: Level) -> Tensor:
         """The scheduler's own step, fed in its own prediction type."""
-        output = (
-            prediction.eps
-            if self.prediction_type == "epsilon"
-            else equations.to_v(prediction, level)
-        )
+        output = _OUTPUTS[self.prediction_type](prediction, level)
         timestep = self.scheduler.timesteps[level.index]
         return self.scheduler.step(output, timestep, x, return_dict=False)[0]
 
@@ -122,49 +116,6 @@ class SchedulerSolver:
         """The next step is first order: DPM++ 2M would mix in a prediction from before a jump."""
         if self.name == "dpm++2m":
             self.scheduler.lower_order_nums = 0
-
-
-class FlowSolver:
-    """Flow matching by Euler's method: x_t = (1 - sigma) x0 + sigma eps, sigma from 1 to 0.
-
-    Args:
-        config: the scheduler config of the model's folder; its `shift` holds.
-        steps: N >= 1.
-
-    Raises:
-        UserError: a config that shifts by resolution, turns sigma round or draws noise.
-    """
-
-    prediction_type = "flow"
-
-    def __init__(self, config: Any, steps: int) -> None:
-        for option in _OTHER_FLOWS:
-            if config.get(option):
-                raise UserError(f"scheduler: {option} is not supported; use a model without it")
-        self.scheduler = FlowMatchEulerDiscreteScheduler.from_config(config)
-        self.scheduler.set_timesteps(steps)
-        sigmas = self.scheduler.sigmas.double().tolist()
-        self.levels: Sequence[Level] = tuple(
-            Level(i, i / steps, self.scheduler.timesteps[i].item(), 1.0 - sigmas[i], sigmas[i])
-            for i in range(steps)
-        )
-
-    def start(self, noise: Tensor) -> Tensor:
-        """Unit normal noise -> first state; also rewinds the scheduler's own step counter."""
-        self.scheduler.set_timesteps(len(self.levels))
-        return noise
-
-    def to_x_t(self, x: Tensor, level: Level) -> Tensor:
-        """x_t is the state itself."""
-        return x
-
-    def step(self, prediction: Prediction, x: Tensor, level: Level) -> Tensor:
-        """The scheduler's own step, fed the velocity."""
-        timestep = self.scheduler.timesteps[level.index]
-        return self.scheduler.step(equations.to_flow(prediction), timestep, x, return_dict=False)[0]
-
-    def restart(self) -> None:
-        """Every step is first order."""
 
 
 def _options(name: str, config: Any) -> dict[str, Any]:

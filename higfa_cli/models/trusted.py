@@ -14,6 +14,7 @@ from typing import Any
 from higfa_cli.errors import UserError
 
 INDEX = "model_index.json"
+_MAY_NAME_CODE = ("config.json", "tokenizer_config.json")
 _LIBRARIES = ("diffusers", "transformers")
 #: Parts of a pipeline that higfa leaves out, so that their classes are never looked up.
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
@@ -52,15 +53,11 @@ def check_folder(folder: Path, name: str) -> None:
     of weights that leads to anything but .safetensors files beside it.
     """
     if (folder / INDEX).is_file():
-        check_index(_read(folder / INDEX, name), name)
-    for path in sorted([*folder.glob("*.json"), *folder.glob("*/*.json")]):
-        if not path.is_file():
-            continue
+        check_index(read_config(folder / INDEX, name), name)
+    for path in sorted(filter(Path.is_file, [*folder.glob("*.json"), *folder.glob("*/*.json")])):
         if ".index." in path.name:
-            _check_shards(path, _read(path, name), name)
-        elif path.name in ("config.json", "tokenizer_config.json") and _read(path, name).get(
-            "auto_map"
-        ):
+            _check_shards(path, read_config(path, name), name)
+        elif path.name in _MAY_NAME_CODE and read_config(path, name).get("auto_map"):
             raise UserError(f"{name}: {path} names code of its own (auto_map); {_REMEDY}")
 
 
@@ -77,13 +74,18 @@ def _check_shards(path: Path, content: Mapping[str, Any], name: str) -> None:
             )
 
 
-def _read(path: Path, name: str) -> dict[str, Any]:
+def read_config(path: Path, name: str) -> dict[str, Any]:
+    """A JSON object of a model's folder. Raises UserError: absent, too large or another thing."""
     try:
         if path.stat().st_size > _LARGEST_JSON:
             raise ValueError(f"more than {_LARGEST_JSON:,} bytes")
         content = json.loads(path.read_bytes())
-        if not isinstance(content, dict):
-            raise ValueError("not a JSON object")
+    except FileNotFoundError:
+        raise UserError(
+            f"{name}: {path} does not exist; give a folder in diffusers' layout"
+        ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{name}: {path} cannot be read ({error}); fetch the model again") from None
+        raise UserError(f"{name}: {path} is not readable JSON ({error}); fetch it again") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{name}: {path} holds no JSON object; fetch it again")
     return content

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-Changes = Mapping[str, Any]
+from pydantic import JsonValue
+
+from higfa_cli.recipe.section import Tree
+
+Changes = Mapping[str, JsonValue]
 
 #: The arm without new pictures.
 REAL = "real"
@@ -32,7 +35,7 @@ TEXT_ONLY: Changes = {
 _NAME = re.compile(r"[a-z0-9][a-z0-9+_-]{0,39}")
 
 
-def default_arms() -> dict[str, dict[str, Any]]:
+def default_arms() -> dict[str, Tree]:
     """The method, and text and contour alone."""
     return {TEXT_CONTOUR: dict(_UNGUIDED), HIGFA: {}}
 
@@ -56,13 +59,3 @@ def name_problem(name: str) -> str | None:
             "a name is of a-z, 0-9, `+`, `_` and `-`, at most 40, and starts with one of a-z, 0-9"
         )
     return None
-
-
-def set_keys(tree: dict[str, Any], changes: Changes) -> None:
-    """Put values at dotted keys of a whole recipe."""
-    for key, value in changes.items():
-        *sections, leaf = key.split(".")
-        inner = tree
-        for section in sections:
-            inner = inner[section]
-        inner[leaf] = value

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from higfa_cli.recipe.placeholders import WORDS, typo
 from higfa_cli.recipe.section import Count, Percentage, Section
 
+#: The one placeholder of prompt templates.
+WORDS = "{words}"
 Layout = Literal[
     "imagefolder",
     "fgvc-aircraft",
@@ -62,6 +64,18 @@ class Data(Section):
         return self.model_dump(mode="json", include={"layout", "shots", "crop_bottom"})
 
 
+def template_problem(template: str, optional: bool = False) -> str | None:
+    """Why a text is no prompt template, and the remedy; `optional`: it may do without {words}."""
+    if not template.strip():
+        return "is empty; write or remove it"
+    for name in re.findall(r"\{\s*\w+\s*\}", template):
+        if name != WORDS:
+            return f"has {name}, which would be drawn as it stands; write {WORDS}"
+    if not optional and WORDS not in template:
+        return f'has no {WORDS}; write it as in "a photo of a {WORDS}, at dusk"'
+    return None
+
+
 class Prompts(Section):
     """What the text encoder reads."""
 
@@ -86,12 +100,8 @@ class Prompts(Section):
     @classmethod
     def _name_the_class(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
         for template in templates:
-            if wrong := typo(template):
-                raise ValueError(f'"{template}": {wrong} is no placeholder; write {WORDS}')
-            if WORDS not in template:
-                raise ValueError(
-                    f'"{template}" has no {{words}}; write it as in "a photo of a {{words}}"'
-                )
+            if problem := template_problem(template):
+                raise ValueError(f"`{template}` {problem}")
         return templates
 
     @model_validator(mode="after")

@@ -6,18 +6,16 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from higfa_cli.errors import RecipeError
-from higfa_cli.recipe.arms import CHANGEABLE, set_keys
+from higfa_cli.recipe.arms import CHANGEABLE, Changes
 from higfa_cli.recipe.builtin import builtin_text, is_builtin
-from higfa_cli.recipe.keys import recipe_keys, unknown_key
-from higfa_cli.recipe.moved import old_keys
-from higfa_cli.recipe.overrides import apply_overrides, check_key, set_value
+from higfa_cli.recipe.keys import apply_overrides, check_key, old_keys, recipe_keys, unknown_key
 from higfa_cli.recipe.schema import Recipe
+from higfa_cli.recipe.section import set_value
 from higfa_cli.recipe.strict_yaml import LONGEST, parse_yaml
 from higfa_cli.text import inert
 
@@ -29,10 +27,7 @@ _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 @dataclass(frozen=True)
 class LoadedRecipe:
-    """A validated recipe, the folder its paths start from, and where it came from.
-
-    The paths of a built-in recipe start from the current folder.
-    """
+    """A validated recipe, the folder its paths start from (`base`), and where it came from."""
 
     recipe: Recipe
     base: Path
@@ -54,7 +49,7 @@ def load_recipe(ref: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
     return LoadedRecipe(_validate(tree, f"recipe {ref}", set_by), base, origin)
 
 
-def override_recipe(recipe: Recipe, values: Mapping[str, object]) -> Recipe:
+def override_recipe(recipe: Recipe, values: Changes) -> Recipe:
     """A copy of a recipe with dotted keys set to values. Raises RecipeError when invalid."""
     tree = recipe.model_dump(mode="json")
     for key, value in values.items():
@@ -66,14 +61,12 @@ def override_recipe(recipe: Recipe, values: Mapping[str, object]) -> Recipe:
 
 def recipe_schema() -> dict[str, object]:
     """JSON schema of a recipe, for editors."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **Recipe.model_json_schema(),
-    }
+    dialect = "https://json-schema.org/draft/2020-12/schema"
+    return {"$schema": dialect, **Recipe.model_json_schema()}
 
 
 def _read(ref: str) -> tuple[str, Path, str]:
-    """(text, base, origin) of a reference."""
+    """Text, base and origin."""
     try:
         path = Path(ref).expanduser()
         named_like_file = path.suffix.lower() in (".yaml", ".yml") or len(path.parts) > 1
@@ -112,41 +105,29 @@ def _validate(tree: Mapping[str, object], origin: str, set_by: Mapping[str, str]
     if old := old_keys(tree):
         more = f" (and {len(old) - 1} more)" if len(old) > 1 else ""
         raise RecipeError(f"{origin}: {unknown_key(old[0])}{more}")
-    recipe = _parse(text, origin, set_by)
-    for name, changes in recipe.arms.items():
-        _check_arm(recipe, changes, f"{origin}: arm `{name}`")
-    return recipe
-
-
-def _check_arm(recipe: Recipe, changes: Mapping[str, Any], origin: str) -> None:
-    for key in changes:
-        check_key(key, origin)
-        if key.partition(".")[0] not in CHANGEABLE:
-            raise RecipeError(
-                f"{origin}: `{key}` is the same in all arms; an arm changes keys of "
-                f"{', '.join(f'`{section}`' for section in CHANGEABLE)}"
-            )
-    tree = recipe.model_dump(mode="json")
-    set_keys(tree, changes)
-    _parse(json.dumps(tree), origin, {})
-
-
-def _parse(text: str, origin: str, set_by: Mapping[str, str]) -> Recipe:
     try:
         # Through JSON, because pydantic's strict rules then take a list for a tuple and an int
         # for a float, and still refuse `steps: true` and `steps: "20"`.
-        return Recipe.model_validate_json(text, strict=True)
+        recipe = Recipe.model_validate_json(text, strict=True)
     except ValidationError as error:
-        # An unknown key explains most of what else is wrong, a missing one for example.
-        problems = sorted(error.errors(), key=lambda one: one["type"] not in _UNKNOWN)
-        first = problems[0]
-        key = _dotted(first)
-        source = set_by.get(key.partition("[")[0], origin)
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise RecipeError(f"{source}: {_sentence(key, first)}{more}") from None
+        raise _explained(error, origin, set_by) from None
+    for name, changes in recipe.arms.items():
+        arm = f"{origin}: arm `{name}`"
+        for key in changes:
+            check_key(key, arm)
+            if key.partition(".")[0] not in CHANGEABLE:
+                raise RecipeError(
+                    f"{arm}: `{key}` is the same in all arms; an arm changes keys of "
+                    f"{', '.join(f'`{section}`' for section in CHANGEABLE)}"
+                )
+        try:
+            recipe.arm(name)
+        except ValidationError as error:
+            raise _explained(error, arm, {}) from None
+    return recipe
 
 
-def _check_text(value: Any, origin: str) -> None:
+def _check_text(value: object, origin: str) -> None:
     """Names and paths of a recipe reach terminals, pages and the file system: plain text only."""
     if isinstance(value, str):
         hazards = [char for char in value if inert(char) != char and char not in "\t\n"]
@@ -156,19 +137,21 @@ def _check_text(value: Any, origin: str) -> None:
                 "control character; remove it"
             )
     elif isinstance(value, Mapping):
-        for key, inner in value.items():
-            _check_text(key, origin)
-            _check_text(inner, origin)
+        _check_text([*value.keys(), *value.values()], origin)
     elif isinstance(value, list):
         for inner in value:
             _check_text(inner, origin)
 
 
-def _dotted(problem: ErrorDetails) -> str:
+def _explained(error: ValidationError, origin: str, set_by: Mapping[str, str]) -> RecipeError:
+    # An unknown key explains most of what else is wrong, a missing one for example.
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] not in _UNKNOWN)
     key = ""
-    for part in problem["loc"]:
+    for part in problems[0]["loc"]:
         key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else str(part)
-    return key
+    source = set_by.get(key.partition("[")[0], origin)
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return RecipeError(f"{source}: {_sentence(key, problems[0])}{more}")
 
 
 def _sentence(key: str, problem: ErrorDetails) -> str:
@@ -182,9 +165,6 @@ def _sentence(key: str, problem: ErrorDetails) -> str:
         return message
     if problem["type"] == "string_type" and isinstance(problem["input"], (int, float, bool)):
         message += "; put it in quotes"
-    return f"`{key}`: {message} (got {_short(problem['input'])})"
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "..."
+    value = json.dumps(problem["input"], ensure_ascii=False)
+    shown = value if len(value) <= 60 else value[:57] + "..."
+    return f"`{key}`: {message} (got {shown})"

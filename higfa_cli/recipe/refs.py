@@ -23,10 +23,9 @@ WORDS = ("fgvc-aircraft", "flowers102", "oxford-pets")
 def resolve_ref(ref: str, base: Path, key: str = "") -> Path | str:
     """Where a reference leads; `key` begins an error's message.
 
-    `pocket:NAME` is a folder or file of the installed higfa-pocket package, `words:NAME` a class
-    words file that higfa ships; a path that exists relative to `base` (the recipe's folder) or to
-    the current folder is that path; anything else is returned as it is (a hub id, or a path that
-    the caller reports as missing).
+    `pocket:NAME` is a part of the installed higfa-pocket package, `words:NAME` a class words file
+    that higfa ships; a path that exists relative to `base` (the recipe's folder) or to the current
+    folder is that path; anything else is returned as it is (a hub id, or a missing path).
     Raises UserError for an unknown pocket or words name, an absent package, and for an absolute,
     `./`, `../` or `~` path that does not exist, which no hub id can be.
     """
@@ -54,7 +53,9 @@ def _resolved(ref: str, base: Path) -> Path | str:
     if ref.startswith("pocket:"):
         return _pocket(ref.removeprefix("pocket:"))
     if ref.startswith("words:"):
-        return _words(ref.removeprefix("words:"))
+        name = ref.removeprefix("words:")
+        _check_known("words", name, WORDS)
+        return Path(str(resources.files("higfa_cli"))) / "data" / "words" / f"{name}.yaml"
     try:
         path = Path(ref).expanduser()
         for start in (base, Path()):
@@ -62,16 +63,13 @@ def _resolved(ref: str, base: Path) -> Path | str:
                 return (start / path).resolve()
     except (OSError, ValueError, RuntimeError) as error:
         # A name that no file system takes, or the home folder of an unknown user.
-        raise UserError(f"{ref[:80]!r} is no path ({_reason(error)}); correct it") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{ref[:80]!r} is no path ({reason}); correct it") from None
     if path.is_absolute() or ref.startswith(("./", "../", "~")):
         raise UserError(
             f"{ref} does not exist (looked from {base} and the current folder); correct the path"
         )
     return ref
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error)
 
 
 def _pocket(name: str) -> Path:
@@ -85,11 +83,6 @@ def _pocket(name: str) -> Path:
             "pip install --force-reinstall ./pocket"
         )
     return path
-
-
-def _words(name: str) -> Path:
-    _check_known("words", name, WORDS)
-    return Path(str(resources.files("higfa_cli"))) / "data" / "words" / f"{name}.yaml"
 
 
 def _check_known(scheme: str, name: str, known: Collection[str]) -> None:

@@ -7,17 +7,16 @@ keys. Every key has a description; the documentation and the editor schema are m
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
 from higfa_cli.method.guidance import Guidance
-from higfa_cli.recipe.arms import GALLERY, TEXT_ONLY, default_arms, name_problem, set_keys
+from higfa_cli.recipe.arms import GALLERY, TEXT_ONLY, default_arms, name_problem
 from higfa_cli.recipe.classifiers import Downstream, Filter, Guide
 from higfa_cli.recipe.contours import Contours
 from higfa_cli.recipe.data import Data, Prompts
 from higfa_cli.recipe.drawing import Model, Pictures, Run, Sampling
-from higfa_cli.recipe.section import Section, Side
+from higfa_cli.recipe.section import Section, Side, Tree, set_value
 
 
 class Recipe(Section):
@@ -30,7 +29,7 @@ class Recipe(Section):
     )
     seed: int = Field(0, ge=0, description="Every random draw derives from this seed.")
     size: Side = Field(64, description="Side of the square contours and pictures, pixels.")
-    arms: dict[str, dict[str, Any]] = Field(
+    arms: dict[str, Tree] = Field(
         default_factory=default_arms,
         min_length=1,
         description="Arm -> the keys of `guidance`, `sampling`, `prompts` and `filter` that it "
@@ -50,7 +49,7 @@ class Recipe(Section):
     run: Run = Field(default_factory=Run)
 
     @property
-    def drawn(self) -> dict[str, dict[str, Any]]:
+    def drawn(self) -> dict[str, Tree]:
         """What stage `synthesize` draws: the arms, and the gallery's few of plain text."""
         return self.arms | ({GALLERY: dict(TEXT_ONLY)} if self.pictures.gallery else {})
 
@@ -60,14 +59,15 @@ class Recipe(Section):
         Raises KeyError for a name that is not in `drawn`; ValidationError for a bad value.
         """
         tree = self.model_dump(mode="json")
-        set_keys(tree, self.drawn[name])
+        for key, value in self.drawn[name].items():
+            set_value(tree, key, value)
         if name in self.arms:
             tree["arms"] = {name: {}}
         return Recipe.model_validate_json(json.dumps(tree), strict=True)
 
     @field_validator("arms")
     @classmethod
-    def _safe_names(cls, arms: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    def _safe_names(cls, arms: dict[str, Tree]) -> dict[str, Tree]:
         for name in arms:
             if problem := name_problem(name):
                 raise ValueError(f"arm `{name}`: {problem}")

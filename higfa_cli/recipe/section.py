@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from higfa_cli.errors import RecipeError
+
+#: A recipe, or a part of one, as JSON and YAML hold it.
+Tree = dict[str, JsonValue]
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -19,3 +24,16 @@ class Section(BaseModel):
     """A group of recipe keys: immutable, and closed to unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def set_value(tree: Tree, key: str, value: JsonValue) -> None:
+    """Put a value at a dotted key, making the sections on the way."""
+    *sections, leaf = key.split(".")
+    for section in sections:
+        if tree.get(section) is None:
+            tree[section] = {}
+        inner = tree[section]
+        if not isinstance(inner, dict):
+            raise RecipeError(f"cannot set `{key}`: `{section}` is not a section in the recipe")
+        tree = inner
+    tree[leaf] = value

@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
 from higfa_cli.artifacts.rows import TraceRow
 from higfa_cli.errors import UserError
 from higfa_cli.report.stats import Difference
-from higfa_cli.report.tables import Column, Table, number, significant
+from higfa_cli.report.tables import Table, number, significant
 
 WIDTH, HEIGHT = 360.0, 200.0
 LEFT, RIGHT, TOP, BOTTOM = 44.0, 10.0, 10.0, 34.0
@@ -37,17 +38,11 @@ class Curve:
     """Mean and 10-90 % band over images of one traced quantity; None at steps without values."""
 
     key: str
+    title: str
+    symbol: str
     mean: tuple[float | None, ...]
     low: tuple[float | None, ...]
     high: tuple[float | None, ...]
-
-    @property
-    def title(self) -> str:
-        return SERIES[self.key][0]
-
-    @property
-    def symbol(self) -> str:
-        return SERIES[self.key][1]
 
     @property
     def measured(self) -> bool:
@@ -69,11 +64,9 @@ def read_curves(traces: Iterable[TraceRow]) -> Curves | None:
     """Aggregates the traces of finished images; None where there is none.
 
     Means are over all images, bands over at most `SAMPLE` of them: those of the lowest ids, which
-    are hashes and so a fair sample. No more traces than twice that are held at a time. Values that
-    are None are steps where the quantity does not exist.
+    are hashes and so a fair sample. No more traces than twice that are held at a time.
 
-    Raises:
-        UserError: traces of different step counts, so of different syntheses.
+    Raises UserError: traces of different step counts, so of different syntheses.
     """
     first: TraceRow | None = None
     total = count = np.zeros(0)
@@ -126,7 +119,7 @@ def _curve(key: str, total: np.ndarray, count: np.ndarray, sample: np.ndarray) -
             low, high = np.quantile(present, [0.1, 0.9])
             columns.append((float(total[step] / count[step]), float(low), float(high)))
     mean, low_band, high_band = zip(*columns, strict=True)
-    return Curve(key, mean, low_band, high_band)
+    return Curve(key, *SERIES[key], mean, low_band, high_band)
 
 
 def curves_table(curves: Curves, limit: int = 14) -> Table:
@@ -142,30 +135,21 @@ def curves_table(curves: Curves, limit: int = 14) -> Table:
             for c in curves.curves
         ]
         rows.append((str(i), number(curves.u[i], 3), number(curves.sigma[i], 3), *cells))
-    columns = [Column("Step"), Column("u"), Column("σ"), *(Column(c.symbol) for c in curves.curves)]
+    titles = ["Step", "u", "σ", *(c.symbol for c in curves.curves)]
     caption = f"Means over {curves.images:,} images at some of the {n} steps; – where not read."
-    return Table(caption, tuple(columns), tuple(rows))
-
-
-# --- geometry ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Tick:
-    at: str
-    label: str
+    return Table(caption, titles, rows, named=False)
 
 
 @dataclass(frozen=True)
 class Chart:
-    """One panel: SVG path strings in a WIDTH x HEIGHT view box."""
+    """One panel: SVG path strings in a WIDTH x HEIGHT view box; ticks are (place, label)."""
 
     curve: Curve
     line: str
     band: str
     switch: str | None
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
+    x_ticks: Sequence[tuple[str, str]]
+    y_ticks: Sequence[tuple[str, str]]
     summary: str
 
 
@@ -194,8 +178,8 @@ def chart(curve: Curve, curves: Curves) -> Chart:
         line="".join(_path(points(curve.mean, run)) for run in runs),
         band="".join(_path(polygon) + "Z" for polygon in band),
         switch=None if curves.switch is None else _round(x(curves.u[curves.switch])),
-        x_ticks=tuple(Tick(_round(x(u)), f"{u:g}") for u in (0.0, 0.25, 0.5, 0.75, 1.0)),
-        y_ticks=tuple(Tick(_round(y(v)), f"{v:g}") for v in ticks),
+        x_ticks=[(_round(x(u)), f"{u:g}") for u in (0.0, 0.25, 0.5, 0.75, 1.0)],
+        y_ticks=[(_round(y(v)), f"{v:g}") for v in ticks],
         summary=f"{curve.title}, mean at the last step {significant(last)}",
     )
 
@@ -212,15 +196,8 @@ def nice_ticks(top: float, count: int = 4) -> tuple[float, ...]:
 
 def _runs(values: Sequence[float | None]) -> list[list[int]]:
     """Stretches of consecutive steps that have a value."""
-    runs: list[list[int]] = []
-    for i, value in enumerate(values):
-        if value is None:
-            continue
-        if runs and runs[-1][-1] == i - 1:
-            runs[-1].append(i)
-        else:
-            runs.append([i])
-    return runs
+    stretches = groupby(range(len(values)), key=lambda i: values[i] is not None)
+    return [list(steps) for present, steps in stretches if present]
 
 
 def _round(value: float) -> str:
@@ -231,20 +208,14 @@ def _path(points: Sequence[tuple[float, float]]) -> str:
     return "M" + "L".join(f"{_round(x)} {_round(y)}" for x, y in points)
 
 
-@dataclass(frozen=True)
-class Bar:
-    """An interval on a common scale with zero in the middle; positions in 0..100."""
-
-    low: str
-    high: str
-    point: str
-
-
-def interval_bars(differences: Sequence[Difference | None]) -> tuple[Bar | None, ...]:
-    """One bar per arm, all on the scale of the widest interval."""
+def interval_bars(differences: Sequence[Difference | None]) -> list[dict[str, str] | None]:
+    """Low, high and point of a bar per arm, in 0..100 with zero in the middle, on one scale."""
     reach = max((max(abs(d.low), abs(d.high)) for d in differences if d), default=0.0) or 1.0
 
     def at(points: float) -> str:
         return _round(50 + 46 * points / reach)
 
-    return tuple(Bar(at(d.low), at(d.high), at(d.points)) if d else None for d in differences)
+    return [
+        {"low": at(d.low), "high": at(d.high), "point": at(d.points)} if d else None
+        for d in differences
+    ]

@@ -6,7 +6,7 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 from markupsafe import Markup
@@ -15,14 +15,12 @@ from higfa_cli.artifacts.records import FilterCounts, SynthesisCounts
 from higfa_cli.artifacts.results import ArmResult, Assessment, Calibration, Results
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.errors import UserError
-from higfa_cli.recipe.arms import GALLERY, HIGFA, TEXT_CONTOUR, Changes, trained_as
+from higfa_cli.recipe.arms import GALLERY, HIGFA, REAL, TEXT_CONTOUR, Changes, trained_as
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.report import figures, wording
 from higfa_cli.report.stats import Difference, Prediction, paired_difference
 from higfa_cli.report.tables import (
-    REFERENCE,
     Arm,
-    Column,
     Table,
     Verbatim,
     arms_table,
@@ -34,9 +32,6 @@ from higfa_cli.report.tables import (
     significant,
 )
 from higfa_cli.text import inert
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 Predictions = Mapping[str, Mapping[int, Sequence[Prediction]]]
 
@@ -129,8 +124,8 @@ def read_arms(results: Results, predictions: Predictions, seed: int) -> tuple[Ar
         difference = None
         if results.has_test:
             _check_agreement(arm, predictions[arm.name])
-            if arm.name != REFERENCE:
-                difference = _difference(predictions, REFERENCE, arm.name, seed)
+            if arm.name != REAL:
+                difference = _difference(predictions, REAL, arm.name, seed)
         arms.append(Arm(arm.name, arm.synthetic_images, arm.runs, difference))
     return tuple(arms)
 
@@ -141,7 +136,7 @@ def _difference(
     """Arm `name` minus arm `reference`, paired; None where one of them was not tested."""
     if not {reference, name} <= predictions.keys():
         return None
-    versus = () if reference == REFERENCE else (reference,)
+    versus = () if reference == REAL else (reference,)
     rng_seed = seed_for("report", "bootstrap", seed, name, *versus)
     return paired_difference(predictions[reference], predictions[name], rng_seed)
 
@@ -162,43 +157,28 @@ def calibration_table(calibration: Calibration) -> Table:
     """Expected calibration error per noise level, before and after the temperature."""
 
     def row(name: str, progress: float | None, level: Assessment) -> tuple[str, ...]:
-        return (
-            name,
-            number(progress, 2),
-            number(level.ece_before, 3),
-            number(level.ece_after, 3),
-            number(100 * level.accuracy),
-        )
+        errors = (number(level.ece_before, 3), number(level.ece_after, 3))
+        return (name, number(progress, 2), *errors, number(100 * level.accuracy))
 
     rows = [row(number(level.sigma, 3), level.progress, level) for level in calibration.levels]
-    rows.append(row("clean photos", None, calibration.clean))
     source = "validation photos" if calibration.source == "val" else calibration.source
-    temperature = f"{calibration.temperature:.3f}"
     return Table(
         f"Expected calibration error (ECE, 0 is perfect) of the guide on {source} taken through "
-        f"noise, denoiser and decoder, before and after dividing logits by T = {temperature}.",
-        (
-            Column("Noise level σ", False),
-            Column("Progress u"),
-            Column("ECE before"),
-            Column("ECE after"),
-            Column("Accuracy, %"),
-        ),
-        tuple(rows),
+        "noise, denoiser and decoder, before and after dividing logits by "
+        f"T = {calibration.temperature:.3f}.",
+        ("Noise level σ", "Progress u", "ECE before", "ECE after", "Accuracy, %"),
+        [*rows, row("clean photos", None, calibration.clean)],
     )
 
 
 def cost_table(drawn: Sequence[DrawnArm]) -> Table | None:
     """Cost of the sampling by arm, without loading models; None where nothing was drawn."""
     costs = [(arm.name, arm.cost, arm.device) for arm in drawn if arm.cost is not None]
-    if not costs:
-        return None
     made = dict.fromkeys(
         f"{cost.images:,} pictures on {device} in {cost.dtype}, batches of {cost.batch_size}"
         for _, cost, device in costs
     )
-    titles = ("Seconds", "Denoiser evaluations", "Guide evaluations")
-    rows = tuple(
+    rows = [
         (
             name,
             significant(cost.seconds_per_image),
@@ -206,62 +186,14 @@ def cost_table(drawn: Sequence[DrawnArm]) -> Table | None:
             significant(cost.guide_evaluations_per_image),
         )
         for name, cost, _ in costs
-    )
-    columns = (Column("Arm", False), *(Column(title) for title in titles))
-    return Table(f"Per picture; {'; '.join(made)}.", columns, rows)
-
-
-def settings_table(material: Material) -> Table:
-    """The recipe's choices that the results depend on most."""
-    recipe, counts = material.recipe, material.results.counts.plain()
-    sampling, text, contour = recipe.sampling, recipe.guidance.text, recipe.guidance.contour
-    k = recipe.guidance.classifier
-    switch = f"u ≥ {k.switch:g}" if k.switch_sigma is None else f"σ ≤ {k.switch_sigma:g}"
-    splits = ", ".join(f"{count:,} {split}" for split, count in counts.items() if count)
-    contours = f"{material.contours:,} of {material.sources:,} photos"
-    rows = [
-        ("Recipe", recipe.name),
-        (
-            "Recipe seed; training seeds",
-            f"{recipe.seed}; {_list(recipe.downstream.seeds)}",
-        ),
-        ("Classes", f"{len(material.results.classes):,}"),
-        ("Photos", splits or "not recorded"),
-        ("Contours", contours if material.contours else "none"),
-        ("Contour extractor", recipe.contours.extractor),
-        (
-            "Sampler",
-            f"{sampling.scheduler}, {sampling.steps} steps, {recipe.size} px, "
-            f"{recipe.guidance.composition}",
-        ),
-        ("Models", f"{recipe.model.base}; {recipe.model.controlnet}"),
-        ("Text strength S_T, floor", f"{text.scale:g}, {text.floor:g}"),
-        ("Contour strength S_C, floor", f"{contour.scale:g}, {contour.floor:g}"),
-        (
-            "Classifier strength S_K, exponent, switch",
-            f"{k.scale:g}, {k.gamma:g}, {switch}; gradient {k.gradient}, norm {k.grad_norm}, "
-            f"modulation {k.modulation}",
-        ),
-        ("Guide backbone", recipe.guide.backbone),
-        ("Filter", wording.filter_rules(recipe.filter)),
-        *((f"Arm {arm.name}", arm.change_list) for arm in material.drawn),
-        (
-            "Downstream classifier",
-            f"{recipe.downstream.backbone}, {recipe.downstream.augment} augmentation, "
-            f"replacement {recipe.downstream.replacement:g}",
-        ),
-        *(((f"{name} version"), version) for name, version in sorted(material.versions.items())),
     ]
-    return Table("", (Column("Setting", False), Column("Value", False)), tuple(rows))
-
-
-def _list(values: Sequence[int]) -> str:
-    return ", ".join(str(v) for v in values)
+    titles = ("Arm", "Seconds", "Denoiser evaluations", "Guide evaluations")
+    return Table(f"Per picture; {'; '.join(made)}.", titles, rows) if rows else None
 
 
 def page_context(material: Material) -> dict[str, Any]:
     """All that the templates show; sections without material carry None and a reason."""
-    results, recipe = material.results, material.recipe
+    results, recipe, calibration = material.results, material.recipe, material.calibration
     test, curves = results.has_test, material.curves
     arms = read_arms(results, material.predictions, recipe.seed)
     arm = wording.main_arm(arms)
@@ -269,61 +201,50 @@ def page_context(material: Material) -> dict[str, Any]:
     if arm and arm.difference:
         reference, other = (
             {s: material.predictions[name][s] for s in arm.difference.seeds}
-            for name in (REFERENCE, arm.name)
+            for name in (REAL, arm.name)
         )
         by_class = class_table(reference, other, arm.name)
-    return {
-        "name": recipe.name,
-        "test": test,
+    guide_alone = _difference(
+        material.predictions, trained_as(TEXT_CONTOUR), wording.HIGFA, recipe.seed
+    )
+    facts = vars(material) | {
         "arms": arms,
+        "arm": arm,
+        "test": test,
+        "chosen_by": results.chosen_by,
+        "filter": wording.filter_rules(recipe.filter),
+        "difference": guide_alone,
+        "cross_validated": calibration is not None and calibration.source == "cross-validation",
+        "missing": {a.name: len(a.missing_classes) for a in results.arms if a.missing_classes},
+    }
+    return facts | {
         "headline": wording.headline(arms, test),
-        "control": wording.control_sentence(
-            _difference(material.predictions, trained_as(TEXT_CONTOUR), wording.HIGFA, recipe.seed)
-        ),
+        "control": wording.sentences("control", **facts),
         "arms_table": arms_table(arms, test),
         "bars": figures.interval_bars([a.difference for a in arms]),
         "class_table": by_class,
-        "method": wording.verdict_method(arm, test, results.chosen_by),
-        "gallery": material.gallery,
+        "method": wording.sentences("method", **facts),
         "picture_labels": [p.label for row in material.gallery[:1] for p in row.pictures],
-        "guide_off": not material.guided,
-        "curves": curves,
         "charts": [figures.chart(c, curves) for c in curves.curves] if curves else [],
         "curves_table": figures.curves_table(curves) if curves else None,
-        "calibration": calibration_table(material.calibration) if material.calibration else None,
+        "calibration": calibration_table(calibration) if calibration else None,
         "cost": cost_table(material.drawn),
         "filtered": [
             f"{drawn.name}: {wording.filter_sentence(drawn.filtered)}"
             for drawn in material.drawn
             if drawn.filtered is not None
         ],
-        "settings": settings_table(material),
-        "commands": material.commands,
-        "limits": _limits(material, arms, test),
+        "settings": [line.split(": ", 1) for line in wording.sentences("settings", **facts)],
+        "limits": wording.sentences("limits", **facts),
     }
 
 
-def _limits(material: Material, arms: Sequence[Arm], test: bool) -> tuple[str, ...]:
-    return wording.limits(
-        arms,
-        test,
-        cross_validated=material.calibration is not None
-        and material.calibration.source == "cross-validation",
-        failed=material.failed,
-        missing={
-            arm.name: len(arm.missing_classes)
-            for arm in material.results.arms
-            if arm.missing_classes
-        },
-        gallery=bool(material.gallery),
-        confident=any(row.confidence is not None for row in material.gallery),
-    )
-
-
 def render_html(context: Mapping[str, object]) -> str:
-    env = _environment(autoescape=True, finalize=_finalize_html)
-    env.globals.update(width=figures.WIDTH, height=figures.HEIGHT, chart_left=figures.LEFT)
+    env = wording.environment(autoescape=True, finalize=_finalize_html)
     env.globals.update(
+        width=figures.WIDTH,
+        height=figures.HEIGHT,
+        chart_left=figures.LEFT,
         chart_right=figures.WIDTH - figures.RIGHT,
         chart_top=figures.TOP,
         chart_bottom=figures.HEIGHT - figures.BOTTOM,
@@ -333,7 +254,7 @@ def render_html(context: Mapping[str, object]) -> str:
 
 def render_markdown(context: Mapping[str, object]) -> str:
     # Escaping in `finalize` covers every expression, so that a template cannot forget it.
-    env = _environment(autoescape=False, finalize=_finalize_markdown)
+    env = wording.environment(autoescape=False, finalize=_finalize_markdown)
     env.filters.update(table=markdown_table, code=markdown_code)
     return env.get_template("report.md.j2").render(context)
 
@@ -347,17 +268,3 @@ def _finalize_html(value: Any) -> Any:
 
 def _finalize_markdown(value: Any) -> str:
     return str(value) if isinstance(value, Verbatim) else markdown_escape(str(value))
-
-
-def _environment(**options: Any) -> Environment:
-    # Not at the top: a look at what is fresh renders nothing.
-    import jinja2
-
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("higfa_cli.report"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        **options,
-    )

@@ -14,26 +14,29 @@ from dataclasses import dataclass
 from typing import Any
 
 from higfa_cli.artifacts.results import ArmRun
+from higfa_cli.recipe.arms import REAL
 from higfa_cli.report.stats import Difference, Prediction, class_accuracy, mean_std
 from higfa_cli.text import inert
 
-REFERENCE = "real"
 NONE = "–"
 
 
 @dataclass(frozen=True)
-class Column:
-    title: str
-    numeric: bool = True
-
-
-@dataclass(frozen=True)
 class Table:
-    """Plain text cells under named columns; `caption` says what they are and in which unit."""
+    """Plain text cells under titles; `caption` says what they are and in which unit.
+
+    All columns hold numbers, but the first where it is `named`.
+    """
 
     caption: str
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[str, ...], ...]
+    titles: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    named: bool = True
+
+    @property
+    def numeric(self) -> list[bool]:
+        """By column."""
+        return [index > 0 or not self.named for index in range(len(self.titles))]
 
 
 @dataclass(frozen=True)
@@ -78,35 +81,31 @@ def spread_text(spread: tuple[float, float | None] | None) -> str:
     """`61.3 ± 1.2`, percent; without the spread for a single seed."""
     if spread is None:
         return NONE
-    mean, std = spread
-    return number(100 * mean) + ("" if std is None else f" ± {number(100 * std)}")
+    return " ± ".join(number(100 * value) for value in spread if value is not None)
 
 
 def interval_text(difference: Difference | None) -> str:
     if difference is None:
         return NONE
-    d = difference
-    return f"{number(d.points, sign=True)} [{number(d.low)}, {number(d.high)}]"
+    low, high = number(difference.low), number(difference.high)
+    return f"{number(difference.points, sign=True)} [{low}, {high}]"
 
 
 def arms_table(arms: Sequence[Arm], test: bool) -> Table:
     """The table of arms; without a test split it shows validation accuracy instead."""
     split, key = ("Test", "test_accuracy") if test else ("Validation", "val_accuracy")
-    columns = [Column("Arm", False), Column("Synthetic images"), Column(f"{split} accuracy, %")]
-    if test:
-        columns += [Column("Macro F1, %"), Column(f"Difference from {REFERENCE}, points [95 %]")]
-    columns.append(Column("Seconds per training"))
+    tested = ["Macro F1, %", f"Difference from {REAL}, points [95 %]"] if test else []
+    titles = ["Arm", "Synthetic images", f"{split} accuracy, %", *tested, "Seconds per training"]
     rows = []
     for arm in arms:
         seconds = arm.spread("seconds")
         row = [arm.name, f"{arm.synthetic_images:,}", spread_text(arm.spread(key))]
         if test:
             row += [spread_text(arm.spread("test_macro_f1")), interval_text(arm.difference)]
-        rows.append((*row, NONE if seconds is None else significant(seconds[0])))
-    caption = "Mean ± standard deviation over training seeds."
-    if any(len(arm.runs) == 1 for arm in arms):
-        caption = "Mean ± standard deviation over training seeds (no spread with a single seed)."
-    return Table(caption, tuple(columns), tuple(rows))
+        rows.append((*row, significant(seconds and seconds[0])))
+    single = any(len(arm.runs) == 1 for arm in arms)
+    alone = " (no spread with a single seed)" if single else ""
+    return Table(f"Mean ± standard deviation over training seeds{alone}.", titles, rows)
 
 
 def class_table(
@@ -116,28 +115,14 @@ def class_table(
 ) -> Table:
     """Accuracy by class of the two arms, largest loss first."""
     before, after = class_accuracy(reference), class_accuracy(other)
-    order = sorted(before, key=lambda c: (after[c][0] - before[c][0], c))
-    rows = tuple(
-        (
-            c,
-            str(before[c][1]),
-            number(before[c][0]),
-            number(after[c][0]),
-            number(after[c][0] - before[c][0], sign=True),
-        )
-        for c in order
-    )
-    columns = (
-        Column("Class", False),
-        Column("Test photos"),
-        Column(f"{REFERENCE}, %"),
-        Column(f"{name}, %"),
-        Column("Difference, points"),
-    )
-    return Table("Test accuracy by class, mean over seeds, largest loss first.", columns, rows)
-
-
-# --- Markdown ---------------------------------------------------------------------------------
+    gains = sorted((after[cls][0] - before[cls][0], cls) for cls in before)
+    rows = [
+        (cls, str(photos), number(accuracy), number(accuracy + gain), number(gain, sign=True))
+        for gain, cls in gains
+        for accuracy, photos in (before[cls],)
+    ]
+    titles = ("Class", "Test photos", f"{REAL}, %", f"{name}, %", "Difference, points")
+    return Table("Test accuracy by class, mean over seeds, largest loss first.", titles, rows)
 
 
 class Verbatim(str):
@@ -163,13 +148,11 @@ def markdown_code(text: str) -> Verbatim:
 
 
 def markdown_table(table: Table) -> Verbatim:
-    head = "| " + " | ".join(markdown_escape(c.title) for c in table.columns) + " |"
-    rule = "| " + " | ".join("---:" if c.numeric else ":---" for c in table.columns) + " |"
-    body = ["| " + " | ".join(markdown_escape(cell) for cell in row) + " |" for row in table.rows]
-    return Verbatim("\n".join([head, rule, *body, "", f"*{markdown_escape(table.caption)}*"]))
+    head, *body = ([markdown_escape(cell) for cell in row] for row in (table.titles, *table.rows))
+    rule = ["---:" if numeric else ":---" for numeric in table.numeric]
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, rule, *body)]
+    return Verbatim("\n".join([*lines, "", f"*{markdown_escape(table.caption)}*"]))
 
-
-# --- LaTeX ------------------------------------------------------------------------------------
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -201,21 +184,13 @@ def latex_escape(text: str) -> str:
 
 def latex_table(table: Table) -> str:
     """A `tabular` for the booktabs package."""
-    spec = "".join("r" if c.numeric else "l" for c in table.columns)
-    lines = [
-        f"% {latex_escape(table.caption)} Needs \\usepackage{{booktabs}}.",
-        f"\\begin{{tabular}}{{{spec}}}",
-        r"\toprule",
-        " & ".join(latex_escape(c.title) for c in table.columns) + r" \\",
-        r"\midrule",
-        *(" & ".join(latex_escape(cell) for cell in row) + r" \\" for row in table.rows),
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-# --- CSV --------------------------------------------------------------------------------------
+    spec = "".join("r" if numeric else "l" for numeric in table.numeric)
+    head, *body = (
+        " & ".join(map(latex_escape, row)) + r" \\" for row in (table.titles, *table.rows)
+    )
+    lines = [f"% {latex_escape(table.caption)} Needs \\usepackage{{booktabs}}."]
+    lines += [f"\\begin{{tabular}}{{{spec}}}", r"\toprule", head, r"\midrule", *body]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
 # Quotes before it count, so that a text which has one already can be told from a cell.
@@ -243,12 +218,9 @@ def arms_csv(arms: Sequence[Arm]) -> str:
         for key in ("test_accuracy", "test_macro_f1", "val_accuracy", "seconds"):
             row[f"{key}_mean"], row[f"{key}_std"] = arm.spread(key) or (None, None)
         d = arm.difference
-        row["difference_points"] = d.points if d else None
-        row["difference_low"] = d.low if d else None
-        row["difference_high"] = d.high if d else None
-        row["paired_seeds"] = len(d.seeds) if d else None
-        row["paired_test_images"] = d.images if d else None
-        row["verdict"] = d.verdict if d else None
+        names = ("difference_points", "difference_low", "difference_high", "paired_seeds")
+        values = (d.points, d.low, d.high, len(d.seeds), d.images, d.verdict) if d else (None,) * 6
+        row |= zip((*names, "paired_test_images", "verdict"), values, strict=True)
         rows.append({k: csv_cell(v) for k, v in row.items()})
     out = io.StringIO(newline="")
     writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")

@@ -1,8 +1,8 @@
-"""What every stage is given: the recipe, where its paths start, and where artifacts go."""
+"""What every stage is given: the recipe, where its paths start, where artifacts go; the photos."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -11,9 +11,9 @@ from typing import Protocol, TypeVar
 from higfa_cli.artifacts.class_folders import class_dir
 from higfa_cli.artifacts.safe_paths import refuse_linked_folder
 from higfa_cli.artifacts.workspace import ArmWorkspace, Workspace
-from higfa_cli.data.dataset import Dataset, list_photos
+from higfa_cli.data.dataset import Dataset, choose_photos, list_photos
 from higfa_cli.data.layouts.common import Listing
-from higfa_cli.data.rejected import Rejected
+from higfa_cli.data.rejected import Rejected, read_rejected
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.load import LoadedRecipe
 from higfa_cli.recipe.schema import Recipe
@@ -156,3 +156,32 @@ def make_context(
         progress=progress or Silent(),
         force=force,
     )
+
+
+def load_photos(ctx: Context) -> Dataset:
+    """The recipe's photos, without those that stage `contours` rejected (if it has run).
+
+    Without that stage a bad photo is an error of the stage that reads it.
+    Raises UserError as `load_dataset`.
+    """
+    return usable_photos(ctx, read_rejected(ctx.ws.contours.rejected))
+
+
+def usable_photos(ctx: Context, rejected: Rejected) -> Dataset:
+    """The recipe's photos without those that are known to be unusable; put together once."""
+    if rejected not in ctx.photos:
+        recipe = ctx.recipe
+        ctx.photos[rejected] = choose_photos(
+            ctx.listing, recipe.data, ctx.base, recipe.seed, rejected
+        )
+    return ctx.photos[rejected]
+
+
+def check_splits(recipe: Recipe, present: Collection[str]) -> None:
+    """Raise UserError where `contours.splits` names a split that the data has not."""
+    for split in recipe.contours.splits:
+        if split not in present:
+            raise UserError(
+                f"contours.splits asks for `{split}`, which the data has not (present: "
+                f"{', '.join(present)}); remove it from contours.splits"
+            )

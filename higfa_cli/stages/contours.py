@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,52 +12,32 @@ import numpy as np
 from higfa_cli.artifacts.artifact import write_rows
 from higfa_cli.artifacts.atomic import write_bytes
 from higfa_cli.artifacts.class_folders import class_dir, class_dirs
-from higfa_cli.artifacts.fingerprint import hash_bytes, hash_file, hash_json
+from higfa_cli.artifacts.fingerprint import hash_bytes, hash_file
 from higfa_cli.artifacts.records import ContourCounts, PhotoCounts
 from higfa_cli.artifacts.rows import PHOTO_FAULTS, ContourRow, RejectedRow, TransformRecord
-from higfa_cli.artifacts.run_record import StageInputs, StageRun, stage_run
+from higfa_cli.artifacts.run_record import StageRun, stage_run
 from higfa_cli.artifacts.seeds import seed_for
-from higfa_cli.data.dataset import Dataset, Sample, class_words
+from higfa_cli.data.dataset import Sample
 from higfa_cli.data.images import encode_png
-from higfa_cli.data.layouts.common import SPLITS, Listing, Row, check_rows, plain_name
+from higfa_cli.data.layouts.common import Row
 from higfa_cli.data.rejected import (
     Rejected,
     check_share,
-    file_state,
-    fingerprint,
     first_of,
-    leave_out,
-    read_rejected,
     rejection,
     scan,
-    still_rejected,
     write_rejected,
 )
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.contours import Contours
-from higfa_cli.stages.context import Context
-from higfa_cli.stages.photos import usable_photos
-from higfa_cli.stages.summaries import ContoursSummary
+from higfa_cli.stages.context import Context, usable_photos
+from higfa_cli.stages.inputs import checked_listing, contour_inputs, edge_state
 
 NAME = "contours"
-# Raised whenever the same inputs would give other files.
-VERSION = 2
 _LONGEST_STEM = 120
 
 
-def inputs(ctx: Context) -> StageInputs:
-    """What the contours depend on: their keys, the seed, and the content of all photos.
-
-    Raises UserError when the data is missing or broken, has no images in a wanted split, or when
-    more photos are known to be bad than the recipe allows (`ctx.force`: look at them again).
-    """
-    listing = _found(ctx)
-    if not ctx.force:
-        _check_known(ctx, listing)
-    return _inputs(ctx, listing)
-
-
-def run(ctx: Context) -> ContoursSummary:
+def run(ctx: Context) -> Mapping[str, object]:
     """Write `images/<class>/<stem>-<k>.png`, `manifest.jsonl` and `rejected.jsonl`.
 
     Every photo of every split is decoded first; those that cannot be used are listed with their
@@ -66,107 +45,47 @@ def run(ctx: Context) -> ContoursSummary:
     `contours.splits` and k < `contours.per_image`; a photo without edges gives none, but trains.
 
     Returns:
-        A summary; in its "photos", accepted + rejected = found.
+        What was counted; "edge_fraction" is the share of edge pixels in a contour.
 
     Raises:
         UserError: more rejected than `data.max_bad` (the list is written, the manifest is not), a
             class without a usable training photo, or without a single contour.
     """
-    listing = _found(ctx)
-    files, recipe = ctx.ws.contours, ctx.recipe.contours
-    with stage_run(files.directory, _inputs(ctx, listing), ctx.recipe) as stage:
-        rejected = scan(listing, ctx.recipe.data.crop_bottom, partial(_track, ctx))
+    listing = checked_listing(ctx)
+    files, recipe, data = ctx.ws.contours, ctx.recipe.contours, ctx.recipe.data
+    with stage_run(files.directory, contour_inputs(ctx, anew=True), ctx.recipe) as stage:
+        found = len(listing.rows)
+        track = partial(ctx.progress.track, description="checking photos", total=found)
+        rejected = scan(listing, data.crop_bottom, track)
         _list(ctx, stage, rejected)
-        known = Rejected(files.rejected, tuple(rejected))
-        dataset = usable_photos(ctx, known)
+        dataset = usable_photos(ctx, Rejected(files.rejected, tuple(rejected)))
         samples = [sample for split in recipe.splits for sample in dataset.of(split)]
         rows, edgeless = _extract(ctx, samples, stage)
         rejected += edgeless
         _list(ctx, stage, rejected)
-        check_share(rejected, len(listing.rows), ctx.recipe.data.max_bad, known.path)
+        check_share(rejected, found, data.max_bad, files.rejected)
         _check_classes(samples, rows, recipe)
         write_rows(files.manifest, rows)
         stage.output(files.manifest)
-        found = len(listing.rows)
         photos = PhotoCounts(found=found, accepted=found - len(rejected), rejected=len(rejected))
         sources = len(samples) - len(edgeless)
-        stage.counts = ContourCounts(images=len(rows), sources=sources, photos=photos)
+        counts = ContourCounts(images=len(rows), sources=sources, photos=photos)
+        stage.counts = counts
     if rejected:
         ctx.progress.note(
             f"warning: {len(rejected)} of {found} photos were left out: {first_of(rejected)}; "
-            f"reasons in {known.path}"
+            f"reasons in {files.rejected}"
         )
-    return _summary(ctx, dataset, rows, rejected, sources, photos)
-
-
-def _found(ctx: Context) -> Listing:
-    """The listing, with all that can be wrong with it apart from the photos themselves."""
-    recipe = ctx.recipe
-    splits = recipe.contours.splits
-    if not splits or len(set(splits)) < len(splits):
-        raise UserError("contours.splits must name each wanted split once, for example [train]")
-    listing = ctx.listing
-    plain = [row for row in listing.rows if plain_name(row.key)]
-    check_rows(plain, str(listing.root))
-    class_words(recipe.data, ctx.base, sorted({row.cls for row in plain}))
-    present = [split for split in SPLITS if any(row.split == split for row in listing.rows)]
-    for split in splits:
-        if split not in present:
-            raise UserError(
-                f"contours.splits asks for `{split}`, but {recipe.data.root} has no images in "
-                f"it (present: {', '.join(present)}); remove it from contours.splits"
-            )
-    return listing
-
-
-def _check_known(ctx: Context, listing: Listing) -> None:
-    """What an earlier run has listed holds for this one too, as long as the files are the same."""
-    data, known = ctx.recipe.data, read_rejected(ctx.ws.contours.rejected)
-    leave_out(listing, known, data.crop_bottom, data.max_bad)
-    unusable = still_rejected(listing, known.rows, data.crop_bottom)
-    listed = {row.key for row in listing.rows}
-    edgeless = [
-        one
-        for one in known.rows
-        if not one.unusable
-        and one.key in listed
-        and one.state == _edge_state(ctx, listing.root / one.key)
-    ]
-    check_share([*unusable.values(), *edgeless], len(listing.rows), data.max_bad, known.path)
-
-
-def _edge_state(ctx: Context, path: Path) -> str:
-    """Whether a photo has edges depends on the file, and on how they are extracted and moved."""
-    recipe = ctx.recipe
-    settings = hash_json(
-        [VERSION, recipe.seed, recipe.size, recipe.contours.model_dump(mode="json")]
-    )
-    return f"{file_state(path, recipe.data.crop_bottom)}, contours {settings[:16]}"
-
-
-def _inputs(ctx: Context, listing: Listing) -> StageInputs:
-    recipe = ctx.recipe
-    by_split: dict[str, list[Row]] = {}
-    for row in listing.rows:
-        by_split.setdefault(row.split, []).append(row)
-    return StageInputs(
-        # Of the data keys only these: where the folder lies does not change a contour, and
-        # everything else about it is in the content hashes.
-        parameters={
-            "version": VERSION,
-            "seed": recipe.seed,
-            "size": recipe.size,
-            "contours": recipe.contours.model_dump(mode="json"),
-            "data": recipe.data.choices(),
-        },
-        files={
-            f"data/{split}": fingerprint(listing.root, rows) for split, rows in by_split.items()
-        },
-    )
-
-
-def _track(ctx: Context, rows: Sequence[Row]) -> Iterator[Row]:
-    return ctx.progress.track(rows, "checking photos", total=len(rows))
+    reasons = Counter(row.reason for row in rejected)
+    fractions = [row.edge_fraction for row in rows]
+    mean = sum(fractions) / len(fractions)
+    return {
+        "classes": len(dataset.classes),
+        **counts.plain(),
+        "edge_fraction": {"min": min(fractions), "mean": mean, "max": max(fractions)},
+        "rejected": {reason: reasons[reason] for reason in PHOTO_FAULTS if reasons[reason]},
+        "rejected_list": str(files.rejected),
+    }
 
 
 def _list(ctx: Context, stage: StageRun, rejected: Sequence[RejectedRow]) -> None:
@@ -189,7 +108,7 @@ def _extract(
             drawn = _contours_of(sample, recipe.contours, recipe.size, recipe.seed)
         except _NoEdgesError as error:
             photo = Row(sample.key, sample.cls, sample.split)
-            state = _edge_state(ctx, sample.path)
+            state = edge_state(ctx, sample.path)
             edgeless.append(rejection(photo, "no-edges", str(error), state))
             continue
         source_sha256 = hash_file(sample.path)
@@ -246,24 +165,14 @@ def _contours_of(
 
 def _check_classes(samples: Sequence[Sample], rows: Sequence[ContourRow], recipe: Contours) -> None:
     """A class of which nothing could be drawn is an error, not a shorter run."""
+    canny = "contours.canny_low, contours.canny_high or " if recipe.extractor == "canny" else ""
     drawn = {row.cls for row in rows}
     for sample in samples:
         if sample.cls not in drawn:
             raise UserError(
                 f"no photo of class `{sample.cls}` has edges ({sample.path} and others); "
-                f"{_more_edges(recipe)}, or replace its photos"
+                f"lower {canny}contours.blur, or replace its photos"
             )
-
-
-def _by_reason(rejected: Sequence[RejectedRow]) -> dict[str, int]:
-    counts = Counter(row.reason for row in rejected)
-    return {reason: counts[reason] for reason in PHOTO_FAULTS if counts[reason]}
-
-
-def _more_edges(recipe: Contours) -> str:
-    if recipe.extractor == "canny":
-        return "lower contours.canny_low, contours.canny_high or contours.blur"
-    return "lower contours.blur"
 
 
 def _stems(samples: Sequence[Sample]) -> dict[str, str]:
@@ -277,35 +186,7 @@ def _stems(samples: Sequence[Sample]) -> dict[str, str]:
     for sample in samples:
         stem = plain[sample.key]
         if shared[sample.cls, stem.lower()] > 1 or len(stem) > _LONGEST_STEM:
-            digest = hashlib.sha256(sample.key.encode("utf-8")).hexdigest()
+            digest = hash_bytes(sample.key.encode("utf-8"))
             stem = f"{stem[:_LONGEST_STEM]}-{digest[:8]}"
         stems[sample.key] = stem
     return stems
-
-
-def _summary(
-    ctx: Context,
-    dataset: Dataset,
-    rows: Sequence[ContourRow],
-    rejected: Sequence[RejectedRow],
-    sources: int,
-    photos: PhotoCounts,
-) -> ContoursSummary:
-    fractions = [row.edge_fraction for row in rows]
-    splits: dict[str, str] = {row.source: row.split for row in rows}
-    return {
-        "stage": NAME,
-        "directory": str(ctx.ws.contours.directory),
-        "classes": len(dataset.classes),
-        "splits": dict(Counter(splits.values())),
-        "sources": sources,
-        "images": len(rows),
-        "edge_fraction": {
-            "min": min(fractions),
-            "mean": sum(fractions) / len(fractions),
-            "max": max(fractions),
-        },
-        "photos": photos.plain(),
-        "rejected": _by_reason(rejected),
-        "rejected_list": str(ctx.ws.contours.rejected),
-    }

@@ -1,13 +1,17 @@
-"""What every drawing command shares: the plan, the loaded models, and one batch of plan items."""
+"""What every drawing command shares: the loaded models, one batch of plan items, and its size."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 
 from higfa_cli.artifacts.fingerprint import hash_file
@@ -16,59 +20,69 @@ from higfa_cli.artifacts.safe_paths import contained
 from higfa_cli.data.images import fit_square, read_image
 from higfa_cli.errors import UserError
 from higfa_cli.method.guidance import Guidance
-from higfa_cli.models.backoff import in_parts_that_fit
+from higfa_cli.models.architecture import architecture
 from higfa_cli.models.classifier import Classifier, check_classes, load_classifier
-from higfa_cli.models.device import resolve_device
+from higfa_cli.models.device import in_parts_that_fit, resolve_device
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import Drawn, draw
+from higfa_cli.models.footprint import guided_step
 from higfa_cli.models.loading import load_pipeline
-from higfa_cli.models.text import cut_off_classes, tokens_read
-from higfa_cli.stages.context import Context
+from higfa_cli.models.text import cut_off_classes
+from higfa_cli.recipe.drawing import AUTOMATIC_SHARE
+from higfa_cli.stages.context import ArmContext, Context, load_photos
 from higfa_cli.stages.inputs import guide_path
-from higfa_cli.stages.photos import load_photos
-from higfa_cli.stages.plan import prompts_of
 
+LARGEST = 32
 # Classes whose cut prompts are named one by one, and how much of each end of a prompt is shown.
 WARNED = 5
 SHOWN = 60
 
 
+class Models:
+    """Diffusion model and guide of all arms with their plans, loaded once, when first asked for."""
+
+    def __init__(self, plans: Sequence[tuple[ArmContext, Sequence[PlanItem]]]) -> None:
+        self._ctx = plans[0][0]
+        self._items = [item for _, items in plans for item in items]
+
+    @cached_property
+    def _guide(self) -> Classifier:
+        guide = load_classifier(guide_path(self._ctx), resolve_device(self._ctx.recipe.run.device))
+        check_classes(guide, load_photos(self._ctx).classes)
+        return guide
+
+    @cached_property
+    def _model(self) -> DiffusionModel:
+        return load_model(self._ctx, self._items)
+
+    def of(self, ctx: ArmContext) -> tuple[DiffusionModel, Classifier | None]:
+        """The model, sampled as the arm is, and the guide where the arm consults it.
+
+        Raises UserError where one of them is missing or unusable.
+        """
+        guide = self._guide if ctx.recipe.guidance.consulted else None
+        return self._model.with_sampling(ctx.recipe.sampling), guide
+
+
 def load_model(ctx: Context, items: Sequence[PlanItem]) -> DiffusionModel:
-    """The diffusion model, ready for the items' prompts."""
+    """The diffusion model, ready for the items' prompts; tells of prompts that it cuts off."""
     recipe, device = ctx.recipe, resolve_device(ctx.recipe.run.device)
-    prompts = prompts_of(items)
-    model = load_pipeline(
-        recipe.model, recipe.run, recipe.sampling, recipe.size, ctx.base, device, prompts
-    )
+    prompts = {text for item in items for text in (item.prompt, item.negative)}
+    model = load_pipeline(recipe, ctx.base, device, prompts)
     by_class: dict[str, set[str]] = defaultdict(set)
     for item in items:
         by_class[item.cls].add(item.prompt)
-    warn_of_cut_prompts(ctx, model, {cls: sorted(own) for cls, own in sorted(by_class.items())})
-    return model
-
-
-def warn_of_cut_prompts(
-    ctx: Context, model: DiffusionModel, prompts: dict[str, list[str]]
-) -> dict[str, str]:
-    """Tell of the classes (with their prompts) that the text encoders do not read to the end."""
-    tokenizers = model.prompts.tokenizers
-    cut, limit = cut_off_classes(tokenizers, prompts), tokens_read(tokenizers)
+    every = {cls: sorted(by_class[cls]) for cls in sorted(by_class)}
+    cut, limit = cut_off_classes(model.tokenizers, every)
     for cls, prompt in list(cut.items())[:WARNED]:
         shown = prompt if len(prompt) <= 2 * SHOWN else f"{prompt[:SHOWN]} ... {prompt[-SHOWN:]}"
         ctx.progress.note(
-            f"warning: class {cls}: the text encoder reads {limit} tokens and cuts the end of this "
-            f"prompt off: {shown}"
+            f"warning: class {cls}: the text encoder reads {limit} tokens and "
+            f"cuts the end of this prompt off: {shown}"
         )
     if len(cut) > WARNED:
         ctx.progress.note(f"warning: prompts of {len(cut) - WARNED} more classes are cut off")
-    return cut
-
-
-def load_steering(ctx: Context) -> Classifier:
-    """The guide, its classes checked. Raises UserError when it is missing or of other classes."""
-    guide = load_classifier(guide_path(ctx), resolve_device(ctx.recipe.run.device))
-    check_classes(guide, load_photos(ctx).classes)
-    return guide
+    return model
 
 
 def draw_together(
@@ -107,7 +121,7 @@ def draw_items(
         lambda part: draw_together(ctx, model, guide, guidance, part),
         lambda item: Drawn(None, {}, "out of memory", 1),
     )
-    smallest = min(one.effective_batch for one in drawn)
+    smallest = min(picture.effective_batch for picture in drawn)
     if smallest < len(items):
         ctx.progress.note(
             f"out of memory: {len(items)} pictures were drawn in parts, down to {smallest}; "
@@ -133,3 +147,80 @@ def contour_path(ctx: Context, item: PlanItem) -> Path:
     if not path.is_file() or hash_file(path) != item.contour_sha256:
         raise UserError(f"{path} is missing or was changed; run `higfa contours` again")
     return path
+
+
+@contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    """Compute with so many threads: another number gives slightly other pictures on a CPU."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def batch_size(ctx: Context, model: DiffusionModel, attempt: Callable[[int], None]) -> int:
+    """`run.batch_size`; where it is `auto`, the largest power of two up to 32 that fits.
+
+    On a GPU `attempt(size)` is tried; a device that kills the program instead of raising an error
+    (CPU, MPS) is asked for its free memory, and a guided step's need is estimated.
+
+    Raises UserError where not even one picture fits.
+    """
+    wanted = ctx.recipe.run.batch_size
+    if wanted != "auto":
+        return wanted
+    if model.device.type == "cuda":
+        return largest_that_runs(attempt)
+    room = psutil.virtual_memory().available * AUTOMATIC_SHARE
+    arch = architecture(ctx.recipe.model, ctx.base)
+    size = LARGEST
+    while size:
+        need = guided_step(arch, ctx.recipe, size)
+        if need.peak - need.weights <= room:
+            return size
+        size //= 2
+    raise _too_large()
+
+
+def largest_that_runs(attempt: Callable[[int], None], start: int = LARGEST) -> int:
+    """`start`, halved until `attempt(size)` does not run out of memory.
+
+    Raises UserError where 1 is still too much.
+    """
+    size = start
+    while size:
+        try:
+            attempt(size)
+            return size
+        except Exception as error:
+            if not should_reduce_batch_size(error):
+                raise
+        clear_device_cache(garbage_collection=True)
+        size //= 2
+    raise _too_large()
+
+
+def costliest_step(
+    ctx: Context, model: DiffusionModel, guide: Classifier | None, item: PlanItem
+) -> Callable[[int], None]:
+    """Draw so many copies of `item` in one step that is guided if any is, and decode them."""
+    # The first step from pure noise is never guided: then the second of two is.
+    steps = 1 if model.solver(1).levels[0].alpha > 0 else 2
+    changes = {"steps": steps, "conditioning_interval": (0.0, 1.0)}
+    sampling = model.sampling.model_copy(update=changes)
+    guidance = ctx.recipe.guidance.switched(1.0 if guide is None else 0.0)
+
+    def attempt(size: int) -> None:
+        draw_together(ctx, model.with_sampling(sampling), guide, guidance, [item] * size)
+
+    return attempt
+
+
+def _too_large() -> UserError:
+    return UserError(
+        "not even one picture fits in this device's memory; set model.gradient_autoencoder "
+        "to a tiny autoencoder, run.memory.gradient_checkpointing: true or "
+        "run.memory.cpu_offload: true"
+    )

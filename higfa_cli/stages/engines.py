@@ -17,27 +17,8 @@ from tqdm import tqdm
 from higfa_cli.errors import UserError
 from higfa_cli.models.device import gpus, resolve_device
 
-
-class Task(Protocol):
-    """A shard to draw. Picklable; call it where it is drawn."""
-
-    @property
-    def index(self) -> int:
-        """From 0."""
-        ...
-
-    @property
-    def device(self) -> str:
-        """As the recipe names it."""
-        ...
-
-    def on(self, device: str) -> Task:
-        """The same on another device."""
-        ...
-
-    def __call__(self) -> None:
-        """Draw it. Raises UserError."""
-        ...
+#: Draws the shard of an index, from 0, on a device. Picklable; raises UserError.
+Draw = Callable[[int, str], None]
 
 
 class Crew(Protocol):
@@ -52,7 +33,8 @@ class Crew(Protocol):
         ...
 
 
-Engine = Callable[[Sequence[Task]], Crew]
+#: (draw, number of shards, device as the recipe names it) -> the shards, started.
+Engine = Callable[[Draw, int, str], Crew]
 
 
 class LocalCrew:
@@ -77,11 +59,14 @@ class LocalCrew:
         return [job.exitcode or 0 for job in self._jobs]
 
 
-def local(tasks: Sequence[Task]) -> Crew:
+def local(draw: Draw, count: int, device: str) -> Crew:
     """A process for each shard; with several GPUs and none named, each has one of its own."""
+    spread = device in ("auto", "cuda") and resolve_device(device).type == "cuda"
+    places = [f"cuda:{index % gpus()}" if spread else device for index in range(count)]
     spawn = multiprocessing.get_context("spawn")
-    placed = [task.on(f"cuda:{task.index % gpus()}") if _any_gpu(task) else task for task in tasks]
-    return LocalCrew([spawn.Process(target=_draw, args=(task,)) for task in placed])
+    return LocalCrew(
+        [spawn.Process(target=_live, args=(draw, *place)) for place in enumerate(places)]
+    )
 
 
 #: Name, as `--engine` takes it -> how it starts shards.
@@ -95,11 +80,7 @@ def engine_of(name: str) -> Engine:
     return ENGINES[name]
 
 
-def _any_gpu(task: Task) -> bool:
-    return task.device in ("auto", "cuda") and resolve_device(task.device).type == "cuda"
-
-
-def _draw(task: Task) -> None:
+def _live(draw: Draw, index: int, device: str) -> None:
     """A process's life: its shard, unless the parent goes before."""
     # Ctrl-C reaches the whole group of processes; the parent answers it and ends its shards.
     signal(SIGINT, SIG_IGN)
@@ -107,9 +88,9 @@ def _draw(task: Task) -> None:
     tqdm.set_lock(threading.RLock())
     threading.Thread(target=_follow_parent, daemon=True).start()
     try:
-        task()
+        draw(index, device)
     except UserError as error:
-        print(f"error: shard {task.index}: {error}", file=sys.stderr)
+        print(f"error: shard {index}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
 
 

@@ -122,8 +122,8 @@ def _compare(classifier: Classifier, data: bytes) -> float | None:
         images = _example(classifier, count)
         with torch.no_grad():
             wanted = Probabilities(classifier)(images).numpy()
-        (found,) = session.run(None, {"images": images.numpy()})
-        largest = max(largest, float(np.abs(found - wanted).max()))
+        (got,) = session.run(None, {"images": images.numpy()})
+        largest = max(largest, float(np.abs(got - wanted).max()))
     if not largest <= _TOLERANCE:
         raise UserError(
             f"the ONNX model differs from the checkpoint by {largest:.2g} in probability; "

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import cache
 
 import numpy as np
 import torch
 
 from higfa_cli.artifacts.artifact import read_rows, write_rows
 from higfa_cli.artifacts.records import FilterCounts
-from higfa_cli.artifacts.rows import PICTURE_FAULTS, PictureFault, PictureRow, SelectionRow
+from higfa_cli.artifacts.rows import PICTURE_FAULTS, PictureRow, SelectionRow
 from higfa_cli.artifacts.run_record import stage_run
 from higfa_cli.artifacts.safe_paths import contained
 from higfa_cli.data.dataset import Dataset
@@ -27,17 +29,15 @@ from higfa_cli.data.images import read_image
 from higfa_cli.errors import UserError
 from higfa_cli.models.classifier import Classifier, check_classes, load_classifier
 from higfa_cli.models.device import resolve_device
-from higfa_cli.stages.context import ArmContext, Context, arms_of
+from higfa_cli.stages.context import ArmContext, Context, arms_of, load_photos
 from higfa_cli.stages.inputs import filter_inputs, filter_reads_guide
-from higfa_cli.stages.photos import load_photos
-from higfa_cli.stages.summaries import FilterSummary
 
 NAME = "filter"
 # Pictures that the guide reads at once: few, for they may be large.
 _BATCH = 16
 
 
-def run(ctx: Context, arms: Sequence[str]) -> dict[str, FilterSummary]:
+def run(ctx: Context, arms: Sequence[str]) -> dict[str, Mapping[str, object]]:
     """Write `selection.jsonl` of each arm; no picture is deleted or moved.
 
     Returns:
@@ -49,7 +49,7 @@ def run(ctx: Context, arms: Sequence[str]) -> dict[str, FilterSummary]:
     return {arm.name: _filter(arm) for arm in arms_of(ctx, NAME, arms)}
 
 
-def _filter(ctx: ArmContext) -> FilterSummary:
+def _filter(ctx: ArmContext) -> Mapping[str, object]:
     """One row per drawn picture."""
     dataset = load_photos(ctx)
     inputs = filter_inputs(ctx)
@@ -60,13 +60,26 @@ def _filter(ctx: ArmContext) -> FilterSummary:
             f"{pictures.metadata} lists no picture: all failed to draw, for the reasons in "
             f"{pictures.failed}; when that is mended, run `higfa synthesize --retry-failed`"
         )
-    guide = _guide(ctx, dataset)
+    guide = None
+    if filter_reads_guide(ctx.recipe) and ctx.ws.guide.checkpoint.is_file():
+        guide = load_classifier(ctx.ws.guide.checkpoint, resolve_device(ctx.recipe.run.device))
+        check_classes(guide, dataset.classes)
     files = ctx.ws.filter
     with stage_run(files.directory, inputs, ctx.recipe) as record:
         record.device = "cpu" if guide is None else str(next(guide.parameters()).device)
         measured = list(_measure(ctx, dataset, drawn, guide))
         decisions = decide(measured, ctx.recipe.filter)
-        rows = [_row(*each) for each in zip(drawn, measured, decisions, strict=True)]
+        rows = [
+            SelectionRow(
+                file_name=row.file_name,
+                id=row.id,
+                cls=row.cls,
+                kept=not reasons,
+                reasons=tuple(reasons),
+                **asdict(measures),
+            )
+            for row, measures, reasons in zip(drawn, measured, decisions, strict=True)
+        ]
         write_rows(files.selection, rows)
         record.output(files.selection)
         counts = _counts(rows)
@@ -83,26 +96,27 @@ def _filter(ctx: ArmContext) -> FilterSummary:
         "selection": str(files.selection),
         "pictures": counts.pictures,
         "kept": counts.kept,
-        "rejected": {reason: counts.rejected[reason] for reason in PICTURE_FAULTS},
+        "rejected": counts.rejected,
         "classes_without": empty,
     }
-
-
-def _guide(ctx: ArmContext, dataset: Dataset) -> Classifier | None:
-    path = ctx.ws.guide.checkpoint
-    if not filter_reads_guide(ctx.recipe) or not path.is_file():
-        return None
-    guide = load_classifier(path, resolve_device(ctx.recipe.run.device))
-    check_classes(guide, dataset.classes)
-    return guide
 
 
 def _measure(
     ctx: ArmContext, dataset: Dataset, drawn: Sequence[PictureRow], guide: Classifier | None
 ) -> Iterator[Measured]:
     """Every picture in numbers, in the order of `drawn`; photos are read once each."""
-    photos = _Photos(dataset)
     files = ctx.ws.synthesize
+    photos = {sample.key: sample for sample in dataset.samples}
+
+    @cache
+    def photo_thumbnail(key: str, size: int) -> np.ndarray:
+        if key not in photos:
+            raise UserError(
+                f"source photo {key} of a drawn picture is not among the data; restore it, or run "
+                "`higfa contours` and `higfa synthesize` again"
+            )
+        return source_thumbnail(photos[key].read(), size)
+
     groups = [drawn[start : start + _BATCH] for start in range(0, len(drawn), _BATCH)]
     for group in ctx.progress.track(groups, NAME):
         pictures = [
@@ -119,7 +133,7 @@ def _measure(
                     )
                 confidence = float(probabilities[index, row.class_id])
                 rank = rank_of(probabilities[index], row.class_id)
-            photo = photos.thumbnail(row.source, len(picture))
+            photo = photo_thumbnail(row.source, len(picture))
             yield Measured(
                 source=row.source,
                 replica=row.replica,
@@ -133,41 +147,6 @@ def _measure(
 def _probabilities(guide: Classifier, pictures: Sequence[np.ndarray]) -> np.ndarray:
     stack = np.stack([picture.transpose(2, 0, 1) for picture in pictures])
     return guide.probabilities(torch.from_numpy(stack)).numpy()
-
-
-class _Photos:
-    """Thumbnails of source photos, each photo read once."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self._samples = {sample.key: sample for sample in dataset.samples}
-        self._known: dict[tuple[str, int], np.ndarray] = {}
-
-    def thumbnail(self, key: str, size: int) -> np.ndarray:
-        """Raises UserError for a photo that is not among the data or cannot be read."""
-        if key not in self._samples:
-            raise UserError(
-                f"source photo {key} of a drawn picture is not among the data; restore it, or run "
-                "`higfa contours` and `higfa synthesize` again"
-            )
-        if (key, size) not in self._known:
-            self._known[key, size] = source_thumbnail(self._samples[key].read(), size)
-        return self._known[key, size]
-
-
-def _row(drawn: PictureRow, measured: Measured, reasons: Sequence[PictureFault]) -> SelectionRow:
-    return SelectionRow(
-        file_name=drawn.file_name,
-        id=drawn.id,
-        cls=drawn.cls,
-        source=measured.source,
-        replica=measured.replica,
-        kept=not reasons,
-        reasons=tuple(reasons),
-        confidence=measured.confidence,
-        rank=measured.rank,
-        duplicate=measured.duplicate,
-        std=measured.std,
-    )
 
 
 def _counts(rows: Sequence[SelectionRow]) -> FilterCounts:

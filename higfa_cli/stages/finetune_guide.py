@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from higfa_cli.artifacts.artifact import write_model, write_rows
 from higfa_cli.artifacts.atomic import read_json, write_json
 from higfa_cli.artifacts.records import GuideCounts
-from higfa_cli.artifacts.results import Calibration, EpochRow
+from higfa_cli.artifacts.results import EpochRow
 from higfa_cli.artifacts.run_record import StageRun, stage_run
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.data.dataset import Dataset
@@ -22,8 +22,8 @@ from higfa_cli.models.classifier import ClassifierSpec, save_classifier
 from higfa_cli.models.device import resolve_device
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.loading import load_pipeline
-from higfa_cli.stages.batching import batch_size
-from higfa_cli.stages.context import Context
+from higfa_cli.stages.context import Context, load_photos
+from higfa_cli.stages.drawing import batch_size
 from higfa_cli.stages.guide_pool import (
     Job,
     Photos,
@@ -34,12 +34,8 @@ from higfa_cli.stages.guide_pool import (
     trial,
 )
 from higfa_cli.stages.inputs import guide_inputs
-from higfa_cli.stages.photos import load_photos
-from higfa_cli.stages.summaries import GuideSummary
 from higfa_cli.training.calibration import HeldOut, calibrate
-from higfa_cli.training.folds import stratified_folds
-from higfa_cli.training.mixing import TrainSet
-from higfa_cli.training.pictures import Pictures, join
+from higfa_cli.training.pictures import Pictures, TrainSet, join, stratified_folds
 from higfa_cli.training.trainer import FitResult, fit, predict_logits
 
 NAME = "finetune-guide"
@@ -56,11 +52,26 @@ class Pool:
     def part(self, rows: Sequence[int]) -> Pictures:
         """The pictures that come from the photos `rows`."""
         wanted = set(rows)
-        numbers = [number for number, (row, _) in enumerate(self.jobs) if row in wanted]
-        return self.pictures.select(torch.tensor(numbers, dtype=torch.int64))
+        if len(wanted) == len(self.photos):
+            return self.pictures
+        return self.pictures.select(
+            _rows([n for n, (row, _) in enumerate(self.jobs) if row in wanted])
+        )
+
+    def held_out(self, backbone: Backbone, rows: Sequence[int], device: torch.device) -> HeldOut:
+        """What a network that did not see the photos `rows` says of all their versions."""
+        wanted = set(rows)
+        noised, clean = self.part(rows), self.photos.clean.select(_rows(rows))
+        return HeldOut(
+            logits=predict_logits(backbone, noised, device),
+            labels=noised.labels,
+            levels=tuple(level for row, level in self.jobs if row in wanted),
+            clean_logits=predict_logits(backbone, clean, device),
+            clean_labels=clean.labels,
+        )
 
 
-def run(ctx: Context) -> GuideSummary:
+def run(ctx: Context) -> Mapping[str, object]:
     """Train and calibrate; writes guide.safetensors, calibration.json and history.jsonl.
 
     Raises UserError for bad data, an unknown backbone, or weights that cannot be had.
@@ -73,24 +84,31 @@ def run(ctx: Context) -> GuideSummary:
     with stage_run(files.directory, guide_inputs(ctx), recipe, resume=not ctx.force) as record:
         record.device = str(device)
         # The plain conditional branch is all that is asked of the model: no negative prompt.
-        photos = [sample for sample in dataset.samples if sample.split != "test"]
-        prompts = {"", *photo_prompts(photos, dataset, recipe, ctx.base)}
-        model = load_pipeline(
-            recipe.model, recipe.run, recipe.sampling, recipe.size, ctx.base, device, prompts
-        )
+        samples = [sample for sample in dataset.samples if sample.split != "test"]
+        prompts = {"", *photo_prompts(samples, dataset, recipe, ctx.base)}
+        model = load_pipeline(recipe, ctx.base, device, prompts)
         levels = guided_levels(ctx, model)
-        train = _pool(ctx, record, dataset, model, levels)
+        training = _Training(ctx, record, dataset, device)
+        photos = read_photos(dataset.of("train"), dataset, recipe, ctx.base, ctx.progress)
+        jobs = pool_jobs(photos, levels, recipe.guide.noised_per_image, recipe.seed)
+        train = training.pool(model, photos, jobs, "training")
+        history: list[EpochRow] = []
         if dataset.of("val"):
-            backbone, fitted, held = _with_validation(ctx, record, dataset, model, levels, train)
+            backbone, fitted, held = training.with_validation(model, levels, train)
             calibration = calibrate(held, levels, "val")
-            history = _named("guide", fitted)
         else:
-            held, history = _cross_validated(ctx, record, dataset, train)
-            everything = list(range(len(train.photos)))
-            backbone, fitted = _fit(ctx, record, dataset, train, everything, None, "guide")
+            held, history = training.cross_validated(train)
+            backbone, fitted = training.fit(train, range(len(train.photos)), None, "guide")
             calibration = calibrate(held, levels, "cross-validation")
-            history += _named("guide", fitted)
-        spec = _spec(recipe.guide.image_size, backbone, dataset, calibration.temperature)
+        history += _named("guide", fitted)
+        spec = ClassifierSpec(
+            backbone=backbone.name,
+            classes=dataset.classes,
+            image_size=recipe.guide.image_size,
+            mean=backbone.mean,
+            std=backbone.std,
+            temperature=calibration.temperature,
+        )
         save_classifier(files.checkpoint, backbone.network, spec, {"stage": NAME})
         write_model(files.calibration, calibration)
         write_rows(files.history, history)
@@ -104,7 +122,8 @@ def run(ctx: Context) -> GuideSummary:
             seconds=round(fitted.seconds, 2),
         )
         record.counts = counts
-    return _summary(ctx, dataset, fitted, calibration, counts)
+    shown = {"guide": str(files.checkpoint), "epoch_selected_by": fitted.selected}
+    return {**shown, **counts.plain(), **calibration.plain()}
 
 
 def guided_levels(ctx: Context, model: DiffusionModel) -> tuple[Level, ...]:
@@ -113,139 +132,109 @@ def guided_levels(ctx: Context, model: DiffusionModel) -> tuple[Level, ...]:
     return tuple(level for level in levels if ctx.recipe.guidance.guided(level))
 
 
-def _pool(
-    ctx: Context,
-    record: StageRun,
-    dataset: Dataset,
-    model: DiffusionModel,
-    levels: Sequence[Level],
-) -> Pool:
-    recipe = ctx.recipe
-    photos = read_photos(dataset.of("train"), dataset, recipe, ctx.base, ctx.progress)
-    jobs = pool_jobs(photos, levels, recipe.guide.noised_per_image, recipe.seed)
-    pictures = _render(ctx, record, model, photos, jobs, "training")
-    return Pool(photos, jobs, pictures)
+@dataclass(frozen=True)
+class _Training:
+    """What every network of the stage is trained with."""
 
+    ctx: Context
+    record: StageRun
+    dataset: Dataset
+    device: torch.device
 
-def _render(
-    ctx: Context,
-    record: StageRun,
-    model: DiffusionModel,
-    photos: Photos,
-    jobs: Sequence[Job],
-    kind: str,
-) -> Pictures:
-    # A resumed run must not probe again: pictures depend a little on how many are drawn together.
-    settled = record.scratch(f"{kind}.json")
-    if not settled.is_file():
-        some_level = next((level for _, level in jobs if level is not None), None)
-        size = batch_size(ctx, model, trial(model, photos, some_level))
-        write_json(settled, {"batch_size": size})
-    batch = int(read_json(settled)["batch_size"])
-    seed, progress = ctx.recipe.seed, ctx.progress
-    return render(model, photos, jobs, seed, batch, progress, f"noising {kind} photos")
+    def pool(self, model: DiffusionModel, photos: Photos, jobs: tuple[Job, ...], kind: str) -> Pool:
+        ctx = self.ctx
+        # A resumed run must not probe again: pictures depend a little on how many are drawn
+        # together.
+        settled = self.record.scratch(f"{kind}.json")
+        if not settled.is_file():
+            some_level = next((level for _, level in jobs if level is not None), None)
+            size = batch_size(ctx, model, trial(model, photos, some_level))
+            write_json(settled, {"batch_size": size})
+        batch, title = int(read_json(settled)["batch_size"]), f"noising {kind} photos"
+        pictures = render(model, photos, jobs, ctx.recipe.seed, batch, ctx.progress, title)
+        return Pool(photos, jobs, pictures)
 
+    def with_validation(
+        self, model: DiffusionModel, levels: Sequence[Level], train: Pool
+    ) -> tuple[Backbone, FitResult, HeldOut]:
+        """Train on all training photos; choose the epoch and calibrate on validation photos."""
+        ctx, samples = self.ctx, self.dataset.of("val")
+        photos = read_photos(samples, self.dataset, ctx.recipe, ctx.base, ctx.progress)
+        jobs = tuple((row, level) for row in range(len(photos)) for level in (None, *levels))
+        val = self.pool(model, photos, jobs, "validation")
+        # The epoch is chosen on photos and on one noised version of each: all levels at every
+        # epoch would cost more than the training.
+        per_photo = 1 + len(levels)
+        once = [
+            row * per_photo
+            + (
+                1 + seed_for(ctx.recipe.seed, "guide-val", sample.key) % len(levels)
+                if levels
+                else 0
+            )
+            for row, sample in enumerate(samples)
+        ]
+        chosen_on = join([photos.clean, val.pictures.select(_rows(once))])
+        backbone, fitted = self.fit(train, range(len(train.photos)), chosen_on, "guide")
+        return backbone, fitted, val.held_out(backbone, range(len(photos)), self.device)
 
-def _with_validation(
-    ctx: Context,
-    record: StageRun,
-    dataset: Dataset,
-    model: DiffusionModel,
-    levels: Sequence[Level],
-    train: Pool,
-) -> tuple[Backbone, FitResult, HeldOut]:
-    """Train on all training photos; choose the epoch and calibrate on validation photos."""
-    recipe = ctx.recipe
-    photos = read_photos(dataset.of("val"), dataset, recipe, ctx.base, ctx.progress)
-    jobs = tuple((row, level) for row in range(len(photos)) for level in (None, *levels))
-    pictures = _render(ctx, record, model, photos, jobs, "validation")
-    # The epoch is chosen on photos and on one noised version of each: all levels at every epoch
-    # would cost more than the training.
-    per_photo = 1 + len(levels)
-    once = [
-        row * per_photo
-        + (1 + seed_for(recipe.seed, "guide-val", sample.key) % len(levels) if levels else 0)
-        for row, sample in enumerate(photos.samples)
-    ]
-    chosen_on = join([photos.clean, pictures.select(torch.tensor(once, dtype=torch.int64))])
-    everything = list(range(len(train.photos)))
-    backbone, fitted = _fit(ctx, record, dataset, train, everything, chosen_on, "guide")
-    device = resolve_device(recipe.run.device)
-    held = HeldOut(
-        logits=predict_logits(backbone, pictures, device),
-        labels=pictures.labels,
-        levels=tuple(level for _, level in jobs),
-        clean_logits=predict_logits(backbone, photos.clean, device),
-        clean_labels=photos.clean.labels,
-    )
-    return backbone, fitted, held
-
-
-def _cross_validated(
-    ctx: Context, record: StageRun, dataset: Dataset, train: Pool
-) -> tuple[HeldOut, list[EpochRow]]:
-    """Logits of each photo's versions from a network trained on the other folds."""
-    recipe, photos = ctx.recipe, train.photos
-    device = resolve_device(recipe.run.device)
-    folds = recipe.guide.folds
-    keys = [sample.key for sample in photos.samples]
-    fold_of = stratified_folds(keys, photos.clean.labels.tolist(), folds, recipe.seed)
-    ctx.progress.note(f"no validation split: the guide is calibrated by {folds}-fold validation")
-    history: list[EpochRow] = []
-    parts: list[tuple[Tensor, Tensor, tuple[Level | None, ...], Tensor, Tensor]] = []
-    for fold in range(folds):
-        rows = [row for row, one in enumerate(fold_of) if one != fold]
-        held = [row for row, one in enumerate(fold_of) if one == fold]
-        if not rows or not held:
-            continue
-        name = f"fold-{fold}"
-        backbone, fitted = _fit(ctx, record, dataset, train, rows, None, name)
-        history += _named(name, fitted)
-        noised = train.part(held)
-        clean = photos.clean.select(torch.tensor(held))
-        chosen = set(held)
-        levels = tuple(level for row, level in train.jobs if row in chosen)
-        logits = predict_logits(backbone, noised, device)
-        clean_logits = predict_logits(backbone, clean, device)
-        parts.append((logits, noised.labels, levels, clean_logits, clean.labels))
-    if not parts:
-        raise UserError(
-            "there are too few training photos for cross-validation; add photos or a val split"
+    def cross_validated(self, train: Pool) -> tuple[HeldOut, list[EpochRow]]:
+        """Logits of each photo's versions from a network trained on the other folds."""
+        recipe, photos = self.ctx.recipe, train.photos
+        folds = recipe.guide.folds
+        keys = [sample.key for sample in photos.samples]
+        fold_of = stratified_folds(keys, photos.clean.labels.tolist(), folds, recipe.seed)
+        self.ctx.progress.note(
+            f"no validation split: the guide is calibrated by {folds}-fold validation"
         )
-    logits_, labels_, levels_, clean_logits_, clean_labels_ = zip(*parts, strict=True)
-    pooled = HeldOut(
-        logits=torch.cat(logits_),
-        labels=torch.cat(labels_),
-        levels=tuple(level for part in levels_ for level in part),
-        clean_logits=torch.cat(clean_logits_),
-        clean_labels=torch.cat(clean_labels_),
-    )
-    return pooled, history
+        history: list[EpochRow] = []
+        parts: list[HeldOut] = []
+        for fold in range(folds):
+            rows = [row for row, its_fold in enumerate(fold_of) if its_fold != fold]
+            held = [row for row, its_fold in enumerate(fold_of) if its_fold == fold]
+            if rows and held:
+                backbone, fitted = self.fit(train, rows, None, f"fold-{fold}")
+                history += _named(f"fold-{fold}", fitted)
+                parts.append(train.held_out(backbone, held, self.device))
+        if not parts:
+            raise UserError(
+                "there are too few training photos for cross-validation; add photos or a val split"
+            )
+        pooled = HeldOut(
+            logits=torch.cat([part.logits for part in parts]),
+            labels=torch.cat([part.labels for part in parts]),
+            levels=tuple(level for part in parts for level in part.levels),
+            clean_logits=torch.cat([part.clean_logits for part in parts]),
+            clean_labels=torch.cat([part.clean_labels for part in parts]),
+        )
+        return pooled, history
 
-
-def _fit(
-    ctx: Context,
-    record: StageRun,
-    dataset: Dataset,
-    train: Pool,
-    rows: Sequence[int],
-    val: Pictures | None,
-    name: str,
-) -> tuple[Backbone, FitResult]:
-    """One network trained on the photos `rows` and their noised versions, at its best epoch."""
-    config = ctx.recipe.guide
-    backbone = _backbone(ctx, dataset, name)
-    mixed = TrainSet(
-        real=train.photos.clean.select(torch.tensor(list(rows), dtype=torch.int64)),
-        second=train.part(rows),
-        probability=config.noised_fraction,
-        rule="share",
-    )
-    classes, begun = len(dataset.classes), record.scratch(f"{name}.pt")
-    seed, device = seed_for(ctx.recipe.seed, NAME, name), resolve_device(ctx.recipe.run.device)
-    fitted = fit(backbone, mixed, val, config, classes, seed, device, ctx.progress, name, begun)
-    backbone.network.load_state_dict(fitted.best_state)
-    return backbone, fitted
+    def fit(
+        self, train: Pool, rows: Sequence[int], val: Pictures | None, name: str
+    ) -> tuple[Backbone, FitResult]:
+        """One network trained on the photos `rows` and their noised versions, at its best epoch."""
+        ctx, config = self.ctx, self.ctx.recipe.guide
+        backbone = _backbone(ctx, self.dataset, name)
+        mixed = TrainSet(
+            real=train.photos.clean.select(_rows(rows)),
+            second=train.part(rows),
+            probability=config.noised_fraction,
+            rule="share",
+        )
+        fitted = fit(
+            backbone,
+            mixed,
+            val,
+            config,
+            len(self.dataset.classes),
+            seed_for(ctx.recipe.seed, NAME, name),
+            self.device,
+            ctx.progress,
+            name,
+            self.record.scratch(f"{name}.pt"),
+        )
+        backbone.network.load_state_dict(fitted.best_state)
+        return backbone, fitted
 
 
 def _backbone(ctx: Context, dataset: Dataset, name: str) -> Backbone:
@@ -253,44 +242,9 @@ def _backbone(ctx: Context, dataset: Dataset, name: str) -> Backbone:
     return create_backbone(ctx.recipe.guide, len(dataset.classes), ctx.base, seed, "guide")
 
 
+def _rows(numbers: Sequence[int]) -> Tensor:
+    return torch.tensor(list(numbers), dtype=torch.int64)
+
+
 def _named(name: str, fitted: FitResult) -> list[EpochRow]:
     return [row.model_copy(update={"run": name}) for row in fitted.history]
-
-
-def _spec(size: int, backbone: Backbone, dataset: Dataset, temperature: float) -> ClassifierSpec:
-    return ClassifierSpec(
-        backbone=backbone.name,
-        classes=dataset.classes,
-        image_size=size,
-        mean=backbone.mean,
-        std=backbone.std,
-        temperature=temperature,
-    )
-
-
-def _summary(
-    ctx: Context,
-    dataset: Dataset,
-    fitted: FitResult,
-    calibration: Calibration,
-    counts: GuideCounts,
-) -> GuideSummary:
-    return {
-        "stage": NAME,
-        "guide": str(ctx.ws.guide.checkpoint),
-        "backbone": ctx.recipe.guide.backbone,
-        "classes": len(dataset.classes),
-        "photos": counts.photos,
-        "noised": counts.noised,
-        "steps": counts.steps,
-        "best_epoch": counts.best_epoch,
-        "seconds": counts.seconds,
-        "epoch_selected_by": fitted.selected,
-        "calibrated_on": calibration.source,
-        "temperature": calibration.temperature,
-        "accuracy_clean": calibration.clean.accuracy,
-        "accuracy_noised": calibration.overall.accuracy,
-        "ece_noised_before": calibration.overall.ece_before,
-        "ece_noised_after": calibration.overall.ece_after,
-        "levels": [level.plain() for level in calibration.levels],
-    }

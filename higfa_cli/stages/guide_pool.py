@@ -15,13 +15,12 @@ from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.contour.extract import extract
 from higfa_cli.data.dataset import Dataset, Sample
 from higfa_cli.data.images import fit_square
-from higfa_cli.data.prompt_bank import prompts_for
+from higfa_cli.data.prompts import prompts_for
 from higfa_cli.errors import UserError
 from higfa_cli.method.protocols import Level
-from higfa_cli.models.backoff import in_parts_that_fit
 from higfa_cli.models.classifier import from_bytes, resize, to_bytes
-from higfa_cli.models.diffusion import DiffusionModel
-from higfa_cli.models.renoise import noise_and_denoise, reconstruct
+from higfa_cli.models.device import in_parts_that_fit
+from higfa_cli.models.diffusion import DiffusionModel, noise_and_denoise, reconstruct
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages.context import Progress
 from higfa_cli.training.pictures import Pictures, check_memory

@@ -9,32 +9,32 @@ import shlex
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
+from string import Template
 from typing import Any
 
 from higfa_cli.artifacts.atomic import write_text
 from higfa_cli.artifacts.seeds import seed_for
-from higfa_cli.data.images import IMAGE_SUFFIXES, ImageError, read_image
-from higfa_cli.data.layouts.common import SPLITS, Row, Split, check_rows, sub_folders
+from higfa_cli.data.images import ImageError, read_image
+from higfa_cli.data.layouts.common import (
+    IMAGE_SUFFIXES,
+    SPLITS,
+    Row,
+    Split,
+    check_rows,
+    sub_folders,
+)
 from higfa_cli.data.layouts.imagefolder import COLUMNS, class_rows, split_folders
 from higfa_cli.data.prompts import default_words
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.stages.context import Progress, Silent
-from higfa_cli.stages.init_recipe import recipe_text
 
 # From this many photos on a class gets at least one in each wanted split.
 _ENOUGH_FOR_ALL = 3
 # Below, one photo is more than half a point.
 _FEW_TEST_PHOTOS = 200
-
-
-@dataclass(frozen=True)
-class _Files:
-    recipe: Path
-    words: Path
-    split: Path
 
 
 def init_project(
@@ -59,7 +59,7 @@ def init_project(
         raise UserError(f"--val {val} and --test {test} must leave something to train on", 2)
     if not root.is_dir():
         raise UserError(f"data folder {root} does not exist; correct --root")
-    files = _files(out, force)
+    words, split_file = _beside(out, force)
     root = root.resolve()
     rows, skipped = _readable(root, _list(root), progress or Silent())
     skipped = _strays(root) + skipped
@@ -73,21 +73,28 @@ def init_project(
         raise UserError(f"{root} has one class, `{classes[0]}`; add another class folder")
     # The name is the output folder's too: two recipes of one photo folder must not share it.
     title = name or (out.stem if out.stem != "recipe" else root.name or "photos")
-    text = recipe_text(title, seed, _reference(root, files.recipe), files.split, files.words)
+    template = Template(resources.files(__package__).joinpath("init.yaml").read_text("utf-8"))
+    text = template.substitute(
+        name=_quoted(title),
+        seed=seed,
+        root=_quoted(_reference(root, out)),
+        split=_quoted(split_file.name),
+        words=_quoted(words.name),
+    )
     _check(text)
-    write_text(files.words, _words_text(classes))
-    write_text(files.split, _split_text(rows))
-    write_text(files.recipe, text)
+    write_text(words, _words_text(classes))
+    write_text(split_file, _split_text(rows))
+    write_text(out, text)
     counts = Counter(row.split for row in rows)
     return {
-        "recipe": str(files.recipe),
-        "class_words": str(files.words),
-        "split_file": str(files.split),
+        "recipe": str(out),
+        "class_words": str(words),
+        "split_file": str(split_file),
         "classes": classes,
         "counts": {split: counts[split] for split in SPLITS},
         "skipped": skipped,
         "notes": _notes(own_split, rows),
-        "next": f"higfa doctor {shlex.quote(str(files.recipe))}",
+        "next": f"higfa doctor {shlex.quote(str(out))}",
     }
 
 
@@ -119,16 +126,15 @@ def _notes(own_split: bool, rows: Sequence[Row]) -> list[str]:
     return notes
 
 
-def _files(out: Path, force: bool) -> _Files:
-    if out.suffix.lower() not in (".yaml", ".yml"):
-        raise UserError(f"--out {out} must end in .yaml", 2)
-    files = _Files(
-        out, out.with_name(f"{out.stem}.classes.yaml"), out.with_name(f"{out.stem}.split.csv")
-    )
-    for path in (files.recipe, files.words, files.split):
+def _beside(recipe: Path, force: bool) -> tuple[Path, Path]:
+    """The files of class words and split; raises UserError unless all three may be written."""
+    if recipe.suffix.lower() not in (".yaml", ".yml"):
+        raise UserError(f"--out {recipe} must end in .yaml", 2)
+    words, split = recipe.with_suffix(".classes.yaml"), recipe.with_suffix(".split.csv")
+    for path in (recipe, words, split):
         if path.exists() and not force:
             raise UserError(f"{path} exists; choose another --out, or replace it with --force")
-    return files
+    return words, split
 
 
 def _list(root: Path) -> list[Row]:

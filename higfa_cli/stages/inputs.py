@@ -2,23 +2,102 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 from higfa_cli.artifacts.fingerprint import hash_file, hash_json, hash_tree
-from higfa_cli.artifacts.run_record import StageInputs
-from higfa_cli.data.filter_rules import guide_keys
-from higfa_cli.data.prompt_bank import templates_for
+from higfa_cli.artifacts.stage_state import StageInputs
+from higfa_cli.data.dataset import class_words
+from higfa_cli.data.layouts.common import SPLITS, Listing, Row, check_rows, plain_name
+from higfa_cli.data.prompts import templates_for
+from higfa_cli.data.rejected import (
+    check_share,
+    file_state,
+    fingerprint,
+    leave_out,
+    read_rejected,
+    still_rejected,
+)
 from higfa_cli.errors import UserError
+from higfa_cli.recipe.classifiers import Filter
 from higfa_cli.recipe.contours import Edges
 from higfa_cli.recipe.refs import resolve_ref, weights_path
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages.arms import choose_arms
-from higfa_cli.stages.context import ArmContext, Context
-from higfa_cli.stages.photos import load_photos
+from higfa_cli.stages.context import ArmContext, Context, check_splits, load_photos
 
+#: Keys of section `model` that name a model.
+MODELS = ("base", "controlnet", "gradient_autoencoder")
+# Raised whenever the same inputs would give other contours.
+_CONTOURS = 2
 _GUIDE_READS = {"seed", "size", "guide", "model", "sampling"}
 _PICTURES_READ = {"seed", "size", "model", "guidance", "sampling", "prompts"}
+
+
+def contour_inputs(ctx: Context, anew: bool = False) -> StageInputs:
+    """Of `contours`: its keys, the seed, and the content of all photos.
+
+    `anew`: photos that an earlier run has found to be bad will be looked at again.
+    Raises UserError when the data is missing or broken, has no images in a wanted split, or when
+    more photos are known to be bad than the recipe allows.
+    """
+    recipe, listing = ctx.recipe, checked_listing(ctx)
+    if not (anew or ctx.force):
+        _check_rejected(ctx, listing)
+    by_split: dict[str, list[Row]] = defaultdict(list)
+    for row in listing.rows:
+        by_split[row.split].append(row)
+    parameters = {
+        "version": _CONTOURS,
+        "seed": recipe.seed,
+        "size": recipe.size,
+        "contours": recipe.contours.model_dump(mode="json"),
+        # Of the data keys only these: where the folder lies does not change a contour, and
+        # everything else about it is in the content hashes.
+        "data": recipe.data.choices(),
+    }
+    return StageInputs(
+        parameters,
+        {f"data/{split}": fingerprint(listing.root, rows) for split, rows in by_split.items()},
+    )
+
+
+def checked_listing(ctx: Context) -> Listing:
+    """The listing, with all that can be wrong with it apart from the photos themselves."""
+    recipe, splits = ctx.recipe, ctx.recipe.contours.splits
+    if not splits or len(set(splits)) < len(splits):
+        raise UserError("contours.splits must name each wanted split once, for example [train]")
+    listing = ctx.listing
+    plain = [row for row in listing.rows if plain_name(row.key)]
+    check_rows(plain, str(listing.root))
+    class_words(recipe.data, ctx.base, sorted({row.cls for row in plain}))
+    present = {row.split for row in listing.rows}
+    check_splits(recipe, [split for split in SPLITS if split in present])
+    return listing
+
+
+def edge_state(ctx: Context, path: Path) -> str:
+    """Whether a photo has edges depends on the file, and on how they are extracted and moved."""
+    recipe = ctx.recipe
+    settings = [_CONTOURS, recipe.seed, recipe.size, recipe.contours.model_dump(mode="json")]
+    return f"{file_state(path, recipe.data.crop_bottom)}, contours {hash_json(settings)[:16]}"
+
+
+def _check_rejected(ctx: Context, listing: Listing) -> None:
+    """What an earlier run has listed holds for this one too, as long as the files are the same."""
+    data, rejected = ctx.recipe.data, read_rejected(ctx.ws.contours.rejected)
+    leave_out(listing, rejected, data.crop_bottom, data.max_bad)
+    unusable = still_rejected(listing, rejected.rows, data.crop_bottom)
+    listed = {row.key for row in listing.rows}
+    edgeless = [
+        row
+        for row in rejected.rows
+        if not row.unusable
+        and row.key in listed
+        and row.state == edge_state(ctx, listing.root / row.key)
+    ]
+    check_share([*unusable.values(), *edgeless], len(listing.rows), data.max_bad, rejected.path)
 
 
 def guide_inputs(ctx: Context) -> StageInputs:
@@ -101,6 +180,16 @@ def filter_reads_guide(recipe: Recipe) -> bool:
     return recipe.guidance.consulted or bool(guide_keys(recipe.filter))
 
 
+def guide_keys(rules: Filter) -> tuple[str, ...]:
+    """The keys of the recipe's `filter` section that cannot be answered without the guide."""
+    needs = {
+        "confidence": rules.confidence > 0,
+        "top_k": rules.top_k is not None,
+        "best_of": rules.best_of > 1,
+    }
+    return tuple(f"filter.{name}" for name, needed in needs.items() if needed)
+
+
 def downstream_inputs(
     ctx: Context, synthetic: Sequence[str] = (), arms: Sequence[str] | None = None
 ) -> StageInputs:
@@ -112,7 +201,7 @@ def downstream_inputs(
     chosen = choose_arms(ctx, synthetic, arms)
     files = {f"data/{split}": photos.fingerprint(split) for split in photos.splits}
     for arm in chosen:
-        files |= {} if arm.source is None else arm.source.files()
+        files |= arm.files()
     if recipe.downstream.weights is not None:
         weights = weights_path(recipe.downstream.weights, ctx.base)
         files["downstream.weights"] = hash_file(weights)
@@ -134,14 +223,14 @@ def model_inputs(ctx: Context, classes: Sequence[str]) -> dict[str, str]:
     """
     model, prompts = ctx.recipe.model, ctx.recipe.prompts
     files = {}
-    for key in ("base", "controlnet", "gradient_autoencoder"):
+    for key in MODELS:
         ref = getattr(model, key)
-        found = None if ref is None else resolve_ref(ref, ctx.base)
-        if isinstance(found, Path):
-            files[f"model.{key}"] = hash_tree(found)
+        place = None if ref is None else resolve_ref(ref, ctx.base)
+        if isinstance(place, Path):
+            files[f"model.{key}"] = hash_tree(place)
     if prompts.bank is not None:
         templates = templates_for(prompts, classes, ctx.base)
-        files["prompts.bank"] = hash_json({name: list(own) for name, own in templates.items()})
+        files["prompts.bank"] = hash_json({name: list(texts) for name, texts in templates.items()})
     return files
 
 

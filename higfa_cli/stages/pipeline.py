@@ -5,21 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Literal
 
-from higfa_cli.artifacts.artifact import read_model
-from higfa_cli.artifacts.atomic import write_note
-from higfa_cli.artifacts.records import DownstreamOptions
-from higfa_cli.artifacts.run_record import (
-    RECORD,
-    StageInputs,
-    StageState,
-    recorded_outputs,
-    stage_state,
-    tidy,
-)
+from higfa_cli.artifacts.stage_state import StageInputs, StageState, recorded_outputs, stage_state
+from higfa_cli.artifacts.workspace import RECORD
 from higfa_cli.errors import UserError
+from higfa_cli.stages.arms import recorded_arms
 from higfa_cli.stages.context import Context, choose_names
 from higfa_cli.stages.summaries import IntendedRow, StatusRow, StepRow
 from higfa_cli.stages.table import STAGES, stage_of
@@ -37,8 +28,8 @@ def state(ctx: Context, stage: str, **options: Any) -> StageState:
     A stage whose inputs are not there is missing (or stale, if it ran before they went); one that
     is fresh by itself but reads a stage that is not, is stale. `options` are the stage's own.
     """
-    known: dict[str, StageState] = {}
-    return _together({part: _state(ctx, part, options, known) for part in _parts(ctx, stage)})
+    states: dict[str, StageState] = {}
+    return _together({part: _state(ctx, part, options, states) for part in _parts(ctx, stage)})
 
 
 def run_stage(
@@ -51,22 +42,20 @@ def run_stage(
     Raises UserError when a stage that it reads is not fresh.
     """
     check_upstream(ctx, stage, **options)
-    if stage_of(stage).arms is None:
-        _remember_options(ctx, stage, options)
-    else:
+    if stage_of(stage).arms is not None:
         options["arms"] = [_arm_of(part) for part in _parts(ctx, stage, options.get("arms", ()))]
     return stage_of(stage).run(ctx, **options, **(how or {}))
 
 
 def check_upstream(ctx: Context, stage: str, **options: Any) -> None:
     """Raise UserError unless every stage that this one reads is fresh."""
-    known: dict[str, StageState] = {}
-    own = options if stage_of(stage).arms is None else {}
+    states: dict[str, StageState] = {}
+    of_stage = options if stage_of(stage).arms is None else {}
     read: dict[str, None] = {}
     for part in _parts(ctx, stage, options.get("arms") or ()).values():
-        read |= dict.fromkeys(_upstream(stage_of(stage).inputs(part, **own), stage))
+        read |= dict.fromkeys(_upstream(stage_of(stage).inputs(part, **of_stage), stage))
     for earlier in read:
-        before = _upstream_state(ctx, earlier, known)
+        before = _upstream_state(ctx, earlier, states)
         if before.kind != "fresh":
             raise UserError(
                 f"{stage} reads {earlier}, which is {before.kind} ({'; '.join(before.reasons)}); "
@@ -85,11 +74,14 @@ def step(
     again = ctx.force or bool(how and how.get("retry_failed"))
     of_arms = stage_of(stage).arms is not None
     parts = tuple(_parts(ctx, stage, options.get("arms") or ()))
-    own = {} if of_arms else options
-    known: dict[str, StageState] = {}
-    todo = [part for part in parts if again or _state(ctx, part, own, known).kind != "fresh"]
-    for part in set(parts) - set(todo):
-        tidy(ctx.workspace / part)
+    of_stage = {} if of_arms else options
+    states: dict[str, StageState] = {}
+    todo = [part for part in parts if again or _state(ctx, part, of_stage, states).kind != "fresh"]
+    if len(todo) < len(parts):
+        from higfa_cli.artifacts.run_record import tidy
+
+        for part in set(parts) - set(todo):
+            tidy(ctx.workspace / part)
     if of_arms:
         options["arms"] = [_arm_of(part) for part in todo]
     summary = run_stage(ctx, stage, how=how, **options) if todo else {}
@@ -108,18 +100,13 @@ def iter_stages(ctx: Context, first: str = NAMES[0], last: str = NAMES[-1]) -> I
         yield step(ctx, stage)
 
 
-def run_all(ctx: Context, first: str = NAMES[0], last: str = NAMES[-1]) -> list[StepRow]:
-    """All rows of `iter_stages`."""
-    return list(iter_stages(ctx, first, last))
-
-
 def status(ctx: Context) -> list[StatusRow]:
     """The state of every stage, in the pipeline's order."""
-    known: dict[str, StageState] = {}
+    states: dict[str, StageState] = {}
     rows = []
     for stage in STAGES:
-        states = {part: _state(ctx, part, {}, known) for part in _parts(ctx, stage.name)}
-        whole = _together(states)
+        parts = {part: _state(ctx, part, {}, states) for part in _parts(ctx, stage.name)}
+        whole = _together(parts)
         rows.append(
             StatusRow(
                 stage=stage.name,
@@ -127,7 +114,7 @@ def status(ctx: Context) -> list[StatusRow]:
                 reasons=list(whole.reasons),
                 blocked=isinstance(whole, Blocked),
                 directory=str(ctx.stage_dir(stage.name)),
-                arms={_arm_of(part): found.kind for part, found in states.items() if stage.arms},
+                arms={_arm_of(part): its.kind for part, its in parts.items() if stage.arms},
             )
         )
     return rows
@@ -197,11 +184,6 @@ def _describe(ctx: Context, part: str, options: Mapping[str, object]) -> dict[st
     }
 
 
-def report_page(ctx: Context) -> Path:
-    """Where the report's page lies."""
-    return ctx.ws.report.page
-
-
 def _parts(ctx: Context, stage: str, arms: Sequence[str] = ()) -> dict[str, Context]:
     """The folders that a stage writes, below the workspace, each with the run that it is for.
 
@@ -231,26 +213,26 @@ def _together(states: Mapping[str, StageState]) -> StageState:
     first, *others = states.values()
     if all(other == first for other in others):
         return first
-    kinds = {found.kind for found in states.values()}
+    kinds = {its.kind for its in states.values()}
     kind = kinds.pop() if len(kinds) == 1 else "stale" if "stale" in kinds else "partial"
     reasons = tuple(
-        f"{_arm_of(part)}: {reason}" for part, found in states.items() for reason in found.reasons
+        f"{_arm_of(part)}: {reason}" for part, its in states.items() for reason in its.reasons
     )
-    blocked = any(isinstance(found, Blocked) for found in states.values())
+    blocked = any(isinstance(its, Blocked) for its in states.values())
     return Blocked(kind, reasons) if blocked else StageState(kind, reasons)
 
 
 def _state(
-    ctx: Context, part: str, options: Mapping[str, object], known: dict[str, StageState]
+    ctx: Context, part: str, options: Mapping[str, object], states: dict[str, StageState]
 ) -> StageState:
-    """The state of a part, hashing each once: `known` collects what has been found."""
-    if part not in known:
-        known[part] = _find_state(ctx, part, options, known)
-    return known[part]
+    """The state of a part, hashing each once: `states` collects them."""
+    if part not in states:
+        states[part] = _find_state(ctx, part, options, states)
+    return states[part]
 
 
 def _find_state(
-    ctx: Context, part: str, options: Mapping[str, object], known: dict[str, StageState]
+    ctx: Context, part: str, options: Mapping[str, object], states: dict[str, StageState]
 ) -> StageState:
     directory, stage = ctx.workspace / part, _stage_name(part)
     try:
@@ -258,46 +240,36 @@ def _find_state(
     except UserError as error:
         ran = (directory / RECORD).is_file()
         return Blocked("stale" if ran else "missing", (str(error),))
-    found = stage_state(directory, inputs)
-    if found.kind == "fresh":
+    by_itself = stage_state(directory, inputs)
+    if by_itself.kind == "fresh":
         for earlier in _upstream(inputs, stage):
-            if _upstream_state(ctx, earlier, known).kind != "fresh":
+            if _upstream_state(ctx, earlier, states).kind != "fresh":
                 return StageState("stale", (f"{earlier} must run again first",))
-    return found
+    return by_itself
 
 
-def _upstream_state(ctx: Context, stage: str, known: dict[str, StageState]) -> StageState:
-    """The state that matters to a later stage: by the recipe, or by the last command line.
+def _upstream_state(ctx: Context, stage: str, states: dict[str, StageState]) -> StageState:
+    """The state that matters to a later stage: by the recipe, or with the arms of the last run.
 
     After `train-downstream --arm real` the recipe alone would call its results stale, yet they
     are what was asked for, and `report` may read them.
     """
-    found = _state(ctx, stage, {}, known)
-    path = ctx.ws.options(stage)
-    if found.kind != "fresh" and path.is_file():
-        options = read_model(path, DownstreamOptions)
-        as_last_run = _find_state(ctx, stage, options.plain(), known)
-        return as_last_run if as_last_run.kind == "fresh" else found
-    return found
-
-
-def _remember_options(ctx: Context, stage: str, options: Mapping[str, object]) -> None:
-    path = ctx.ws.options(stage)
-    if options:
-        write_note(path, DownstreamOptions.model_validate(options).plain())
-    else:
-        path.unlink(missing_ok=True)
+    by_recipe = _state(ctx, stage, {}, states)
+    if by_recipe.kind != "fresh" and stage == "train-downstream":
+        as_last_run = _find_state(ctx, stage, {"arms": list(recorded_arms(ctx))}, states)
+        return as_last_run if as_last_run.kind == "fresh" else by_recipe
+    return by_recipe
 
 
 def _upstream(inputs: StageInputs, stage: str) -> tuple[str, ...]:
     """Earlier parts whose artifacts are among the inputs ("contours/manifest.jsonl")."""
-    found: dict[str, None] = {}
+    parts: dict[str, None] = {}
     for name in inputs.files:
         first, _, rest = name.partition("/")
         if first in NAMES[: NAMES.index(stage)]:
             part = first if stage_of(first).arms is None else f"{first}/{rest.partition('/')[0]}"
-            found[part] = None
-    return tuple(found)
+            parts[part] = None
+    return tuple(parts)
 
 
 def _between(first: str, last: str) -> tuple[str, ...]:

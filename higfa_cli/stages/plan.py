@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from higfa_cli.artifacts.artifact import read_rows
 from higfa_cli.artifacts.plan import make_plan, sample
 from higfa_cli.artifacts.rows import ContourRow, PlanItem
-from higfa_cli.data.prompt_bank import negative_for, prompts_for
+from higfa_cli.data.prompts import negative_for, prompts_for
 from higfa_cli.errors import UserError
-from higfa_cli.stages.context import ArmContext, Context
+from higfa_cli.stages.context import ArmContext, Context, load_photos
 from higfa_cli.stages.inputs import manifest_path
-from higfa_cli.stages.photos import load_photos
 
 
 def plan(ctx: Context) -> tuple[PlanItem, ...]:
@@ -57,8 +56,3 @@ def contour_rows(ctx: Context) -> list[ContourRow]:
                 "run `higfa contours --force`"
             )
     return rows
-
-
-def prompts_of(items: Iterable[PlanItem]) -> set[str]:
-    """Every prompt that drawing the items needs."""
-    return {text for item in items for text in (item.prompt, item.negative)}

@@ -22,10 +22,8 @@ from higfa_cli.errors import UserError
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import Drawn
 from higfa_cli.recipe.load import override_recipe
-from higfa_cli.stages.batch_files import Models
-from higfa_cli.stages.batching import batch_size, costliest_step
 from higfa_cli.stages.context import ArmContext, Context
-from higfa_cli.stages.drawing import contour_path, draw_items
+from higfa_cli.stages.drawing import Models, batch_size, contour_path, costliest_step, draw_items
 from higfa_cli.stages.inputs import synthesize_inputs
 from higfa_cli.stages.pipeline import check_upstream
 from higfa_cli.stages.plan import plan
@@ -49,9 +47,12 @@ def preview(ctx: Context, count: int, arms: Sequence[str]) -> dict[str, object]:
     rows, summaries = [], {}
     for arm, items in plans:
         drawn = _previewed(arm, models, items)
-        tiles = [_tile(item.cls, picture) for item, picture in zip(items, drawn, strict=True)]
+        tiles = [
+            _tile(_label(item.cls, picture), picture.pixels)
+            for item, picture in zip(items, drawn, strict=True)
+        ]
         for start in range(0, len(tiles), STRIP):
-            caption = _caption(arm.name if start == 0 else "")
+            caption = _tile(arm.name if start == 0 else "")
             rows.append([caption, *tiles[start : start + STRIP]])
         summaries[arm.name] = {"images": len(items), **_summary(drawn)}
     path = _place(ctx, f"preview-{count}.png")
@@ -90,11 +91,11 @@ def sweep(ctx: Context, key: str, values: Sequence[Any], arms: Sequence[str]) ->
     check_upstream(ctx, "synthesize", arms=arms)
     arm = ctx.arm(arms[0])
     chosen = sample(plan(arm), STRIP, ctx.recipe.seed)
-    contours = [_plain(read_image(contour_path(ctx, item)), item.cls) for item in chosen]
-    rows, table = [[_caption("contour"), *contours]], []
+    contours = [_tile(item.cls, read_image(contour_path(ctx, item))) for item in chosen]
+    rows, table = [[_tile("contour"), *contours]], []
     for value, drawn in _swept(arm, key, values, chosen):
-        tiles = [_plain(p.pixels, "failed" if p.pixels is None else "") for p in drawn]
-        rows.append([_caption(f"{key.rsplit('.', 1)[-1]} = {value}"), *tiles])
+        tiles = [_tile("failed" if p.pixels is None else "", p.pixels) for p in drawn]
+        rows.append([_tile(f"{key.rsplit('.', 1)[-1]} = {value}"), *tiles])
         table.append({"value": value, **_summary(drawn)})
     path = _place(ctx, f"sweep-{key}.png")
     write_bytes(path, encode_png(_sheet(rows)))
@@ -137,28 +138,25 @@ def _same_pictures(items: Sequence[PlanItem], chosen: Sequence[PlanItem]) -> lis
 def _summary(drawn: Sequence[Drawn]) -> dict[str, object]:
     """Mean final confidence of the guide (None where it was off) and failures."""
     final = [p.trace["p"][-1] for p in drawn if p.error is None]
-    known = [value for value in final if value is not None]
-    mean = round(sum(known) / len(known), 4) if known else None
+    guided = [value for value in final if value is not None]
+    mean = round(sum(guided) / len(guided), 4) if guided else None
     return {"confidence": mean, "failed": sum(p.error is not None for p in drawn)}
 
 
-def _tile(label: str, picture: Drawn) -> Image.Image:
+def _label(cls: str, picture: Drawn) -> str:
     final = picture.trace["p"][-1] if picture.trace else None
-    shown = "" if final is None else f" p={final:.2f}"
-    return _plain(picture.pixels, label + shown if picture.error is None else f"{label} failed")
+    if picture.error is not None:
+        return f"{cls} failed"
+    return cls if final is None else f"{cls} p={final:.2f}"
 
 
-def _plain(pixels: np.ndarray | None, label: str) -> Image.Image:
+def _tile(label: str, pixels: np.ndarray | None = None) -> Image.Image:
+    """A picture with its label below, or the label alone."""
     tile = Image.new("RGB", (TILE, TILE + CAPTION), "white")
     if pixels is not None:
         tile.paste(Image.fromarray(pixels).resize((TILE, TILE), Image.Resampling.BICUBIC))
-    ImageDraw.Draw(tile).text((2, TILE + 1), label[:22], fill="black")
-    return tile
-
-
-def _caption(text: str) -> Image.Image:
-    tile = Image.new("RGB", (TILE, TILE + CAPTION), "white")
-    ImageDraw.Draw(tile).text((4, TILE // 2), text[:22], fill="black")
+    top = TILE // 2 if pixels is None else TILE + 1
+    ImageDraw.Draw(tile).text((2, top), label[:22], fill="black")
     return tile
 
 

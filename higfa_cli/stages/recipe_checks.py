@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.util
+from importlib.util import find_spec
 from pathlib import Path
 
-from higfa_cli.data.prompt_bank import negative_for
-from higfa_cli.data.prompts import load_words
+from higfa_cli.data.prompts import load_words, negative_for
 from higfa_cli.recipe.refs import POCKET, existing_path, resolve_ref
 from higfa_cli.recipe.schema import Recipe
+from higfa_cli.stages.inputs import MODELS
 
 
 def check_recipe(recipe: Recipe, base: Path) -> None:
-    """Raise UserError unless the texts and parts that the recipe names are there.
+    """Raise UserError unless the texts and parts that a valid recipe names are there.
 
-    Args:
-        recipe: a valid recipe.
-        base: its folder.
+    `base` is the recipe's folder.
     """
     check_texts(recipe, base)
-    _check_pocket(recipe, base)
+    refs = {f"model.{key}": getattr(recipe.model, key) for key in MODELS}
+    for key, ref in {"data.root": recipe.data.root, **refs}.items():
+        if ref is not None and ref.startswith("pocket:") and not _is_of_absent_pocket(ref):
+            resolve_ref(ref, base, key)
 
 
 def check_texts(recipe: Recipe, base: Path) -> None:
@@ -29,25 +30,11 @@ def check_texts(recipe: Recipe, base: Path) -> None:
     """
     negative_for(recipe.prompts.model_copy(update={"negative": None}), base)
     words = recipe.data.class_words
-    if words is None or _is_of_absent_pocket(words):
-        return
-    load_words(existing_path(words, base, "data.class_words"))
-
-
-def _check_pocket(recipe: Recipe, base: Path) -> None:
-    refs = {
-        "data.root": recipe.data.root,
-        "model.base": recipe.model.base,
-        "model.controlnet": recipe.model.controlnet,
-        "model.gradient_autoencoder": recipe.model.gradient_autoencoder,
-    }
-    for key, ref in refs.items():
-        if ref is not None and ref.startswith("pocket:") and not _is_of_absent_pocket(ref):
-            resolve_ref(ref, base, key)
+    if words is not None and not _is_of_absent_pocket(words):
+        load_words(existing_path(words, base, "data.class_words"))
 
 
 def _is_of_absent_pocket(ref: str) -> bool:
     """Whether a reference is right, but its package is not installed: no fault of the recipe."""
-    name = ref.removeprefix("pocket:")
-    known = name != ref and name in POCKET
-    return known and importlib.util.find_spec("higfa_pocket") is None
+    scheme, _, name = ref.partition(":")
+    return scheme == "pocket" and name in POCKET and find_spec("higfa_pocket") is None

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import csv
-import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-from higfa_cli.artifacts.artifact import A, parse, read_model, read_rows
+from higfa_cli.artifacts.artifact import A, read_model, read_rows
 from higfa_cli.artifacts.atomic import write_text
-from higfa_cli.artifacts.fingerprint import hash_json, hash_tree
-from higfa_cli.artifacts.records import FilterCounts, ReportCounts, RunRecord, SynthesisCounts
+from higfa_cli.artifacts.records import ReportCounts
 from higfa_cli.artifacts.results import Calibration, Results
 from higfa_cli.artifacts.rows import ContourRow, PictureRow, TraceRow
-from higfa_cli.artifacts.run_record import StageInputs, stage_run
+from higfa_cli.artifacts.run_record import stage_run
 from higfa_cli.artifacts.safe_paths import contained
-from higfa_cli.artifacts.stage_state import read_record
-from higfa_cli.artifacts.workspace import StageFolder, SynthesizeFolder
+from higfa_cli.artifacts.workspace import SynthesizeFolder
 from higfa_cli.data.images import encode_png, fit_inside, read_image
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.arms import GALLERY, main_arm
@@ -35,61 +31,25 @@ from higfa_cli.report.page import (
 from higfa_cli.report.stats import Prediction
 from higfa_cli.report.tables import arms_csv, csv_text, latex_table
 from higfa_cli.stages.context import Context
-from higfa_cli.stages.summaries import ReportSummary
+from higfa_cli.stages.report_inputs import (
+    commands,
+    counts_of_arms,
+    is_guided,
+    report_inputs,
+    versions,
+)
 
 NAME = "report"
-VERSION = 2
-_SHOWN = ("torch", "diffusers", "transformers", "timm")
 # Twice the width of a gallery cell on a wide screen; larger pictures only make the page heavy.
 LONGEST_SIDE = 400
 
 
-def inputs(ctx: Context, **options: Any) -> StageInputs:
-    """What the report depends on. Raises UserError when the downstream results are missing."""
-    ws = ctx.ws
-    if not ws.downstream.results.is_file():
-        raise UserError(
-            f"{ws.downstream.results} is missing; run first: higfa train-downstream RECIPE"
-        )
-    predictions = ws.downstream.all_predictions()
-    files = {
-        ws.name(ws.downstream.results): hash_tree(ws.downstream.results),
-        ws.name(ws.downstream.arms): hash_json([(ws.name(p), hash_tree(p)) for p in predictions]),
-    }
-    optional = [
-        ws.contours.manifest,
-        *([ws.guide.calibration] if _is_guided(ctx) else []),
-    ]
-    for arm in map(ws.arm, ctx.recipe.drawn):
-        # The metadata hold every picture's own hash.
-        optional += [arm.synthesize.metadata, arm.synthesize.traces, arm.synthesize.sources]
-        optional.append(arm.filter.selection)
-    files |= {ws.name(path): hash_tree(path) for path in optional if path.exists()}
-    parameters = {
-        "version": VERSION,
-        "recipe": ctx.recipe.model_dump(
-            mode="json", exclude={"workspace": True, "run": {"device"}}
-        ),
-        "commands": list(_commands(ctx)),
-        "versions": _versions(ctx),
-        "drawn": {
-            arm.name: [
-                arm.cost and arm.cost.plain(),
-                arm.device,
-                arm.filtered and arm.filtered.plain(),
-            ]
-            for arm in _drawn(ctx)
-        },
-    }
-    return StageInputs(parameters=parameters, files=files)
-
-
-def run(ctx: Context, **options: Any) -> ReportSummary:
+def run(ctx: Context) -> Mapping[str, object]:
     """Write report.html, report.md, results.csv and results.tex; returns the verdict.
 
     Raises UserError: results missing, or artifacts that contradict one another.
     """
-    stage_inputs = inputs(ctx)
+    inputs = report_inputs(ctx)
     # Everything is read and rendered before the folder is touched: bad input leaves no trace.
     context, files = page_context(read_material(ctx)), ctx.ws.report
     texts = {
@@ -98,7 +58,7 @@ def run(ctx: Context, **options: Any) -> ReportSummary:
         files.csv: arms_csv(context["arms"]),
         files.latex: latex_table(context["arms_table"]),
     }
-    with stage_run(files.directory, stage_inputs, ctx.recipe) as record:
+    with stage_run(files.directory, inputs, ctx.recipe) as record:
         for path, text in texts.items():
             write_text(path, text)
             record.output(path)
@@ -122,7 +82,7 @@ def read_material(ctx: Context) -> Material:
         for name in ctx.recipe.arms
         for row in _rows(ws.arm(name).synthesize.failed, PictureRow)
     ]
-    read_calibration = _is_guided(ctx) and ws.guide.calibration.is_file()
+    read_calibration = is_guided(ctx) and ws.guide.calibration.is_file()
     return Material(
         recipe=ctx.recipe,
         results=results,
@@ -135,13 +95,9 @@ def read_material(ctx: Context) -> Material:
         failed=len(failed),
         guided=main.guidance.consulted,
         drawn=_drawn(ctx),
-        commands=_commands(ctx) or ("higfa run RECIPE",),
-        versions=_versions(ctx),
+        commands=commands(ctx) or ("higfa run RECIPE",),
+        versions=versions(ctx),
     )
-
-
-def _is_guided(ctx: Context) -> bool:
-    return any(ctx.recipe.arm(name).guidance.consulted for name in ctx.recipe.arms)
 
 
 def _finished(files: SynthesizeFolder) -> Iterator[TraceRow]:
@@ -223,55 +179,6 @@ def _picture(ctx: Context, path: Path, label: str, ours: bool = False) -> Pictur
 def _drawn(ctx: Context) -> tuple[DrawnArm, ...]:
     """The recipe's arms, with what was counted while they were drawn and filtered."""
     return tuple(
-        DrawnArm(
-            name=name,
-            changes=changes,
-            cost=_counts(arm.synthesize, SynthesisCounts),
-            device=_device(arm.synthesize),
-            filtered=_counts(arm.filter, FilterCounts),
-        )
-        for name, changes in ctx.recipe.arms.items()
-        for arm in (ctx.ws.arm(name),)
+        DrawnArm(name, ctx.recipe.arms[name], *counted)
+        for name, counted in counts_of_arms(ctx).items()
     )
-
-
-def _counts(files: StageFolder, model: type[A]) -> A | None:
-    if not files.record.is_file():
-        return None
-    record = read_record(files.directory)
-    return parse(record.counts, model, files.record) if record.status == "done" else None
-
-
-def _device(files: SynthesizeFolder) -> str:
-    """What the pictures were drawn on; empty where nothing was drawn."""
-    return read_record(files.directory).device if files.record.is_file() else ""
-
-
-def _records(ctx: Context) -> Iterator[RunRecord]:
-    arms = [ctx.ws.arm(name) for name in ctx.recipe.drawn]
-    folders: list[StageFolder] = [ctx.ws.contours, ctx.ws.guide]
-    folders += [*(arm.synthesize for arm in arms), *(arm.filter for arm in arms)]
-    for files in (*folders, ctx.ws.downstream):
-        if files.record.is_file():
-            yield read_record(files.directory)
-
-
-def _commands(ctx: Context) -> tuple[str, ...]:
-    """The distinct command lines that ran the stages, in their order; none if run from Python."""
-    lines = []
-    for record in _records(ctx):
-        program, *arguments = record.argv or ("",)
-        if Path(program).name in ("higfa", "higfa.exe", "__main__.py"):
-            lines.append(shlex.join(["higfa", *arguments]))
-    return tuple(dict.fromkeys(lines))
-
-
-def _versions(ctx: Context) -> dict[str, str]:
-    """Library -> version; several where stages ran with different ones."""
-    found: dict[str, dict[str, None]] = {}
-    for record in _records(ctx):
-        shown = {"higfa": record.higfa, "Python": record.python}
-        shown |= {name: record.libraries[name] for name in _SHOWN if name in record.libraries}
-        for name, version in shown.items():
-            found.setdefault(name, {})[version] = None
-    return {name: ", ".join(versions) for name, versions in found.items()}

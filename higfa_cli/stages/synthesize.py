@@ -1,65 +1,41 @@
-"""Stage `synthesize`: contours and guide in, pictures with their traces out."""
+"""Stage `synthesize`: contours and guide in, pictures with their traces out.
+
+Several processes can draw one plan: a shard each, whoever starts them. All draw by the plan that
+the first one settled (batches, their size, threads per process), so who draws a batch does not
+change it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import torch
 
-from higfa_cli.artifacts.atomic import write_bytes
-from higfa_cli.artifacts.records import SynthesisCounts
-from higfa_cli.artifacts.rows import PlanItem
-from higfa_cli.artifacts.run_record import StageRun, stage_run
-from higfa_cli.data.images import encode_png, fit_square
-from higfa_cli.models.diffusion import DiffusionModel
-from higfa_cli.models.draw import evaluations
-from higfa_cli.stages.batch_files import Models, failures, rows_of, write_metadata
-from higfa_cli.stages.context import ArmContext, Context, Silent, arms_of
-from higfa_cli.stages.engines import Engine, engine_of
-from higfa_cli.stages.inputs import synthesize_inputs
-from higfa_cli.stages.photos import load_photos
-from higfa_cli.stages.plan import arm_plan
-from higfa_cli.stages.shards import (
-    ArmJob,
-    Shard,
-    closed,
-    count_workers,
-    draw_batches,
-    open_plan,
-    run_shard,
-    settle,
-    torch_threads,
-    watch,
+from higfa_cli.artifacts.lock import folder_lock, gate, living_parts
+from higfa_cli.artifacts.rows import PlanFile
+from higfa_cli.artifacts.run_record import (
+    StageRun,
+    closing_run,
+    opening_run,
+    part_run,
+    stage_run,
 )
+from higfa_cli.errors import UserError
+from higfa_cli.models.device import gpus, resolve_device
+from higfa_cli.stages.arm_job import ArmJob, Batch
+from higfa_cli.stages.context import Context, Silent, arms_of
+from higfa_cli.stages.drawing import Models, torch_threads
+from higfa_cli.stages.engines import Crew, Engine, engine_of
+from higfa_cli.stages.inputs import synthesize_inputs
+from higfa_cli.stages.plan import arm_plan
 
 NAME = "synthesize"
-
-
-@dataclass(frozen=True)
-class ShardTask:
-    """One shard of every arm's plan, for an engine; `ctx` is silent."""
-
-    ctx: Context
-    arms: tuple[str, ...]
-    index: int
-    count: int
-
-    def __call__(self) -> None:
-        """Draw it. Raises UserError as `run`."""
-        run(self.ctx, self.arms, shard=(self.index, self.count))
-
-    @property
-    def device(self) -> str:
-        """As the recipe names it."""
-        return self.ctx.recipe.run.device
-
-    def on(self, device: str) -> ShardTask:
-        """The same on another device."""
-        run = self.ctx.recipe.run.model_copy(update={"device": device})
-        recipe = self.ctx.recipe.model_copy(update={"run": run})
-        return replace(self, ctx=replace(self.ctx, recipe=recipe))
+_POLL_SECONDS = 0.1
 
 
 def run(
@@ -87,15 +63,14 @@ def run(
     """
     chosen = arms_of(ctx, NAME, arms)
     inputs = [synthesize_inputs(arm) for arm in chosen]
-    plans = [arm_plan(arm) for arm in chosen]
-    models = Models(list(zip(chosen, plans, strict=True)))
+    plans = [(arm, arm_plan(arm)) for arm in chosen]
+    models = Models(plans)
     jobs = [
-        ArmJob(arm, read, models, items)
-        for arm, read, items in zip(chosen, inputs, plans, strict=True)
+        ArmJob(arm, read, models, items) for (arm, items), read in zip(plans, inputs, strict=True)
     ]
     if shard is not None:
-        return {job.ctx.name: run_shard(job, Shard(*shard), _finish) for job in jobs}
-    if (count := count_workers(ctx, workers)) > 1:
+        return {job.ctx.name: _draw_shard(job, *shard) for job in jobs}
+    if (count := _count_workers(ctx, workers)) > 1:
         return _draw_in_shards(ctx, jobs, count, engine_of(engine), retry_failed)
     return {job.ctx.name: _draw(job, not ctx.force, retry_failed) for job in jobs}
 
@@ -104,9 +79,34 @@ def _draw(job: ArmJob, resume: bool, retry_failed: bool = False) -> Mapping[str,
     """Draw an arm in this process."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    directory = job.ctx.ws.synthesize.directory
-    with stage_run(directory, job.inputs, job.ctx.recipe, resume) as record:
-        return _finish(job, record, retry_failed)
+    with stage_run(job.files.directory, job.inputs, job.ctx.recipe, resume) as record:
+        return job.finish(record, retry_failed)
+
+
+def _draw_shard(job: ArmJob, index: int, count: int) -> Mapping[str, object]:
+    """Draw one shard of an arm; close the arm if all the others are done.
+
+    Raises UserError (exit code 75): the shard is taken, or one process draws the whole plan.
+    """
+    recipe, directory = job.ctx.recipe, job.files.directory
+    settled: list[tuple[PlanFile, list[Batch]]] = []
+
+    def settle(record: StageRun) -> None:
+        settled.append(job.settle(record))
+
+    with part_run(directory, job.inputs, recipe, f"shard-{index}-of-{count}", settle) as record:
+        ((plan, groups),) = settled
+        with torch_threads(plan.threads):
+            job.draw(record, [group for group in groups if group[0].batch % count == index])
+    with gate(directory), folder_lock(directory):
+        so_far, total = len(job.files.all_traces()), len(groups)
+        if (summary := job.closed()) is not None:
+            return summary
+        if so_far < total or living_parts(directory):
+            done = f"shard {index}/{count} done, {so_far} of {total} batches so far"
+            return {"output": str(job.files.images), "state": done}
+        with closing_run(directory, job.inputs, recipe) as record:
+            return job.finish(record)
 
 
 def _draw_in_shards(
@@ -116,67 +116,72 @@ def _draw_in_shards(
 
     Raises UserError when one ended before its time; the batches of the others stay.
     """
-    todo = {job.ctx.name: open_plan(job, count, retry_failed) for job in jobs}
-    traces = [
-        job.ctx.ws.synthesize.trace(group[0].batch) for job in jobs for group in todo[job.ctx.name]
-    ]
+    todo = {job.ctx.name: _open_plan(job, count, retry_failed) for job in jobs}
+    traces = [job.files.trace(group[0].batch) for job in jobs for group in todo[job.ctx.name]]
     if (shards := min(count, len(traces))) > 0:
-        silent = replace(ctx, progress=Silent())
-        tasks = [ShardTask(silent, tuple(todo), index, shards) for index in range(shards)]
-        watch(ctx, engine(tasks), traces)
-    summaries = {job.ctx.name: closed(job) or _draw(job, resume=True) for job in jobs}
+        draw = partial(_draw_on, replace(ctx, progress=Silent()), tuple(todo), shards)
+        _watch(ctx, engine(draw, shards, ctx.recipe.run.device), traces)
+    summaries = {job.ctx.name: job.closed() or _draw(job, resume=True) for job in jobs}
     return {
         name: {**summary, "drawn_now": sum(len(group) for group in todo[name])}
         for name, summary in summaries.items()
     }
 
 
-def _finish(job: ArmJob, record: StageRun, retry_failed: bool = False) -> Mapping[str, object]:
-    """Draw what is missing of the plan, then everything that is made of the whole."""
-    ctx, models = job.ctx, job.models
-    files = ctx.ws.synthesize
-    settled = settle(job, record)
-    with torch_threads(settled.threads):
-        drawn = draw_batches(ctx, record, models, settled.groups, retry_failed)
-        model, _ = models.of(ctx)
-        record.device = str(model.device)
-        rows = [row for group in settled.groups for row in rows_of(record, files, group)]
-        write_metadata(record, files, rows)
-        if ctx.sample is not None:
-            _write_sources(ctx, record, settled.items)
-    levels = model.solver(ctx.recipe.sampling.steps).levels
-    denoiser, passes = evaluations(ctx.recipe.guidance, levels)
-    seconds = sum(record.seconds.values())
-    failed = failures(rows)
-    counts = SynthesisCounts(
-        images=len(rows) - sum(failed.values()),
-        failed=sum(failed.values()),
-        failures=failed,
-        smallest_batch=min((row.effective_batch for row in rows), default=None),
-        drawn_now=drawn,
-        seconds=round(seconds, 3),
-        seconds_per_image=round(seconds / len(rows), 4),
-        denoiser_evaluations_per_image=denoiser,
-        guide_evaluations_per_image=passes,
-        batch_size=settled.batch_size,
-        dtype=ctx.recipe.model.dtype,
-        peak_device_memory=_peak_memory(model),
-    )
-    record.counts = counts
-    return {"output": str(files.images), **counts.plain()}
+def _draw_on(ctx: Context, arms: Sequence[str], count: int, index: int, device: str) -> None:
+    """Draw one shard of every arm on a device, in a process of its own."""
+    run_there = ctx.recipe.run.model_copy(update={"device": device})
+    recipe = ctx.recipe.model_copy(update={"run": run_there})
+    run(replace(ctx, recipe=recipe), arms, shard=(index, count))
 
 
-def _write_sources(ctx: ArmContext, record: StageRun, items: Sequence[PlanItem]) -> None:
-    """The photos of the gallery's pictures beside them, so that the report needs no data."""
-    photos = {sample.key: sample for sample in load_photos(ctx).samples}
-    for item in items:
-        path = ctx.ws.synthesize.source(item.id)
-        write_bytes(path, encode_png(fit_square(photos[item.source].read(), ctx.recipe.size)))
-        record.output(path)
+def _count_workers(ctx: Context, wanted: int | Literal["auto"]) -> int:
+    """`auto`: one per GPU; on a CPU one per two cores."""
+    if wanted != "auto":
+        return wanted
+    if resolve_device(ctx.recipe.run.device).type == "cuda":
+        return gpus()
+    return max(1, (os.cpu_count() or 1) // 2)
 
 
-def _peak_memory(model: DiffusionModel) -> int | None:
-    """Most bytes that the device held for tensors in this process; None where nobody counts."""
-    if model.device.type != "cuda":
-        return None
-    return int(torch.cuda.max_memory_allocated(model.device))
+def _open_plan(job: ArmJob, workers: int, retry_failed: bool) -> list[Batch]:
+    """Settle the plan for shards that follow; the batches that they are to draw.
+
+    Raises UserError (exit code 75): the folder is in use.
+    """
+    resume = not job.ctx.force
+    with opening_run(job.files.directory, job.inputs, job.ctx.recipe, resume) as record:
+        _, groups = job.settle(record, workers)
+        todo = [group for group in groups if not job.is_whole(record, group, retry_failed)]
+        # A trace that stays would look like a finished batch.
+        for group in todo:
+            job.files.trace(group[0].batch).unlink(missing_ok=True)
+    return todo
+
+
+def _watch(ctx: Context, crew: Crew, traces: Sequence[Path]) -> None:
+    """Show how the shards get on, until nobody works any more.
+
+    Raises UserError when a batch is missing then; those that are drawn stay.
+    """
+    try:
+        for _ in ctx.progress.track(_written(crew, traces), NAME, total=len(traces)):
+            pass
+    finally:
+        codes = crew.end()
+    drawn = sum(path.is_file() for path in traces)
+    if drawn < len(traces):
+        failed = ", ".join(str(code) for code in codes if code)
+        raise UserError(
+            f"a worker ended before its time (exit codes {failed or '0'}): {drawn} of "
+            f"{len(traces)} batches are drawn; run the same command again"
+        )
+
+
+def _written(crew: Crew, traces: Sequence[Path]) -> Iterator[Path]:
+    waiting, working = list(traces), True
+    while working:
+        working = crew.working(_POLL_SECONDS)
+        for path in [path for path in waiting if path.is_file()]:
+            waiting.remove(path)
+            yield path

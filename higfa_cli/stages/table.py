@@ -10,18 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from higfa_cli.artifacts.run_record import StageInputs
+from higfa_cli.artifacts.stage_state import StageInputs
 from higfa_cli.artifacts.workspace import Workspace
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.schema import Recipe
-from higfa_cli.stages import contours, report
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.inputs import (
+    contour_inputs,
     downstream_inputs,
     filter_inputs,
     guide_inputs,
     synthesize_inputs,
 )
+from higfa_cli.stages.report_inputs import report_inputs
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,12 @@ def stage_of(name: str) -> Stage:
     raise UserError(f"there is no stage `{name}`; stages are {names}", exit_code=2)
 
 
+def _contours(ctx: Context) -> Mapping[str, object]:
+    from higfa_cli.stages import contours
+
+    return contours.run(ctx)
+
+
 def _guide(ctx: Context) -> Mapping[str, object]:
     from higfa_cli.stages import finetune_guide
 
@@ -77,15 +84,21 @@ def _downstream(ctx: Context, **options: Any) -> Mapping[str, object]:
     return train_downstream.run(ctx, **options)
 
 
+def _report(ctx: Context) -> Mapping[str, object]:
+    from higfa_cli.stages import report
+
+    return report.run(ctx)
+
+
 _WRITES = {name: folder.writes for name, folder in Workspace(Path()).stages.items()}
 STAGES = tuple(
     Stage(name, inputs, run, _WRITES[name], arms)
     for name, inputs, run, arms in (
-        ("contours", contours.inputs, contours.run, None),
+        ("contours", contour_inputs, _contours, None),
         ("finetune-guide", guide_inputs, _guide, None),
         ("synthesize", synthesize_inputs, _synthesize, lambda recipe: recipe.drawn),
         ("filter", filter_inputs, _filter, lambda recipe: recipe.arms),
         ("train-downstream", downstream_inputs, _downstream, None),
-        ("report", report.inputs, report.run, None),
+        ("report", report_inputs, _report, None),
     )
 )

@@ -23,22 +23,19 @@ from higfa_cli.models.backbones import create_backbone
 from higfa_cli.models.classifier import ClassifierSpec, load_classifier, save_classifier
 from higfa_cli.models.device import resolve_device
 from higfa_cli.report.tables import csv_cell
-from higfa_cli.stages.arms import STAGE, Arm, Folder, choose_arms, left_out
-from higfa_cli.stages.context import Context
+from higfa_cli.stages.arms import choose_arms, left_out
+from higfa_cli.stages.context import Context, load_photos
 from higfa_cli.stages.inputs import downstream_inputs
-from higfa_cli.stages.photos import load_photos
-from higfa_cli.stages.summaries import DownstreamSummary
 from higfa_cli.training.calibration import fit_temperature
-from higfa_cli.training.folds import stratified_folds
-from higfa_cli.training.mixing import TrainSet
-from higfa_cli.training.pictures import Pictures, load_pictures
+from higfa_cli.training.pictures import Pictures, TrainSet, load_pictures, stratified_folds
 from higfa_cli.training.synthetic import SyntheticFolder, list_synthetic
 from higfa_cli.training.trainer import fit, predict_logits
 
-NAME = STAGE
+NAME = "train-downstream"
 _HELD_OUT_PARTS = 5
 HELD_OUT = "a stratified fifth of the training photos, held out because there is no val split"
 LAST = "last"
+_MEASURES = ("val_accuracy", "test_accuracy", "test_macro_f1")
 
 
 @dataclass(frozen=True)
@@ -50,19 +47,9 @@ class RealPhotos:
     chosen_by: str
 
 
-@dataclass(frozen=True)
-class Material:
-    """Everything of one arm that is the same for all its seeds."""
-
-    arm: Arm
-    listing: SyntheticFolder | None
-    train: TrainSet
-    val: Pictures | None
-
-
 def run(
     ctx: Context, synthetic: Sequence[str] = (), arms: Sequence[str] | None = None
-) -> DownstreamSummary:
+) -> Mapping[str, object]:
     """Train each arm once per seed with the same number of steps, then read the test photos.
 
     `synthetic`: `[NAME=]DIR` each, a folder of class folders. `arms`: only the arms of these
@@ -83,42 +70,48 @@ def run(
     held = {sample.key for sample in photos.chooses}
     listings = {
         arm.name: None
-        if arm.source is None
-        else list_synthetic(arm.source.folder, dataset.classes, held, arm.source.kept())
+        if arm.folder is None
+        else list_synthetic(arm.folder, dataset.classes, held, arm.kept())
         for arm in chosen
     }
     create_backbone(recipe.downstream, len(dataset.classes), ctx.base, 0, "downstream")
     inputs = downstream_inputs(ctx, synthetic, arms)
-    foreign = [listings[arm.name] for arm in chosen if isinstance(arm.source, Folder)]
-    _check_readable(ctx, dataset.of("test"), [one for one in foreign if one is not None])
+    given = [listings[arm.name] for arm in chosen if arm.drawn is None]
+    _check_readable(ctx, dataset.of("test"), [listing for listing in given if listing is not None])
     with stage_run(files.directory, inputs, recipe, resume=not ctx.force) as record:
         record.device = str(device)
-        real, val = _real(ctx, photos)
+        training = _Training(ctx, dataset, record, device)
+        real = training.load(photos.train)
+        val = training.load(photos.chooses) if photos.chooses else None
         trained = {}
         for arm in chosen:
-            material = _material(ctx, arm, listings[arm.name], real, val)
-            trained[arm.name] = [
-                _train(ctx, dataset, material, seed, record) for seed in _seeds(ctx)
-            ]
-        tested = _tested(ctx, dataset, trained, record)
+            train = training.mixed(arm.name, listings[arm.name], real)
+            seeds = dict.fromkeys(recipe.downstream.seeds)
+            trained[arm.name] = [training.train(arm.name, train, val, seed) for seed in seeds]
+        tests = dataset.of("test")
+        pictures = training.load(tests) if tests else None
         results = Results(
             arms=tuple(
-                _arm_result(ctx, arm, listings[arm.name], tested[arm.name]) for arm in chosen
+                ArmResult(
+                    name=arm.name,
+                    synthetic=arm.recorded,
+                    synthetic_images=0 if listing is None else len(listing.paths),
+                    missing_classes=() if listing is None else listing.missing,
+                    runs=tuple(training.test(arm.name, row, pictures) for row in trained[arm.name]),
+                )
+                for arm in chosen
+                for listing in (listings[arm.name],)
             ),
             classes=dataset.classes,
             chosen_by=photos.chosen_by,
             test="read once per checkpoint, after all training"
-            if dataset.of("test")
+            if tests
             else "no test split: test accuracy is null",
-            counts=SplitCounts(
-                train=len(photos.train),
-                val=len(photos.chooses),
-                test=len(dataset.of("test")),
-            ),
+            counts=SplitCounts(train=len(photos.train), val=len(photos.chooses), test=len(tests)),
         )
         write_model(files.results, results)
         record.output(files.results)
-        trainings = sum(len(rows) for rows in tested.values())
+        trainings = sum(map(len, trained.values()))
         record.counts = DownstreamCounts(arms=len(chosen), trainings=trainings)
     return _summary(ctx, results)
 
@@ -147,23 +140,6 @@ def hold_out(dataset: Dataset, seed: int) -> RealPhotos:
     return RealPhotos(rest, tuple(held), HELD_OUT)
 
 
-def _seeds(ctx: Context) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(ctx.recipe.downstream.seeds))
-
-
-def _real(ctx: Context, photos: RealPhotos) -> tuple[Pictures, Pictures | None]:
-    real = _load(ctx, photos.train)
-    return real, _load(ctx, photos.chooses) if photos.chooses else None
-
-
-def _load(ctx: Context, samples: Sequence[Sample]) -> Pictures:
-    return load_pictures(
-        (sample.read() for sample in samples),
-        [sample.class_id for sample in samples],
-        ctx.recipe.downstream.image_size,
-    )
-
-
 def _check_readable(
     ctx: Context, samples: Sequence[Sample], listings: Sequence[SyntheticFolder]
 ) -> None:
@@ -175,139 +151,108 @@ def _check_readable(
             read_image(path)
 
 
-def _material(
-    ctx: Context,
-    arm: Arm,
-    listing: SyntheticFolder | None,
-    real: Pictures,
-    val: Pictures | None,
-) -> Material:
-    config = ctx.recipe.downstream
-    if listing is None:
-        return Material(arm, None, TrainSet(real), val)
-    if listing.missing:
-        ctx.progress.note(
-            f"{arm.name}: no pictures of {len(listing.missing)} classes "
-            f"({', '.join(listing.missing[:4])}); their real photos stay as they are"
+@dataclass(frozen=True)
+class _Training:
+    """What all trainings have in common."""
+
+    ctx: Context
+    dataset: Dataset
+    record: StageRun
+    device: torch.device
+
+    def load(self, samples: Sequence[Sample]) -> Pictures:
+        return load_pictures(
+            (sample.read() for sample in samples),
+            [sample.class_id for sample in samples],
+            self.ctx.recipe.downstream.image_size,
         )
-    photos = (read_image(path) for path in listing.paths)
-    second = load_pictures(photos, listing.labels, config.image_size)
-    return Material(arm, listing, TrainSet(real, second, config.replacement, "each"), val)
 
+    def mixed(self, arm: str, listing: SyntheticFolder | None, real: Pictures) -> TrainSet:
+        """What an arm trains on, whatever the seed."""
+        config = self.ctx.recipe.downstream
+        if listing is None:
+            return TrainSet(real)
+        if listing.missing:
+            self.ctx.progress.note(
+                f"{arm}: no pictures of {len(listing.missing)} classes "
+                f"({', '.join(listing.missing[:4])}); their real photos stay as they are"
+            )
+        drawn = (read_image(path) for path in listing.paths)
+        second = load_pictures(drawn, listing.labels, config.image_size)
+        return TrainSet(real, second, config.replacement, "each")
 
-def _train(
-    ctx: Context, dataset: Dataset, material: Material, seed: int, record: StageRun
-) -> TrainingRow:
-    """One training, or what an interrupted run left of it; returns its row of the results."""
-    files = ctx.ws.downstream.training(material.arm.name, seed)
-    paths = (files.model, files.history, files.result)
-    names = [ctx.ws.downstream.name(path) for path in paths]
-    if all(map(record.is_kept, names)):
-        for name in names:
-            record.keep(name)
-        return read_model(files.result, TrainingRow)
-    config, classes = ctx.recipe.downstream, len(dataset.classes)
-    device = resolve_device(ctx.recipe.run.device)
-    # Seeds do not depend on the arm: arms of one seed start from the same weights.
-    head, order = (seed_for(ctx.recipe.seed, NAME, seed, what) for what in ("head", "order"))
-    backbone = create_backbone(config, classes, ctx.base, head, "downstream")
-    fitted = fit(
-        backbone,
-        material.train,
-        material.val,
-        config,
-        classes,
-        order,
-        device,
-        ctx.progress,
-        f"{material.arm.name}, seed {seed}",
-        record.scratch(f"{class_dir(material.arm.name)}-{seed}.pt"),
-    )
-    backbone.network.load_state_dict(fitted.best_state)
-    temperature = 1.0
-    if material.val is not None:
-        logits = predict_logits(backbone, material.val, device)
-        temperature = fit_temperature(logits, material.val.labels)
-    spec = ClassifierSpec(
-        backbone.name,
-        dataset.classes,
-        config.image_size,
-        backbone.mean,
-        backbone.std,
-        temperature,
-    )
-    row = TrainingRow(
-        seed=seed,
-        best_epoch=fitted.best_epoch,
-        val_accuracy=fitted.val_accuracy,
-        temperature=temperature,
-        replaced=sum(epoch.replaced for epoch in fitted.history) / len(fitted.history),
-        steps=fitted.steps,
-        images_seen=fitted.images_seen,
-        seconds=round(fitted.seconds, 3),
-    )
-    about = {"stage": NAME, "arm": material.arm.name, "seed": str(seed)}
-    save_classifier(files.model, backbone.network, spec, about)
-    write_rows(files.history, fitted.history)
-    write_model(files.result, row)
-    for path in paths:
-        record.output(path)
-    record.scratch(f"{class_dir(material.arm.name)}-{seed}.pt").unlink()
-    return row
+    def train(self, arm: str, train: TrainSet, val: Pictures | None, seed: int) -> TrainingRow:
+        """One training, or what an interrupted run left of it; its row of the results."""
+        ctx, record, classes = self.ctx, self.record, self.dataset.classes
+        files = ctx.ws.downstream.training(arm, seed)
+        paths = (files.model, files.history, files.result)
+        names = [ctx.ws.downstream.name(path) for path in paths]
+        if all(map(record.is_kept, names)):
+            for name in names:
+                record.keep(name)
+            return read_model(files.result, TrainingRow)
+        config = ctx.recipe.downstream
+        # Seeds do not depend on the arm: arms of one seed start from the same weights.
+        head, order = (seed_for(ctx.recipe.seed, NAME, seed, what) for what in ("head", "order"))
+        backbone = create_backbone(config, len(classes), ctx.base, head, "downstream")
+        begun = record.scratch(f"{class_dir(arm)}-{seed}.pt")
+        fitted = fit(
+            backbone,
+            train,
+            val,
+            config,
+            len(classes),
+            order,
+            self.device,
+            ctx.progress,
+            f"{arm}, seed {seed}",
+            begun,
+        )
+        backbone.network.load_state_dict(fitted.best_state)
+        temperature = 1.0
+        if val is not None:
+            temperature = fit_temperature(predict_logits(backbone, val, self.device), val.labels)
+        spec = ClassifierSpec(
+            backbone.name, classes, config.image_size, backbone.mean, backbone.std, temperature
+        )
+        row = TrainingRow(
+            seed=seed,
+            best_epoch=fitted.best_epoch,
+            val_accuracy=fitted.val_accuracy,
+            temperature=temperature,
+            replaced=sum(epoch.replaced for epoch in fitted.history) / len(fitted.history),
+            steps=fitted.steps,
+            images_seen=fitted.images_seen,
+            seconds=round(fitted.seconds, 3),
+        )
+        origin = {"stage": NAME, "arm": arm, "seed": str(seed)}
+        save_classifier(files.model, backbone.network, spec, origin)
+        write_rows(files.history, fitted.history)
+        write_model(files.result, row)
+        for path in paths:
+            record.output(path)
+        begun.unlink()
+        return row
 
-
-def _arm_result(
-    ctx: Context, arm: Arm, listing: SyntheticFolder | None, runs: tuple[ArmRun, ...]
-) -> ArmResult:
-    return ArmResult(
-        name=arm.name,
-        synthetic=arm.recorded,
-        synthetic_images=0 if listing is None else len(listing.paths),
-        missing_classes=() if listing is None else listing.missing,
-        runs=runs,
-    )
-
-
-def _tested(
-    ctx: Context,
-    dataset: Dataset,
-    trained: Mapping[str, Sequence[TrainingRow]],
-    record: StageRun,
-) -> dict[str, tuple[ArmRun, ...]]:
-    """Arm -> its trainings with test accuracy and macro F1; writes each one's predictions.csv."""
-    samples = dataset.of("test")
-    pictures = _load(ctx, samples) if samples else None
-    return {
-        arm: tuple(_test(ctx, dataset, pictures, arm, row, record) for row in rows)
-        for arm, rows in trained.items()
-    }
-
-
-def _test(
-    ctx: Context,
-    dataset: Dataset,
-    pictures: Pictures | None,
-    arm: str,
-    row: TrainingRow,
-    record: StageRun,
-) -> ArmRun:
-    if pictures is None:
-        return ArmRun(**row.plain(), test_accuracy=None, test_macro_f1=None)
-    files = ctx.ws.downstream.training(arm, row.seed)
-    classifier = load_classifier(files.model, resolve_device(ctx.recipe.run.device))
-    confidence, predicted = classifier.probabilities(pictures.images).max(1)
-    names = [dataset.classes[index] for index in predicted.tolist()]
-    write_text(files.predictions, _csv(dataset.of("test"), names, confidence.tolist()))
-    record.output(files.predictions)
-    hits = predicted == pictures.labels
-    macro_f1 = multiclass_f1_score(
-        predicted, pictures.labels, num_classes=len(dataset.classes), average="macro"
-    )
-    return ArmRun(
-        **row.plain(),
-        test_accuracy=float(hits.to(torch.float64).mean()),
-        test_macro_f1=float(macro_f1),
-    )
+    def test(self, arm: str, row: TrainingRow, pictures: Pictures | None) -> ArmRun:
+        """The row with test accuracy and macro F1; writes predictions.csv."""
+        if pictures is None:
+            return ArmRun(**row.plain(), test_accuracy=None, test_macro_f1=None)
+        files, classes = self.ctx.ws.downstream.training(arm, row.seed), self.dataset.classes
+        classifier = load_classifier(files.model, self.device)
+        confidence, predicted = classifier.probabilities(pictures.images).max(1)
+        names = [classes[index] for index in predicted.tolist()]
+        write_text(files.predictions, _csv(self.dataset.of("test"), names, confidence.tolist()))
+        self.record.output(files.predictions)
+        hits = predicted == pictures.labels
+        macro_f1 = multiclass_f1_score(
+            predicted, pictures.labels, num_classes=len(classes), average="macro"
+        )
+        return ArmRun(
+            **row.plain(),
+            test_accuracy=float(hits.to(torch.float64).mean()),
+            test_macro_f1=float(macro_f1),
+        )
 
 
 def _csv(samples: Sequence[Sample], predicted: Sequence[str], confidence: Sequence[float]) -> str:
@@ -321,26 +266,21 @@ def _csv(samples: Sequence[Sample], predicted: Sequence[str], confidence: Sequen
     return buffer.getvalue()
 
 
-def _summary(ctx: Context, results: Results) -> DownstreamSummary:
-    def mean(values: Sequence[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        return sum(known) / len(known) if len(known) == len(values) else None
-
+def _summary(ctx: Context, results: Results) -> Mapping[str, object]:
     return {
-        "stage": NAME,
         "results": str(ctx.ws.downstream.results),
         "chosen_by": results.chosen_by,
         "test": results.test,
         "counts": results.counts.plain(),
         "arms": [
-            {
-                "arm": arm.name,
-                "synthetic_images": arm.synthetic_images,
-                "seeds": len(arm.runs),
-                "val_accuracy": mean([run.val_accuracy for run in arm.runs]),
-                "test_accuracy": mean([run.test_accuracy for run in arm.runs]),
-                "test_macro_f1": mean([run.test_macro_f1 for run in arm.runs]),
-            }
+            {"arm": arm.name, "synthetic_images": arm.synthetic_images, "seeds": len(arm.runs)}
+            | {key: _mean([getattr(run, key) for run in arm.runs]) for key in _MEASURES}
             for arm in results.arms
         ],
     }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """None where a value is missing."""
+    numbers = [value for value in values if value is not None]
+    return sum(numbers) / len(numbers) if len(numbers) == len(values) else None

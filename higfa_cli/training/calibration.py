@@ -90,17 +90,15 @@ def calibrate(
 
     Without guided levels the reconstructions take their place.
     """
-    noised = torch.tensor([level is not None for level in held.levels])
+    indices = torch.tensor([-1 if level is None else level.index for level in held.levels])
+    noised = indices >= 0
     at = noised if bool(noised.any()) else ~noised
     temperature = fit_temperature(held.logits[at], held.labels[at])
 
     def of(mask: Tensor) -> Assessment:
         return assess(held.logits[mask], held.labels[mask], temperature)
 
-    masks = [
-        (level, torch.tensor([one is not None and one.index == level.index for one in held.levels]))
-        for level in levels
-    ]
+    masks = [(level, indices == level.index) for level in levels]
     return Calibration(
         source=source,
         temperature=temperature,

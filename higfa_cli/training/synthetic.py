@@ -9,16 +9,15 @@ from pathlib import Path, PurePosixPath
 from higfa_cli.artifacts.atomic import read_jsonl
 from higfa_cli.artifacts.class_folders import class_dirs, class_name
 from higfa_cli.artifacts.workspace import METADATA
-from higfa_cli.data.images import IMAGE_SUFFIXES
+from higfa_cli.data.layouts.common import IMAGE_SUFFIXES
 from higfa_cli.errors import UserError
 from higfa_cli.text import did_you_mean
 
 
 @dataclass(frozen=True)
 class SyntheticFolder:
-    """Pictures pictures in a folder: sorted paths, their class ids, and the classes without any."""
+    """Pictures of a folder: sorted paths, their class ids, and the classes without any."""
 
-    root: Path
     paths: tuple[Path, ...]
     labels: tuple[int, ...]
     missing: tuple[str, ...]
@@ -48,11 +47,10 @@ def list_synthetic(
         if folder.name.startswith(".") or not folder.is_dir():
             continue
         label = _label(folder.name, ids, folders, root)
-        pictures += [
-            (path, label)
-            for path in sorted(folder.rglob("*"))
-            if _is_picture(path) and _is_wanted(path.relative_to(root).as_posix(), refused, kept)
-        ]
+        for path in filter(_is_picture, sorted(folder.rglob("*"))):
+            name = path.relative_to(root).as_posix()
+            if name not in refused and (kept is None or name in kept):
+                pictures.append((path, label))
     if not pictures and kept is not None:
         raise UserError(
             f"none of the {len(kept)} pictures of {root} that passed the filter may train: they "
@@ -66,15 +64,10 @@ def list_synthetic(
         )
     have = {label for _, label in pictures}
     return SyntheticFolder(
-        root=root,
         paths=tuple(path for path, _ in pictures),
         labels=tuple(label for _, label in pictures),
         missing=tuple(name for name, index in ids.items() if index not in have),
     )
-
-
-def _is_wanted(name: str, refused: Collection[str], kept: Collection[str] | None) -> bool:
-    return name not in refused and (kept is None or name in kept)
 
 
 def _is_picture(path: Path) -> bool:

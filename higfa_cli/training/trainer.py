@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import io
 import math
+import pickle
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -15,18 +17,17 @@ from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 from torch.nn import functional
 
+from higfa_cli.artifacts.atomic import write_bytes
 from higfa_cli.artifacts.results import EpochRow
 from higfa_cli.errors import UserError
 from higfa_cli.models.backbones import Backbone
 from higfa_cli.models.classifier import from_bytes, network_input
 from higfa_cli.recipe.classifiers import Training
-from higfa_cli.training.augment import Augment, make_augment
-from higfa_cli.training.checkpoint import load_checkpoint, save_checkpoint
-from higfa_cli.training.mixing import TrainSet
-from higfa_cli.training.pictures import Pictures
+from higfa_cli.training.pictures import Augment, Pictures, TrainSet, make_augment
 
 _WARM_UP = 0.05
 _EVAL_BATCH = 128
+_PROGRESS = ("best_epoch", "best_accuracy", "best_state", "seconds")
 
 
 class Tracker(Protocol):
@@ -43,9 +44,8 @@ class Tracker(Protocol):
 class FitResult:
     """What a training gave.
 
-    `best_state`: the network's state at the end of `best_epoch` (1-based). `selected`: "val" when
-    validation chose that epoch, "last" when there was none to choose by. `history`: one row per
-    epoch, with validation accuracy and loss where there was validation.
+    `best_state`: the network's at the end of `best_epoch` (1-based). `selected`: what chose it.
+    `history`: one row per epoch, with validation accuracy and loss where there was validation.
     """
 
     best_state: dict[str, Tensor]
@@ -63,41 +63,44 @@ class FitResult:
 
 
 @dataclass
-class _Progress:
-    """How far a training is: what chooses the epoch, and what is reported of it."""
-
-    history: list[EpochRow] = field(default_factory=list)
-    best_epoch: int = 0
-    best_accuracy: float = -1.0
-    best_state: dict[str, Tensor] = field(default_factory=dict)
-    seconds: float = 0.0
-
-
-@dataclass
 class _Loop:
-    """Everything that the next epoch depends on."""
+    """What changes from epoch to epoch; `best_epoch` is of the highest validation accuracy."""
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LambdaLR
     generator: torch.Generator
     device: torch.device
+    history: list[EpochRow] = field(default_factory=list)
+    best_epoch: int = 0
+    best_accuracy: float = -1.0
+    best_state: dict[str, Tensor] = field(default_factory=dict)
+    seconds: float = 0.0
 
-    def state(self, so_far: _Progress) -> dict[str, object]:
+    def take(self, row: EpochRow) -> None:
+        """Add an epoch, and remember its state if it is the best one yet."""
+        self.history.append(row)
+        if row.val_accuracy is None:
+            self.best_epoch = row.epoch
+        elif row.val_accuracy > self.best_accuracy:
+            self.best_epoch, self.best_accuracy = row.epoch, row.val_accuracy
+            self.best_state = _state(self.network)
+
+    def state(self) -> dict[str, object]:
         """Everything that going on from here needs, on whatever device it lies."""
+        cuda = self.device.type == "cuda"
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "generator": self.generator.get_state(),
             "random": torch.get_rng_state(),
-            "device_random": torch.cuda.get_rng_state(self.device)
-            if self.device.type == "cuda"
-            else None,
-            "progress": vars(so_far) | {"history": [row.plain() for row in so_far.history]},
+            "device_random": torch.cuda.get_rng_state(self.device) if cuda else None,
+            "history": [row.plain() for row in self.history],
+            "progress": {name: getattr(self, name) for name in _PROGRESS},
         }
 
-    def restore(self, state: dict[str, Any]) -> _Progress:
+    def restore(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken, to the same results on a CPU bit for bit."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -106,8 +109,8 @@ class _Loop:
         torch.set_rng_state(state["random"])
         if self.device.type == "cuda" and state["device_random"] is not None:
             torch.cuda.set_rng_state(state["device_random"], self.device)
-        history = [EpochRow.model_validate(row) for row in state["progress"]["history"]]
-        return _Progress(**state["progress"] | {"history": history})
+        self.history = [EpochRow.model_validate(row) for row in state["history"]]
+        vars(self).update(state["progress"])
 
 
 def fit(
@@ -136,48 +139,64 @@ def fit(
     Raises UserError: no training pictures, a batch of one, a loss that is not finite, or a
     checkpoint that is broken.
     """
-    _check(train, config)
+    if len(train) == 0:
+        raise UserError("there are no training pictures; add some, or raise data.shots")
+    if config.batch_size < 2:
+        raise UserError("batch_size: 1 is too few for batch normalisation; set it to 2 or more")
     network = backbone.network.to(device)
     per_epoch = math.ceil(len(train) / config.batch_size)
     optimizer, schedule = _optimizer(network, config, config.epochs * per_epoch)
     augment = make_augment(config, classes)
     loop = _Loop(network, optimizer, schedule, torch.Generator().manual_seed(seed), device)
-    so_far = _Progress()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         if checkpoint is not None and (saved := load_checkpoint(checkpoint)) is not None:
-            so_far = loop.restore(saved)
+            loop.restore(saved)
         for epoch in progress.track(range(1, config.epochs + 1), description):
-            if epoch <= len(so_far.history):
+            if epoch <= len(loop.history):
                 continue
             started = time.monotonic()
             batches = _batches(train, config.batch_size, augment, loop.generator)
             measured = _train_epoch(backbone, batches, config, loop)
             if val is not None:
                 measured |= _validate(backbone, val, device)
-            _take(so_far, EpochRow.model_validate({"epoch": epoch, **measured}), network)
-            so_far.seconds += time.monotonic() - started
+            loop.take(EpochRow.model_validate({"epoch": epoch, **measured}))
+            loop.seconds += time.monotonic() - started
             if checkpoint is not None:
-                save_checkpoint(checkpoint, loop.state(so_far))
+                save_checkpoint(checkpoint, loop.state())
     return FitResult(
-        best_state=so_far.best_state if val is not None else _state(network),
-        best_epoch=so_far.best_epoch,
+        best_state=loop.best_state if val is not None else _state(network),
+        best_epoch=loop.best_epoch,
         selected="last" if val is None else "val",
-        history=tuple(so_far.history),
+        history=tuple(loop.history),
         steps=config.epochs * per_epoch,
         images_seen=config.epochs * per_epoch * config.batch_size,
-        seconds=so_far.seconds,
+        seconds=loop.seconds,
     )
 
 
-def _take(so_far: _Progress, row: EpochRow, network: nn.Module) -> None:
-    """Add an epoch, and remember its state if it is the best one yet."""
-    so_far.history.append(row)
-    if row.val_accuracy is None:
-        so_far.best_epoch = row.epoch
-    elif row.val_accuracy > so_far.best_accuracy:
-        so_far.best_epoch, so_far.best_accuracy = row.epoch, row.val_accuracy
-        so_far.best_state = _state(network)
+def save_checkpoint(path: Path, state: Mapping[str, object]) -> None:
+    """Replace the file in one step. `state` holds tensors, numbers, strings and containers."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """What was saved, on the CPU; None where there is nothing. No code in the file is run.
+
+    Raises UserError when the file is broken.
+    """
+    if not path.is_file():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise UserError(
+            f"{path} is broken ({' '.join(str(error).split())[:80]}); delete it, and the training "
+            "starts from its first epoch"
+        ) from None
+    return state
 
 
 @torch.no_grad()
@@ -189,13 +208,6 @@ def predict_logits(backbone: Backbone, pictures: Pictures, device: torch.device)
         for part in (chunk.to(device) for chunk in pictures.images.split(_EVAL_BATCH))
     ]
     return torch.cat(parts).to(torch.float32)
-
-
-def _check(train: TrainSet, config: Training) -> None:
-    if len(train) == 0:
-        raise UserError("there are no training pictures; add some, or raise data.shots")
-    if config.batch_size < 2:
-        raise UserError("batch_size: 1 is too few for batch normalisation; set it to 2 or more")
 
 
 def _optimizer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,15 @@ def load(folders: tuple[Path, Path], **changes: Any) -> DiffusionModel:
     own = {"scheduler": tiny.solver_of(folders[0]), "steps": 4, "size": tiny.SIZE}
     recipe = drawing_recipe(*folders, **(own | changes))
     return load_model(recipe, [*PROMPTS, "", "blurry"])
+
+
+@cache
+def loaded(folders: tuple[Path, Path], **sampling: Any) -> DiffusionModel:
+    """As `load`, once for all tests that leave the model as it is; keys of `sampling` alone."""
+    if not sampling:
+        return load(folders)
+    model = loaded(folders)
+    return model.with_sampling(model.sampling.model_copy(update=sampling))
 
 
 def make_guide(classes: int = 3, bias: float = 0.0, weight: float = 1.0) -> Classifier:

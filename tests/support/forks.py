@@ -143,7 +143,7 @@ def _child(request: Mapping[str, Any]) -> None:
 
 
 def _serve() -> None:
-    from higfa_cli.cli.quiet import silence_libraries
+    from higfa_cli.cli.options import silence_libraries
     from higfa_cli.stages.pipeline import NAMES
 
     silence_libraries()

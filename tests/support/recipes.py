@@ -68,5 +68,4 @@ def drawing_recipe(
 
 def load_model(recipe: Recipe, prompts: Iterable[str], base: Path = Path()) -> DiffusionModel:
     """The recipe's model on the CPU."""
-    cpu = torch.device("cpu")
-    return load_pipeline(recipe.model, recipe.run, recipe.sampling, recipe.size, base, cpu, prompts)
+    return load_pipeline(recipe, base, torch.device("cpu"), prompts)

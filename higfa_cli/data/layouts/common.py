@@ -10,21 +10,16 @@ from pathlib import Path, PurePosixPath
 
 from higfa_cli.artifacts.rows import Split
 from higfa_cli.artifacts.safe_paths import why_outside
-from higfa_cli.data.images import IMAGE_SUFFIXES
 from higfa_cli.errors import UserError
 from higfa_cli.text import or_nearest
 
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+)
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-SPLIT_NAMES: dict[str, Split] = {
-    "train": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
 
 # Lists of ten million photos are larger than any folder that higfa was made for.
-MOST_TEXT = 200_000_000
+_MOST_TEXT = 200_000_000
 _SHOWN = 80
 
 
@@ -47,16 +42,15 @@ class Listing:
 
 @dataclass(frozen=True)
 class Layout:
-    """A public dataset as its authors pack it.
+    """A public dataset as its authors pack it; the reader's module has its name in the recipe.
 
     Attributes:
-        name: as `data.layout` names it; the reader's module has the same name.
         title, page: for people; the home page offers the archive.
         classes, sizes: as published; a split without photos is left out.
-        list: the photos below a folder; raises UserError where it is not in this layout.
+        list: the photos in a folder or its one sub-folder; UserError where that is not in this
+            layout, and for a photo that is absent, listed twice or outside the folder.
     """
 
-    name: str
     title: str
     page: str
     classes: int
@@ -69,32 +63,9 @@ def class_label(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def inside(root: Path, key: str, origin: str) -> Path:
-    """`root / key`; raises UserError (naming `origin`) for a key that leaves the root.
-
-    It may leave it by its text (`..`, an absolute path, a drive), or through a link.
-    """
-    reason = why_outside(root, key)
-    if reason is not None:
-        problem = reason.replace("leaves it", f"leaves the data folder {root}")
-        raise UserError(
-            f"{origin}: path {key[:_SHOWN]!r} {problem}; "
-            "write it relative to that folder, without `..` and links"
-        )
-    return root / key
-
-
-def plain_key(text: str) -> str:
-    """A listed path in one form, so that `./a.png` and `b//a.png` do not hide a repetition."""
-    return PurePosixPath(text).as_posix() if text else text
-
-
-def exists(path: Path) -> bool:
-    """Whether it is a file; False too for a name that no file system takes."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
+def plain_name(key: str) -> bool:
+    """Whether a file name is one line of UTF-8 text, which every list and terminal can hold."""
+    return key.isprintable()
 
 
 def sub_folders(folder: Path) -> list[Path]:
@@ -107,11 +78,11 @@ def image_files(folder: Path) -> list[Path]:
 
     Raises UserError for a folder that may not be listed: its photos must not go missing unseen.
     """
-    found: list[Path] = []
+    paths: list[Path] = []
     for base, folders, files in os.walk(folder, onerror=_refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(base, name) for name in (*folders, *files) if not name.startswith(".")]
-    return sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
+        paths += [Path(base, name) for name in (*folders, *files) if not name.startswith(".")]
+    return sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def _refuse(error: OSError) -> None:
@@ -120,14 +91,17 @@ def _refuse(error: OSError) -> None:
     ) from None
 
 
-def read_text(path: Path, remedy: str) -> str:
-    """A UTF-8 text file, line ends as they are; UserError with the remedy when unreadable."""
+def read_text(path: Path, remedy: str, most: int = _MOST_TEXT) -> str:
+    """A UTF-8 text file, line ends as they are.
+
+    Raises UserError with the remedy: unreadable, or of more than `most` bytes.
+    """
     try:
         # A pipe would block, and a device may have no end.
         if not path.is_file():
             raise FileNotFoundError
-        if path.stat().st_size > MOST_TEXT:
-            raise UserError(f"{path} has more than {MOST_TEXT:,} bytes; {remedy}")
+        if path.stat().st_size > most:
+            raise UserError(f"{path} has more than {most:,} bytes; {remedy}")
         with path.open(encoding="utf-8-sig", newline="") as handle:
             return handle.read()
     except (OSError, UnicodeDecodeError) as error:
@@ -153,32 +127,28 @@ def check_rows(rows: Sequence[Row], origin: str) -> None:
             )
 
 
-def plain_name(key: str) -> bool:
-    """Whether a file name is one line of UTF-8 text, which every list and terminal can hold."""
-    return key.isprintable()
-
-
-def find_folder(root: Path, title: str, marks: tuple[str, ...]) -> Path:
+def find_folder(root: Path, title: str, *marks: str) -> Path:
     """`root`, or its only sub-folder, that holds every name of `marks`.
 
     Raises UserError when neither does, and when two sub-folders do.
     """
     candidates = [root, *sub_folders(root)]
-    found = [path for path in candidates if all((path / mark).exists() for mark in marks)]
+    matching = [path for path in candidates if all((path / mark).exists() for mark in marks)]
     remedy = f"point data.root at the folder that holds {' and '.join(marks)}"
-    if not found:
+    if not matching:
         raise UserError(f"{root} is not in the layout of {title}; {remedy}")
-    if len(found) > 1 and found[0] != root:
-        raise UserError(f"{found[0]} and {found[1]} both are in the layout of {title}; {remedy}")
-    return found[0]
+    if len(matching) > 1 and matching[0] != root:
+        both = f"{matching[0]} and {matching[1]}"
+        raise UserError(f"{both} both are in the layout of {title}; {remedy}")
+    return matching[0]
 
 
-def find_file(folder: Path, name: str, places: tuple[str, ...]) -> Path:
-    """`name` in the first of the sub-folders `places` that has it; UserError when none has."""
-    for place in places:
-        if (folder / place / name).is_file():
-            return folder / place / name
-    raise UserError(f"{folder / places[0] / name} is missing; unpack it there")
+def find_file(folder: Path, name: str, place: str = ".") -> Path:
+    """`name` in the sub-folder `place` or beside it; UserError when neither has it."""
+    for path in (folder / place / name, folder / name):
+        if path.is_file():
+            return path
+    raise UserError(f"{folder / place / name} is missing; unpack it there")
 
 
 def list_lines(path: Path, fields: int) -> Iterator[tuple[str, list[str]]]:
@@ -196,24 +166,50 @@ def list_lines(path: Path, fields: int) -> Iterator[tuple[str, list[str]]]:
             yield origin, words
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        # A name that no file system takes.
+        return False
+
+
 class Rows:
-    """Rows in the making: every photo must lie in the folder and be listed once."""
+    """Rows in the making: every photo must lie in the folder and be listed once.
+
+    Every method raises UserError naming `origin`, the place in the list.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._origins: dict[str, str] = {}
+        self._numbered: dict[object, str] = {}
         self._rows: list[Row] = []
 
     def add(self, key: str, label: str, split: Split, origin: str) -> None:
-        """Add a photo; UserError naming `origin` when it leaves the folder, is absent or twice."""
-        key = plain_key(key)
-        path = inside(self._folder, key, origin)
+        """Add a photo; refused when it leaves the folder, is absent or twice."""
+        # In one form, so that `./a.png` and `b//a.png` do not hide a repetition.
+        key = PurePosixPath(key).as_posix() if key else key
+        if reason := why_outside(self._folder, key):
+            problem = reason.replace("leaves it", f"leaves the data folder {self._folder}")
+            raise UserError(
+                f"{origin}: path {key[:_SHOWN]!r} {problem}; "
+                "write it relative to that folder, without `..` and links"
+            )
         if key in self._origins:
             raise UserError(f"{origin}: {key} is already in {self._origins[key]}; keep one")
-        if not exists(path):
-            raise UserError(f"{origin}: no image {path}; add it or remove the entry")
+        if not _is_file(self._folder / key):
+            raise UserError(f"{origin}: no image {self._folder / key}; add it or remove the entry")
         self._origins[key] = origin
         self._rows.append(Row(key, class_label(label), split))
+
+    def check_number(self, number: object, label: str, origin: str) -> None:
+        """A class number stands for the same class everywhere."""
+        before = self._numbered.setdefault(number, label)
+        if before != label:
+            raise UserError(
+                f"{origin}: class {number} is {label} here and {before} above; correct the list"
+            )
 
     def listing(self) -> Listing:
         """The rows so far."""

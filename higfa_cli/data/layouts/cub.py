@@ -15,11 +15,10 @@ SPLIT = "train_test_split.txt"
 def list_cub(root: Path) -> Listing:
     """Rows of images.txt; classes are the folder names ("001.Black_footed_Albatross").
 
-    `root` is `CUB_200_2011` or the folder above it. There is no official validation split.
-    Raises UserError naming file and line for a bad line, a photo without label or split, a label
-    that classes.txt lacks or that is not the photo's folder, a photo that is absent or twice.
+    There is no official validation split. Raises UserError naming file and line: a bad line, a
+    photo without label or split, a label that classes.txt lacks or is not the photo's folder.
     """
-    folder = find_folder(root, "CUB-200-2011", ("images", "images.txt"))
+    folder = find_folder(root, LAYOUT.title, "images", "images.txt")
     classes = _by_number(folder / CLASSES)
     labels = _by_number(folder / LABELS)
     training = _by_number(folder / SPLIT)
@@ -40,12 +39,12 @@ def list_cub(root: Path) -> Listing:
 
 def _by_number(path: Path) -> dict[str, tuple[str, str]]:
     """First word of each line -> (the rest, "FILE line N")."""
-    found: dict[str, tuple[str, str]] = {}
+    numbered: dict[str, tuple[str, str]] = {}
     for origin, (number, value) in list_lines(path, 2):
-        if number in found:
-            raise UserError(f"{origin}: {number} is already in {found[number][1]}; keep one")
-        found[number] = (value, origin)
-    return found
+        if number in numbered:
+            raise UserError(f"{origin}: {number} is already in {numbered[number][1]}; keep one")
+        numbered[number] = (value, origin)
+    return numbered
 
 
 def _of(
@@ -57,7 +56,6 @@ def _of(
 
 
 LAYOUT = Layout(
-    name="cub",
     title="CUB-200-2011",
     page="https://www.vision.caltech.edu/datasets/cub_200_2011/",
     classes=200,

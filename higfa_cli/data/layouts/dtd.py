@@ -7,19 +7,16 @@ from pathlib import Path
 from higfa_cli.data.layouts.common import SPLITS, Layout, Listing, Rows, find_folder, list_lines
 from higfa_cli.errors import UserError
 
-FOLD = 1
-
 
 def list_dtd(root: Path) -> Listing:
     """Rows of the first of the ten published splits; classes are the folder names ("banded").
 
-    `root` is `dtd` or the folder above it. Raises UserError naming file and line for a line that
-    is not class/file, a photo that is absent or listed twice.
+    Raises UserError naming file and line for a line that is not class/file.
     """
-    folder = find_folder(root, "the Describable Textures Dataset", ("images", "labels"))
+    folder = find_folder(root, LAYOUT.title, "images", "labels")
     rows = Rows(folder)
     for split in SPLITS:
-        for origin, (name,) in list_lines(folder / "labels" / f"{split}{FOLD}.txt", 1):
+        for origin, (name,) in list_lines(folder / "labels" / f"{split}1.txt", 1):
             label, slash, _ = name.partition("/")
             if not slash:
                 raise UserError(f"{origin}: {name!r} is not <class>/<file>; correct the line")
@@ -28,7 +25,6 @@ def list_dtd(root: Path) -> Listing:
 
 
 LAYOUT = Layout(
-    name="dtd",
     title="Describable Textures (split 1)",
     page="https://www.robots.ox.ac.uk/~vgg/data/dtd/",
     classes=47,

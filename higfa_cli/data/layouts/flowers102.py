@@ -8,25 +8,22 @@ from higfa_cli.data.layouts.common import Layout, Listing, Rows, Split, find_fil
 from higfa_cli.data.layouts.mat import Mat
 from higfa_cli.errors import UserError
 
-SETS: tuple[tuple[Split, str], ...] = (("train", "trnid"), ("val", "valid"), ("test", "tstid"))
-PLACES = (".",)
+SETS: dict[Split, str] = {"train": "trnid", "val": "valid", "test": "tstid"}
 CATEGORIES = 102
 
 
 def list_flowers(root: Path) -> Listing:
     """Rows of setid.mat as published: few to train on (trnid), most to test (tstid).
 
-    Classes are the category numbers "1" to "102" (words: `words:flowers102`). `root` holds jpg/,
-    imagelabels.mat and setid.mat, or is the folder above. Raises UserError naming file and
-    element for a number without label, an unknown category, a photo that is absent or twice, and
-    when scipy is missing.
+    Classes are the category numbers "1" to "102" (words: `words:flowers102`).
+    Raises UserError naming file and element: no label, an unknown category; without scipy.
     """
-    folder = find_folder(root, "Oxford 102 Flowers", ("jpg",))
-    labels_file = Mat(find_file(folder, "imagelabels.mat", PLACES))
+    folder = find_folder(root, LAYOUT.title, "jpg")
+    labels_file = Mat(find_file(folder, "imagelabels.mat"))
     labels = labels_file.numbers("labels")
-    sets = Mat(find_file(folder, "setid.mat", PLACES))
+    sets = Mat(find_file(folder, "setid.mat"))
     rows = Rows(folder)
-    for split, name in SETS:
+    for split, name in SETS.items():
         for index, number in enumerate(sets.numbers(name), start=1):
             origin = sets.origin(name, index)
             if not 1 <= number <= len(labels):
@@ -45,7 +42,6 @@ def list_flowers(root: Path) -> Listing:
 
 
 LAYOUT = Layout(
-    name="flowers102",
     title="Oxford 102 Flowers",
     page="https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
     classes=102,

@@ -7,15 +7,12 @@ import io
 from pathlib import Path
 
 from higfa_cli.data.layouts.common import (
-    SPLIT_NAMES,
     Listing,
     Row,
+    Rows,
     Split,
     class_label,
-    exists,
     image_files,
-    inside,
-    plain_key,
     read_text,
     sub_folders,
 )
@@ -23,6 +20,13 @@ from higfa_cli.errors import UserError
 from higfa_cli.text import or_nearest
 
 COLUMNS = ("path", "class", "split")
+SPLIT_NAMES: dict[str, Split] = {
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
 
 
 def split_folders(root: Path) -> dict[Split, Path]:
@@ -30,17 +34,17 @@ def split_folders(root: Path) -> dict[Split, Path]:
 
     Raises UserError when two of them name the same split.
     """
-    found: dict[Split, Path] = {}
+    folders: dict[Split, Path] = {}
     for folder in sub_folders(root):
         split = SPLIT_NAMES.get(folder.name.lower())
         if split is None:
             continue
-        if split in found:
+        if split in folders:
             raise UserError(
-                f"{root} has both {found[split].name}/ and {folder.name}/; keep one of them"
+                f"{root} has both {folders[split].name}/ and {folder.name}/; keep one of them"
             )
-        found[split] = folder
-    return found
+        folders[split] = folder
+    return folders
 
 
 def list_folders(root: Path) -> Listing:
@@ -66,7 +70,8 @@ def class_rows(root: Path, folder: Path, split: Split) -> list[Row]:
     rows: list[Row] = []
     labels: dict[str, Path] = {}
     for directory in classes:
-        other = labels.setdefault(class_label(directory.name), directory)
+        label = class_label(directory.name)
+        other = labels.setdefault(label, directory)
         if other != directory:
             # They look alike: the same letters, composed in one name and decomposed in the other.
             raise UserError(
@@ -76,7 +81,6 @@ def class_rows(root: Path, folder: Path, split: Split) -> list[Row]:
         files = image_files(directory)
         if not files:
             raise UserError(f"class folder {directory} has no images; add some or remove it")
-        label = class_label(directory.name)
         rows += [Row(path.relative_to(root).as_posix(), label, split) for path in files]
     return rows
 
@@ -89,51 +93,37 @@ def list_csv(root: Path, path: Path) -> Listing:
     """
     text = read_text(path, "correct data.split_file or write it with `higfa init`")
     reader = csv.DictReader(io.StringIO(text, newline=""))
+    rows = Rows(root)
     try:
         header = reader.fieldnames or ()
-    except csv.Error as error:
-        raise UserError(f"{path} line 1: {error}; its header must be path,class,split") from None
-    absent = [name for name in COLUMNS if name not in header]
-    if absent:
-        raise UserError(f"{path} has no column `{absent[0]}`; its header must be path,class,split")
-    folders = {class_label(folder.name) for folder in sub_folders(root)}
-    rows: list[Row] = []
-    seen: set[str] = set()
-    try:
+        absent = [name for name in COLUMNS if name not in header]
+        if absent:
+            raise UserError(
+                f"{path} has no column `{absent[0]}`; its header must be path,class,split"
+            )
         for record in reader:
             origin = f"{path} line {reader.line_num}"
-            row = _csv_row(record, origin)
-            if row.key in seen:
-                raise UserError(f"{origin}: {row.key} is listed twice; keep one of the lines")
-            seen.add(row.key)
-            if not exists(inside(root, row.key, origin)):
+            key, label, split = (record[name] or "" for name in COLUMNS)
+            if split not in SPLIT_NAMES:
                 raise UserError(
-                    f"{origin}: no file {root / row.key}; remove the line or add the file"
+                    f"{origin}: split `{split[:40]}` is not one of train, val, test; correct it"
                 )
-            rows.append(row)
+            if not label:
+                raise UserError(f"{origin}: no class for {key}; fill in the column `class`")
+            rows.add(key, label, SPLIT_NAMES[split], origin)
     except csv.Error as error:
         raise UserError(f"{path} line {reader.line_num}: {error}; correct the line") from None
-    _check_folder_names(rows, folders, path)
-    return Listing(root, tuple(rows))
+    listing = rows.listing()
+    _check_folder_names(listing, path)
+    return listing
 
 
-def _csv_row(record: dict[str, str | None], origin: str) -> Row:
-    text, label, split = (record[name] or "" for name in COLUMNS)
-    key = plain_key(text)
-    if split not in SPLIT_NAMES:
-        raise UserError(
-            f"{origin}: split `{split[:40]}` is not one of train, val, test; correct it"
-        )
-    if not label:
-        raise UserError(f"{origin}: no class for {key}; fill in the column `class`")
-    return Row(key, class_label(label), SPLIT_NAMES[split])
-
-
-def _check_folder_names(rows: list[Row], folders: set[str], path: Path) -> None:
+def _check_folder_names(listing: Listing, path: Path) -> None:
     """Where the folders are the classes, a class that is no folder is a slip of the pen."""
-    if not any(row.cls in folders for row in rows):
+    folders = {class_label(folder.name) for folder in sub_folders(listing.root)}
+    if not any(row.cls in folders for row in listing.rows):
         return
-    for row in rows:
+    for row in listing.rows:
         if row.cls not in folders:
             raise UserError(
                 f"{path}: unknown class `{row.cls}` for {row.key}: the data folder has no such "

@@ -8,7 +8,6 @@ from higfa_cli.data.layouts.common import Layout, Listing, Rows, Split, find_fil
 from higfa_cli.data.layouts.mat import Mat
 from higfa_cli.errors import UserError
 
-PLACES = ("devkit", ".")
 SETS: tuple[tuple[Split, str, str], ...] = (
     ("train", "cars_train", "cars_train_annos.mat"),
     ("test", "cars_test", "cars_test_annos_withlabels.mat"),
@@ -18,17 +17,16 @@ SETS: tuple[tuple[Split, str, str], ...] = (
 def list_cars(root: Path) -> Listing:
     """Rows of both annotation files; classes are the names of cars_meta.mat ("Acura TL 2012").
 
-    `root` holds cars_train/ and cars_test/, or is the folder above; the MATLAB files are in
-    devkit/ or beside it (the one of the test set, with labels, is a download of its own). There
-    is no official validation split. Raises UserError naming file and element for an unknown
-    class, a photo that is absent or listed twice, and when scipy is missing.
+    The MATLAB files are in devkit/ or beside it (the one of the test set, with labels, is a
+    download of its own). There is no official validation split.
+    Raises UserError naming file and element: an unknown class; without scipy.
     """
-    folder = find_folder(root, "Stanford Cars", ("cars_train", "cars_test"))
-    meta = find_file(folder, "cars_meta.mat", PLACES)
+    folder = find_folder(root, LAYOUT.title, "cars_train", "cars_test")
+    meta = find_file(folder, "cars_meta.mat", "devkit")
     names = Mat(meta).texts("class_names")
     rows = Rows(folder)
     for split, images, listed in SETS:
-        annotations = Mat(find_file(folder, listed, PLACES))
+        annotations = Mat(find_file(folder, listed, "devkit"))
         files = annotations.texts("annotations", "fname")
         labels = annotations.numbers("annotations", "class")
         for index, (name, label) in enumerate(zip(files, labels, strict=True), start=1):
@@ -43,7 +41,6 @@ def list_cars(root: Path) -> Listing:
 
 # The original page is gone; copies of the archive are offered elsewhere.
 LAYOUT = Layout(
-    name="stanford-cars",
     title="Stanford Cars",
     page="https://ai.stanford.edu/~jkrause/cars/car_dataset.html",
     classes=196,

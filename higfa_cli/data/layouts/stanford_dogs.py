@@ -9,23 +9,20 @@ from higfa_cli.data.layouts.common import Layout, Listing, Rows, Split, find_fil
 from higfa_cli.data.layouts.mat import Mat
 from higfa_cli.errors import UserError
 
-PLACES = ("lists", ".")
-LISTS: tuple[tuple[Split, str], ...] = (("train", "train_list.mat"), ("test", "test_list.mat"))
+LISTS: dict[Split, str] = {"train": "train_list.mat", "test": "test_list.mat"}
 ENTRY = re.compile(r"(n\d+-([^/]+))/.+")
 
 
 def list_dogs(root: Path) -> Listing:
     """Rows of both lists; a class is the folder's name without the synset ("Chihuahua").
 
-    `root` holds Images/, or is the folder above; the lists are in lists/ or beside Images/. There
-    is no official validation split. Raises UserError naming file and element for a label that
-    stands for two breeds, a bad path, a photo that is absent or twice, and when scipy is missing.
+    The lists are in lists/ or beside Images/. There is no official validation split.
+    Raises UserError naming file and element: a bad path, a label of two breeds; without scipy.
     """
-    folder = find_folder(root, "Stanford Dogs", ("Images",))
+    folder = find_folder(root, LAYOUT.title, "Images")
     rows = Rows(folder)
-    known: dict[int, str] = {}
-    for split, listed in LISTS:
-        content = Mat(find_file(folder, listed, PLACES))
+    for split, listed in LISTS.items():
+        content = Mat(find_file(folder, listed, "lists"))
         files, labels = content.texts("file_list"), content.numbers("labels")
         if len(files) != len(labels):
             raise UserError(
@@ -40,17 +37,12 @@ def list_dogs(root: Path) -> Listing:
                     f"{origin}: {name!r} is not <synset>-<breed>/<file>; correct the list"
                 )
             breed_folder, breed = entry.groups()
-            if known.setdefault(label, breed_folder) != breed_folder:
-                raise UserError(
-                    f"{origin}: label {label} is {breed_folder} here and {known[label]} above; "
-                    "correct the list"
-                )
+            rows.check_number(label, breed_folder, origin)
             rows.add(f"Images/{name}", breed, split, origin)
     return rows.listing()
 
 
 LAYOUT = Layout(
-    name="stanford-dogs",
     title="Stanford Dogs",
     page="http://vision.stanford.edu/aditya86/ImageNetDogs/main.html",
     classes=120,

@@ -24,8 +24,11 @@ def family_of(class_name: str) -> Family:
 
     Raises UserError, naming the class, for pipelines of other families.
     """
-    for family in FAMILIES.values():
-        if class_name.endswith("Pipeline") and family.owns(class_name):
+    fitting = [family for family in FAMILIES.values() if class_name.startswith(family.prefix)]
+    if fitting and class_name.endswith("Pipeline"):
+        family = max(fitting, key=lambda family: len(family.prefix))
+        # A digit is of another family whose name goes on.
+        if not class_name.removeprefix(family.prefix)[0].isdigit():
             return family
     titles = ", ".join(family.title for family in FAMILIES.values())
     raise UserError(

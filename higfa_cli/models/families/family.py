@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from higfa_cli.errors import RecipeError
+from higfa_cli.models.text import TextStates
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from higfa_cli.models.scheduler import FlowSolver, SchedulerSolver
-    from higfa_cli.models.text import TextStates
+    from higfa_cli.models.scheduler import SchedulerSolver
 
 Config = dict[str, Any]
 
@@ -52,37 +52,66 @@ class Architecture:
         return int(2 ** (len(blocks) - 1))
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What network and ControlNet read in one step.
+
+    Attributes:
+        x: noisy latents [B, C, h, w].
+        timestep: as the network takes it.
+        text: of a batch.
+        size: side of the picture, pixels.
+    """
+
+    x: Tensor
+    timestep: float
+    text: TextStates
+    size: int
+
+    def last(self, count: int) -> Inputs:
+        """Those of the last pictures of the batch."""
+        text = self.text.map(lambda states: states[-count:])
+        return Inputs(self.x[-count:], self.timestep, text, self.size)
+
+
+def diffusers_class(name: str) -> Any:
+    """A class of diffusers that a family names: never a name out of a model's folder."""
+    import diffusers
+
+    return getattr(diffusers, name)
+
+
 class Family(ABC):
     """One family of text-to-image models with ControlNets; every family is one instance.
 
     Attributes:
         name: in files and tables.
         title: for people.
+        prefix: what the classes of its pipelines begin with; the longest that fits decides.
         pipeline: class of the stock ControlNet pipeline.
         network: the denoising network's folder in a model's folder, and its name in a pipeline.
         network_class, controlnet_class: diffusers classes.
         text_encoders: folder -> transformers class, in the order in which a prompt is read.
         tokenizers: folders of the tokenizers that cut a long prompt off first.
+        text_width: key of network and ControlNet: width of the text states that they read.
         schedulers: values of `sampling.scheduler` that can draw from it.
         known: hub id -> its configurations as shipped, `known/NAME.json`.
     """
 
     name: str
     title: str
+    prefix: str
     pipeline: str
     network: str
     network_class: str
     controlnet_class: str
     text_encoders: Mapping[str, str]
     tokenizers: Sequence[str]
+    text_width: str
     schedulers: Sequence[str]
     known: Mapping[str, str] = {}
 
     # Files and configurations.
-
-    @abstractmethod
-    def owns(self, class_name: str) -> bool:
-        """Whether a model whose model_index.json names this pipeline class is of the family."""
 
     def encoders(self, index: Mapping[str, Any]) -> tuple[str, ...]:
         """Folders of the text encoders that a model has, by its model_index.json."""
@@ -111,14 +140,6 @@ class Family(ABC):
         """Largest side of a picture, pixels; None where there is no bound."""
         return None
 
-    @abstractmethod
-    def text_width(self, config: Config) -> int | None:
-        """Width of the text states that a network or ControlNet reads; None where it reads none."""
-
-    def latent_channels(self, network: Config) -> int | None:
-        """Channels of the latents that a network reads; None where its configuration is silent."""
-        return network.get("in_channels")
-
     def prediction_type(self, scheduler: Mapping[str, Any]) -> str:
         """What the network predicts, as `scheduler.conversion` takes it."""
         # diffusers' own default, for files older than the key.
@@ -132,17 +153,15 @@ class Family(ABC):
                 f"{' or '.join(self.schedulers)}"
             )
 
-    def solver(
-        self, name: str, config: Mapping[str, Any], steps: int
-    ) -> SchedulerSolver | FlowSolver:
+    def solver(self, name: str, config: Mapping[str, Any], steps: int) -> SchedulerSolver:
         """The solver `name` for a model with that scheduler config, with N = `steps`.
 
         Raises RecipeError for one that cannot draw from this family.
         """
-        from higfa_cli.models.scheduler import make_solver
+        from higfa_cli.models.scheduler import SchedulerSolver
 
         self.check_scheduler(name)
-        return make_solver(name, config, steps)
+        return SchedulerSolver(name, config, steps)
 
     # Text.
 
@@ -175,32 +194,16 @@ class Family(ABC):
 
     @abstractmethod
     def residuals(
-        self,
-        controlnet: Any,
-        x: Tensor,
-        timestep: float,
-        text: TextStates,
-        condition: Tensor,
-        scale: float,
-        size: int,
+        self, controlnet: Any, inputs: Inputs, condition: Tensor, scale: float
     ) -> list[list[Tensor]]:
         """The ControlNet's residuals times `scale`, in groups as `denoise` takes them.
 
-        Args:
-            x: noisy latents [B, C, h, w].
-            condition: as `condition` gives it, [B, ...].
-            size: side of the picture, pixels.
+        `condition`: [B, ...], as the method of that name gives it.
         """
 
     @abstractmethod
     def denoise(
-        self,
-        network: Any,
-        x: Tensor,
-        timestep: float,
-        text: TextStates,
-        size: int,
-        residuals: Sequence[Sequence[Tensor]] = (),
+        self, network: Any, inputs: Inputs, residuals: Sequence[Sequence[Tensor]] = ()
     ) -> Tensor:
         """The network's output [B, C, h, w]; without residuals no ControlNet has been asked."""
 

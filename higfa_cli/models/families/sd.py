@@ -5,35 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from higfa_cli.models.families.family import Architecture, Config, Family
+from higfa_cli.models.families.family import Architecture, Family, Inputs
+from higfa_cli.models.text import TextStates
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from higfa_cli.models.text import TextStates
-
 
 class StableDiffusion(Family):
     """Stable Diffusion 1.x and 2.x: a UNet, one CLIP text encoder."""
 
-    name, title = "sd", "Stable Diffusion"
+    name, title, prefix = "sd", "Stable Diffusion", "StableDiffusion"
     pipeline = "StableDiffusionControlNetPipeline"
     network, network_class = "unet", "UNet2DConditionModel"
     controlnet_class = "ControlNetModel"
     text_encoders: Mapping[str, str] = {"text_encoder": "CLIPTextModel"}
     tokenizers: Sequence[str] = ("tokenizer",)
+    text_width = "cross_attention_dim"
     schedulers = ("ddim", "euler", "dpm++2m")
     known: Mapping[str, str] = {
         "stable-diffusion-v1-5/stable-diffusion-v1-5": "sd15",
         "lllyasviel/control_v11p_sd15_canny": "controlnet-canny-sd15",
         "madebyollin/taesd": "taesd",
     }
-
-    def owns(self, class_name: str) -> bool:
-        """Pipelines of Stable Diffusion XL and 3 share the prefix only."""
-        rest = class_name.removeprefix("StableDiffusion")
-        return rest != class_name and not rest.startswith("XL") and not rest[:1].isdigit()
 
     def pipeline_options(self, index: Mapping[str, Any]) -> dict[str, Any]:
         """Without the checker that would black pictures out."""
@@ -47,14 +42,8 @@ class StableDiffusion(Family):
         """The UNet halves the latents between its blocks."""
         return arch.vae_factor * int(2 ** (len(arch.network["block_out_channels"]) - 1))
 
-    def text_width(self, config: Config) -> int | None:
-        """Width of the cross-attention."""
-        return config.get("cross_attention_dim")
-
     def encode(self, pipe: Any, prompt: str, device: torch.device) -> TextStates:
         """The last hidden states."""
-        from higfa_cli.models.text import TextStates
-
         states, _ = pipe.encode_prompt(prompt, device, 1, do_classifier_free_guidance=False)
         return TextStates(states[0])
 
@@ -62,45 +51,30 @@ class StableDiffusion(Family):
         """[L, D]."""
         import torch
 
-        from higfa_cli.models.text import TextStates
-
         tokens = arch.text_encoders[0].get("max_position_embeddings", 77)
         return TextStates(torch.zeros(tokens, arch.network["cross_attention_dim"], dtype=dtype))
 
-    def added(self, text: TextStates, size: int) -> dict[str, Any]:
+    def added(self, inputs: Inputs) -> dict[str, Any]:
         """Further keyword arguments of UNet and ControlNet: none."""
         return {}
 
     def residuals(
-        self,
-        controlnet: Any,
-        x: Tensor,
-        timestep: float,
-        text: TextStates,
-        condition: Tensor,
-        scale: float,
-        size: int,
+        self, controlnet: Any, inputs: Inputs, condition: Tensor, scale: float
     ) -> list[list[Tensor]]:
         """Those of the way down, and the middle's one."""
         down, middle = controlnet(
-            x,
-            timestep,
-            encoder_hidden_states=text.states,
+            inputs.x,
+            inputs.timestep,
+            encoder_hidden_states=inputs.text.states,
             controlnet_cond=condition,
             conditioning_scale=scale,
             return_dict=False,
-            **self.added(text, size),
+            **self.added(inputs),
         )
         return [list(down), [middle]]
 
     def denoise(
-        self,
-        network: Any,
-        x: Tensor,
-        timestep: float,
-        text: TextStates,
-        size: int,
-        residuals: Sequence[Sequence[Tensor]] = (),
+        self, network: Any, inputs: Inputs, residuals: Sequence[Sequence[Tensor]] = ()
     ) -> Tensor:
         """One call of the UNet."""
         control: dict[str, Any] = {}
@@ -109,11 +83,11 @@ class StableDiffusion(Family):
             control["down_block_additional_residuals"] = down
             control["mid_block_additional_residual"] = middle
         output: Tensor = network(
-            x,
-            timestep,
-            encoder_hidden_states=text.states,
+            inputs.x,
+            inputs.timestep,
+            encoder_hidden_states=inputs.text.states,
             return_dict=False,
-            **self.added(text, size),
+            **self.added(inputs),
             **control,
         )[0]
         return output

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from higfa_cli.models.families.family import Architecture, Config, Family
+from higfa_cli.models.families.family import Architecture, Family, Inputs
+from higfa_cli.models.text import TextStates
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from higfa_cli.models.text import TextStates
 
 # What T5 reads, or zeros in its place: the stock pipeline's own default.
 _T5_TOKENS = 256
@@ -20,7 +20,7 @@ _T5_TOKENS = 256
 class StableDiffusion3(Family):
     """See `Family`; the model is that of Esser et al. 2024."""
 
-    name, title = "sd3", "Stable Diffusion 3"
+    name, title, prefix = "sd3", "Stable Diffusion 3", "StableDiffusion3"
     pipeline = "StableDiffusion3ControlNetPipeline"
     network, network_class = "transformer", "SD3Transformer2DModel"
     controlnet_class = "SD3ControlNetModel"
@@ -30,11 +30,8 @@ class StableDiffusion3(Family):
         "text_encoder_3": "T5EncoderModel",
     }
     tokenizers = ("tokenizer", "tokenizer_2")
+    text_width = "joint_attention_dim"
     schedulers = ("flow-euler",)
-
-    def owns(self, class_name: str) -> bool:
-        """By prefix."""
-        return class_name.startswith("StableDiffusion3")
 
     def pipeline_options(self, index: Mapping[str, Any]) -> dict[str, Any]:
         """An absent T5 must be named as such."""
@@ -54,18 +51,12 @@ class StableDiffusion3(Family):
         """Its table of positions has so many patches along a side."""
         return self.size_multiple(arch) * int(arch.network["pos_embed_max_size"])
 
-    def text_width(self, config: Config) -> int | None:
-        """Width of the joint attention."""
-        return config.get("joint_attention_dim")
-
     def prediction_type(self, scheduler: Mapping[str, Any]) -> str:
         """The velocity."""
         return "flow"
 
     def encode(self, pipe: Any, prompt: str, device: torch.device) -> TextStates:
         """Both CLIPs side by side, then T5; the pooled ones of both CLIPs."""
-        from higfa_cli.models.text import TextStates
-
         states, _, pooled, _ = pipe.encode_prompt(
             prompt,
             None,
@@ -79,8 +70,6 @@ class StableDiffusion3(Family):
     def blank_text(self, arch: Architecture, dtype: torch.dtype) -> TextStates:
         """[L, D] and [P]."""
         import torch
-
-        from higfa_cli.models.text import TextStates
 
         tokens = arch.text_encoders[0].get("max_position_embeddings", 77) + _T5_TOKENS
         width, pooled = arch.network["joint_attention_dim"], arch.network["pooled_projection_dim"]
@@ -101,22 +90,15 @@ class StableDiffusion3(Family):
         return latents
 
     def residuals(
-        self,
-        controlnet: Any,
-        x: Tensor,
-        timestep: float,
-        text: TextStates,
-        condition: Tensor,
-        scale: float,
-        size: int,
+        self, controlnet: Any, inputs: Inputs, condition: Tensor, scale: float
     ) -> list[list[Tensor]]:
         """One per block of the ControlNet, [B, tokens, D]."""
-        config = controlnet.config
+        config, text = controlnet.config, inputs.text
         assert text.pooled is not None
         blank = config.force_zeros_for_pooled_projection
         blocks = controlnet(
-            x,
-            timestep=_timesteps(timestep, x),
+            inputs.x,
+            timestep=_timesteps(inputs),
             encoder_hidden_states=None if config.joint_attention_dim is None else text.states,
             pooled_projections=text.pooled.new_zeros(text.pooled.shape) if blank else text.pooled,
             controlnet_cond=condition,
@@ -126,20 +108,14 @@ class StableDiffusion3(Family):
         return [list(blocks)]
 
     def denoise(
-        self,
-        network: Any,
-        x: Tensor,
-        timestep: float,
-        text: TextStates,
-        size: int,
-        residuals: Sequence[Sequence[Tensor]] = (),
+        self, network: Any, inputs: Inputs, residuals: Sequence[Sequence[Tensor]] = ()
     ) -> Tensor:
         """One call of the transformer."""
         output: Tensor = network(
-            x,
-            timestep=_timesteps(timestep, x),
-            encoder_hidden_states=text.states,
-            pooled_projections=text.pooled,
+            inputs.x,
+            timestep=_timesteps(inputs),
+            encoder_hidden_states=inputs.text.states,
+            pooled_projections=inputs.text.pooled,
             block_controlnet_hidden_states=residuals[0] if residuals else None,
             return_dict=False,
         )[0]
@@ -156,8 +132,9 @@ class StableDiffusion3(Family):
         }
 
 
-def _timesteps(timestep: float, x: Tensor) -> Tensor:
+def _timesteps(inputs: Inputs) -> Tensor:
     """One per latent, in single precision whatever the latents are in."""
     import torch
 
-    return torch.full((len(x),), timestep, dtype=torch.float32, device=x.device)
+    x = inputs.x
+    return torch.full((len(x),), inputs.timestep, dtype=torch.float32, device=x.device)

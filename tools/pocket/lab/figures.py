@@ -1,7 +1,7 @@
 """The figures of the laboratory: shares with intervals, diversity, recall, coverage, copies.
 
 Features are float [N, D] of unit length, labels integer [N]. Distances are cosine distances,
-1 - cos, in [0, 2]. Intervals are those of the report (`higfa_cli.report.bootstrap`); every function
+1 - cos, in [0, 2]. Intervals are those of the report (`higfa_cli.report.stats`); every function
 that draws takes a seed, and the same seed gives the same interval.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from higfa_cli.report.bootstrap import (
+from higfa_cli.report.stats import (
     RESAMPLES,
     Interval,
     central,

@@ -16,10 +16,7 @@ BATCH = 64
 def load_generator(ctx: Context, prompt: str | None = None) -> DiffusionModel:
     """The generator on the CPU, ready for one prompt and the empty one, or for none."""
     prompts = () if prompt is None else (prompt, "")
-    recipe, cpu = ctx.recipe, torch.device("cpu")
-    return load_pipeline(
-        recipe.model, recipe.run, recipe.sampling, recipe.size, ctx.base, cpu, prompts
-    )
+    return load_pipeline(ctx.recipe, ctx.base, torch.device("cpu"), prompts)
 
 
 @torch.no_grad()

@@ -15,9 +15,9 @@ import torch
 
 from tools.pocket.lab import figures
 from tools.pocket.lab.arms import Arm
-from tools.pocket.lab.draw import prepare
 from tools.pocket.lab.laboratory import Instruments
 from tools.pocket.lab.options import Options
+from tools.pocket.lab.samples import prepare
 from tools.pocket.lab.scores import Score, rounded
 from tools.pocket.lab.thresholds import BOTH
 

@@ -4,45 +4,38 @@
 
 WORLD holds the pools web, train and test as render.py wrote them; without `--judges` the shipped
 ones are asked. Writes data/instruments.json, the page instruments.md, which is printed too, and
-pictures/text-only.png to OUT. Every part is kept in DIR/parts with what it depends on: run again,
-only what changed is measured; `--only PART` measures that part again, and no other.
+pictures/text-only.png to OUT after every part. Run again to resume: parts that were measured before
+under the same recipe, weights, judges, photos and pools stay; `--only PART` measures that part
+again, and no other.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from higfa_cli.artifacts.atomic import read_json, write_json
-from higfa_cli.artifacts.fingerprint import hash_file, hash_json, hash_tree
 from higfa_cli.data.images import read_image
 from higfa_cli.errors import UserError
 from higfa_cli.method.guidance import ContourStrength, Guidance, TextStrength
 from higfa_cli.models.draw import draw
 from higfa_cli.recipe.contours import Transforms
-from higfa_cli.recipe.refs import resolve_ref
-from higfa_cli.stages.inputs import model_inputs
-from higfa_cli.stages.shards import torch_threads
+from higfa_cli.stages.drawing import torch_threads
 from higfa_cli.training.calibration import expected_calibration_error
-from tools.pocket.lab import figures, measure, pages, strips
-from tools.pocket.lab.arms import DRAWN, TEXT_CONTOUR, TEXT_ONLY, Arm
-from tools.pocket.lab.draw import Samples
-from tools.pocket.lab.features import NAME as FEATURES
+from tools.pocket.lab import figures, measure, strips
+from tools.pocket.lab.arms import TEXT_CONTOUR, TEXT_ONLY, Arm
 from tools.pocket.lab.features import FeatureSpace, looks_like_aircraft
 from tools.pocket.lab.generator import load_generator, through_autoencoder
 from tools.pocket.lab.judges import check_data, jury_log_probabilities
-from tools.pocket.lab.laboratory import Instruments, open_instruments
+from tools.pocket.lab.laboratory import Instruments, Results, known_names, open_instruments
 from tools.pocket.lab.measure import Pools, Row, row
-from tools.pocket.lab.options import Options, command, constants, made
+from tools.pocket.lab.options import Options, command
 from tools.pocket.lab.scores import hits
 from tools.pocket.lab.train_judges import load_pool
 from tools.pocket.lab.warp import MIRRORED, REPEATED, warped
@@ -56,7 +49,6 @@ ACCURACY_BAR, WARP_BAR, AUTOENCODING_BAR = 0.85, 0.95, 0.90
 TEXT_BAR, CONTOUR_BAR, SPEED_BAR = 0.40, 0.65, 5.0
 SHEET, SHEET_COLUMNS = 64, 16
 SPEED_BATCH, SPEED_STEPS, SPEED_THREADS, SPEED_ROUNDS = 32, 25, 2, 3
-POOLS = ("web", "train", "test")
 
 
 def judges_part(instruments: Instruments, pools: Pools) -> list[Row]:
@@ -216,83 +208,17 @@ def speed_part(instruments: Instruments, pools: Pools) -> list[Row]:
     return rows
 
 
-@dataclass(frozen=True)
-class Part:
-    """A part of the table, and which inputs its figures depend on."""
-
-    title: str
-    run: Callable[[Instruments, Pools], list[Row]]
-    inputs: tuple[str, ...] = ("judges", "pools", "generator", "pictures")
-
-
-PARTS: dict[str, Part] = {
-    "judges": Part("Judges on test photos", judges_part, ("judges", "pools")),
-    "warp": Part("Test photos under the contours' transforms", warp_part, ("judges", "pools")),
-    "photos": Part("The user's photos", photos_part, ("judges", "pools")),
-    "autoencoder": Part(
-        "Test photos through the autoencoder",
-        autoencoder_part,
-        ("judges", "pools", "generator"),
-    ),
-    "text": Part("Text only", partial(arm_part, TEXT_ONLY, TEXT_BAR)),
-    "contour": Part("Text + contour", partial(arm_part, TEXT_CONTOUR, CONTOUR_BAR)),
-    "sheet": Part(f"{SHEET} pictures by text only", sheet_part),
-    "speed": Part("Speed", speed_part, ("generator",)),
+#: Part -> its title and what measures it.
+PARTS: dict[str, tuple[str, Callable[[Instruments, Pools], list[Row]]]] = {
+    "judges": ("Judges on test photos", judges_part),
+    "warp": ("Test photos under the contours' transforms", warp_part),
+    "photos": ("The user's photos", photos_part),
+    "autoencoder": ("Test photos through the autoencoder", autoencoder_part),
+    "text": ("Text only", partial(arm_part, TEXT_ONLY, TEXT_BAR)),
+    "contour": ("Text + contour", partial(arm_part, TEXT_CONTOUR, CONTOUR_BAR)),
+    "sheet": (f"{SHEET} pictures by text only", sheet_part),
+    "speed": ("Speed", speed_part),
 }
-
-
-def input_hashes(options: Options, instruments: Instruments, pools: Pools) -> dict[str, str]:
-    """Input -> hash of all that it consists of. The program itself is not counted."""
-    ctx = instruments.samples.ctx
-    recipe = ctx.recipe
-    inputs: dict[str, list[Any]] = {
-        "judges": [hash_file(file) for file in sorted(options.judges.glob("*.safetensors"))],
-        "pools": [hash_file(pools.folder / name / "records.jsonl") for name in POOLS],
-        "generator": [
-            recipe.model_dump(mode="json", include=DRAWN),
-            model_inputs(ctx, instruments.samples.classes),
-        ],
-        "pictures": [
-            options.per_class,
-            recipe.seed,
-            recipe.contours.model_dump(mode="json"),
-            hash_tree(Path(resolve_ref(recipe.data.root, ctx.base))),
-        ],
-    }
-    return {name: hash_json(values) for name, values in inputs.items()}
-
-
-def measure_parts(
-    options: Options, instruments: Instruments, pools: Pools, only: Sequence[str]
-) -> dict[str, list[Row]]:
-    """Part -> rows, of those that were measured now or are still true."""
-    measured, hashes = {}, input_hashes(options, instruments, pools)
-    for name, part in PARTS.items():
-        path = options.workspace / "parts" / f"{name}.json"
-        key = hash_json([hashes[kind] for kind in part.inputs])
-        stored: Mapping[str, Any] = read_json(path) if path.is_file() else {}
-        fresh = stored.get("depends_on") == key
-        if name in only or (not only and not fresh):
-            print(f"measuring: {part.title}", flush=True)
-            rows = part.run(instruments, pools)
-            write_json(path, {"depends_on": key, "rows": [asdict(row) for row in rows]})
-            measured[name] = rows
-        elif fresh:
-            measured[name] = [Row(**row) for row in stored["rows"]]
-    return measured
-
-
-def write_page(options: Options, samples: Samples, measured: Mapping[str, Sequence[Row]]) -> str:
-    """data/instruments.json, and the page made of it; returns the latter."""
-    numbers = {
-        "made": made(samples.ctx, "instruments", " --rendered WORLD"),
-        "recipe": samples.ctx.recipe.name,
-        "constants": constants(samples.ctx.recipe.guidance),
-        "count": len(samples.items),
-        "features": FEATURES,
-        "parts": {name: [asdict(row) for row in rows] for name, rows in measured.items()},
-    }
-    return pages.publish(options.out, "instruments", numbers)
 
 
 def pools_of(options: Options, instruments: Instruments, space: FeatureSpace) -> Pools:
@@ -302,16 +228,28 @@ def pools_of(options: Options, instruments: Instruments, space: FeatureSpace) ->
     return Pools(options.rendered, size, options.workspace / "features", space)
 
 
+def measure_parts(
+    options: Options, instruments: Instruments, pools: Pools, only: Sequence[str] = ()
+) -> Results:
+    """Measure the parts of that name, or else those that an earlier run has not measured."""
+    results = Results(
+        "instruments", PARTS, options, instruments, SPLIT, " --rendered WORLD", guided=False
+    )
+    for name in only or [name for name in PARTS if name not in results.parts]:
+        title, run = PARTS[name]
+        print(f"measuring: {title}", flush=True)
+        results.add(name, [asdict(row) for row in run(instruments, pools)])
+    return results
+
+
 def measure_all(options: Options, only: Sequence[str], space: FeatureSpace) -> None:
     """Measure and print the page. Raises UserError as the stages, or for an unknown part."""
-    if unknown := [name for name in only if name not in PARTS]:
-        raise UserError(f"--only {unknown[0]}: no such part; parts are {', '.join(PARTS)}")
+    known_names(only, PARTS, "--only", "part")
     if options.per_class < 2:
         raise UserError(f"--per-class {options.per_class}: a class needs two pictures at least")
     with open_instruments(options, SPLIT, space, guide=False) as instruments:
         pools = pools_of(options, instruments, space)
-        measured = measure_parts(options, instruments, pools, only)
-        print(write_page(options, instruments.samples, measured))
+        print(measure_parts(options, instruments, pools, only).publish())
 
 
 def main() -> None:

@@ -16,9 +16,10 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from higfa_cli.artifacts.atomic import write_bytes
 from higfa_cli.errors import UserError
 from tools.pocket.lab.freeze import data_hash
 from tools.pocket.pocket_render.catalogue import load_classes
@@ -111,11 +112,8 @@ def save_judge(path: Path, network: nn.Module, spec: JudgeSpec) -> None:
         name: value.detach().half().contiguous() if value.is_floating_point() else value
         for name, value in network.state_dict().items()
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"judge": json.dumps(asdict(spec), sort_keys=True)})
-    partial.chmod(0o644)
-    partial.replace(path)
+    metadata = {"judge": json.dumps(asdict(spec), sort_keys=True)}
+    write_bytes(path, save(tensors, metadata=metadata))
 
 
 def load_judge(path: Path) -> Judge:

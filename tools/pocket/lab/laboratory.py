@@ -15,24 +15,24 @@ from higfa_cli.artifacts.atomic import read_json
 from higfa_cli.artifacts.fingerprint import hash_file, hash_json
 from higfa_cli.artifacts.lock import folder_lock
 from higfa_cli.data.dataset import load_dataset
+from higfa_cli.errors import UserError
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.stages.inputs import model_inputs
+from tools.pocket.lab import pages
 from tools.pocket.lab.arms import DRAWN, HIGFA, Arm
 from tools.pocket.lab.draw import (
     Drawings,
-    Samples,
     Workers,
     arm_context,
     draw_arm,
     guide_file,
     jobs_of,
-    photos_of,
-    prepare,
     worker_pool,
 )
 from tools.pocket.lab.features import NAME as FEATURES
 from tools.pocket.lab.judges import Judge, check_jury, jury, load_judges
 from tools.pocket.lab.options import Options, constants, device_name, made
+from tools.pocket.lab.samples import Samples, photos_of, prepare
 from tools.pocket.lab.scores import Score, hits
 from tools.pocket.lab.strips import strip
 from tools.pocket.lab.text import percent
@@ -77,7 +77,7 @@ class Instruments:
 
     def drawings(self, arm: Arm) -> Drawings:
         """The arm's pictures, drawn where the cache lacks them. Raises UserError as `draw_arm`."""
-        return draw_arm(self.samples, arm, self.cache, pool=self.pool)
+        return draw_arm(self.samples, arm, self.cache, self.pool)
 
     def score(self, arm: Arm) -> Score:
         """Draw (or read) and score, and print a line. Raises UserError as `draw_arm`, `jury`."""
@@ -124,36 +124,70 @@ def open_instruments(
             yield Instruments(samples, judges, features, cache, options.out, pool)
 
 
-def start_results(
-    path: Path, options: Options, instruments: Instruments, split: str
-) -> dict[str, Any]:
-    """What a command's JSON file begins with: what was drawn, and the `parts` that still hold.
+def known_names(asked: Sequence[str], known: Iterable[str], flag: str, kind: str) -> list[str]:
+    """The asked names, or all. Raises UserError for one that is not known."""
+    every = list(known)
+    if unknown := [name for name in asked if name not in every]:
+        raise UserError(f"{flag} {unknown[0]}: no such {kind}; choose from {', '.join(every)}")
+    return list(asked) or every
 
-    Parts of an earlier run stay when recipe, guide, judges and contours are the same.
+
+class Results:
+    """The numbers of a page, as its JSON file holds them; `known`: its parts, in their order.
+
+    Parts of an earlier run stay when recipe, weights, judges, contours, rendered pools and (where
+    it is `guided`) the guide are the same.
     """
-    samples = instruments.samples
-    recipe = samples.ctx.recipe
-    guide = guide_file(samples, HIGFA)
-    base = {
-        "recipe": recipe.model_dump(mode="json", include=DRAWN),
-        "models": model_inputs(samples.ctx, samples.classes),
-        "guide": guide and hash_file(guide),
-        "judges": [hash_file(file) for file in sorted(options.judges.glob("*.safetensors"))],
-        "items": [[item.id, item.contour_sha256] for item in samples.items],
-    }
-    new = {
-        "made": made(samples.ctx, path.stem),
-        "base": hash_json(base),
-        "recipe": recipe.name,
-        "seed": recipe.seed,
-        "steps": recipe.sampling.steps,
-        "device": device_name(recipe.run.device),
-        "constants": constants(recipe.guidance),
-        "features": FEATURES,
-        "split": split,
-        "classes": len(samples.classes),
-        "per_class": options.per_class,
-        "pictures": len(samples.items),
-    }
-    before = read_json(path) if path.is_file() else {}
-    return {**new, "parts": before["parts"] if before.get("base") == new["base"] else {}}
+
+    def __init__(
+        self,
+        page: str,
+        known: Iterable[str],
+        options: Options,
+        instruments: Instruments,
+        split: str,
+        flags: str = "",
+        guided: bool = True,
+    ) -> None:
+        self.page, self.known, self.options = page, list(known), options
+        samples = instruments.samples
+        recipe = samples.ctx.recipe
+        pools = sorted(options.rendered.glob("*/records.jsonl")) if options.rendered else []
+        guide = guide_file(samples, HIGFA) if guided else None
+        base = {
+            "recipe": recipe.model_dump(mode="json", include=DRAWN),
+            "models": model_inputs(samples.ctx, samples.classes),
+            "guide": guide and hash_file(guide),
+            "judges": [hash_file(file) for file in sorted(options.judges.glob("*.safetensors"))],
+            "items": [[item.id, item.contour_sha256] for item in samples.items],
+            "pools": [[file.parent.name, hash_file(file)] for file in pools],
+        }
+        self.numbers: dict[str, Any] = {
+            "made": made(samples.ctx, page, flags),
+            "base": hash_json(base),
+            "recipe": recipe.name,
+            "seed": recipe.seed,
+            "steps": recipe.sampling.steps,
+            "device": device_name(recipe.run.device),
+            "constants": constants(recipe.guidance),
+            "features": FEATURES,
+            "split": split,
+            "classes": len(samples.classes),
+            "per_class": options.per_class,
+            "pictures": len(samples.items),
+        }
+        path = options.data(page)
+        before = read_json(path) if path.is_file() else {}
+        held = before.get("base") == self.numbers["base"]
+        self.parts: dict[str, Any] = before["parts"] if held else {}
+
+    def add(self, name: str, part: Any) -> None:
+        """Put a part that was measured now in the place of an earlier one, and write the page."""
+        self.parts[name] = part
+        self.publish()
+
+    def publish(self) -> str:
+        """Write numbers and page; returns the latter."""
+        parts = {name: self.parts[name] for name in self.known if name in self.parts}
+        self.numbers["parts"] = parts
+        return pages.publish(self.options.out, self.page, self.numbers)

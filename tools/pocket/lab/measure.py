@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from higfa_cli.artifacts.atomic import write_bytes
 from higfa_cli.artifacts.fingerprint import hash_file, hash_json
 from tools.pocket.lab import figures
 from tools.pocket.lab.draw import Drawings, Pictures
@@ -89,12 +91,10 @@ def pool_features(
     if not path.is_file():
         pool = load_pool(rendered / name, size)
         sides = [pool.pictures, pool.pictures.flip(-1)] if mirrored else [pool.pictures]
-        found = torch.cat([features_of(network, pictures) for pictures in sides])
-        cache.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as handle:
-            np.savez(handle, features=found.numpy(), labels=pool.labels.repeat(len(sides)).numpy())
-        partial.replace(path)
+        features = torch.cat([features_of(network, pictures) for pictures in sides]).numpy()
+        buffer = io.BytesIO()
+        np.savez(buffer, features=features, labels=pool.labels.repeat(len(sides)).numpy())
+        write_bytes(path, buffer.getvalue())
     with np.load(path, allow_pickle=False) as stored:
         return torch.from_numpy(stored["features"]), torch.from_numpy(stored["labels"])
 

@@ -15,7 +15,7 @@ import transformers
 
 from higfa_cli.artifacts.atomic import read_json
 from higfa_cli.artifacts.fingerprint import hash_file
-from higfa_cli.cli.quiet import silence_libraries
+from higfa_cli.cli.options import silence_libraries
 from higfa_cli.errors import UserError
 from higfa_cli.method.guidance import Guidance
 from higfa_cli.models.device import resolve_device

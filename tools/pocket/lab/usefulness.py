@@ -32,10 +32,8 @@ from higfa_cli.errors import UserError
 from higfa_cli.models.backbones import create_backbone
 from higfa_cli.models.device import resolve_device
 from higfa_cli.recipe.load import load_recipe
-from higfa_cli.stages.context import Context, Silent, make_context
-from higfa_cli.stages.photos import load_photos
-from higfa_cli.training.mixing import TrainSet
-from higfa_cli.training.pictures import Pictures, load_pictures
+from higfa_cli.stages.context import Context, Silent, load_photos, make_context
+from higfa_cli.training.pictures import Pictures, TrainSet, load_pictures
 from higfa_cli.training.synthetic import list_synthetic
 from higfa_cli.training.trainer import fit, predict_logits
 from tools.pocket.lab.generator import load_generator, through_autoencoder

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from tools.pocket.lab.draw import photos_of
 from tools.pocket.lab.laboratory import Instruments
+from tools.pocket.lab.samples import photos_of
 from tools.pocket.lab.scores import Score
 from tools.pocket.lab.strips import strip
 

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from higfa_cli.report import bootstrap
-from higfa_cli.report.bootstrap import difference_interval, resampled_means
+from higfa_cli.report import stats
+from higfa_cli.report.stats import difference_interval, resampled_means
 
 
 def test_one_training_is_resampled_by_item_alone() -> None:
@@ -50,9 +50,9 @@ def test_same_seed_same_interval_and_sign_swaps() -> None:
 def test_columns_are_resampled_together_whatever_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
     items = np.array([[0.0, 1.0], [1.0, 3.0], [2.0, 5.0]])
     means = resampled_means(items, np.random.default_rng(0))
-    assert means.shape == (bootstrap.RESAMPLES, 2)
+    assert means.shape == (stats.RESAMPLES, 2)
     assert means[:, 1] == pytest.approx(2 * means[:, 0] + 1)
-    monkeypatch.setattr(bootstrap, "_HELD", 3 * 999)
+    monkeypatch.setattr(stats, "_HELD", 3 * 999)
     assert resampled_means(items, np.random.default_rng(0)) == pytest.approx(means)
 
 
@@ -84,11 +84,11 @@ def coverage(seeds: int, photos: int, luck: float, seed: int, runs: int = 200) -
 def test_the_interval_holds_the_truth_as_often_as_it_says(
     seeds: int, luck: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bootstrap, "RESAMPLES", 1000)
+    monkeypatch.setattr(stats, "RESAMPLES", 1000)
     # Of 200 runs 95 % +- 3: two standard errors below the level.
     assert coverage(seeds, 200, luck, seed=seeds) >= 0.92
 
 
 def test_one_training_alone_would_promise_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bootstrap, "RESAMPLES", 1000)
+    monkeypatch.setattr(stats, "RESAMPLES", 1000)
     assert coverage(1, 200, 0.08, seed=0) < 0.8

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from higfa_cli.models.memory_kept import keep_memory
+from higfa_cli.models.device import keep_memory
 
 COUNT_FAULTS = """
 import resource, sys, torch
