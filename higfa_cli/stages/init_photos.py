@@ -62,8 +62,10 @@ class Chosen:
     @property
     def skipped(self) -> list[dict[str, object]]:
         """All that is not used: {"file", "reason"}, with "files" where several are counted."""
-        photos = self.unused.items()
-        return [*({"file": key, "reason": reason} for key, reason in photos), *self.others]
+        photos: list[dict[str, object]] = [
+            {"file": key, "reason": reason} for key, reason in self.unused.items()
+        ]
+        return photos + self.others
 
 
 def chosen_photos(root: Path, draw: Draw, form: Form, progress: Progress) -> Chosen:

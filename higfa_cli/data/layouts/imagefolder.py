@@ -134,10 +134,10 @@ def _without_classes(root: Path, folder: Path) -> str:
 def check_meaning(root: Path, folders: Sequence[Path]) -> None:
     """Raise UserError where the folders of `root` may be classes, or parts that each have all."""
     inner = {folder: {class_label(path.name) for path in sub_folders(folder)} for folder in folders}
-    first, *others = (inner[folder] for folder in folders)
-    name, command = folders[0].name, f"higfa init --root {shlex.quote(str(root))}"
-    if len(first) < 2 or not others or any(names != first for names in others):
+    first = inner[folders[0]] if folders else set()
+    if len(first) < 2 or len(folders) < 2 or any(names != first for names in inner.values()):
         return
+    name, command = folders[0].name, f"higfa init --root {shlex.quote(str(root))}"
     if all(split_of(name) for name in first):
         raise UserError(
             f"every folder of {root} holds {', '.join(sorted(first)[:3])}: splits inside classes; "
