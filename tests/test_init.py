@@ -18,9 +18,11 @@ from higfa_cli.stages.init_photos import Draw
 from higfa_cli.stages.init_project import init_project
 
 
-def photo(path: Path, seed: int = 0, size: tuple[int, int] = (12, 9)) -> None:
+def photo(path: Path, seed: object = 0, size: tuple[int, int] = (12, 9)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    pixels = np.random.default_rng(list(repr(seed).encode())).integers(
+        0, 256, (size[1], size[0], 3), dtype=np.uint8
+    )
     image = Image.fromarray(pixels)
     (image.convert("CMYK") if path.suffix == ".tif" else image).save(path)
 
@@ -30,7 +32,7 @@ def flat(root: Path, counts: dict[str, int]) -> Path:
     for cls, count in counts.items():
         for index in range(count):
             suffix = ("jpg", "png", "tif", "webp")[index % 4]
-            photo(root / cls / f"p{index}.{suffix}", index, (8 + index, 20 - index % 13))
+            photo(root / cls / f"p{index}.{suffix}", f"{cls}{index}", (8 + index, 20 - index % 13))
     return root
 
 

@@ -195,6 +195,12 @@ def _scale_16_bit(image: Image.Image, inverted: bool) -> np.ndarray:
     return ((values + 128) // 257).astype(np.uint8)[..., None]
 
 
+def shrink(image: np.ndarray, side: int) -> np.ndarray:
+    """HxWx3 uint8 as side x side x 3, whatever its proportions: means of its parts."""
+    small = Image.fromarray(image).resize((side, side), Image.Resampling.BOX)
+    return np.array(small, dtype=np.uint8)
+
+
 def fit_inside(image: np.ndarray, size: int) -> np.ndarray:
     """HxW or HxWx3 uint8, isotropically resized (antialiased) so that its longer side is `size`."""
     height, width = image.shape[:2]

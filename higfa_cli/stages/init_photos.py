@@ -5,10 +5,13 @@ from __future__ import annotations
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from higfa_cli.artifacts.seeds import seed_for
+from higfa_cli.data.copies import Groups, contradictory, copies, thumbnail
 from higfa_cli.data.images import ImageError, read_image
 from higfa_cli.data.layouts.common import Row, Split
 from higfa_cli.data.layouts.files import Found, look, sub_folders
@@ -19,6 +22,7 @@ from higfa_cli.data.layouts.imagefolder import (
     split_rows,
 )
 from higfa_cli.data.layouts.labels import labelled_rows, metadata_tables
+from higfa_cli.data.rejected import file_state
 from higfa_cli.errors import UserError
 from higfa_cli.stages.context import Progress
 
@@ -52,12 +56,14 @@ class Chosen:
     """`rows`: the photos that are used. `unused`: key -> why not, of the photos that are not.
 
     `others`: the files that are no photos, counted by kind. `split_kept`: the data have a split.
+    `copies`: groups of photos that are one.
     """
 
     rows: list[Row]
     split_kept: bool
     unused: dict[str, str] = field(default_factory=dict)
     others: list[dict[str, object]] = field(default_factory=list)
+    copies: Groups = field(default_factory=list)
 
     @property
     def skipped(self) -> list[dict[str, object]]:
@@ -86,10 +92,14 @@ def chosen_photos(root: Path, draw: Draw, form: Form, progress: Progress) -> Cho
         if (key := path.relative_to(root).as_posix()) not in used:
             chosen.unused[key] = reason
     chosen.others = _counted(root, found)
-    _leave_out_unreadable(root, chosen, progress)
+    thumbnails = _leave_out_unreadable(root, chosen, progress)
+    states = [file_state(root / row.key) for row in chosen.rows]
+    groups = copies(chosen.rows, states, thumbnails)
     if not split_kept:
-        chosen.rows = _split(chosen.rows, draw)
+        chosen.rows = _split(chosen.rows, draw, groups)
     chosen.rows.sort(key=lambda row: row.key)
+    placed = {row.key: row for row in chosen.rows}
+    chosen.copies = [[placed[row.key] for row in group] for group in groups]
     return chosen
 
 
@@ -137,33 +147,44 @@ def _file_count(folder: Path) -> int:
     return sum(not path.is_dir() for path in folder.rglob("*"))
 
 
-def _leave_out_unreadable(root: Path, chosen: Chosen, progress: Progress) -> None:
-    """Decode all; those that do not decode are not used."""
+def _leave_out_unreadable(root: Path, chosen: Chosen, progress: Progress) -> list[np.ndarray]:
+    """Decode all; those that do not decode are not used. Returns the others' thumbnails."""
     good: list[Row] = []
+    thumbnails = []
     for row in progress.track(chosen.rows, "reading photos", total=len(chosen.rows)):
         try:
-            read_image(root / row.key)
+            thumbnails.append(thumbnail(read_image(root / row.key)))
             good.append(row)
         except ImageError as error:
             chosen.unused[row.key] = error.reason
     for cls in {row.cls for row in chosen.rows} - {row.cls for row in good}:
         raise UserError(f"class `{cls}` of {root} has no readable image; add some or remove it")
     chosen.rows = good
+    return thumbnails
 
 
-def _split(rows: Sequence[Row], draw: Draw) -> list[Row]:
-    """Stratified split. A row's rank depends on seed, class and path alone, not on other rows."""
-    by_class: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        by_class[row.cls].append(row)
-    placed: list[Row] = []
-    for cls, members in by_class.items():
-        members.sort(key=lambda row: seed_for(draw.seed, "split", row.cls, row.key))
-        tests, vals = _quotas(len(members), draw.val, draw.test)
-        drawn: list[tuple[Split, int]] = [("test", tests), ("val", vals)]
-        splits = [split for split, count in drawn for _ in range(count)]
-        splits += ["train"] * (len(members) - len(splits))
-        placed += [Row(row.key, cls, split) for row, split in zip(members, splits, strict=True)]
+def _split(rows: Sequence[Row], draw: Draw, groups: Groups) -> list[Row]:
+    """Stratified split. A row's rank depends on seed, class and path alone, not on other rows.
+
+    Copies stay together; those of several classes are for training, where they are not scored.
+    """
+    together = {row.key: group[0].key for group in groups for row in group}
+    contradict = {row.key for group in contradictory(groups) for row in group}
+    by_class: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    placed = [replace(row, split="train") for row in rows if row.key in contradict]
+    counts = Counter(row.cls for row in rows)
+    for row in sorted(rows, key=lambda row: seed_for(draw.seed, "split", row.cls, row.key)):
+        if row.key not in contradict:
+            by_class[row.cls][together.get(row.key, row.key)].append(row)
+    for cls, units in by_class.items():
+        left: dict[Split, int] = dict(
+            zip(("test", "val"), _quotas(counts[cls], draw.val, draw.test), strict=True)
+        )
+        for unit in units.values():
+            split: Split = next((name for name in left if left[name] >= len(unit)), "train")
+            if split != "train":
+                left[split] -= len(unit)
+            placed += [replace(row, split=split) for row in unit]
     return placed
 
 

@@ -15,6 +15,7 @@ from string import Template
 from typing import Any
 
 from higfa_cli.artifacts.atomic import write_text
+from higfa_cli.data.copies import Groups, told
 from higfa_cli.data.layouts.common import SPLITS, Row, check_rows, plain_name
 from higfa_cli.data.layouts.imagefolder import COLUMNS, UNUSED
 from higfa_cli.data.prompts import default_words
@@ -85,15 +86,17 @@ def init_project(
         "classes": classes,
         "counts": {split: counts[split] for split in SPLITS},
         "skipped": chosen.skipped,
-        "notes": _notes(chosen.split_kept, rows),
+        "notes": _notes(chosen.split_kept, rows, chosen.copies),
         "next": f"higfa doctor {shlex.quote(str(out))}",
     }
 
 
-def _notes(split_kept: bool, rows: Sequence[Row]) -> list[str]:
+def _notes(split_kept: bool, rows: Sequence[Row], copies: Groups) -> list[str]:
     """What a user may not expect of the split."""
     counts = Counter(row.split for row in rows)
-    notes = []
+    notes = told(copies)
+    if together := sum(map(len, copies)) if not split_kept else 0:
+        notes.append(f"{together} photos are copies of one another: they are kept in one split")
     if split_kept:
         notes.append("the split of the folders is kept, --val and --test play no part")
     if not counts["val"]:

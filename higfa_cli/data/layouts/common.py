@@ -31,10 +31,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a layout reader found: the folder the keys are relative to, and the rows."""
+    """What a layout reader found: the folder the keys are relative to, and the rows.
+
+    `unlisted`: of a split file, the photos below the folder that it does not name.
+    """
 
     root: Path
     rows: tuple[Row, ...]
+    unlisted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

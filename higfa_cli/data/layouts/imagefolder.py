@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from higfa_cli.data.layouts.common import SPLITS, Listing, Row, Rows, Split, class_label
-from higfa_cli.data.layouts.files import kinds, look, sub_folders
+from higfa_cli.data.layouts.files import image_files, kinds, look, sub_folders
 from higfa_cli.data.layouts.tables import Names, read_table
 from higfa_cli.errors import UserError
 from higfa_cli.text import or_nearest, plural
@@ -165,11 +166,12 @@ def list_csv(root: Path, path: Path) -> Listing:
             f"{path} has no column `{absent[0]}`; its header must be path,class,split "
             f"(it is {','.join(header)[:80]})"
         )
-    rows, names = Rows(root, links=True), Names(root, path.parent)
+    rows, names, unused = Rows(root, links=True), Names(root, path.parent), set()
     for origin, record in table:
         key, label, said = (record[name] for name in COLUMNS)
         split = split_of(said)
         if said.strip().lower() == UNUSED:
+            unused.add(names.find(key))
             continue
         if split is None:
             raise UserError(
@@ -180,7 +182,9 @@ def list_csv(root: Path, path: Path) -> Listing:
         rows.add(names.find(key) or key, label, split, origin)
     listing = rows.listing()
     _check_folder_names(listing, path)
-    return listing
+    listed = unused | {row.key for row in listing.rows}
+    photos = (photo.relative_to(root).as_posix() for photo in image_files(root))
+    return replace(listing, unlisted=tuple(key for key in photos if key not in listed))
 
 
 def _check_folder_names(listing: Listing, path: Path) -> None:
