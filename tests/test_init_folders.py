@@ -48,6 +48,7 @@ def init(root: Path, form: Form = Form()) -> dict[str, Any]:
         ("train-jpg", "eval-jpg", "val"),
         ("trainset", "testset", "test"),
         ("TrainImages", "TestImages", "test"),
+        ("birds_train", "birds_val", "val"),
     ],
 )
 def test_splits_as_people_call_them(tmp_path: Path, training: str, other: str, split: str) -> None:
