@@ -57,7 +57,8 @@ def _photos(path: Path) -> list[Path]:
 
 def _predict(classifier: Classifier, paths: Sequence[Path], top: int) -> list[dict[str, Any]]:
     spec = classifier.spec
-    rows, fitted = [], []
+    rows: list[dict[str, Any]] = []
+    fitted = []
     for path in paths:
         try:
             fitted.append(fit_square(read_photo(path, spec.crop_bottom), spec.image_size))
