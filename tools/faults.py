@@ -21,6 +21,8 @@ SECTIONS = {
     "images": "Bad images",
     "hostile": "Hostile input",
     "numbers": "Numbers and memory",
+    "folders": "Folders of photos as people have them",
+    "lists": "Lists and tables as people have them",
 }
 
 
