@@ -13,7 +13,7 @@ from higfa_cli.artifacts.artifact import read_model
 from higfa_cli.artifacts.results import ArmRun, Results
 from higfa_cli.artifacts.workspace import DownstreamFolder
 from higfa_cli.data.images import fit_square, read_photo
-from higfa_cli.data.layouts.common import image_files
+from higfa_cli.data.layouts.files import image_files
 from higfa_cli.errors import UserError
 from higfa_cli.models.classifier import Classifier, load_classifier
 from higfa_cli.models.device import resolve_device
