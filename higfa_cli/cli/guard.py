@@ -15,9 +15,10 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from higfa_cli import __version__
 from higfa_cli.cli import streams
 from higfa_cli.errors import UserError, remedy_for
-from higfa_cli.text import inert
+from higfa_cli.text import inert, one_line
 
 INTERRUPTED = 130
 DEBUG = "HIGFA_DEBUG"
@@ -146,7 +147,12 @@ def _described(error: Exception) -> str:
     if isinstance(error, UnicodeEncodeError):
         around = error.object[max(error.start - 40, 0) : error.end + 40]
         return f"{around!r} cannot be written as {error.encoding}; rename the file or the class"
-    return f"{type(error).__name__}: {error} (set {DEBUG}=1 for the traceback)"
+    if isinstance(error, MemoryError):
+        return "this machine's memory is full; end other programs, or lower a batch_size"
+    return (
+        f"a fault of higfa {__version__}: {one_line(error)}; please report it to the project, with "
+        f"what the command prints under {DEBUG}=1"
+    )
 
 
 def _is_typers_own(error: Exception) -> bool:

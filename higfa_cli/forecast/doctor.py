@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from higfa_cli import __version__
 from higfa_cli.data.layouts import layout_of
+from higfa_cli.data.prompts import negative_for
 from higfa_cli.errors import UserError
 from higfa_cli.forecast import capacity, estimate
 from higfa_cli.forecast.findings import Findings, Row
@@ -70,8 +72,8 @@ def failed(check: str, error: Exception) -> Row:
     """An error as a row: users' own messages end in the remedy."""
     message = " ".join(str(error).split())
     if not isinstance(error, UserError):
-        detail = f"{type(error).__name__}: {message}"
-        return Row(check, "failed", detail, "HIGFA_DEBUG=1 tells more")
+        detail = f"a fault of higfa {__version__}: {message or 'no more is known'}"
+        return Row(check, "failed", detail, "please report it to the project")
     detail, _, remedy = message.rpartition("; ")
     return Row(check, "failed", detail or remedy, remedy if detail else "")
 
@@ -106,8 +108,18 @@ def _prompts(findings: Findings) -> Row:
     if not tokenizers:
         detail = f"{counted}; their length is checked once the tokenizer is here"
         return Row("prompts", "ok", detail)
-    from higfa_cli.models.text import cut_off_classes
+    from higfa_cli.models.text import cut_off_classes, unread_placeholders
 
+    texts = {text for of_class in prompts.values() for text in of_class}
+    texts.add(negative_for(ctx.recipe.prompts, ctx.base))
+    if unread := unread_placeholders(tokenizers, texts):
+        return Row(
+            "prompts",
+            "warning",
+            f"{', '.join(f'`{word}`' for word in unread[:5])}: no token of this model's tokenizer, "
+            "so the letters are read",
+            "save the model with its embedding (docs/models.md), or write plain words",
+        )
     cut, limit = cut_off_classes(tokenizers, prompts)
     if not cut:
         return Row("prompts", "ok", f"{counted}, none longer than {limit} tokens")
