@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from higfa_cli.errors import UserError
+from higfa_cli.forecast.model_files import FOLDER, missing_files
+from higfa_cli.models.architecture import check_model
 from higfa_cli.models.text import unread_placeholders
+from higfa_cli.recipe.drawing import Model
+from higfa_cli.recipe.refs import resolve_ref
+from tests.support.people_models import OF_BASE, OF_CONTROLNET
+from tests.support.photo_project import higfa
+from tests.support.recipes import drawing_recipe
 
 
 def tokenizer(*words: str) -> SimpleNamespace:
@@ -35,3 +47,91 @@ def test_placeholders_that_are_no_tokens(prompt: str, unread: list[str]) -> None
     expected = [word for word in unread if "wren" not in word]
     assert unread_placeholders([tokenizer("<wren>")], [prompt]) == expected
     assert set(unread) <= set(unread_placeholders([tokenizer("<wren>"), tokenizer()], [prompt]))
+
+
+@pytest.mark.fault(
+    "models",
+    "a recipe names a single file, an adapter, an embedding, a training's checkpoint, a part",
+    "one line says what it is and how a whole folder is made of it",
+)
+@pytest.mark.parametrize("kind", OF_BASE)
+def test_what_is_in_the_place_of_a_model(tmp_path: Path, kind: str) -> None:
+    check_said(tmp_path, "base", *OF_BASE[kind])
+
+
+@pytest.mark.parametrize("kind", OF_CONTROLNET)
+def test_what_is_in_the_place_of_a_controlnet(tmp_path: Path, kind: str) -> None:
+    check_said(tmp_path, "controlnet", *OF_CONTROLNET[kind])
+
+
+def check_said(
+    folder: Path, key: str, make: Callable[[Path], Path], words: tuple[str, ...]
+) -> None:
+    """The stages' check and doctor's list say the same."""
+    place = str(make(folder))
+    refs = {"base": "pocket:sd", "controlnet": "pocket:controlnet", key: place}
+    with pytest.raises(UserError) as caught:
+        check_model(drawing_recipe(refs["base"], refs["controlnet"]), folder)
+    assert str(caught.value).startswith(f"model.{key} `{place}` is ")
+    (lost,) = [lost for lost in missing_files(Model(**refs), folder) if lost.key == f"model.{key}"]
+    assert lost.file == FOLDER
+    for word in words:
+        assert word in str(caught.value), str(caught.value)
+        assert word in lost.remedy, lost.remedy
+
+
+def test_a_whole_model_is_none_of_them(tmp_path: Path) -> None:
+    check_model(drawing_recipe("pocket:sd", "pocket:controlnet"), tmp_path)
+    with pytest.raises(UserError, match=r"here without fp16 files; leave model\.variant out"):
+        check_model(drawing_recipe("pocket:sd", "pocket:controlnet", variant="fp16"), tmp_path)
+
+
+def changed_pocket(folder: Path, file: str, **changes: object) -> Path:
+    """The pocket's model with some keys of one configuration changed."""
+    place = resolve_ref("pocket:sd", folder)
+    assert isinstance(place, Path)
+    shutil.copytree(place, folder / "sd")
+    path = folder / "sd" / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return folder / "sd"
+
+
+@pytest.mark.fault(
+    "models",
+    "a model for inpainting, upscaling, depth or instructions",
+    "one line in doctor, in the dry run and in the stage",
+)
+@pytest.mark.parametrize("channels", [9, 8, 7, 5])
+def test_models_that_read_more_than_noise(tmp_path: Path, channels: int) -> None:
+    model = changed_pocket(tmp_path, "unet/config.json", in_channels=channels)
+    with pytest.raises(UserError, match="use a text-to-image model"):
+        check_model(drawing_recipe(model, "pocket:controlnet"), tmp_path)
+
+
+@pytest.mark.fault(
+    "costly",
+    "a scheduler whose first step gives infinity",
+    "refused by doctor, the dry run and the first second of a run",
+)
+def test_zero_signal_needs_v(tmp_path: Path) -> None:
+    file = "scheduler/scheduler_config.json"
+    model = changed_pocket(tmp_path, file, rescale_betas_zero_snr=True, prediction_type="epsilon")
+    recipe = drawing_recipe(model, "pocket:controlnet")
+    with pytest.raises(UserError, match="ratio of zero, which needs a model that predicts v"):
+        check_model(recipe, tmp_path)
+    config = json.loads((model / file).read_text())
+    (model / file).write_text(json.dumps(config | {"prediction_type": "v_prediction"}))
+    check_model(recipe, tmp_path)
+
+
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+def test_a_run_ends_before_its_first_stage(tmp_path: Path, dry: list[str]) -> None:
+    model = changed_pocket(
+        tmp_path,
+        "scheduler/scheduler_config.json",
+        rescale_betas_zero_snr=True,
+        prediction_type="epsilon",
+    )
+    words = ["run", "pocket", "--set", f"model.base={model}", "--workspace", str(tmp_path / "w")]
+    said = higfa(*words, *dry, exit_code=1)
+    assert "signal-to-noise ratio of zero" in said.stderr and not (tmp_path / "w").exists()

@@ -20,6 +20,7 @@ from torch import Tensor
 from higfa_cli.errors import RecipeError, UserError
 from higfa_cli.method import equations
 from higfa_cli.method.protocols import Level, Prediction
+from higfa_cli.models.families.family import no_signal
 
 #: The solver of flow matching, by the recipe's name; the others are of diffusion models.
 FLOW = "flow-euler"
@@ -40,6 +41,9 @@ _OUTPUTS: Mapping[str, Callable[[Prediction, Level], Tensor]] = {
     "v_prediction": equations.to_v,
     "flow": lambda prediction, level: equations.to_flow(prediction),
 }
+# Part of x0 in the first x_t: epsilon says nothing of a picture that is all noise. Trained models
+# start from 0.05 and more.
+_LEAST_SIGNAL = 1e-3
 # Options of flow matching under which the levels are not sigma = 1 ... 0 of the shifted line alone.
 _OTHER_FLOWS = ("use_dynamic_shifting", "invert_sigmas", "stochastic_sampling")
 
@@ -84,6 +88,8 @@ class SchedulerSolver:
         conversion(self.prediction_type)
         self.scheduler.set_timesteps(steps)
         self.levels: Sequence[Level] = tuple(self._level(i, steps) for i in range(steps))
+        if self.prediction_type == "epsilon" and self.levels[0].alpha < _LEAST_SIGNAL:
+            raise UserError(no_signal("scheduler"))
 
     def _level(self, index: int, steps: int) -> Level:
         timestep = self.scheduler.timesteps[index].item()

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from higfa_cli.data.prompts import load_words, negative_for
+from higfa_cli.models.architecture import check_model
 from higfa_cli.recipe.refs import POCKET, existing_path, resolve_ref
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages.inputs import MODELS
@@ -21,6 +22,8 @@ def check_recipe(recipe: Recipe, base: Path) -> None:
     for key, ref in {"data.root": recipe.data.root, **refs}.items():
         if ref is not None and ref.startswith("pocket:") and not _is_of_absent_pocket(ref):
             resolve_ref(ref, base, key)
+    if not any(ref and _is_of_absent_pocket(ref) for ref in refs.values()):
+        check_model(recipe, base)
 
 
 def check_texts(recipe: Recipe, base: Path) -> None:

@@ -74,6 +74,15 @@ class Inputs:
         return Inputs(self.x[-count:], self.timestep, text, self.size)
 
 
+def no_signal(name: str) -> str:
+    """Why a model that predicts epsilon cannot start where nothing of the picture is left."""
+    return (
+        f"{name}: its scheduler ends at a signal-to-noise ratio of zero, which needs a model that "
+        "predicts v; correct prediction_type or rescale_betas_zero_snr in "
+        "scheduler/scheduler_config.json"
+    )
+
+
 def diffusers_class(name: str) -> Any:
     """A class of diffusers that a family names: never a name out of a model's folder."""
     import diffusers
