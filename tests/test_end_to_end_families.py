@@ -158,7 +158,7 @@ def test_the_costliest_step_is_one_guided_step(recipe: Path) -> None:
 
 def test_sweep_over_a_model_key_and_over_prompts(recipe: Path) -> None:
     out = str(recipe.parent / "out")
-    flags = (str(recipe), "--workspace", out, "--json", "--quiet", "--set", "sampling.steps=2")
+    flags = (str(recipe), "--workspace", out, "--json", "--quiet")
     values = "prompts.negative=blur,ugly"
     result = json.loads(higfa("synthesize", *flags, "--sweep", values).stdout)
     assert [row["value"] for row in result["rows"]] == ["blur", "ugly"]

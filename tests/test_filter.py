@@ -527,13 +527,15 @@ def test_from_the_command_line_to_the_report(ctx: Context) -> None:
 def test_sentences_by_hand() -> None:
     none = dict.fromkeys(PICTURE_FAULTS, 0)
     counts = FilterCounts(pictures=2400, kept=2400, rejected=none, kept_by_class={})
-    assert wording.filter_sentence(counts) == "The filter kept all 2,400 drawn pictures."
+    assert wording.sentences("filter", counts=counts) == [
+        "The filter kept all 2,400 drawn pictures."
+    ]
     rejected = none | {"confidence": 3, "top_k": 1}
     counts = FilterCounts(pictures=9, kept=6, rejected=rejected, kept_by_class={})
-    assert wording.filter_sentence(counts) == (
+    assert wording.sentences("filter", counts=counts) == [
         "The filter kept 6 of 9 drawn pictures and left 3 out of training (some for more than one "
         "reason): 3 below the guide's confidence, 1 not among the guide's first choices."
-    )
+    ]
     assert set(wording.REJECTED) == set(PICTURE_FAULTS)
     assert wording.filter_rules(Filter(constant=0)) == "none"
     assert wording.filter_rules(Filter(best_of=4, top_k=2)) == (

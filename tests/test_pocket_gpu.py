@@ -17,7 +17,7 @@ from tools.pocket.train.checkpoint import load_checkpoint, read_log
 from tools.pocket.train.networks import LEVELS, Sizes, build_scheduler, sizes_of
 from tools.pocket.train.prepare import Cache, encode_all, prepare
 from tools.pocket.train.webdata import read_web
-from tools.pocket.train.widen import widen_checkpoint
+from tools.pocket.train.widen import widen_checkpoint, wider_decoder
 from tools.pocket.train.wider import widen
 from tools.pocket.train.words import teach_cache
 
@@ -166,6 +166,16 @@ def test_a_widened_denoiser_draws_the_old_channels_as_before(trained: Path, tmp_
         found.append(v)
     torch.testing.assert_close(found[1][:, :32], found[0], atol=1e-5, rtol=1e-4)
     assert (found[1][:, 32:] == 0).all()
+
+
+def test_a_wider_decoder_draws_as_before(trained: Path) -> None:
+    basis = PatchBasis.load(trained / "cache" / "basis.npz")
+    narrow = build_autoencoder(basis).decoder.eval()
+    wide = build_autoencoder(basis, 96).decoder.eval()
+    wide.load_state_dict(wider_decoder(narrow.state_dict(), len(basis.scales), 96))
+    z = torch.randn(2, len(basis.scales), 8, 8) / 3
+    with torch.no_grad():
+        torch.testing.assert_close(wide(z), narrow(z), atol=1e-5, rtol=1e-4)
 
 
 def test_schedule_ends_in_noise_and_keeps_stable_diffusions_levels() -> None:

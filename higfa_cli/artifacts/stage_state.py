@@ -70,16 +70,13 @@ def stage_state(directory: Path, inputs: StageInputs) -> StageState:
         return StageState("partial", (f"failed: {record.error}",))
     if record.outputs is None:
         return StageState("partial", ("not finished: still running, or killed",))
+    paths = {name: directory / name for name in record.outputs}
     gone = [
-        name
-        for name in record.outputs
-        if why_outside(directory, name) or not (directory / name).is_file()
+        name for name, path in paths.items() if why_outside(directory, name) or not path.is_file()
     ]
     if gone:
         return StageState("partial", _capped([f"{name} is gone" for name in gone]))
-    changed = [
-        name for name, digest in record.outputs.items() if hash_file(directory / name) != digest
-    ]
+    changed = [name for name, path in paths.items() if hash_file(path) != record.outputs[name]]
     if changed:
         return StageState("stale", _capped([f"{name} was changed" for name in changed]))
     return StageState("fresh")

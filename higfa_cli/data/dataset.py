@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,14 +79,18 @@ class Dataset:
         It does not depend on where the folder lies, on file times or on listing order. A file
         that cannot be read counts as such: reading it is what fails.
         """
-        wanted = splits or SPLITS
-        return hash_json(
-            sorted(
+        if splits not in self._fingerprints:
+            rows = (
                 [sample.key, sample.cls, sample.split, file_state(sample.path)]
                 for sample in self.samples
-                if sample.split in wanted
+                if sample.split in (splits or SPLITS)
             )
-        )
+            self._fingerprints[splits] = hash_json(sorted(rows))
+        return self._fingerprints[splits]
+
+    @cached_property
+    def _fingerprints(self) -> dict[tuple[Split, ...], str]:
+        return {}
 
 
 def load_dataset(data: Data, base: Path, seed: int, rejected: Rejected | None = None) -> Dataset:

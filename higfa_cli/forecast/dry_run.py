@@ -61,9 +61,7 @@ def dry_run(ctx: Context, arms: Sequence[str] = ()) -> dict[str, object]:
         "counted_from": counted.source,
         "batch_size": size,
         **{key: _sum([row[key] for row in rows.values()]) for key in _SUMS},
-        "estimated_memory_bytes": max(
-            (row["estimated_memory_bytes"] or 0 for row in rows.values()), default=0
-        )
+        "estimated_memory_bytes": max(row["estimated_memory_bytes"] or 0 for row in rows.values())
         or None,
         "arms": rows,
         "notes": [note for note in notes if note is not None],

@@ -132,13 +132,13 @@ class ControlledDenoiser:
         """x_t [B, C, h, w] -> a prediction per branch, in x_t's dtype."""
         # Contour branches come last, so that their residuals are one contiguous block.
         ordered = sorted(branches, key=lambda b: b.has_contour)
-        c = self.conditions
+        c, model = self.conditions, self.model
         text = concat([c.text if b.has_text else c.negative for b in ordered])
-        x = _enter(torch.cat([x_t] * len(ordered)), self.model.network.dtype)
-        with_contour = sum(b.has_contour for b in ordered) if self.model.controlled(level) else 0
-        inputs = Inputs(x, level.timestep, text, self.model.size)
+        x = _enter(torch.cat([x_t] * len(ordered)), model.network.dtype)
+        with_contour = sum(b.has_contour for b in ordered) if model.controlled(level) else 0
+        inputs = Inputs(x, level.timestep, text, model.size)
         residuals = self._residuals(inputs, with_contour)
-        output = self.model.family.denoise(self.model.network, inputs, residuals)
+        output = model.family.denoise(model.network, inputs, residuals)
         parts = _leave(output, x_t.dtype).chunk(len(ordered))
         return {b: self.convert(x_t, part, level) for b, part in zip(ordered, parts, strict=True)}
 
@@ -146,15 +146,11 @@ class ControlledDenoiser:
         """ControlNet residuals, zero for the branches without a contour; none if none has one."""
         if with_contour == 0:
             return []
-        c = self.conditions
-        count = len(c.contours) * with_contour
-        condition = torch.cat([c.contours] * with_contour).to(inputs.x.dtype)
-        residuals = self.model.family.residuals(
-            self.model.controlnet,
-            inputs.last(count),
-            condition,
-            self.model.sampling.conditioning_scale,
-        )
+        model, contours = self.model, self.conditions.contours
+        count = len(contours) * with_contour
+        condition = torch.cat([contours] * with_contour).to(inputs.x.dtype)
+        scale = model.sampling.conditioning_scale
+        residuals = model.family.residuals(model.controlnet, inputs.last(count), condition, scale)
         missing = len(inputs.x) - count
 
         def pad(residual: Tensor) -> Tensor:

@@ -230,9 +230,10 @@ def page_context(material: Material) -> dict[str, Any]:
         "calibration": calibration_table(calibration) if calibration else None,
         "cost": cost_table(material.drawn),
         "filtered": [
-            f"{drawn.name}: {wording.filter_sentence(drawn.filtered)}"
+            f"{drawn.name}: {sentence}"
             for drawn in material.drawn
             if drawn.filtered is not None
+            for sentence in wording.sentences("filter", counts=drawn.filtered)
         ],
         "settings": [line.split(": ", 1) for line in wording.sentences("settings", **facts)],
         "limits": wording.sentences("limits", **facts),

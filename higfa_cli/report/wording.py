@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from higfa_cli.artifacts.records import FilterCounts
 from higfa_cli.artifacts.rows import PictureFault
 from higfa_cli.recipe.arms import HIGFA as METHOD
 from higfa_cli.recipe.arms import REAL, TEXT_CONTOUR, trained_as
@@ -64,7 +63,7 @@ def _plain_environment() -> Environment:
     env.filters.update(comma="{:,}".format, g="{:g}".format, number=number, plural=plural)
     env.filters.update(signed=lambda value: number(value, sign=True), interval=interval_text)
     env.globals.update(real=REAL, higfa=HIGFA, text_contour=trained_as(TEXT_CONTOUR))
-    env.globals.update(fewest_seeds=FEWEST_SEEDS, resamples=RESAMPLES)
+    env.globals.update(fewest_seeds=FEWEST_SEEDS, resamples=RESAMPLES, rejected=REJECTED)
     return env
 
 
@@ -77,21 +76,6 @@ def main_arm(arms: Sequence[Arm]) -> Arm | None:
 def headline(arms: Sequence[Arm], test: bool) -> Headline:
     """The verdict."""
     return Headline(*sentences("headline", arm=main_arm(arms), test=test))
-
-
-def filter_sentence(counts: FilterCounts) -> str:
-    """How many drawn pictures may train, and why the others may not."""
-    pictures, trained = counts.pictures, counts.kept
-    if trained == pictures:
-        return f"The filter kept all {plural(pictures, 'drawn picture')}."
-    rejected = {reason: n for reason in REJECTED if (n := counts.rejected.get(reason, 0))}
-    reasons = ", ".join(f"{count:,} {REJECTED[reason]}" for reason, count in rejected.items())
-    several = " (some for more than one reason)"
-    return (
-        f"The filter kept {trained:,} of {plural(pictures, 'drawn picture')} and left "
-        f"{pictures - trained:,} out of training"
-        f"{several if sum(rejected.values()) > pictures - trained else ''}: {reasons}."
-    )
 
 
 def filter_rules(rules: Filter) -> str:

@@ -96,8 +96,8 @@ class _Loop:
             "generator": self.generator.get_state(),
             "random": torch.get_rng_state(),
             "device_random": torch.cuda.get_rng_state(self.device) if cuda else None,
-            "history": [row.plain() for row in self.history],
-            "progress": {name: getattr(self, name) for name in _PROGRESS},
+            "progress": {name: getattr(self, name) for name in _PROGRESS}
+            | {"history": [row.plain() for row in self.history]},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -109,8 +109,8 @@ class _Loop:
         torch.set_rng_state(state["random"])
         if self.device.type == "cuda" and state["device_random"] is not None:
             torch.cuda.set_rng_state(state["device_random"], self.device)
-        self.history = [EpochRow.model_validate(row) for row in state["history"]]
         vars(self).update(state["progress"])
+        self.history = [EpochRow.model_validate(row) for row in state["progress"]["history"]]
 
 
 def fit(

@@ -103,8 +103,8 @@ def extend_basis(basis: PatchBasis, images: np.ndarray, channels: int) -> PatchB
     )
 
 
-def build_autoencoder(basis: PatchBasis) -> AutoencoderTiny:
-    """`AutoencoderTiny` (f8) whose encoder is `basis`; its decoder is freshly initialised.
+def build_autoencoder(basis: PatchBasis, width: int = DECODER_CHANNELS) -> AutoencoderTiny:
+    """`AutoencoderTiny` (f8) whose encoder is `basis`; its decoder of `width` channels is new.
 
     encode(x), x (n, 3, height, width) in [-1, 1], gives z / SCALING_FACTOR. The division keeps
     the decoder's tanh clamp at +-3 mostly linear.
@@ -112,14 +112,14 @@ def build_autoencoder(basis: PatchBasis) -> AutoencoderTiny:
     channels = len(basis.scales)
     autoencoder = AutoencoderTiny(
         encoder_block_out_channels=(ENCODER_CHANNELS,) * 4,
-        decoder_block_out_channels=(DECODER_CHANNELS,) * 4,
+        decoder_block_out_channels=(width,) * 4,
         num_encoder_blocks=(0, 0, 0, 0),
         num_decoder_blocks=DECODER_BLOCKS,
         latent_channels=channels,
         scaling_factor=SCALING_FACTOR,
     )
     _set_encoder(autoencoder.encoder.layers, basis)
-    _start_decoder(autoencoder.decoder.layers, channels)
+    _start_decoder(autoencoder.decoder.layers, min(channels, width // 2))
     autoencoder.encoder.requires_grad_(False)
     return autoencoder
 
@@ -166,7 +166,7 @@ def _set_encoder(layers: nn.Sequential, basis: PatchBasis) -> None:
 
 
 @torch.no_grad()
-def _start_decoder(layers: nn.Sequential, channels: int) -> None:
+def _start_decoder(layers: nn.Sequential, pairs: int) -> None:
     """Start as an almost linear path: relu(+z) and relu(-z) run through identity blocks.
 
     From a default initialisation the small decoder first has to find out how to carry its input
@@ -175,7 +175,6 @@ def _start_decoder(layers: nn.Sequential, channels: int) -> None:
     first = layers[0]
     first.weight.mul_(0.1)
     first.bias.zero_()
-    pairs = min(channels, DECODER_CHANNELS // 2)
     for k in range(pairs):
         first.weight[k, k, 1, 1] += 1
         first.weight[pairs + k, k, 1, 1] -= 1

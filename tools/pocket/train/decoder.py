@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ from tools.pocket.train.prepare import Cache
 
 BATCH = 16
 NOISE = 0.25
+CPU = torch.device("cpu")
 WARM_UP = 100
 FEATURE_WEIGHT = 0.1
 FEATURE_STAGES = (1, 2)
@@ -50,6 +51,17 @@ def reconstruction_loss(drawn: Tensor, wanted: Tensor) -> Tensor:
     error = drawn - wanted
     edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
     return error.abs().mean() + edges + 0.5 * error.square().mean()
+
+
+def trained_autoencoder(cache: Path, checkpoint: Path) -> AutoencoderTiny:
+    """The cache's encoder, and a decoder as wide as the checkpoint's, or the default where none is.
+
+    The decoder's weights are not loaded.
+    """
+    basis = PatchBasis.load(cache / "basis.npz")
+    if not checkpoint.exists():
+        return build_autoencoder(basis)
+    return build_autoencoder(basis, len(load_checkpoint(checkpoint)["decoder"]["layers.0.weight"]))
 
 
 Features = Callable[[Tensor], list[Tensor]]
@@ -128,7 +140,7 @@ class Course:
     batch: int = BATCH
     backbone: Path | None = None
     seed: int = 0
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    device: torch.device = CPU
 
     def rate_at(self, step: int, elapsed: float) -> float:
         """The rate of step number `step`, `elapsed` seconds after the start of this run."""
@@ -146,7 +158,7 @@ class Trainer:
         self.features = (
             None if course.backbone is None else feature_distance(course.backbone, course.device)
         )
-        autoencoder = build_autoencoder(PatchBasis.load(cache_folder / "basis.npz"))
+        autoencoder = trained_autoencoder(cache_folder, out / "decoder.pt")
         self.autoencoder = autoencoder.to(course.device)
         self.decoder = autoencoder.decoder.to(memory_format=torch.channels_last)
         self.average = Average(self.decoder)

@@ -18,9 +18,9 @@ import torch
 from diffusers import ControlNetModel, StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
-from tools.pocket.train.autoencoder import PatchBasis, build_autoencoder
 from tools.pocket.train.card import write_card
 from tools.pocket.train.checkpoint import load_checkpoint
+from tools.pocket.train.decoder import trained_autoencoder
 from tools.pocket.train.denoiser import Generator
 from tools.pocket.train.networks import build_scheduler, sizes_of
 
@@ -34,7 +34,7 @@ def load_trained(cache: Path, run: Path) -> tuple[StableDiffusionPipeline, Contr
     state = load_checkpoint(run / "denoiser.pt")
     model = Generator(sizes_of(state["model"]), tokenizer)
     model.load_state_dict(state["model"] | state["average"])
-    autoencoder = build_autoencoder(PatchBasis.load(cache / "basis.npz"))
+    autoencoder = trained_autoencoder(cache, run / "decoder.pt")
     decoder = load_checkpoint(run / "decoder.pt")
     autoencoder.decoder.load_state_dict(decoder["decoder"] | decoder["average"])
     pipeline = StableDiffusionPipeline(

@@ -190,7 +190,8 @@ def run(
         counts = {k: getattr(polisher, k) for k in ("seen", "seconds")}
         append_log(log, {"decoder": counts | {"step": polisher.step_number}})
     write_shards(decoder, out, "decoder")
-    autoencoder = build_autoencoder(PatchBasis.load(cache_folder / "basis.npz")).to(device)
+    basis = PatchBasis.load(cache_folder / "basis.npz")
+    autoencoder = build_autoencoder(basis, len(decoder["layers.0.weight"])).to(device)
     autoencoder.decoder.load_state_dict(decoder)
     append_log(log, draw_sheet(painter, cache, autoencoder, out / "drawn.png"))
     counts = {k: getattr(trainer, k) for k in ("seen", "seconds")}

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tools.pocket.train.autoencoder import PatchBasis, build_autoencoder
 from tools.pocket.train.checkpoint import Average, append_log, load_checkpoint, save_atomic
 from tools.pocket.train.critic import Critic, hinge, mean_score
 from tools.pocket.train.decoder import (
@@ -34,6 +33,7 @@ from tools.pocket.train.decoder import (
     held_out_psnr,
     reconstruction_loss,
     relative_distance,
+    trained_autoencoder,
 )
 from tools.pocket.train.prepare import Cache
 
@@ -117,7 +117,7 @@ class Trainer:
         self.course, self.cache = course, Cache.open(cache_folder)
         self.redrawn = Redrawn.open(cache_folder)
         self.features = frozen_features(backbone, course.device, STAGES)
-        autoencoder = build_autoencoder(PatchBasis.load(cache_folder / "basis.npz"))
+        autoencoder = trained_autoencoder(cache_folder, out / "decoder.pt")
         self.autoencoder = autoencoder.to(course.device)
         self.decoder = autoencoder.decoder.to(memory_format=torch.channels_last)
         sample = torch.from_numpy(self.cache.pictures[:24, 0]).permute(0, 3, 1, 2).float() / 255
