@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,10 @@ from higfa_cli.forecast.model_files import FOLDER, missing_files
 from higfa_cli.models.architecture import check_model
 from higfa_cli.models.text import unread_placeholders
 from higfa_cli.recipe.drawing import Model
+from higfa_cli.recipe.keys import recipe_keys
 from higfa_cli.recipe.refs import resolve_ref
+from higfa_cli.recipe.schema import Recipe
+from higfa_cli.stages.recipe_checks import check_room
 from tests.support.people_models import OF_BASE, OF_CONTROLNET
 from tests.support.photo_project import higfa
 from tests.support.recipes import drawing_recipe
@@ -135,3 +139,115 @@ def test_a_run_ends_before_its_first_stage(tmp_path: Path, dry: list[str]) -> No
     words = ["run", "pocket", "--set", f"model.base={model}", "--workspace", str(tmp_path / "w")]
     said = higfa(*words, *dry, exit_code=1)
     assert "signal-to-noise ratio of zero" in said.stderr and not (tmp_path / "w").exists()
+
+
+@pytest.mark.fault(
+    "models",
+    "a classifier's name as the hub has it, or with a tag that timm has not",
+    "one line with timm's own name, or with the tags that exist",
+)
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("hf-hub:timm/resnet18.a1_in1k", "write timm's name, resnet18.a1_in1k"),
+        ("hf_hub:timm/resnet18.a1_in1k", "write timm's name, resnet18.a1_in1k"),
+        ("timm/resnet18.a1_in1k", "write timm's name, resnet18.a1_in1k"),
+        ("https://huggingface.co/timm/resnet18", "write timm's name, resnet18"),
+        ("resnet18.old_tag", "followed by .a1_in1k or .a2_in1k"),
+        ("resnet18.A1_in1k", "followed by .a1_in1k or .a2_in1k"),
+        ("renset18", "did you mean `resnet18"),
+    ],
+)
+def test_names_of_classifiers(name: str, said: str) -> None:
+    from higfa_cli.models.backbones import check_name
+
+    check_name("resnet18")
+    check_name("resnet18.a1_in1k")
+    with pytest.raises(UserError) as caught:
+        check_name(name)
+    assert said in str(caught.value)
+
+
+@pytest.mark.fault(
+    "models",
+    "a classifier's weights are of another input size, or a wrapper's prefix is before every name",
+    "tables of positions are resampled as timm does, prefixes dropped; the rest is the file's",
+)
+@pytest.mark.parametrize(
+    ("backbone", "sizes"),
+    [
+        ("test_vit", (64, 32)),
+        ("test_vit2", (32, 64)),
+        ("test_vit3", (64, 32)),
+        ("test_vit_relpos", (64, 32)),
+        ("test_resnet", (64, 32)),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "module.", "module._orig_mod.", "model."])
+def test_weights_as_people_have_them(
+    tmp_path: Path, backbone: str, sizes: tuple[int, int], prefix: str
+) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    from higfa_cli.models.backbones import build_network, create_backbone
+    from higfa_cli.recipe.classifiers import Training
+
+    theirs, ours = sizes
+    source = build_network(backbone, 7, theirs).state_dict()
+    named = {prefix + name: value.contiguous() for name, value in source.items()}
+    save_file(named, tmp_path / "w.safetensors")
+    training = Training(backbone=backbone, weights="w.safetensors", image_size=ours)
+    made = create_backbone(training, 3, tmp_path, 0).network
+    for name, value in made.state_dict().items():
+        if value.shape == source[name].shape:
+            assert torch.equal(value, source[name]), name
+        elif "pos_embed" in name:
+            same = source[name].mean() - value.mean()
+            assert abs(float(same)) < 0.01 and value.std() > 0
+    broken = {name: value for name, value in named.items() if "weight" not in name}
+    save_file(broken, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match="does not fit the network"):
+        create_backbone(training, 3, tmp_path, 0)
+
+
+@pytest.mark.fault(
+    "costly",
+    "the pictures of an arm, or the photos, do not fit in memory",
+    "refused before the first stage of a run and by doctor; of a given folder, by the dry run",
+)
+@pytest.mark.parametrize(
+    ("photos", "keys", "said"),
+    [
+        ({"train": 340}, {"downstream": {"image_size": 2048}}, "pictures of arm higfa"),
+        ({"train": 2, "test": 340}, {"downstream": {"image_size": 2048}}, "340 photos at 2048 px"),
+        ({"train": 120}, {"guide": {"image_size": 2048}}, "360 noised photos at 2048 px"),
+        ({"train": 4, "val": 400}, {"size": 2048}, "400 photos at 2048 px"),
+    ],
+)
+def test_memory_is_reckoned_from_counts(
+    photos: dict[str, int], keys: dict[str, object], said: str
+) -> None:
+    tree = {
+        "name": "t",
+        "data": {"root": "d"},
+        "model": {"base": "b", "controlnet": "c"},
+        "arms": {"higfa": {}},
+    }
+    check_room(Recipe.model_validate(tree), photos)
+    with pytest.raises(UserError, match=f"{said}.*over the limit of 4 GB; lower") as caught:
+        check_room(Recipe.model_validate(tree | keys), photos)
+    for key in re.findall(r"\b(?:guide|downstream|data|contours|pictures)\.\w+", str(caught.value)):
+        assert key in recipe_keys()
+
+
+def test_an_arm_that_a_filter_thins_out_is_not_refused() -> None:
+    tree = {
+        "name": "t",
+        "data": {"root": "d"},
+        "model": {"base": "b", "controlnet": "c"},
+        "arms": {"higfa": {}},
+        "filter": {"best_of": 2},
+        "downstream": {"image_size": 2048},
+    }
+    check_room(Recipe.model_validate(tree), {"train": 340, "val": 5})

@@ -24,10 +24,10 @@ from higfa_cli.training.calibration import (
 from higfa_cli.training.pictures import (
     Pictures,
     TrainSet,
-    check_memory,
     make_augment,
     stratified_folds,
 )
+from higfa_cli.training.room import check_memory
 from higfa_cli.training.synthetic import list_synthetic
 from higfa_cli.training.trainer import FitResult, fit, predict_logits
 from tests.support.shapes import CLASSES, SIZE, pictures, write_class_folders

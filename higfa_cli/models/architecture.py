@@ -17,7 +17,7 @@ from huggingface_hub.errors import HFValidationError
 
 from higfa_cli.errors import UserError
 from higfa_cli.models.families import FAMILIES, KNOWN, family_of
-from higfa_cli.models.families.family import Architecture, Family, no_signal
+from higfa_cli.models.families.family import Architecture, Family
 from higfa_cli.models.forms import check_form
 from higfa_cli.models.trusted import Absent, read_config
 from higfa_cli.recipe.drawing import Model
@@ -95,7 +95,11 @@ def check_fit(arch: Architecture, settings: Model) -> None:
     if arch.scheduler.get("rescale_betas_zero_snr") and (
         family.prediction_type(arch.scheduler) == "epsilon"
     ):
-        raise UserError(no_signal(f"model.base `{settings.base}`"))
+        raise UserError(
+            f"model.base `{settings.base}`: its scheduler ends at a signal-to-noise ratio of zero, "
+            "which needs a model that predicts v; correct prediction_type or "
+            "rescale_betas_zero_snr in scheduler/scheduler_config.json"
+        )
     ours, theirs = (part.get(family.text_width) for part in (arch.network, arch.controlnet))
     if theirs is not None and ours != theirs:
         raise UserError(

@@ -8,17 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from higfa_cli.errors import UserError
+from higfa_cli.models.families import FAMILIES, family_of
 from higfa_cli.models.trusted import INDEX, UNUSED
 
 _WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 _OTHER_RUNTIMES = (".onnx", ".msgpack", ".tflite", ".gguf", ".mlmodelc", ".mlpackage")
 _LARGEST_HEADER = 100_000_000
-# Folder of a part -> what loads it.
-_PARTS = {
-    "unet": "UNet2DConditionModel",
-    "unet_ema": "UNet2DConditionModel",
-    "transformer": "SD3Transformer2DModel",
-}
 _LORA = re.compile(r"(^|[._])(lora|hada|lokr|oft)[._]", re.IGNORECASE)
 _EMBEDDING = {"emb_params", "clip_l", "clip_g", "*"}
 _ADD = "load its model with diffusers, {}, `save_pretrained(NEW)`, and set model.base to NEW"
@@ -105,12 +100,15 @@ def _folder(place: Path, key: str, single: bool) -> tuple[str, str] | None:
         return "the folder above the one that is wanted", f"set KEY to {inner[0]}"
     if single and INDEX in names:
         return "a whole model", "name it in model.base, and here the folder of one network"
-    for part, loader in _PARTS.items():
-        if (place / part).is_dir() and not single:
+    for family in () if single else FAMILIES.values():
+        part = family.network
+        # With the other parts beside it the index alone is missing.
+        if (place / part).is_dir() and not (place / "vae").is_dir():
+            call = f"{part}={family.network_class}.from_pretrained({str(place / part)!r})"
             return (
                 f"a training's checkpoint, its {part} alone",
-                f"load its model with `{part}={loader}.from_pretrained({str(place / part)!r})`, "
-                "`save_pretrained(NEW)`, and set KEY to NEW",
+                "load its model by "
+                f"`from_pretrained(MODEL, {call})`, `save_pretrained(NEW)`, and set KEY to NEW",
             )
     if steps := sorted(name for name in names if re.fullmatch(r"checkpoint-\d+", name)):
         return (
@@ -146,10 +144,12 @@ def _leftover(
 
 def _whole(place: Path) -> tuple[str, str] | None:
     index = _json((place / INDEX).read_bytes())
-    encoder = index.get("text_encoder", ("diffusers",))
-    blind = isinstance(encoder, (list, tuple)) and not any(encoder)
-    xl = str(index.get("_class_name")).startswith("StableDiffusionXL")
-    if index.get("requires_aesthetics_score") or (xl and blind):
+    try:
+        family = family_of(str(index.get("_class_name")))
+    except UserError:
+        return None
+    lacking = next(iter(family.text_encoders)) not in family.encoders(index)
+    if lacking or index.get("requires_aesthetics_score"):
         return "a refiner, which only finishes pictures", "name the base model that it refines"
     return None
 
@@ -167,12 +167,9 @@ def _embedding(place: Path) -> tuple[str, str]:
 def _loader(names: Iterable[str], controlnet: bool) -> str:
     """The class that reads a single file, by the names of its tensors."""
     text = " ".join(names)
-    if controlnet:
-        return "SD3ControlNetModel" if "joint_blocks" in text else "ControlNetModel"
-    if "joint_blocks" in text:
-        return "StableDiffusion3Pipeline"
-    xl = "conditioner.embedders.1" in text
-    return "StableDiffusionXLPipeline" if xl else "StableDiffusionPipeline"
+    fitting = [family for family in FAMILIES.values() if family.tensors in text]
+    family = max(fitting, key=lambda family: len(family.tensors))
+    return family.controlnet_class if controlnet else family.pipeline.replace("ControlNet", "")
 
 
 def _tensor_names(path: Path) -> set[str]:

@@ -20,7 +20,6 @@ from torch import Tensor
 from higfa_cli.errors import RecipeError, UserError
 from higfa_cli.method import equations
 from higfa_cli.method.protocols import Level, Prediction
-from higfa_cli.models.families.family import no_signal
 
 #: The solver of flow matching, by the recipe's name; the others are of diffusion models.
 FLOW = "flow-euler"
@@ -89,7 +88,10 @@ class SchedulerSolver:
         self.scheduler.set_timesteps(steps)
         self.levels: Sequence[Level] = tuple(self._level(i, steps) for i in range(steps))
         if self.prediction_type == "epsilon" and self.levels[0].alpha < _LEAST_SIGNAL:
-            raise UserError(no_signal("scheduler"))
+            raise UserError(
+                "scheduler: the first step has a signal-to-noise ratio of zero, which needs a "
+                "model that predicts v; correct the betas in scheduler/scheduler_config.json"
+            )
 
     def _level(self, index: int, steps: int) -> Level:
         timestep = self.scheduler.timesteps[index].item()

@@ -34,6 +34,7 @@ from higfa_cli.stages.guide_pool import (
     trial,
 )
 from higfa_cli.stages.inputs import guide_inputs
+from higfa_cli.training import room
 from higfa_cli.training.calibration import HeldOut, calibrate
 from higfa_cli.training.pictures import Pictures, TrainSet, join, stratified_folds
 from higfa_cli.training.trainer import FitResult, fit, predict_logits
@@ -79,6 +80,7 @@ def run(ctx: Context) -> Mapping[str, object]:
     dataset = load_photos(ctx)
     recipe, files = ctx.recipe, ctx.ws.guide
     device = resolve_device(recipe.run.device)
+    room.check_guide(recipe, {split: len(dataset.of(split)) for split in dataset.splits})
     # Before the long work, so that a misspelt name or an absent file fails at once.
     _backbone(ctx, dataset, "guide")
     with stage_run(files.directory, guide_inputs(ctx), recipe, resume=not ctx.force) as record:

@@ -11,8 +11,8 @@ from higfa_cli.artifacts.stage_state import StageInputs, StageState, recorded_ou
 from higfa_cli.artifacts.workspace import RECORD
 from higfa_cli.errors import UserError
 from higfa_cli.stages.arms import recorded_arms
-from higfa_cli.stages.context import Context, choose_names
-from higfa_cli.stages.recipe_checks import check_recipe
+from higfa_cli.stages.context import Context, choose_names, load_photos
+from higfa_cli.stages.recipe_checks import check_recipe, check_room
 from higfa_cli.stages.summaries import IntendedRow, StatusRow, StepRow
 from higfa_cli.stages.table import STAGES, stage_of
 
@@ -108,6 +108,12 @@ def _check_recipe(ctx: Context, chosen: Sequence[str]) -> None:
     if {"finetune-guide", "synthesize"} & set(chosen):
         for name in ctx.recipe.arms:
             check_recipe(ctx.recipe.arm(name), ctx.base)
+        try:
+            photos = load_photos(ctx)
+        except UserError:
+            # The first stage says it.
+            return
+        check_room(ctx.recipe, {split: len(photos.of(split)) for split in photos.splits})
 
 
 def status(ctx: Context) -> list[StatusRow]:

@@ -28,6 +28,7 @@ from higfa_cli.stages.context import Context, load_photos
 from higfa_cli.stages.inputs import downstream_inputs
 from higfa_cli.training.calibration import fit_temperature
 from higfa_cli.training.pictures import Pictures, TrainSet, load_pictures, stratified_folds
+from higfa_cli.training.room import check_downstream
 from higfa_cli.training.synthetic import SyntheticFolder, list_synthetic
 from higfa_cli.training.trainer import fit, predict_logits
 
@@ -74,6 +75,12 @@ def run(
         else list_synthetic(arm.folder, dataset.classes, held, arm.kept())
         for arm in chosen
     }
+    counts = {"train": photos.train, "val": photos.chooses, "test": dataset.of("test")}
+    check_downstream(
+        recipe,
+        {split: len(samples) for split, samples in counts.items()},
+        {name: len(listing.paths) for name, listing in listings.items() if listing is not None},
+    )
     create_backbone(recipe.downstream, len(dataset.classes), ctx.base, 0, "downstream")
     inputs = downstream_inputs(ctx, synthetic, arms)
     given = [listings[arm.name] for arm in chosen if arm.drawn is None]

@@ -74,15 +74,6 @@ class Inputs:
         return Inputs(self.x[-count:], self.timestep, text, self.size)
 
 
-def no_signal(name: str) -> str:
-    """Why a model that predicts epsilon cannot start where nothing of the picture is left."""
-    return (
-        f"{name}: its scheduler ends at a signal-to-noise ratio of zero, which needs a model that "
-        "predicts v; correct prediction_type or rescale_betas_zero_snr in "
-        "scheduler/scheduler_config.json"
-    )
-
-
 def diffusers_class(name: str) -> Any:
     """A class of diffusers that a family names: never a name out of a model's folder."""
     import diffusers
@@ -105,6 +96,7 @@ class Family(ABC):
         text_width: key of network and ControlNet: width of the text states that they read.
         schedulers: values of `sampling.scheduler` that can draw from it.
         known: hub id -> its configurations as shipped, `known/NAME.json`.
+        tensors: part of the names of the tensors in a single-file checkpoint, in no other's.
     """
 
     name: str
@@ -119,6 +111,7 @@ class Family(ABC):
     text_width: str
     schedulers: Sequence[str]
     known: Mapping[str, str] = {}
+    tensors = ""
 
     # Files and configurations.
 
