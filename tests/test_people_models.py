@@ -8,21 +8,29 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Literal
 
 import pytest
 
 from higfa_cli.errors import UserError
+from higfa_cli.forecast.doctor import _dtype
+from higfa_cli.forecast.findings import Findings
 from higfa_cli.forecast.model_files import FOLDER, missing_files
 from higfa_cli.models.architecture import check_model
+from higfa_cli.models.machine import Device
 from higfa_cli.models.text import unread_placeholders
 from higfa_cli.recipe.drawing import Model
 from higfa_cli.recipe.keys import recipe_keys
+from higfa_cli.recipe.load import load_recipe
 from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.recipe.schema import Recipe
+from higfa_cli.stages import init_project
+from higfa_cli.stages.context import make_context
 from higfa_cli.stages.recipe_checks import check_room
 from tests.support.people_models import OF_BASE, OF_CONTROLNET
 from tests.support.photo_project import higfa
 from tests.support.recipes import drawing_recipe
+from tests.support.shapes import write_class_folders
 
 
 def tokenizer(*words: str) -> SimpleNamespace:
@@ -247,7 +255,50 @@ def test_an_arm_that_a_filter_thins_out_is_not_refused() -> None:
         "data": {"root": "d"},
         "model": {"base": "b", "controlnet": "c"},
         "arms": {"higfa": {}},
+        "contours": {"per_image": 2},
         "filter": {"best_of": 2},
         "downstream": {"image_size": 2048},
     }
-    check_room(Recipe.model_validate(tree), {"train": 340, "val": 5})
+    check_room(Recipe.model_validate(tree), {"train": 200, "val": 5})
+
+
+@pytest.mark.fault(
+    "costly",
+    "a machine without a GPU",
+    "init writes float32; doctor names the key that is slow here; both say what can be done",
+)
+@pytest.mark.parametrize(
+    ("kind", "dtype", "native", "slow"),
+    [
+        ("cpu", "bfloat16", False, True),
+        ("cpu", "bfloat16", True, False),
+        ("cpu", "float16", True, True),
+        ("cpu", "float32", False, False),
+        ("cuda", "bfloat16", True, False),
+    ],
+)
+def test_the_slow_key_is_named(
+    tmp_path: Path, kind: Literal["cpu", "cuda"], dtype: str, native: bool, slow: bool
+) -> None:
+    loaded = load_recipe("pocket", [f"model.dtype={dtype}"])
+    findings = Findings(
+        make_context(loaded, tmp_path), device=Device(kind, kind, "x", 1, 1, native)
+    )
+    row = _dtype(findings)
+    assert (row.status == "warning") == slow
+    assert row.remedy == ("set model.dtype: float32" if slow else "")
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda", "mps"])
+def test_init_writes_what_is_quick_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Literal["cpu", "cuda", "mps"]
+) -> None:
+    write_class_folders(tmp_path / "photos", 3, 0)
+    monkeypatch.setattr(init_project, "device_of", lambda name: Device(kind, kind, "x"))
+    result = init_project.init_project(tmp_path / "photos", tmp_path / "recipe.yaml")
+    dtype = load_recipe(str(tmp_path / "recipe.yaml")).recipe.model.dtype
+    assert dtype == ("bfloat16" if kind == "cuda" else "float32")
+    said = [note for note in result["notes"] if "no GPU here" in note]
+    assert bool(said) == (kind != "cuda")
+    for note in said:
+        assert "higfa contours" in note and "--arm real" in note

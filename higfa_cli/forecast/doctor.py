@@ -12,7 +12,6 @@ from higfa_cli.data.prompts import negative_for
 from higfa_cli.errors import UserError
 from higfa_cli.forecast import capacity, estimate
 from higfa_cli.forecast.findings import Findings, Row
-from higfa_cli.forecast.machine import device_of
 from higfa_cli.forecast.model_files import (
     FOLDER,
     by_repository,
@@ -23,8 +22,10 @@ from higfa_cli.forecast.model_files import (
 from higfa_cli.forecast.repository import ENTIRE_REPOSITORY
 from higfa_cli.models.architecture import family_at
 from higfa_cli.models.families import FAMILIES, KNOWN
+from higfa_cli.models.machine import device_of
 from higfa_cli.stages import pipeline
 from higfa_cli.stages.context import Context, load_photos
+from higfa_cli.stages.init_project import WITHOUT_GPU
 from higfa_cli.stages.plan import class_prompts
 from higfa_cli.stages.recipe_checks import check_texts
 from higfa_cli.text import gib, plural
@@ -192,7 +193,7 @@ def _device(findings: Findings) -> Row:
             "device",
             "warning",
             f"{device.title}; a model of this size is not practical without a GPU",
-            "use a machine with a GPU; `higfa run pocket` is made for a CPU",
+            f"use a machine with a GPU; here {WITHOUT_GPU}",
         )
     return Row("device", "ok", device.title)
 
@@ -201,12 +202,14 @@ def _dtype(findings: Findings) -> Row:
     dtype, device = findings.ctx.recipe.model.dtype, findings.device
     if device is None:
         return Row("dtype", "warning", f"{dtype}: not checked without the device")
+    if device.kind == "cpu" and (
+        dtype == "float16" or (not device.bfloat16 and dtype != "float32")
+    ):
+        detail = f"{dtype} is many times slower than float32 on this CPU"
+        return Row("dtype", "warning", detail, "set model.dtype: float32")
     if dtype == "bfloat16" and not device.bfloat16:
         detail = "this GPU has no bfloat16 of its own and emulates it slowly"
         return Row("dtype", "warning", detail, "set model.dtype: float16")
-    if dtype == "float16" and device.kind == "cpu":
-        remedy = "set model.dtype: float32, or bfloat16"
-        return Row("dtype", "warning", "float16 is slow on a CPU", remedy)
     if dtype == "float32" and device.kind == "cuda" and findings.is_large:
         detail = "float32 needs twice the memory of bfloat16 and several times its time"
         return Row("dtype", "warning", detail, "set model.dtype: bfloat16")

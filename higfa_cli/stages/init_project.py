@@ -28,9 +28,15 @@ from higfa_cli.data.layouts.common import (
 from higfa_cli.data.layouts.imagefolder import COLUMNS, class_rows, split_folders
 from higfa_cli.data.prompts import default_words
 from higfa_cli.errors import UserError
+from higfa_cli.models.machine import device_of
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.stages.context import Progress, Silent
 
+#: What can be done on any machine, in the order of what it needs.
+WITHOUT_GPU = (
+    "`higfa contours` and `higfa train-downstream --arm real` need neither GPU nor diffusion "
+    "weights; `higfa run pocket` draws on a CPU"
+)
 # From this many photos on a class gets at least one in each wanted split.
 _ENOUGH_FOR_ALL = 3
 # Below, one photo is more than half a point.
@@ -73,6 +79,7 @@ def init_project(
         raise UserError(f"{root} has one class, `{classes[0]}`; add another class folder")
     # The name is the output folder's too: two recipes of one photo folder must not share it.
     title = name or (out.stem if out.stem != "recipe" else root.name or "photos")
+    gpu = device_of("auto").kind == "cuda"
     template = Template(resources.files(__package__).joinpath("init.yaml").read_text("utf-8"))
     text = template.substitute(
         name=_quoted(title),
@@ -80,6 +87,7 @@ def init_project(
         root=_quoted(_reference(root, out)),
         split=_quoted(split_file.name),
         words=_quoted(words.name),
+        dtype="bfloat16" if gpu else "float32",
     )
     _check(text)
     write_text(words, _words_text(classes))
@@ -93,7 +101,7 @@ def init_project(
         "classes": classes,
         "counts": {split: counts[split] for split in SPLITS},
         "skipped": skipped,
-        "notes": _notes(own_split, rows),
+        "notes": _notes(own_split, rows) + ([] if gpu else [f"no GPU here: {WITHOUT_GPU}"]),
         "next": f"higfa doctor {shlex.quote(str(out))}",
     }
 
