@@ -6,43 +6,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from higfa_cli.artifacts.atomic import write_text
 from higfa_cli.artifacts.run_record import stage_run
 from higfa_cli.errors import UserError
-from higfa_cli.recipe.load import load_recipe, override_recipe
+from higfa_cli.recipe.load import load_recipe
 from higfa_cli.stages import pipeline
 from higfa_cli.stages.context import Context, make_context
 from higfa_cli.stages.inputs import synthesize_inputs
 from higfa_cli.stages.table import stage_of
+from tests.support.plain_project import changed, write_plain_project
 
 
 @pytest.fixture
 def ctx(tmp_path: Path) -> Context:
-    """A context over four small photos of two classes; the guide is off."""
-    for cls in ("A320", "A321"):
-        folder = tmp_path / "photos" / "train" / cls
-        folder.mkdir(parents=True)
-        for index in range(2):
-            image = Image.new("RGB", (40, 30), "white")
-            ImageDraw.Draw(image).rectangle((8, 8, 28 + index, 18), fill="black")
-            image.save(folder / f"{index}.png")
-    (tmp_path / "recipe.yaml").write_text(
-        "name: small/one\n"
-        "data: {root: photos}\n"
-        "size: 32\n"
-        "model: {base: a/b, controlnet: a/c}\n"
-        "guidance: {classifier: {switch: 1.0}}\n"
-        "arms: {higfa: {}}\n"
-        "pictures: {gallery: 0}\n"
-    )
-    return make_context(load_recipe(str(tmp_path / "recipe.yaml")), tmp_path / "runs")
-
-
-def changed(ctx: Context, **values: object) -> Context:
-    keys = {key.replace("__", "."): value for key, value in values.items()}
-    return replace(ctx, recipe=override_recipe(ctx.recipe, keys))
+    return write_plain_project(tmp_path)
 
 
 def pretend_synthesized(ctx: Context) -> None:

@@ -26,6 +26,7 @@ from higfa_cli.artifacts.atomic import (
     temporary_note,
     write_text,
 )
+from higfa_cli.artifacts.earlier import exchange, give_back_foreign, place_for
 from higfa_cli.artifacts.lock import (
     BUSY,
     folder_lock,
@@ -66,10 +67,11 @@ def stage_run(
 ) -> Iterator[StageRun]:
     """Run a stage in its folder: lock, clear or resume, record.
 
-    Outputs of an earlier run are removed, unless `resume` and that run had the same inputs: then
-    whole ones stay (`StageRun.kept`). Only files that the earlier record names are removed, and,
-    where that run did not finish, what it left in the stage's subfolders. On an error the record
-    says "failed" and the folder stays resumable.
+    What a run of other inputs made is set aside (`earlier`), and what these inputs made before
+    comes back. Outputs of the same inputs are removed, unless `resume`: then whole ones stay
+    (`StageRun.kept`). Only files that the earlier record names are removed, and, where that run
+    did not finish, what it left in the stage's subfolders. On an error the record says "failed"
+    and the folder stays resumable.
     Raises UserError: folder busy (exit code 75), not writable, or not one of higfa's.
     """
     with _locked(directory), closing_run(directory, inputs, recipe, resume) as run:
@@ -156,6 +158,22 @@ def tidy(directory: Path) -> None:
             raise
 
 
+def take_back(directory: Path, inputs: StageInputs) -> bool:
+    """Put what was set aside of these inputs into its place again; not in a busy folder."""
+    if not place_for(directory, inputs.key).is_dir():
+        return False
+    try:
+        with _locked(directory):
+            exchange(directory, inputs)
+    except OSError as error:
+        raise _unwritable(directory, error) from None
+    except UserError as error:
+        if error.exit_code != BUSY:
+            raise
+        return False
+    return True
+
+
 def _is_open(directory: Path, inputs: StageInputs) -> bool:
     record = record_of(directory)
     return record is not None and (record.status, record.inputs.key) == ("running", inputs.key)
@@ -184,9 +202,12 @@ def _open(
     try:
         # Before anything is removed that could not be written again.
         check_writable(directory)
+        aside = exchange(directory, inputs)
         finished = _prepare(directory, inputs, resume)
         record = _opening_record(inputs, recipe)
         write_model(directory / RECORD, record)
+        if aside is not None:
+            give_back_foreign(aside, directory)
         write_text(directory / RESOLVED, dump_yaml(recipe.model_dump(mode="json")))
     except OSError as error:
         raise _unwritable(directory, error) from None

@@ -13,6 +13,8 @@ RECORD = "run.json"
 RESOLVED = "recipe.resolved.yaml"
 # Rows of pictures beside them, in the folder of `synthesize` or in one of the user's.
 METADATA = "metadata.jsonl"
+# Beside a stage's folder: what it held of other inputs.
+EARLIER = ".earlier"
 
 
 class Below:

@@ -71,18 +71,17 @@ def step(
 
     Of a stage of arms only those that are not fresh run.
     """
+    from higfa_cli.artifacts.run_record import tidy
+
     started = time.perf_counter()
     again = ctx.force or bool(how and how.get("retry_failed"))
     of_arms = stage_of(stage).arms is not None
     parts = tuple(_parts(ctx, stage, options.get("arms") or ()))
     of_stage = {} if of_arms else options
     states: dict[str, StageState] = {}
-    todo = [part for part in parts if again or _state(ctx, part, of_stage, states).kind != "fresh"]
-    if len(todo) < len(parts):
-        from higfa_cli.artifacts.run_record import tidy
-
-        for part in set(parts) - set(todo):
-            tidy(ctx.workspace / part)
+    todo = [part for part in parts if not _settled(ctx, part, of_stage, states) or again]
+    for part in set(parts) - set(todo):
+        tidy(ctx.workspace / part)
     if of_arms:
         options["arms"] = [_arm_of(part) for part in todo]
     summary = run_stage(ctx, stage, how=how, **options) if todo else {}
@@ -176,10 +175,7 @@ def next_stage(rows: Sequence[StatusRow], recipe: str) -> str | None:
 
 
 def describe(ctx: Context, stage: str, **options: Any) -> Mapping[str, object]:
-    """What running a stage would do: resolved parameters, inputs, state, files to be written.
-
-    Of a stage of arms, for each arm.
-    """
+    """What running a stage would do, for each of its arms: parameters, inputs, state, files."""
     if stage_of(stage).arms is None:
         return {"stage": stage, **_describe(ctx, stage, options)}
     parts = _parts(ctx, stage, options.get("arms", ()))
@@ -188,15 +184,14 @@ def describe(ctx: Context, stage: str, **options: Any) -> Mapping[str, object]:
 
 
 def _describe(ctx: Context, part: str, options: Mapping[str, object]) -> dict[str, object]:
-    stage = stage_of(_stage_name(part))
-    inputs = stage.inputs(_context_of(ctx, part), **options)
+    inputs = _inputs(ctx, part, options)
     directory = ctx.workspace / part
     return {
         "directory": str(directory),
         **asdict(_state(ctx, part, options, {})),
         "parameters": inputs.parameters,
         "inputs": inputs.files,
-        "writes": list(stage.writes),
+        "writes": list(stage_of(_stage_name(part)).writes),
         "present_outputs": len(recorded_outputs(directory)),
     }
 
@@ -221,8 +216,9 @@ def _arm_of(part: str) -> str:
     return part.partition("/")[2]
 
 
-def _context_of(ctx: Context, part: str) -> Context:
-    return ctx.arm(_arm_of(part)) if _arm_of(part) else ctx
+def _inputs(ctx: Context, part: str, options: Mapping[str, object]) -> StageInputs:
+    its = ctx.arm(_arm_of(part)) if _arm_of(part) else ctx
+    return stage_of(_stage_name(part)).inputs(its, **options)
 
 
 def _together(states: Mapping[str, StageState]) -> StageState:
@@ -239,6 +235,25 @@ def _together(states: Mapping[str, StageState]) -> StageState:
     return Blocked(kind, reasons) if blocked else StageState(kind, reasons)
 
 
+def _settled(
+    ctx: Context, part: str, options: Mapping[str, object], states: dict[str, StageState]
+) -> bool:
+    """Whether a part need not run; what these inputs made comes back, where it was set aside."""
+    its = _state(ctx, part, options, states)
+    if its.kind == "fresh" or isinstance(its, Blocked):
+        return its.kind == "fresh"
+    from higfa_cli.artifacts.earlier import would_set_aside
+    from higfa_cli.artifacts.run_record import take_back
+
+    directory = ctx.workspace / part
+    inputs = _inputs(ctx, part, options)
+    if (aside := would_set_aside(directory, inputs)) is not None:
+        ctx.progress.note(f"{part}: what was made before ({its.reasons[0]}) is kept in {aside}")
+    if take_back(directory, inputs):
+        states[part] = its = _find_state(ctx, part, options, states)
+    return its.kind == "fresh"
+
+
 def _state(
     ctx: Context, part: str, options: Mapping[str, object], states: dict[str, StageState]
 ) -> StageState:
@@ -253,7 +268,7 @@ def _find_state(
 ) -> StageState:
     directory, stage = ctx.workspace / part, _stage_name(part)
     try:
-        inputs = stage_of(stage).inputs(_context_of(ctx, part), **options)
+        inputs = _inputs(ctx, part, options)
     except UserError as error:
         ran = (directory / RECORD).is_file()
         return Blocked("stale" if ran else "missing", (str(error),))

@@ -61,6 +61,7 @@ class Killer:
         assert code == 0, err
         self.steps = child.steps
         child.teach()
+        self.old: dict[str, str] = {}
         self.whole = tree(folder / "whole" / "out")
         self.quick_seconds = self.round(stop_at=0).after
 
@@ -72,6 +73,7 @@ class Killer:
             command = (*self.command, "--set", "seed=1")
             code, _, err = self.forks.start(*command, cwd=folder, still=True).end()
             assert code == 0, err
+            self.old = tree(folder / "out")
         return folder / "out"
 
     def round(
@@ -106,8 +108,17 @@ class Killer:
         return Round(hit, after, (*problems, *self.differences(work / "out")))
 
     def differences(self, workspace: Path) -> list[str]:
-        """What is not as the undisturbed run left it: contents, missing and additional files."""
-        found = tree(workspace)
+        """What is not as the undisturbed run left it: contents, missing and additional files.
+
+        What was set aside must be what lay there before, and is no difference.
+        """
+        found, aside = tree(workspace), {}
+        for name in [name for name in found if "/.earlier/" in f"/{name}"]:
+            before, _, rest = name.partition(".earlier/")
+            folder, _, file = rest.partition("/")
+            aside[f"{before}{folder.rpartition('-')[0]}/{file}"] = found.pop(name)
+        if aside:
+            found |= {f"{name} (earlier)": "" for name in aside.items() ^ self.old.items()}
         names = found.keys() | self.whole.keys()
         return sorted(name for name in names if found.get(name) != self.whole.get(name))
 

@@ -1,0 +1,67 @@
+"""What a stage made from other inputs: set aside whole, and taken back when those inputs return."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from higfa_cli.artifacts.fingerprint import hash_file
+from higfa_cli.artifacts.safe_paths import refuse_linked_folder, refuse_linked_folders
+from higfa_cli.artifacts.stage_run import SCRATCH
+from higfa_cli.artifacts.stage_state import StageInputs, record_of, recorded
+from higfa_cli.artifacts.workspace import EARLIER, RECORD, RESOLVED
+
+_DIGITS = 12
+
+
+def place_for(directory: Path, key: str) -> Path:
+    """Where a stage's folder made from the inputs of `key` lies while another is in its place."""
+    return directory.parent / EARLIER / f"{directory.name}-{key[:_DIGITS]}"
+
+
+def would_set_aside(directory: Path, inputs: StageInputs) -> Path | None:
+    """Where a run of these inputs moves what the folder holds of others; None for nothing."""
+    if not (directory / RECORD).is_file():
+        return None
+    record = record_of(directory)
+    # A broken record has no key, and what was made costs as much.
+    key = hash_file(directory / RECORD) if record is None else record.inputs.key
+    made = recorded(directory) or (directory / SCRATCH).is_dir()
+    if key == inputs.key or not (made or place_for(directory, inputs.key).is_dir()):
+        return None
+    return place_for(directory, key)
+
+
+def exchange(directory: Path, inputs: StageInputs) -> Path | None:
+    """Set aside what other inputs made and take back what these did; where the former lies now.
+
+    Each is one rename, so a kill leaves both whole. Call it with the folder locked.
+    Raises UserError for a link in the place of one of the folders, and OSError.
+    """
+    refuse_linked_folder(directory.parent / EARLIER)
+    aside = would_set_aside(directory, inputs)
+    if aside is not None:
+        aside.parent.mkdir(exist_ok=True)
+        directory.replace(aside)
+    before = place_for(directory, inputs.key)
+    if before.is_dir() and not (directory / RECORD).exists():
+        refuse_linked_folders(before)
+        if directory.exists():
+            directory.rmdir()
+        before.replace(directory)
+        if aside is not None:
+            give_back_foreign(aside, directory)
+    directory.mkdir(exist_ok=True)
+    return aside
+
+
+def give_back_foreign(aside: Path, directory: Path) -> None:
+    """Files in a finished stage's folder that it did not make stay where their owner put them."""
+    record = record_of(aside)
+    if record is None or record.status != "done":
+        return
+    made = {RECORD, RESOLVED, *(record.outputs or ())}
+    for path in [path for path in aside.rglob("*") if path.is_symlink() or path.is_file()]:
+        name = path.relative_to(aside)
+        if name.as_posix() not in made and not (directory / name).exists():
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            path.replace(directory / name)
