@@ -12,6 +12,7 @@ from typing import Literal
 
 import pytest
 
+from higfa_cli.data.layouts.common import Split
 from higfa_cli.errors import UserError
 from higfa_cli.forecast.doctor import _dtype
 from higfa_cli.forecast.findings import Findings
@@ -234,7 +235,7 @@ def test_weights_as_people_have_them(
     ],
 )
 def test_memory_is_reckoned_from_counts(
-    photos: dict[str, int], keys: dict[str, object], said: str
+    photos: dict[Split, int], keys: dict[str, object], said: str
 ) -> None:
     tree = {
         "name": "t",

@@ -202,9 +202,8 @@ def _dtype(findings: Findings) -> Row:
     dtype, device = findings.ctx.recipe.model.dtype, findings.device
     if device is None:
         return Row("dtype", "warning", f"{dtype}: not checked without the device")
-    if device.kind == "cpu" and (
-        dtype == "float16" or (not device.bfloat16 and dtype != "float32")
-    ):
+    quick = dtype == "float32" or (dtype == "bfloat16" and device.bfloat16)
+    if device.kind == "cpu" and not quick:
         detail = f"{dtype} is many times slower than float32 on this CPU"
         return Row("dtype", "warning", detail, "set model.dtype: float32")
     if dtype == "bfloat16" and not device.bfloat16:

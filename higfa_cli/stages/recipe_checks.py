@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
+from higfa_cli.data.layouts.common import Split
 from higfa_cli.data.prompts import load_words, negative_for
 from higfa_cli.models.architecture import check_model
 from higfa_cli.recipe.refs import POCKET, existing_path, resolve_ref
@@ -28,7 +29,7 @@ def check_recipe(recipe: Recipe, base: Path) -> None:
         check_model(recipe, base)
 
 
-def check_room(recipe: Recipe, photos: Mapping[str, int]) -> None:
+def check_room(recipe: Recipe, photos: Mapping[Split, int]) -> None:
     """Raise UserError where what a stage will hold in memory does not fit; split -> photos.
 
     What a filter by the guide will leave is not known before.

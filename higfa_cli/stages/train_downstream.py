@@ -19,6 +19,7 @@ from higfa_cli.artifacts.run_record import StageRun, stage_run
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.data.dataset import Dataset, Sample
 from higfa_cli.data.images import read_image
+from higfa_cli.data.layouts.common import Split
 from higfa_cli.models.backbones import create_backbone
 from higfa_cli.models.classifier import ClassifierSpec, load_classifier, save_classifier
 from higfa_cli.models.device import resolve_device
@@ -75,10 +76,14 @@ def run(
         else list_synthetic(arm.folder, dataset.classes, held, arm.kept())
         for arm in chosen
     }
-    counts = {"train": photos.train, "val": photos.chooses, "test": dataset.of("test")}
+    parts: dict[Split, Sequence[Sample]] = {
+        "train": photos.train,
+        "val": photos.chooses,
+        "test": dataset.of("test"),
+    }
     check_downstream(
         recipe,
-        {split: len(samples) for split, samples in counts.items()},
+        {split: len(samples) for split, samples in parts.items()},
         {name: len(listing.paths) for name, listing in listings.items() if listing is not None},
     )
     create_backbone(recipe.downstream, len(dataset.classes), ctx.base, 0, "downstream")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from higfa_cli.data.layouts.common import Split
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.schema import Recipe
 
@@ -24,7 +25,7 @@ def check_memory(
         )
 
 
-def check_guide(recipe: Recipe, photos: Mapping[str, int]) -> None:
+def check_guide(recipe: Recipe, photos: Mapping[Split, int]) -> None:
     """`check_memory` of stage `finetune-guide`; `photos`: split -> how many."""
     noised = recipe.guide.noised_per_image if recipe.guidance.consulted else 0
     remedy = "lower guide.image_size, guide.noised_per_image or data.shots"
@@ -34,7 +35,7 @@ def check_guide(recipe: Recipe, photos: Mapping[str, int]) -> None:
 
 
 def check_downstream(
-    recipe: Recipe, photos: Mapping[str, int], pictures: Mapping[str, int]
+    recipe: Recipe, photos: Mapping[Split, int], pictures: Mapping[str, int]
 ) -> None:
     """`check_memory` of stage `train-downstream`; `pictures`: arm -> how many, at least."""
     size, train = recipe.downstream.image_size, photos.get("train", 0)
