@@ -66,7 +66,9 @@ class Guarded(TyperGroup):
         except Exception as error:
             if debug or _is_typers_own(error):
                 raise
-            complain(_described(error))
+            command = self.get_command(ctx, ctx.invoked_subcommand or "")
+            flags = {flag for param in getattr(command, "params", ()) for flag in param.opts}
+            complain(_described(error, "--out" if "--out" in flags else "--workspace"))
             raise typer.Exit(1) from None
 
 
@@ -134,13 +136,13 @@ def _interrupted(error: KeyboardInterrupt) -> str:
     return f"interrupted{by}; run the same command again to go on"
 
 
-def _described(error: Exception) -> str:
-    """One line for an exception, with a remedy if one is known."""
+def _described(error: Exception, place: str = "--workspace") -> str:
+    """One line for an exception, with a remedy if one is known; `place`: where it writes."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{error.filename}: " if error.filename is not None else ""
-        remedy = remedy_for(error) or f"check the path (set {DEBUG}=1 for the traceback)"
+        remedy = remedy_for(error, place) or f"check the path (set {DEBUG}=1 for the traceback)"
         if error.filename == streams.STDOUT:
             remedy = "what was to be printed is lost, files written are whole: send it elsewhere"
         return f"{where}{error.strerror}; {remedy}"
@@ -148,7 +150,7 @@ def _described(error: Exception) -> str:
         around = error.object[max(error.start - 40, 0) : error.end + 40]
         return f"{around!r} cannot be written as {error.encoding}; rename the file or the class"
     if isinstance(error, MemoryError):
-        return "this machine's memory is full; end other programs, or lower a batch_size"
+        return "this machine's memory is full; end other programs, or lower run.batch_size"
     return (
         f"a fault of higfa {__version__}: {one_line(error)}; please report it to the project, with "
         f"what the command prints under {DEBUG}=1"

@@ -17,7 +17,7 @@ from huggingface_hub.errors import HFValidationError
 
 from higfa_cli.errors import UserError
 from higfa_cli.models.families import FAMILIES, KNOWN, family_of
-from higfa_cli.models.families.family import Architecture, Family
+from higfa_cli.models.families.family import Architecture, Family, vae_factor
 from higfa_cli.models.forms import check_form
 from higfa_cli.models.trusted import Absent, read_config
 from higfa_cli.recipe.drawing import Model
@@ -99,6 +99,17 @@ def check_fit(arch: Architecture, settings: Model) -> None:
             f"model.base `{settings.base}`: its scheduler ends at a signal-to-noise ratio of zero, "
             "which needs a model that predicts v; correct prediction_type or "
             "rescale_betas_zero_snr in scheduler/scheduler_config.json"
+        )
+    tiny = arch.gradient_vae
+    if tiny is not None and (tiny.get("latent_channels"), vae_factor(tiny)) != (
+        draws,
+        arch.vae_factor,
+    ):
+        raise UserError(
+            f"model.gradient_autoencoder `{settings.gradient_autoencoder}` reads "
+            f"{tiny.get('latent_channels')} channels at 1/{vae_factor(tiny)} of the size, but "
+            f"`{settings.base}` draws {draws} at 1/{arch.vae_factor}; use the tiny autoencoder "
+            "made for this model"
         )
     ours, theirs = (part.get(family.text_width) for part in (arch.network, arch.controlnet))
     if theirs is not None and ours != theirs:

@@ -48,8 +48,13 @@ class Architecture:
     @property
     def vae_factor(self) -> int:
         """Pixels per latent, along a side."""
-        blocks = self.vae.get("block_out_channels") or self.vae["decoder_block_out_channels"]
-        return int(2 ** (len(blocks) - 1))
+        return vae_factor(self.vae)
+
+
+def vae_factor(config: Config) -> int:
+    """Pixels per latent of an autoencoder, along a side."""
+    blocks = config.get("block_out_channels") or config["decoder_block_out_channels"]
+    return int(2 ** (len(blocks) - 1))
 
 
 @dataclass(frozen=True)
