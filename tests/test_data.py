@@ -243,7 +243,7 @@ def test_another_class_or_split_is_another_fingerprint(tmp_path: Path) -> None:
         ("iris/9.png,iris,train", ["line 3", "iris/9.png", "no image"]),
         ("daisy/0.png,daisy,val", ["line 3", "already in", "line 2"]),
         ("iris/0.png,irs,train", ["unknown class `irs`", "did you mean `iris`"]),
-        ("iris/0.png,iris,dev", ["split `dev`", "train, val, test"]),
+        ("iris/0.png,iris,later", ["split `later`", "train, val, test"]),
         ("iris/0.png,,train", ["no class"]),
         ("iris/0.png,iris,val", ["`iris`", "no training image"]),
     ],

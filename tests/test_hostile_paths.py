@@ -110,6 +110,10 @@ def test_listed_photos_lie_in_the_data_folder(tmp_path: Path, layout: str, name:
     photo(root / "ok" / "0.png")
     LISTS[layout](root, path_of(name, tmp_path))
     data = Data(layout=layout, root="data", split_file="s.csv" if layout == "imagefolder" else None)  # type: ignore[arg-type]
+    if layout == "imagefolder" and "link" in name:
+        # The user's own folders may be made of links.
+        assert len(load_dataset(data, tmp_path, 0).samples) == 2
+        return
     with pytest.raises(UserError) as caught:
         load_dataset(data, tmp_path, 0)
     message = str(caught.value)

@@ -14,12 +14,15 @@ from PIL import Image
 from higfa_cli.data.dataset import load_dataset
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.load import load_recipe
+from higfa_cli.stages.init_photos import Draw
 from higfa_cli.stages.init_project import init_project
 
 
-def photo(path: Path, seed: int = 0, size: tuple[int, int] = (12, 9)) -> None:
+def photo(path: Path, seed: object = 0, size: tuple[int, int] = (12, 9)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    pixels = np.random.default_rng(list(repr(seed).encode())).integers(
+        0, 256, (size[1], size[0], 3), dtype=np.uint8
+    )
     image = Image.fromarray(pixels)
     (image.convert("CMYK") if path.suffix == ".tif" else image).save(path)
 
@@ -29,7 +32,7 @@ def flat(root: Path, counts: dict[str, int]) -> Path:
     for cls, count in counts.items():
         for index in range(count):
             suffix = ("jpg", "png", "tif", "webp")[index % 4]
-            photo(root / cls / f"p{index}.{suffix}", index, (8 + index, 20 - index % 13))
+            photo(root / cls / f"p{index}.{suffix}", f"{cls}{index}", (8 + index, 20 - index % 13))
     return root
 
 
@@ -74,7 +77,7 @@ def test_the_split_depends_on_seed_class_and_path_alone(tmp_path: Path) -> None:
         shutil.copy(path, copy / path.relative_to(root))
     init_project(copy, tmp_path / "two.yaml")
     assert (tmp_path / "two.split.csv").read_bytes() == first
-    init_project(root, tmp_path / "three.yaml", seed=1)
+    init_project(root, tmp_path / "three.yaml", draw=Draw(seed=1))
     assert (tmp_path / "three.split.csv").read_bytes() != first
     flat(copy, {"c": 5})
     init_project(copy, tmp_path / "four.yaml")
@@ -84,7 +87,7 @@ def test_the_split_depends_on_seed_class_and_path_alone(tmp_path: Path) -> None:
 
 def test_an_existing_split_is_kept(tmp_path: Path) -> None:
     root = flat(tmp_path / "d", {"train/a": 4, "train/b": 4, "valid/a": 2, "test/b": 1})
-    result = init_project(root, tmp_path / "r.yaml", val=0.5, test=0.4)
+    result = init_project(root, tmp_path / "r.yaml", draw=Draw(0.5, 0.4))
     assert result["classes"] == ["a", "b"]
     assert result["counts"] == {"train": 8, "val": 2, "test": 1}
     assert rows(tmp_path / "r.split.csv")["valid/a/p0.jpg"] == ("a", "val")
@@ -94,7 +97,7 @@ def test_an_existing_split_is_kept(tmp_path: Path) -> None:
 
 def test_no_val_and_no_test_when_not_wanted(tmp_path: Path) -> None:
     root = flat(tmp_path / "d", {"a": 4, "b": 5})
-    result = init_project(root, tmp_path / "r.yaml", val=0.0, test=0.0)
+    result = init_project(root, tmp_path / "r.yaml", draw=Draw(0, 0))
     assert result["counts"] == {"train": 9, "val": 0, "test": 0}
     of_split = [note for note in result["notes"] if "GPU" not in note]
     assert [note.split(":")[0] for note in of_split] == [
@@ -111,7 +114,7 @@ def test_recipe_yaml_is_named_after_the_photos(tmp_path: Path) -> None:
 
 def test_large_fractions_leave_every_class_something_to_train_on(tmp_path: Path) -> None:
     root = flat(tmp_path / "d", {"a": 2, "b": 4})
-    init_project(root, tmp_path / "r.yaml", val=0.5, test=0.49)
+    init_project(root, tmp_path / "r.yaml", draw=Draw(0.5, 0.49))
     placed = Counter(rows(tmp_path / "r.split.csv").values())
     assert placed["a", "train"] == 1 and placed["b", "train"] == 1
 
@@ -138,7 +141,7 @@ def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
         ({"a": 3, "b": -1}, {}, "`b`.*no readable image"),
         ({"test/a": 3, "val/a": 1}, {}, "no train/"),
         ({"train/a": 3, "train/b": 1, "test/c": 1}, {}, "`c`"),
-        ({"a": 3, "b": 3}, {"val": 0.5, "test": 0.5}, "--val"),
+        ({"a": 3, "b": 3}, {"draw": Draw(0.5, 0.5)}, "--val"),
         ({"a": 3, "b": 3}, {"out": "recipe"}, r"\.yaml"),
     ],
 )

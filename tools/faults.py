@@ -24,6 +24,8 @@ SECTIONS = {
     "models": "Models as people have them",
     "costly": "Known before the costly part",
     "words": "What messages say",
+    "folders": "Folders of photos as people have them",
+    "lists": "Lists and tables as people have them",
 }
 
 

@@ -86,13 +86,17 @@ class SplitCounts(Artifact):
 
 
 class Results(Artifact, remedy="run `higfa train-downstream --force`"):
-    """What the downstream trainings gave; `chosen_by`: which photos chose the checkpoints."""
+    """What the downstream trainings gave; `chosen_by`: which photos chose the checkpoints.
+
+    `notes`: what is wrong with the photos.
+    """
 
     arms: Annotated[Several[ArmResult], Field(min_length=1)]
     classes: Several[str]
     chosen_by: str
     test: str
     counts: SplitCounts
+    notes: Several[str] = ()
 
     @property
     def has_test(self) -> bool:

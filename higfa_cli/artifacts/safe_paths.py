@@ -10,6 +10,7 @@ from typing import Any
 
 from higfa_cli.errors import UserError
 
+THROUGH_LINK = "leaves it through a link"
 _SHOWN = 80
 # What common file systems take, in bytes; a longer one fails only when it is used.
 _LONGEST, _LONGEST_PART = 3000, 255
@@ -41,7 +42,7 @@ def why_outside(root: Path, name: Any) -> str | None:
         inside = (root / name).resolve().is_relative_to(root.resolve())
     except (OSError, ValueError, RuntimeError) as error:
         return f"cannot be read ({getattr(error, 'strerror', None) or error})"
-    return None if inside else "leaves it through a link"
+    return None if inside else THROUGH_LINK
 
 
 def _has_link(folder: str, parts: list[str]) -> bool:

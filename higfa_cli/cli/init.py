@@ -26,6 +26,17 @@ def command(
     force: Annotated[
         bool, typer.Option("--force", help="Replace the files of an earlier init.")
     ] = False,
+    flat: Annotated[
+        bool,
+        typer.Option("--flat", help="Every folder is a class, those named like splits too."),
+    ] = False,
+    labels: Annotated[
+        list[Path] | None,
+        typer.Option(help="Table of photos and classes: CSV or JSON lines (may be repeated)."),
+    ] = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="Its column of classes, where several may be it.")
+    ] = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -34,7 +45,10 @@ def command(
     With class words for the prompts and a seeded split.
     """
     with stdout_for_result(as_json):
+        from higfa_cli.stages.init_photos import Draw, Form
         from higfa_cli.stages.init_project import init_project
 
-        result = init_project(root, out, name, val, test, seed, force, TerminalProgress(quiet))
+        draw, form = Draw(val, test, seed), Form(flat, tuple(labels or ()), label_column)
+        progress = TerminalProgress(quiet)
+        result = init_project(root, out, name, draw, form, force, progress)
     print_result(f"wrote {out}", result, as_json)

@@ -73,14 +73,18 @@ def status(flags: DeviceFlags) -> None:
     ctx = flags.context()
     with stdout_for_result(flags.as_json):
         from higfa_cli.stages import pipeline
+        from higfa_cli.stages.context import photo_notes
 
-        rows = pipeline.status(ctx)
+        rows, notes = pipeline.status(ctx), photo_notes(ctx)
     following = pipeline.next_command(rows, flags.words)
     if flags.as_json:
-        print_json({"workspace": str(ctx.workspace), "stages": rows, "next": following})
+        told = {"stages": rows, "notes": notes, "next": following}
+        print_json({"workspace": str(ctx.workspace)} | told)
         return
     print_line(f"workspace: {ctx.workspace}")
     print_table(_readable(rows))
+    for note in notes:
+        print_line(f"warning: {note}")
     if following:
         print_line(f"next: {following}")
     else:

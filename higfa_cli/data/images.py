@@ -5,6 +5,7 @@ Two readers would disagree about orientation, 16-bit scaling and damaged files.
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import warnings
 from pathlib import Path
@@ -23,7 +24,9 @@ MAX_BYTES = 256 * 2**20
 
 # Whatever a file is called, it is read as one of these or not at all: some of Pillow's other
 # plug-ins start programs (EPS), or are rarely looked at.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+_FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+if importlib.util.find_spec("PIL.AvifImagePlugin"):
+    _FORMATS += ("AVIF",)
 # Pixels that are converted at once, so that a large picture is in memory once and not five times.
 _STRIP_PIXELS = 2**21
 _WHITE_IS_ZERO = 0
@@ -190,6 +193,12 @@ def _scale_16_bit(image: Image.Image, inverted: bool) -> np.ndarray:
     if inverted:
         values = 65535 - values
     return ((values + 128) // 257).astype(np.uint8)[..., None]
+
+
+def shrink(image: np.ndarray, side: int) -> np.ndarray:
+    """HxWx3 uint8 as side x side x 3, whatever its proportions: means of its parts."""
+    small = Image.fromarray(image).resize((side, side), Image.Resampling.BOX)
+    return np.array(small, dtype=np.uint8)
 
 
 def fit_inside(image: np.ndarray, size: int) -> np.ndarray:

@@ -24,7 +24,7 @@ from higfa_cli.models.architecture import family_at
 from higfa_cli.models.families import FAMILIES, KNOWN
 from higfa_cli.models.machine import device_of
 from higfa_cli.stages import pipeline
-from higfa_cli.stages.context import Context, load_photos
+from higfa_cli.stages.context import Context, load_photos, photo_notes
 from higfa_cli.stages.init_project import WITHOUT_GPU
 from higfa_cli.stages.plan import class_prompts
 from higfa_cli.stages.recipe_checks import check_texts
@@ -95,7 +95,10 @@ def _data(findings: Findings) -> Row:
     parts = ", ".join(f"{split} {len(photos.of(split)):,}" for split in photos.splits)
     counted = plural(len(photos.samples), "photo")
     classes = plural(len(photos.classes), "class", "classes")
-    return Row("data", "ok", f"{counted} of {classes} ({parts})")
+    detail, (first, *others) = f"{counted} of {classes} ({parts})", photo_notes(ctx) or [""]
+    if not first:
+        return Row("data", "ok", detail)
+    return Row("data", "warning", "; ".join([detail, first, *others]), "look at these photos")
 
 
 def _prompts(findings: Findings) -> Row:

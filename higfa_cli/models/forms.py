@@ -139,7 +139,9 @@ def _leftover(
         if name.startswith("ControlNet"):
             return f"a `{name}`", "name it in model.controlnet"
         return f"one part of a model (`{name[:40]}`)", "give the whole folder, with " + INDEX
-    return _file(files[0], key) if files else None
+    # Under diffusers' own name it is a part whose configuration is missing.
+    single = [path for path in files if not _VARIANT.match(path.name)]
+    return _file(single[0], key) if single else None
 
 
 def _whole(place: Path) -> tuple[str, str] | None:

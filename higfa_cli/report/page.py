@@ -212,6 +212,7 @@ def page_context(material: Material) -> dict[str, Any]:
         "arm": arm,
         "test": test,
         "chosen_by": results.chosen_by,
+        "notes": results.notes,
         "filter": wording.filter_rules(recipe.filter),
         "difference": guide_alone,
         "cross_validated": calibration is not None and calibration.source == "cross-validation",

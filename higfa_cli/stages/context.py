@@ -11,12 +11,14 @@ from typing import Protocol, TypeVar
 from higfa_cli.artifacts.class_folders import class_dir
 from higfa_cli.artifacts.safe_paths import refuse_linked_folder
 from higfa_cli.artifacts.workspace import ArmWorkspace, Workspace
+from higfa_cli.data.copies import notes
 from higfa_cli.data.dataset import Dataset, choose_photos, list_photos
 from higfa_cli.data.layouts.common import Listing
 from higfa_cli.data.rejected import Rejected, read_rejected
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.load import LoadedRecipe
 from higfa_cli.recipe.schema import Recipe
+from higfa_cli.text import plural
 
 T = TypeVar("T")
 
@@ -175,6 +177,22 @@ def usable_photos(ctx: Context, rejected: Rejected) -> Dataset:
             ctx.listing, recipe.data, ctx.base, recipe.seed, rejected
         )
     return ctx.photos[rejected]
+
+
+def photo_notes(ctx: Context) -> list[str]:
+    """What a user may not expect of the photos; nothing where they cannot be listed."""
+    try:
+        listing = ctx.listing
+    except UserError:
+        return []
+    sentences = notes(listing.root, listing.rows)
+    if count := len(listing.unlisted):
+        lie = plural(count, "photo lies", "photos lie")
+        sentences.append(
+            f"{lie} below data.root and in no row of the split file ({listing.unlisted[0]}, ...): "
+            "write it again with `higfa init --force`, or add rows (split `unused`: left out)"
+        )
+    return sentences
 
 
 def check_splits(recipe: Recipe, present: Collection[str]) -> None:

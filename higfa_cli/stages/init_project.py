@@ -7,38 +7,29 @@ import io
 import json
 import shlex
 import tempfile
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
 from typing import Any
 
 from higfa_cli.artifacts.atomic import write_text
-from higfa_cli.artifacts.seeds import seed_for
-from higfa_cli.data.images import ImageError, read_image
-from higfa_cli.data.layouts.common import (
-    IMAGE_SUFFIXES,
-    SPLITS,
-    Row,
-    Split,
-    check_rows,
-    sub_folders,
-)
-from higfa_cli.data.layouts.imagefolder import COLUMNS, class_rows, split_folders
+from higfa_cli.data.copies import Groups, told
+from higfa_cli.data.layouts.common import SPLITS, Row, check_rows, plain_name
+from higfa_cli.data.layouts.imagefolder import COLUMNS, UNUSED
 from higfa_cli.data.prompts import default_words
 from higfa_cli.errors import UserError
 from higfa_cli.models.machine import device_of
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.stages.context import Progress, Silent
+from higfa_cli.stages.init_photos import Draw, Form, chosen_photos
 
 #: What can be done on any machine, in the order of what it needs.
 WITHOUT_GPU = (
     "`higfa contours` and `higfa train-downstream --arm real` need neither GPU nor diffusion "
     "weights; `higfa run pocket` draws on a CPU"
 )
-# From this many photos on a class gets at least one in each wanted split.
-_ENOUGH_FOR_ALL = 3
 # Below, one photo is more than half a point.
 _FEW_TEST_PHOTOS = 200
 
@@ -47,43 +38,45 @@ def init_project(
     root: Path,
     out: Path,
     name: str | None = None,
-    val: float = 0.15,
-    test: float = 0.15,
-    seed: int = 0,
+    draw: Draw = Draw(),
+    form: Form = Form(),
     force: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Look through `root` and write `out`, `<stem>.classes.yaml` and `<stem>.split.csv` beside it.
 
-    `root` holds class folders, split by chance (stratified, seeded; `val` and `test` are the
-    fractions), or train/ and perhaps val/ and test/ with class folders, whose split is kept.
-    Every image is decoded once; unreadable ones are left out of the split and returned under
-    "skipped". Raises UserError, with nothing written: a missing or empty folder, a class without a
-    readable training image, fractions that leave no training data, existing files without `force`.
+    `root` holds class folders, split by chance (stratified, seeded: `draw`), or train/ and perhaps
+    val/ and test/ with class folders, whose split is kept; or a table names the classes. What is
+    not used is returned under "skipped".
+    Raises UserError, with nothing written: a missing or empty folder, one that could mean two
+    things, a class without a readable training image, fractions that leave no training data,
+    existing files without `force`.
     """
-    if val < 0 or test < 0 or val + test >= 1:
-        raise UserError(f"--val {val} and --test {test} must leave something to train on", 2)
+    if draw.val < 0 or draw.test < 0 or draw.val + draw.test >= 1:
+        raise UserError(
+            f"--val {draw.val} and --test {draw.test} must leave something to train on", 2
+        )
     if not root.is_dir():
         raise UserError(f"data folder {root} does not exist; correct --root")
     words, split_file = _beside(out, force)
     root = root.resolve()
-    rows, skipped = _readable(root, _list(root), progress or Silent())
-    skipped = _strays(root) + skipped
-    own_split = "train" in split_folders(root)
-    if not own_split:
-        rows = _split(rows, val, test, seed)
-    rows.sort(key=lambda row: row.key)
+    chosen = chosen_photos(root, draw, form, progress or Silent())
+    rows = chosen.rows
     classes = sorted({row.cls for row in rows})
     check_rows(rows, str(root))
     if len(classes) < 2:
-        raise UserError(f"{root} has one class, `{classes[0]}`; add another class folder")
+        inner = shlex.quote(str(root / classes[0]))
+        raise UserError(
+            f"{root} has one class, `{classes[0]}`; add another class folder, or give the folder "
+            f"that holds the classes: --root {inner}"
+        )
     # The name is the output folder's too: two recipes of one photo folder must not share it.
     title = name or (out.stem if out.stem != "recipe" else root.name or "photos")
     gpu = device_of("auto").kind == "cuda"
     template = Template(resources.files(__package__).joinpath("init.yaml").read_text("utf-8"))
     text = template.substitute(
         name=_quoted(title),
-        seed=seed,
+        seed=draw.seed,
         root=_quoted(_reference(root, out)),
         split=_quoted(split_file.name),
         words=_quoted(words.name),
@@ -91,7 +84,7 @@ def init_project(
     )
     _check(text)
     write_text(words, _words_text(classes))
-    write_text(split_file, _split_text(rows))
+    write_text(split_file, _split_text(rows, chosen.unused))
     write_text(out, text)
     counts = Counter(row.split for row in rows)
     return {
@@ -100,17 +93,20 @@ def init_project(
         "split_file": str(split_file),
         "classes": classes,
         "counts": {split: counts[split] for split in SPLITS},
-        "skipped": skipped,
-        "notes": _notes(own_split, rows) + ([] if gpu else [f"no GPU here: {WITHOUT_GPU}"]),
+        "skipped": chosen.skipped,
+        "notes": _notes(chosen.split_kept, rows, chosen.copies)
+        + ([] if gpu else [f"no GPU here: {WITHOUT_GPU}"]),
         "next": f"higfa doctor {shlex.quote(str(out))}",
     }
 
 
-def _notes(own_split: bool, rows: Sequence[Row]) -> list[str]:
+def _notes(split_kept: bool, rows: Sequence[Row], copies: Groups) -> list[str]:
     """What a user may not expect of the split."""
     counts = Counter(row.split for row in rows)
-    notes = []
-    if own_split:
+    notes = told(copies)
+    if together := sum(map(len, copies)) if not split_kept else 0:
+        notes.append(f"{together} photos are copies of one another: they are kept in one split")
+    if split_kept:
         notes.append("the split of the folders is kept, --val and --test play no part")
     if not counts["val"]:
         notes.append(
@@ -145,73 +141,6 @@ def _beside(recipe: Path, force: bool) -> tuple[Path, Path]:
     return words, split
 
 
-def _list(root: Path) -> list[Row]:
-    """All images; in a folder without train/ they all count as train until they are split."""
-    folders = split_folders(root)
-    if "train" in folders:
-        return [row for split, folder in folders.items() for row in class_rows(root, folder, split)]
-    if folders and len(folders) == len(sub_folders(root)):
-        raise UserError(f"{root} has {', '.join(p.name for p in folders.values())} but no train/")
-    return class_rows(root, root, "train")
-
-
-def _readable(
-    root: Path, rows: Sequence[Row], progress: Progress
-) -> tuple[list[Row], list[dict[str, str]]]:
-    """Rows whose image decodes; the others as {"file", "reason"}."""
-    good: list[Row] = []
-    skipped: list[dict[str, str]] = []
-    for row in progress.track(rows, "reading photos", total=len(rows)):
-        try:
-            read_image(root / row.key)
-            good.append(row)
-        except ImageError as error:
-            skipped.append({"file": row.key, "reason": error.reason})
-    for cls in {row.cls for row in rows} - {row.cls for row in good}:
-        raise UserError(f"class `{cls}` of {root} has no readable image; add some or remove it")
-    return good, skipped
-
-
-def _strays(root: Path) -> list[dict[str, str]]:
-    """Images that lie beside the class folders and so belong to no class."""
-    parents = list(split_folders(root).values()) if "train" in split_folders(root) else []
-    return [
-        {"file": path.relative_to(root).as_posix(), "reason": "not in a class folder"}
-        for parent in [root, *parents]
-        for path in sorted(parent.iterdir())
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()
-    ]
-
-
-def _split(rows: Sequence[Row], val: float, test: float, seed: int) -> list[Row]:
-    """Stratified split. A row's rank depends on seed, class and path alone, not on other rows."""
-    by_class: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        by_class[row.cls].append(row)
-    placed: list[Row] = []
-    for cls, members in by_class.items():
-        members.sort(key=lambda row: seed_for(seed, "split", row.cls, row.key))
-        tests, vals = _quotas(len(members), val, test)
-        drawn: list[tuple[Split, int]] = [("test", tests), ("val", vals)]
-        splits = [split for split, count in drawn for _ in range(count)]
-        splits += ["train"] * (len(members) - len(splits))
-        placed += [Row(row.key, cls, split) for row, split in zip(members, splits, strict=True)]
-    return placed
-
-
-def _quotas(count: int, val: float, test: float) -> tuple[int, int]:
-    """How many of a class's photos are for test and for val; at least one stays for training."""
-    least = 1 if count >= _ENOUGH_FOR_ALL else 0
-    tests = max(round(count * test), least if test > 0 else 0)
-    vals = max(round(count * val), least if val > 0 else 0)
-    while tests + vals >= count:
-        if tests >= vals:
-            tests -= 1
-        else:
-            vals -= 1
-    return tests, vals
-
-
 def _reference(root: Path, recipe: Path) -> str:
     """The data folder as the recipe names it: relative where it lies beside or below the recipe."""
     folder = recipe.resolve().parent
@@ -240,9 +169,10 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _split_text(rows: Sequence[Row]) -> str:
+def _split_text(rows: Sequence[Row], unused: Iterable[str]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
     writer.writerows((row.key, row.cls, row.split) for row in rows)
+    writer.writerows((key, "", UNUSED) for key in sorted(unused) if plain_name(key))
     return buffer.getvalue()

@@ -17,6 +17,7 @@ from higfa_cli.artifacts.records import DownstreamCounts
 from higfa_cli.artifacts.results import ArmResult, ArmRun, Results, SplitCounts, TrainingRow
 from higfa_cli.artifacts.run_record import StageRun, stage_run
 from higfa_cli.artifacts.seeds import seed_for
+from higfa_cli.data.copies import notes
 from higfa_cli.data.dataset import Dataset, Sample
 from higfa_cli.data.images import read_image
 from higfa_cli.data.layouts.common import Split
@@ -120,6 +121,7 @@ def run(
             if tests
             else "no test split: test accuracy is null",
             counts=SplitCounts(train=len(photos.train), val=len(photos.chooses), test=len(tests)),
+            notes=tuple(notes(ctx.listing.root, ctx.listing.rows)),
         )
         write_model(files.results, results)
         record.output(files.results)

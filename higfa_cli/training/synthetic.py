@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from higfa_cli.artifacts.atomic import read_jsonl
 from higfa_cli.artifacts.class_folders import class_dirs, class_name
 from higfa_cli.artifacts.workspace import METADATA
-from higfa_cli.data.layouts.common import IMAGE_SUFFIXES
+from higfa_cli.data.layouts.files import IMAGE_SUFFIXES
 from higfa_cli.errors import UserError
 from higfa_cli.text import did_you_mean
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from higfa_cli.artifacts.rows import Split
-from higfa_cli.artifacts.safe_paths import why_outside
+from higfa_cli.artifacts.safe_paths import THROUGH_LINK, why_outside
+from higfa_cli.data.layouts.files import sub_folders
 from higfa_cli.errors import UserError
 from higfa_cli.text import or_nearest
 
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-)
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 # Lists of ten million photos are larger than any folder that higfa was made for.
@@ -34,10 +31,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a layout reader found: the folder the keys are relative to, and the rows."""
+    """What a layout reader found: the folder the keys are relative to, and the rows.
+
+    `unlisted`: of a split file, the photos below the folder that it does not name.
+    """
 
     root: Path
     rows: tuple[Row, ...]
+    unlisted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,31 +69,8 @@ def plain_name(key: str) -> bool:
     return key.isprintable()
 
 
-def sub_folders(folder: Path) -> list[Path]:
-    """Visible sub-folders, sorted by name."""
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def image_files(folder: Path) -> list[Path]:
-    """Files with an image suffix at any depth, sorted; hidden files and folders are left out.
-
-    Raises UserError for a folder that may not be listed: its photos must not go missing unseen.
-    """
-    paths: list[Path] = []
-    for base, folders, files in os.walk(folder, onerror=_refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths += [Path(base, name) for name in (*folders, *files) if not name.startswith(".")]
-    return sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)
-
-
-def _refuse(error: OSError) -> None:
-    raise UserError(
-        f"{error.filename} cannot be listed: {error.strerror}; change its permissions or remove it"
-    ) from None
-
-
-def read_text(path: Path, remedy: str, most: int = _MOST_TEXT) -> str:
-    """A UTF-8 text file, line ends as they are.
+def read_bytes(path: Path, remedy: str, most: int = _MOST_TEXT) -> bytes:
+    """A file's content.
 
     Raises UserError with the remedy: unreadable, or of more than `most` bytes.
     """
@@ -102,9 +80,16 @@ def read_text(path: Path, remedy: str, most: int = _MOST_TEXT) -> str:
             raise FileNotFoundError
         if path.stat().st_size > most:
             raise UserError(f"{path} has more than {most:,} bytes; {remedy}")
-        with path.open(encoding="utf-8-sig", newline="") as handle:
-            return handle.read()
-    except (OSError, UnicodeDecodeError) as error:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read; {remedy}") from error
+
+
+def read_text(path: Path, remedy: str, most: int = _MOST_TEXT) -> str:
+    """A UTF-8 text file, line ends as they are. Raises UserError as `read_bytes`."""
+    try:
+        return read_bytes(path, remedy, most).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
         raise UserError(f"{path} cannot be read; {remedy}") from error
 
 
@@ -166,11 +151,11 @@ def list_lines(path: Path, fields: int) -> Iterator[tuple[str, list[str]]]:
             yield origin, words
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
+    """Whether a regular file lies there; False for a name that no file system takes."""
     try:
         return path.is_file()
     except (OSError, ValueError):
-        # A name that no file system takes.
         return False
 
 
@@ -180,8 +165,9 @@ class Rows:
     Every method raises UserError naming `origin`, the place in the list.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, links: bool = False) -> None:
+        """`links`: they may lead out of the folder, which is the user's own."""
+        self._folder, self._links = folder, links
         self._origins: dict[str, str] = {}
         self._numbered: dict[object, str] = {}
         self._rows: list[Row] = []
@@ -190,7 +176,8 @@ class Rows:
         """Add a photo; refused when it leaves the folder, is absent or twice."""
         # In one form, so that `./a.png` and `b//a.png` do not hide a repetition.
         key = PurePosixPath(key).as_posix() if key else key
-        if reason := why_outside(self._folder, key):
+        reason = why_outside(self._folder, key)
+        if reason and not (self._links and reason == THROUGH_LINK):
             problem = reason.replace("leaves it", f"leaves the data folder {self._folder}")
             raise UserError(
                 f"{origin}: path {key[:_SHOWN]!r} {problem}; "
@@ -198,7 +185,7 @@ class Rows:
             )
         if key in self._origins:
             raise UserError(f"{origin}: {key} is already in {self._origins[key]}; keep one")
-        if not _is_file(self._folder / key):
+        if not is_file(self._folder / key):
             raise UserError(f"{origin}: no image {self._folder / key}; add it or remove the entry")
         self._origins[key] = origin
         self._rows.append(Row(key, class_label(label), split))

@@ -1,0 +1,128 @@
+"""The same photo twice: kept on one side of the split, and said; photos that no list names."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from typer.testing import CliRunner
+
+from higfa_cli.cli.app import app
+from higfa_cli.data.copies import copies, leaked, thumbnail, told
+from higfa_cli.data.layouts.common import Row
+from higfa_cli.recipe.load import load_recipe
+from higfa_cli.stages.context import make_context, photo_notes
+from higfa_cli.stages.init_photos import Draw
+from higfa_cli.stages.init_project import init_project
+from tests.support.folders import put
+
+
+def picture(seed: int, size: tuple[int, int] = (96, 72)) -> Image.Image:
+    """A shape on a plain ground, as small data sets are full of."""
+    rng = np.random.default_rng(seed)
+    image = Image.new("RGB", size, tuple(int(v) for v in rng.integers(90, 200, 3)))
+    x, y, r = (float(v) for v in rng.uniform((30, 25, 12), (60, 45, 25)))
+    ImageDraw.Draw(image).ellipse((x - r, y - r, x + r, y + r), fill=(220, 40, 40))
+    return image
+
+
+def again(
+    image: Image.Image, quality: int = 95, size: tuple[int, int] | None = None
+) -> Image.Image:
+    """The picture after another JPEG."""
+    buffer = io.BytesIO()
+    (image.resize(size) if size else image).save(buffer, "JPEG", quality=quality)
+    return Image.open(buffer)
+
+
+def rows_of(recipe: Path) -> list[Row]:
+    return list(make_context(load_recipe(str(recipe)), recipe.parent / "out").listing.rows)
+
+
+@pytest.mark.fault(
+    "folders",
+    "the same photo twice, in two splits or two classes",
+    "kept in one split; said by `init`, `status`, `doctor` and the report",
+)
+@pytest.mark.parametrize("seed", range(5))
+def test_copies_stay_on_one_side(tmp_path: Path, seed: int) -> None:
+    root = put(tmp_path / "d", "wren/img_{10}.jpg", "tit/{10}.jpg")
+    for n in range(10):
+        shutil.copy(root / f"wren/img_{n}.jpg", root / f"wren/copy_{n}.jpg")
+    shutil.copy(root / "wren/img_0.jpg", root / "tit/zzz.jpg")
+    result = init_project(root, tmp_path / "r.yaml", draw=Draw(0.2, 0.2, seed))
+    rows = rows_of(tmp_path / "r.yaml")
+    split = {row.key: row.split for row in rows}
+    assert all(split[f"wren/img_{n}.jpg"] == split[f"wren/copy_{n}.jpg"] for n in range(10))
+    assert split["tit/zzz.jpg"] == split["wren/img_0.jpg"] == "train"
+    assert sum(row.split == "test" and row.cls == "wren" for row in rows) == 4
+    notes = "; ".join(result["notes"])
+    assert "3 photos with two classes (tit/zzz.jpg = wren/img_0.jpg)" in notes
+    assert "21 photos are copies of one another" in notes and "test photo" in notes
+    ctx = make_context(load_recipe(str(tmp_path / "r.yaml")), tmp_path / "out")
+    assert [note[:27] for note in photo_notes(ctx)] == ["3 photos with two classes ("]
+
+
+@pytest.mark.fault("folders", "the same photo twice, in two splits or two classes")
+def test_copies_across_the_folders_of_splits_are_said(tmp_path: Path) -> None:
+    root = put(tmp_path / "d", "train/{wren,tit}/{6}.jpg", "test/{wren,tit}/{3}.jpg")
+    for n in range(2):
+        shutil.copy(root / f"train/wren/{n}.jpg", root / f"test/wren/again{n}.jpg")
+    notes = init_project(root, tmp_path / "r.yaml")["notes"]
+    assert notes[0].startswith("2 test photos are among the training or validation photos too (")
+    recipe = str(tmp_path / "r.yaml")
+    shown = CliRunner().invoke(app, ["status", recipe, "--json"])
+    assert json.loads(shown.stdout)["notes"] == notes[:1]
+
+
+@pytest.mark.fault("folders", "the same photo twice, in two splits or two classes")
+def test_nearly_equal_photos_count_as_one() -> None:
+    originals = [picture(seed) for seed in range(60)]
+    changed = [
+        again(originals[0], 50),
+        again(originals[1], 95, (192, 144)),
+        again(originals[2], 80, (48, 36)),
+        again(again(originals[3], 50), 80),
+    ]
+    images = [np.asarray(image.convert("RGB")) for image in (*originals, *changed)]
+    rows = [Row(f"{n}.jpg", "a", "test" if n >= 60 else "train") for n in range(len(images))]
+    states = [str(n) for n in range(len(images))]
+    groups = copies(rows, states, [thumbnail(image) for image in images])
+    assert [[row.key for row in group] for group in groups] == [
+        [f"{n}.jpg", f"{60 + n}.jpg"] for n in range(4)
+    ]
+    assert leaked(groups) == groups and told(groups)[0].startswith("4 test photos are among")
+
+
+@pytest.mark.fault("folders", "the same photo twice, in two splits or two classes")
+def test_dark_photos_are_not_all_one() -> None:
+    rng = np.random.default_rng(0)
+    dark = [rng.normal(4, 3, (64, 64, 3)).clip(0, 9).astype(np.uint8) for _ in range(20)]
+    for number, image in enumerate(dark):
+        image[number : number + 30, 10:40] += 8
+    rows = [Row(f"{n}.jpg", "a", "train") for n in range(20)]
+    assert copies(rows, [str(n) for n in range(20)], [thumbnail(image) for image in dark]) == []
+
+
+@pytest.mark.fault(
+    "folders", "photos added after `init`", "counted by `status` and `doctor`, with the command"
+)
+def test_photos_in_no_row_are_counted(tmp_path: Path) -> None:
+    root = put(tmp_path / "d", "{wren,tit}/{10}.jpg")
+    (root / "wren/broken.jpg").write_bytes(b"\xff\xd8\xff")
+    put(root, "stray.jpg")
+    init_project(root, tmp_path / "r.yaml")
+    ctx = make_context(load_recipe(str(tmp_path / "r.yaml")), tmp_path / "out")
+    assert photo_notes(ctx) == []
+    put(root, "{wren,tit}/later{30}.jpg", "robin/{10}.jfif", "@eaDir/{3}.jpg")
+    ctx = make_context(load_recipe(str(tmp_path / "r.yaml")), tmp_path / "out")
+    (note,) = photo_notes(ctx)
+    assert note.startswith("70 photos lie below data.root and in no row of the split file (robin/0")
+    assert "higfa init --force" in note
+    init_project(root, tmp_path / "r.yaml", force=True)
+    assert photo_notes(make_context(load_recipe(str(tmp_path / "r.yaml")), tmp_path / "out")) == []
