@@ -29,7 +29,8 @@ AT_ONCE = {
     "stages/engines.py": "engine_of",
     "stages/export.py": "_onnx export",
     "stages/finetune_guide.py": "run",
-    "stages/init_project.py": "_beside _list init_project",
+    "stages/init_photos.py": "_listed",
+    "stages/init_project.py": "_beside init_project",
     "stages/inputs.py": "checked_listing filter_inputs guide_path manifest_path",
     "stages/pipeline.py": "_between check_upstream",
     "stages/plan.py": "contour_rows",
@@ -55,7 +56,7 @@ LATE = {
     "stages/filter.py: _measure": "photos that went while pictures were drawn",
     "stages/filter.py: photo_thumbnail": "photos that went while pictures were drawn",
     "stages/guide_pool.py: _no_room": "only the device knows its memory; doctor estimates it",
-    "stages/init_project.py: _readable": "whether a photo can be read is what init looks at",
+    "stages/init_photos.py: _leave_out_unreadable": "whether a photo can be read is what init looks at",
     "stages/synthesize.py: _watch": "a worker was killed",
     "training/trainer.py: _train_epoch": "the loss shows itself in training",
     "training/trainer.py: fit": "of the library alone: a recipe holds a batch of two, the photos "

@@ -37,6 +37,8 @@ ONLY_IN = {
     "cli/recipes.py": (),
     "cli/stage.py": (),
     "data/layouts/imagefolder.py": ("init",),
+    "data/layouts/labels.py": ("init",),
+    "stages/init_photos.py": ("init",),
     "data/rejected.py": ("contours",),
     "recipe/data.py": ("contours",),
     "recipe/drawing.py": ("synthesize",),
