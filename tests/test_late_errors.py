@@ -56,7 +56,7 @@ LATE = {
     "stages/filter.py: _measure": "photos that went while pictures were drawn",
     "stages/filter.py: photo_thumbnail": "photos that went while pictures were drawn",
     "stages/guide_pool.py: _no_room": "only the device knows its memory; doctor estimates it",
-    "stages/init_photos.py: _leave_out_unreadable": "whether a photo can be read is what init looks at",
+    "stages/init_photos.py: _leave_out_unreadable": "what init is there to look at",
     "stages/synthesize.py: _watch": "a worker was killed",
     "training/trainer.py: _train_epoch": "the loss shows itself in training",
     "training/trainer.py: fit": "of the library alone: a recipe holds a batch of two, the photos "
