@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from higfa_cli.artifacts.atomic import write_text
 from higfa_cli.artifacts.lock import folder_lock
@@ -20,6 +21,7 @@ from higfa_cli.recipe.load import override_recipe
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages import pipeline
 from higfa_cli.stages.context import Context, Silent
+from higfa_cli.stages.preview import CAPTION, TILE, write_sheet
 from higfa_cli.stages.table import stage_of
 from tests.support.plain_project import changed, write_plain_project
 from tests.support.stage_folder import INPUTS, RECIPE, finish, names, write_files
@@ -220,3 +222,17 @@ def test_a_busy_folder_takes_nothing_back(tmp_path: Path) -> None:
     with folder_lock(stage):
         assert not take_back(stage, INPUTS)
     assert names(stage / "images") == ["b"]
+
+
+@pytest.mark.fault("files", "a key changed after something was made")
+def test_sheets_of_other_keys_stay(tmp_path: Path) -> None:
+    path, notes = tmp_path / "sweep-sampling.steps.png", tmp_path / "sweep-sampling.steps.json"
+    sheets = [[[Image.new("RGB", (TILE, TILE + CAPTION), colour)]] for colour in ("red", "blue")]
+    drawn = []
+    for number, rows in enumerate((*sheets, sheets[1])):
+        write_sheet(path, rows)
+        drawn.append(path.read_bytes())
+        notes.write_text(str(number))
+    kept = set(tmp_path.glob("*.png")) - {path}
+    assert [old.read_bytes() for old in kept] == [drawn[0]] and path.read_bytes() == drawn[1]
+    assert [old.with_suffix(".json").read_text() for old in kept] == ["0"]

@@ -431,6 +431,7 @@ def test_limits_depend_on_the_numbers() -> None:
     arms = [tables.Arm("real", 0, (), None), tables.Arm("real+higfa", 9, (), mixed)]
     facts: dict[str, Any] = {"arms": arms, "test": True, "gallery": [{"confidence": 0.5}]}
     faults = {"cross_validated": True, "failed": 2, "missing": {"real+x": 3}}
+    faults |= {"worthless": ["The guide guesses"]}
     faults["notes"] = ["2 test photos are training photos too"]
     text = " ".join(wording.sentences("limits", arm=arms[1], **facts, **faults))
     for part in (
@@ -439,12 +440,13 @@ def test_limits_depend_on_the_numbers() -> None:
         "cross-validation",
         "2 pictures failed",
         "of 3 of",
+        "The guide guesses.",
         "2 test photos are training photos too.",
     ):
         assert part in text
     calm = Difference(0.5, -1, 2, 400, 9, (0, 1), (0.5, 0.5))
     arms[1] = tables.Arm("real+higfa", 9, (), calm)
-    faults = {"cross_validated": False, "failed": 0, "missing": {}, "notes": ()}
+    faults = {"cross_validated": False, "failed": 0, "missing": {}, "worthless": [], "notes": ()}
     text = " ".join(wording.sentences("limits", arm=arms[1], **facts, **faults))
     for part in ("seeds disagree", "rough", "cross-validation", "failed", "real+x"):
         assert part not in text

@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+from math import exp, lgamma, log, log1p
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from higfa_cli.artifacts.artifact import Artifact, Count, Several
+
+# Two-sided 95 %.
+_TAIL = 0.025
+
+
+def at_chance(accuracy: float, count: int, classes: int) -> bool:
+    """Whether guessing is right on as many of `count` photos too often to be told apart.
+
+    That is, whether the exact 95 % interval of the accuracy holds 1 / classes, or lies below it.
+    """
+    if count == 0 or classes < 2:
+        return False
+    hits, chance = round(accuracy * count), 1 / classes
+    terms = (
+        lgamma(count + 1)
+        - lgamma(k + 1)
+        - lgamma(count - k + 1)
+        + k * log(chance)
+        + (count - k) * log1p(-chance)
+        for k in range(hits, count + 1)
+    )
+    return sum(map(exp, terms)) > _TAIL
 
 
 class EpochRow(Artifact):
@@ -39,6 +62,7 @@ class Calibration(Artifact, remedy="run `higfa finetune-guide --force`"):
     """The guide's temperature, and how far its confidence can be believed.
 
     `overall`: at the levels where it steers; `reconstructed`: photos decoded without noise.
+    `classes`: how many; 0 where that was not noted.
     """
 
     source: Literal["val", "cross-validation"]
@@ -47,15 +71,34 @@ class Calibration(Artifact, remedy="run `higfa finetune-guide --force`"):
     overall: Assessment
     reconstructed: Assessment
     clean: Assessment
+    classes: Count = 0
+
+    @property
+    def worthless(self) -> str | None:
+        """What to say where the guide does no better than guessing; None where it does."""
+        # All levels show the same photos, which alone count.
+        photos, accuracy = self.clean.count, min(self.clean.accuracy, self.overall.accuracy)
+        if not at_chance(accuracy, photos, self.classes):
+            return None
+        return (
+            f"The guide is right on {accuracy:.1%} of {photos:,} held-out photos, which is no "
+            f"better than chance ({1 / self.classes:.1%}): pictures steered by it are steered by "
+            "noise; train it longer (guide.epochs), from pretrained weights or on more photos"
+        )
 
 
 class TrainingRow(Artifact, remedy="run `higfa train-downstream --force`"):
-    """One training; `replaced`: the mean share of real photos that new pictures stood in for."""
+    """One training.
+
+    `replaced`: the mean share of real photos that new pictures stood in for; `temperature` rests
+    on so many `temperature_photos`.
+    """
 
     seed: int
     best_epoch: Count
     val_accuracy: float | None
     temperature: float
+    temperature_photos: Count = 0
     replaced: float
     steps: Count
     images_seen: Count
@@ -63,10 +106,14 @@ class TrainingRow(Artifact, remedy="run `higfa train-downstream --force`"):
 
 
 class ArmRun(TrainingRow):
-    """A training with what its checkpoint did on the test photos; None without a test split."""
+    """A training with what its checkpoint did on the test photos; None without a test split.
+
+    `test_ece`: expected calibration error, and the ends of its 95 % interval.
+    """
 
     test_accuracy: float | None
     test_macro_f1: float | None
+    test_ece: Several[float] | None = None
 
 
 class ArmResult(Artifact):
@@ -97,6 +144,23 @@ class Results(Artifact, remedy="run `higfa train-downstream --force`"):
     test: str
     counts: SplitCounts
     notes: Several[str] = ()
+
+    def at_chance(self, arm: ArmResult) -> bool:
+        """Whether an arm does no better on the test photos than guessing."""
+        tested = [run.test_accuracy for run in arm.runs if run.test_accuracy is not None]
+        mean = sum(tested) / max(len(tested), 1)
+        return bool(tested) and at_chance(mean, self.counts.test, len(self.classes))
+
+    @property
+    def worthless(self) -> str | None:
+        """What to say where no arm does better than guessing; None where one does."""
+        if not all(map(self.at_chance, self.arms)):
+            return None
+        return (
+            f"No arm is better than chance ({1 / len(self.classes):.1%}) on {self.counts.test:,} "
+            "test photos, so their differences say nothing; train longer (downstream.epochs), "
+            "from pretrained weights or on more photos"
+        )
 
     @property
     def has_test(self) -> bool:

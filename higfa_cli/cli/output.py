@@ -5,20 +5,26 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import AbstractContextManager
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import AbstractContextManager, contextmanager
 from typing import IO, Any, TypeGuard, TypeVar, cast
 
 import typer
 
 from higfa_cli.cli.streams import Forgiving
-from higfa_cli.text import inert
+from higfa_cli.text import duration, inert
 
 T = TypeVar("T")
 
 
+# Without a terminal: seconds after which a line is due at any rate, and at the next tenth.
+LONGEST_SILENCE, SHORTEST_SILENCE = 30.0, 10.0
+
+
 class TerminalProgress:
-    """Progress on stderr: notes as lines, and bars where stderr is a terminal."""
+    """Progress on stderr: notes as lines, and bars; plain lines where stderr is no terminal."""
 
     def __init__(self, quiet: bool = False) -> None:
         from rich.console import Console
@@ -54,10 +60,14 @@ class TerminalProgress:
         task = self._bars.add_task(inert(description), total=total)
         if outermost:
             self._bars.start()
+        told = _Lines(self.note, description, total)
+        silent = self._quiet or self._console.is_terminal
         try:
-            for item in items:
-                yield item
-                self._bars.advance(task)
+            with contextlib.nullcontext() if silent else told.every(LONGEST_SILENCE):
+                for item in items:
+                    yield item
+                    self._bars.advance(task)
+                    told.advance(silent)
         finally:
             self._bars.remove_task(task)
             if outermost:
@@ -67,6 +77,51 @@ class TerminalProgress:
         """One human line, unless quiet."""
         if not self._quiet:
             self._console.print(inert(message))
+
+
+class _Lines:
+    """How far work is, as lines for a log."""
+
+    def __init__(self, say: Callable[[str], None], description: str, total: int | None) -> None:
+        self._say, self._description, self._total = say, description, total
+        self._count, self._started = 0, time.monotonic()
+        self._last = self._started
+
+    def advance(self, silent: bool) -> None:
+        """One more is done; a line at every tenth of the work, unless one was just written."""
+        self._count += 1
+        count, total = self._count, self._total
+        tenth = total is not None and count * 10 // total > (count - 1) * 10 // total
+        if not silent and tenth and time.monotonic() - self._last >= SHORTEST_SILENCE:
+            self._tell()
+
+    @contextmanager
+    def every(self, seconds: float) -> Iterator[None]:
+        """A line whenever so many seconds have passed without one, until the end."""
+        done = threading.Event()
+
+        def watch() -> None:
+            while not done.wait(max(0.01, self._last + seconds - time.monotonic())):
+                if time.monotonic() - self._last >= seconds:
+                    self._tell()
+
+        threading.Thread(target=watch, daemon=True).start()
+        try:
+            yield
+        finally:
+            done.set()
+
+    def _tell(self) -> None:
+        self._last = time.monotonic()
+        parts = [
+            f"{self._count:,}" if self._total is None else f"{self._count:,} of {self._total:,}"
+        ]
+        if self._count:
+            each = (self._last - self._started) / self._count
+            parts.append(f"{duration(each)} each" if each >= 1 else f"{1 / each:.1f} per second")
+            if self._total is not None:
+                parts.append(f"{duration(each * (self._total - self._count))} left")
+        self._say(f"{self._description}: {', '.join(parts)}")
 
 
 def stdout_for_result(as_json: bool) -> AbstractContextManager[Any]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from higfa_cli.cli.guard import complain
 from higfa_cli.cli.options import DeviceFlags, RecipeFlags, silence_libraries
 from higfa_cli.cli.output import print_json, print_line, print_result, stdout_for_result
+from higfa_cli.cli.stage import WITH_FAILURES
 from higfa_cli.errors import UserError
+from higfa_cli.text import plural
 
 ModelFlag = Annotated[
     Path | None, typer.Option(help="A model.safetensors, instead of the workspace's best.")
@@ -31,7 +35,7 @@ def predict(
     model: ModelFlag = None,
     top: Annotated[int, typer.Option(min=1, help="Classes per photo.")] = 3,
 ) -> None:
-    """Classify photos with a trained model.
+    """Classify photos, or all photos of folders, with a trained model.
 
     With --model or --dataset there is no RECIPE, and all arguments are photos.
     """
@@ -46,15 +50,32 @@ def predict(
         )
     with stdout_for_result(flags.as_json):
         path, device = _find_model(model, flags)
-        from higfa_cli.stages.predict import predict
+        from higfa_cli.stages.predict import credentials, predict
 
+        known = credentials(path)
         rows = predict(path, photos, top, device)
+    good, bad = ([row for row in rows if ("error" in row) == sign] for sign in (False, True))
     if flags.as_json:
-        print_json({"model": str(path), "predictions": rows})
-        return
-    for row in rows:
+        failed = {"failed": bad} if bad else {}
+        print_json({"model": str(path), **known, "predictions": good, **failed})
+    elif known:
+        print_line(_introduced(path, known))
+    for row in () if flags.as_json else good:
         guesses = ", ".join(f"{guess['class']} {guess['probability']:.1%}" for guess in row["top"])
         print_line(f"{row['image']}: {guesses}")
+    for row in bad:
+        complain(row["error"])
+    if bad:
+        raise typer.Exit(WITH_FAILURES)
+
+
+def _introduced(model: Path, known: Mapping[str, Any]) -> str:
+    accuracy = known["test_accuracy"]
+    tested = "never tested"
+    if accuracy is not None:
+        tested = f"{accuracy:.1%} of {plural(known['test_photos'], 'test photo')} right"
+    named = f"{known['arm']}, seed {known['seed']}"
+    return f"model: {model} ({named}; {tested}, chance {known['chance']:.1%})"
 
 
 def export(

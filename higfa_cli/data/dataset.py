@@ -40,19 +40,13 @@ class Sample:
 
         Raises UserError naming the file when it cannot be read or has no rows left.
         """
-        from higfa_cli.data.images import ImageError, read_image
+        from higfa_cli.data.images import ImageError, read_photo
 
         try:
-            image = read_image(self.path)
+            return read_photo(self.path, self.crop_bottom)
         except ImageError as error:
             remedy = "or run `higfa contours`, which lists such files and leaves them out"
             raise UserError(f"{error}, {remedy}") from error
-        if self.crop_bottom >= len(image):
-            raise UserError(
-                f"{self.path} is {len(image)} pixels high; data.crop_bottom = {self.crop_bottom} "
-                "leaves nothing of it"
-            )
-        return image[: len(image) - self.crop_bottom]
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,17 @@ def read_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
             raise ImageError(path, "unsupported-mode", detail) from error
 
 
+def read_photo(path: Path | str, crop_bottom: int = 0) -> np.ndarray:
+    """`read_image` without the lowest `crop_bottom` rows. Raises UserError where none is left."""
+    image = read_image(path)
+    if crop_bottom >= len(image):
+        raise UserError(
+            f"{path} is {len(image)} pixels high; data.crop_bottom = {crop_bottom} leaves nothing "
+            "of it"
+        )
+    return image[: len(image) - crop_bottom]
+
+
 def _open(path: Path, max_pixels: int) -> Image.Image:
     """The picture, loaded. One boundary: Pillow's plug-ins raise nearly anything on bad files."""
     data = _read_bytes(path)

@@ -28,6 +28,7 @@ from higfa_cli.stages.context import Context, load_photos, photo_notes
 from higfa_cli.stages.init_project import WITHOUT_GPU
 from higfa_cli.stages.plan import class_prompts
 from higfa_cli.stages.recipe_checks import check_texts
+from higfa_cli.stages.worth import worthless
 from higfa_cli.text import gib, plural
 
 
@@ -60,6 +61,10 @@ def doctor(ctx: Context, recipe: str) -> dict[str, Any]:
             rows.append(check(findings))
         except Exception as error:
             rows.append(failed(name, error))
+    for stage in ("finetune-guide", "train-downstream"):
+        if warning := worthless(ctx, stage):
+            detail, _, remedy = warning.partition("; ")
+            rows.append(Row(stage, "warning", detail, remedy))
     return {
         "ok": all(row.status != "failed" for row in rows),
         "workspace": str(ctx.workspace),

@@ -50,6 +50,7 @@ Name = Annotated[str, Field(min_length=1)]
 class ClassifierSpec:
     """What a checkpoint says about itself; `temperature` divides the network's logits.
 
+    `crop_bottom`: rows that are cut off every photo before anything else, as in training.
     Raises pydantic's ValidationError for values that no classifier can have.
     """
 
@@ -59,6 +60,7 @@ class ClassifierSpec:
     mean: Mean
     std: Std
     temperature: Positive = 1.0
+    crop_bottom: Annotated[int, Field(ge=0)] = 0
 
 
 def resize(images: Tensor, size: int) -> Tensor:

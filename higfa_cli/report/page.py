@@ -120,11 +120,13 @@ def read_arms(results: Results, predictions: Predictions, seed: int) -> tuple[Ar
         UserError: predictions that contradict the results; arms of different test photos.
     """
     arms = []
+    guessing = {arm.name for arm in results.arms if results.at_chance(arm)}
     for arm in results.arms:
         difference = None
         if results.has_test:
             _check_agreement(arm, predictions[arm.name])
-            if arm.name != REAL:
+            # What lies between two guesses is no result.
+            if arm.name != REAL and not {REAL, arm.name} <= guessing:
                 difference = _difference(predictions, REAL, arm.name, seed)
         arms.append(Arm(arm.name, arm.synthetic_images, arm.runs, difference))
     return tuple(arms)
@@ -197,7 +199,10 @@ def page_context(material: Material) -> dict[str, Any]:
     test, curves = results.has_test, material.curves
     arms = read_arms(results, material.predictions, recipe.seed)
     arm = wording.main_arm(arms)
-    by_class = None
+    no_result, by_class = results.worthless, None
+    guessing = {a.name for a in results.arms if results.at_chance(a)}
+    if arm and no_result is None and {REAL, arm.name} <= guessing:
+        no_result = f"Neither {REAL} nor {arm.name} is better than chance, so no difference counts"
     if arm and arm.difference:
         reference, other = (
             {s: material.predictions[name][s] for s in arm.difference.seeds}
@@ -216,10 +221,11 @@ def page_context(material: Material) -> dict[str, Any]:
         "filter": wording.filter_rules(recipe.filter),
         "difference": guide_alone,
         "cross_validated": calibration is not None and calibration.source == "cross-validation",
+        "worthless": [*filter(None, [calibration and calibration.worthless, no_result])],
         "missing": {a.name: len(a.missing_classes) for a in results.arms if a.missing_classes},
     }
     return facts | {
-        "headline": wording.headline(arms, test),
+        "headline": wording.headline(arms, test, no_result),
         "control": wording.sentences("control", **facts),
         "arms_table": arms_table(arms, test),
         "bars": figures.interval_bars([a.difference for a in arms]),

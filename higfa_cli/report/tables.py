@@ -94,7 +94,9 @@ def interval_text(difference: Difference | None) -> str:
 def arms_table(arms: Sequence[Arm], test: bool) -> Table:
     """The table of arms; without a test split it shows validation accuracy instead."""
     split, key = ("Test", "test_accuracy") if test else ("Validation", "val_accuracy")
+    calibrated = test and all(run.test_ece for arm in arms for run in arm.runs)
     tested = ["Macro F1, %", f"Difference from {REAL}, points [95 %]"] if test else []
+    tested += ["Calibration error, points [95 %]"] if calibrated else []
     titles = ["Arm", "Synthetic images", f"{split} accuracy, %", *tested, "Seconds per training"]
     rows = []
     for arm in arms:
@@ -102,6 +104,10 @@ def arms_table(arms: Sequence[Arm], test: bool) -> Table:
         row = [arm.name, f"{arm.synthetic_images:,}", spread_text(arm.spread(key))]
         if test:
             row += [spread_text(arm.spread("test_macro_f1")), interval_text(arm.difference)]
+        if calibrated:
+            columns = zip(*(run.test_ece or () for run in arm.runs), strict=True)
+            ece, low, high = (number(100 * mean_std(column)[0]) for column in columns)
+            row.append(f"{ece} [{low}, {high}]")
         rows.append((*row, significant(seconds and seconds[0])))
     single = any(len(arm.runs) == 1 for arm in arms)
     alone = " (no spread with a single seed)" if single else ""

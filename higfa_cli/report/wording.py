@@ -73,8 +73,10 @@ def main_arm(arms: Sequence[Arm]) -> Arm | None:
     return next((arm for arm in added if arm.name == HIGFA), added[0] if added else None)
 
 
-def headline(arms: Sequence[Arm], test: bool) -> Headline:
-    """The verdict."""
+def headline(arms: Sequence[Arm], test: bool, worthless: str | None = None) -> Headline:
+    """The verdict; `worthless`: why there can be none."""
+    if worthless is not None:
+        return Headline("none", "No result", f"{worthless}.")
     return Headline(*sentences("headline", arm=main_arm(arms), test=test))
 
 

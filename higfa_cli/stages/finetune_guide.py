@@ -115,6 +115,7 @@ def run(ctx: Context) -> Mapping[str, object]:
             mean=backbone.mean,
             std=backbone.std,
             temperature=calibration.temperature,
+            crop_bottom=recipe.data.crop_bottom,
         )
         save_classifier(files.checkpoint, backbone.network, spec, {"stage": NAME})
         write_model(files.calibration, calibration)

@@ -15,6 +15,7 @@ from higfa_cli.stages.context import Context, choose_names, load_photos
 from higfa_cli.stages.recipe_checks import check_recipe, check_room
 from higfa_cli.stages.summaries import IntendedRow, StatusRow, StepRow
 from higfa_cli.stages.table import STAGES, stage_of
+from higfa_cli.stages.worth import warn, worthless
 
 NAMES = tuple(stage.name for stage in STAGES)
 
@@ -36,10 +37,9 @@ def state(ctx: Context, stage: str, **options: Any) -> StageState:
 def run_stage(
     ctx: Context, stage: str, how: Mapping[str, object] | None = None, **options: Any
 ) -> Mapping[str, object]:
-    """Run one stage; returns its summary.
+    """Run one stage, of arms those of the option `arms` or all; returns its summary.
 
-    `options` say what is made, `how` how it is done ({"workers": 2}): the result is the same. A
-    stage of arms draws those of the option `arms`, or all.
+    `options` say what is made, `how` how it is done ({"workers": 2}): the result is the same.
     Raises UserError when a stage that it reads is not fresh.
     """
     check_upstream(ctx, stage, **options)
@@ -84,7 +84,10 @@ def step(
         tidy(ctx.workspace / part)
     if of_arms:
         options["arms"] = [_arm_of(part) for part in todo]
+        if any(ctx.recipe.arm(arm).guidance.consulted for arm in options["arms"]):
+            warn(ctx, "finetune-guide")
     summary = run_stage(ctx, stage, how=how, **options) if todo else {}
+    warn(ctx, stage)
     return {
         "stage": stage,
         "action": "ran" if todo else "skipped",
@@ -126,7 +129,7 @@ def status(ctx: Context) -> list[StatusRow]:
             StatusRow(
                 stage=stage.name,
                 state=whole.kind,
-                reasons=list(whole.reasons),
+                reasons=list(whole.reasons) or [*filter(None, [worthless(ctx, stage.name)])],
                 blocked=isinstance(whole, Blocked),
                 directory=str(ctx.stage_dir(stage.name)),
                 arms={_arm_of(part): its.kind for part, its in parts.items() if stage.arms},

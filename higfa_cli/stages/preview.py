@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 
 from higfa_cli.artifacts.artifact import write_model
 from higfa_cli.artifacts.atomic import write_bytes, write_json
+from higfa_cli.artifacts.fingerprint import hash_bytes, hash_file
 from higfa_cli.artifacts.plan import sample
 from higfa_cli.artifacts.records import Pace
 from higfa_cli.artifacts.rows import PlanItem
@@ -56,7 +57,7 @@ def preview(ctx: Context, count: int, arms: Sequence[str]) -> dict[str, object]:
             rows.append([caption, *tiles[start : start + STRIP]])
         summaries[arm.name] = {"images": len(items), **_summary(drawn)}
     path = _place(ctx, f"preview-{count}.png")
-    write_bytes(path, encode_png(_sheet(rows)))
+    write_sheet(path, rows)
     return {"sheet": str(path), "arms": summaries}
 
 
@@ -98,7 +99,7 @@ def sweep(ctx: Context, key: str, values: Sequence[Any], arms: Sequence[str]) ->
         rows.append([_tile(f"{key.rsplit('.', 1)[-1]} = {value}"), *tiles])
         table.append({"value": value, **_summary(drawn)})
     path = _place(ctx, f"sweep-{key}.png")
-    write_bytes(path, encode_png(_sheet(rows)))
+    write_sheet(path, rows)
     write_json(path.with_suffix(".json"), {"arm": arm.name, "key": key, "rows": table})
     return {"sheet": str(path), "arm": arm.name, "key": key, "rows": table}
 
@@ -127,6 +128,16 @@ def _place(ctx: Context, name: str) -> Path:
     """Where a sheet goes; UserError where a link would lead it out of the workspace."""
     path = ctx.ws.previews / name
     return contained(ctx.workspace, ctx.ws.name(path), ctx.workspace)
+
+
+def write_sheet(path: Path, rows: Sequence[Sequence[Image.Image]]) -> None:
+    """Write a sheet; another one of that name took minutes too, and stays under its fingerprint."""
+    data = encode_png(_sheet(rows))
+    if path.is_file() and (before := hash_file(path)) != hash_bytes(data):
+        for old in (path, path.with_suffix(".json")):
+            if old.is_file():
+                old.replace(old.with_stem(f"{old.stem}-{before[:8]}"))
+    write_bytes(path, data)
 
 
 def _same_pictures(items: Sequence[PlanItem], chosen: Sequence[PlanItem]) -> list[PlanItem]:

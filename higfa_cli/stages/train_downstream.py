@@ -28,7 +28,8 @@ from higfa_cli.report.tables import csv_cell
 from higfa_cli.stages.arms import choose_arms, left_out
 from higfa_cli.stages.context import Context, load_photos
 from higfa_cli.stages.inputs import downstream_inputs
-from higfa_cli.training.calibration import fit_temperature
+from higfa_cli.text import plural
+from higfa_cli.training.calibration import ece_interval, fit_temperature, shrunk
 from higfa_cli.training.pictures import Pictures, TrainSet, load_pictures, stratified_folds
 from higfa_cli.training.room import check_downstream
 from higfa_cli.training.synthetic import SyntheticFolder, list_synthetic
@@ -36,6 +37,7 @@ from higfa_cli.training.trainer import fit, predict_logits
 
 NAME = "train-downstream"
 _HELD_OUT_PARTS = 5
+_TOLD = 1.1  # A temperature that is so many times what the photos say is worth a word.
 HELD_OUT = "a stratified fifth of the training photos, held out because there is no val split"
 LAST = "last"
 _MEASURES = ("val_accuracy", "test_accuracy", "test_macro_f1")
@@ -225,15 +227,26 @@ class _Training:
         backbone.network.load_state_dict(fitted.best_state)
         temperature = 1.0
         if val is not None:
-            temperature = fit_temperature(predict_logits(backbone, val, self.device), val.labels)
+            said = fit_temperature(predict_logits(backbone, val, self.device), val.labels)
+            temperature = shrunk(said, len(val))
+            if max(said / temperature, temperature / said) > _TOLD:
+                few = f"{plural(len(val), 'photo')} said {said:.2f}, and so few count little"
+                ctx.progress.note(f"{arm}, seed {seed}: temperature {temperature:.2f}; {few}")
         spec = ClassifierSpec(
-            backbone.name, classes, config.image_size, backbone.mean, backbone.std, temperature
+            backbone.name,
+            classes,
+            config.image_size,
+            backbone.mean,
+            backbone.std,
+            temperature,
+            ctx.recipe.data.crop_bottom,
         )
         row = TrainingRow(
             seed=seed,
             best_epoch=fitted.best_epoch,
             val_accuracy=fitted.val_accuracy,
             temperature=temperature,
+            temperature_photos=0 if val is None else len(val),
             replaced=sum(epoch.replaced for epoch in fitted.history) / len(fitted.history),
             steps=fitted.steps,
             images_seen=fitted.images_seen,
@@ -266,6 +279,7 @@ class _Training:
             **row.plain(),
             test_accuracy=float(hits.to(torch.float64).mean()),
             test_macro_f1=float(macro_f1),
+            test_ece=ece_interval(confidence.tolist(), hits.tolist(), self.ctx.recipe.seed),
         )
 
 
