@@ -34,7 +34,7 @@ AT_ONCE = {
     "stages/inputs.py": "checked_listing filter_inputs guide_path manifest_path",
     "stages/pipeline.py": "_between check_upstream",
     "stages/plan.py": "contour_rows",
-    "stages/predict.py": "best_model predict",
+    "stages/predict.py": "_photos best_model predict",
     "stages/preview.py": "sweep",
     "stages/report.py": "_read_predictions",
     "stages/report_inputs.py": "report_inputs",
