@@ -129,6 +129,16 @@ def test_what_is_no_file_or_has_no_range_is_refused(tmp_path: Path) -> None:
         read_image(tmp_path / "float.tif")
 
 
+@pytest.mark.fault("images", "a whole file of a kind that is not read", "not called truncated")
+def test_an_unsupported_kind_is_not_called_truncated(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 6)).save(tmp_path / "a.bmp")
+    data = bytearray((tmp_path / "a.bmp").read_bytes())
+    data[30:34] = struct.pack("<I", 4)  # JPEG inside a BMP
+    (tmp_path / "a.bmp").write_bytes(data)
+    with pytest.raises(ImageError, match=r"unsupported-mode.*compression"):
+        read_image(tmp_path / "a.bmp")
+
+
 def test_the_pixel_cap_is_exact(tmp_path: Path) -> None:
     path = photo(tmp_path / "a.png", size=(10, 10))
     assert read_image(path, max_pixels=100).shape == (10, 10, 3)

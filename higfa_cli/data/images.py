@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import re
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -47,7 +48,8 @@ class ImageError(UserError):
 
     missing: not there, not a regular file, or not permitted. empty: 0 bytes. not-an-image: none
     of the known formats. truncated: cut short or damaged. too-large: over the cap of pixels or
-    bytes. unsupported-mode: whole, but its values have no defined meaning as 8-bit RGB.
+    bytes. unsupported-mode: whole, but of a kind that is not read, or its values have no defined
+    meaning as 8-bit RGB.
     """
 
     def __init__(self, path: Path, reason: ImageFault, detail: str) -> None:
@@ -118,7 +120,9 @@ def _open(path: Path, max_pixels: int) -> Image.Image:
     except UnidentifiedImageError as error:
         raise ImageError(path, "not-an-image", "no known image format") from error
     except Exception as error:
-        raise ImageError(path, "truncated", one_line(error)) from error
+        whole = re.search("unsupported|not available", str(error), re.IGNORECASE)
+        reason: ImageFault = "unsupported-mode" if whole else "truncated"
+        raise ImageError(path, reason, one_line(error)) from error
 
 
 def _jpeg_ends(data: bytes) -> bool:
