@@ -29,12 +29,15 @@ class RecipeError(UserError):
         super().__init__(message, exit_code=2)
 
 
-def remedy_for(error: OSError) -> str | None:
-    """What to do about a file or folder that cannot be written; None where nothing is known."""
+def remedy_for(error: OSError, place: str = "--workspace") -> str | None:
+    """What to do about a file or folder that cannot be written; None where nothing is known.
+
+    `place` is the flag that says where the command writes.
+    """
     if error.errno in NO_ROOM:
         return "free some space there (or raise the limit), then run the same command again"
     if error.errno in _FORBIDDEN:
-        return "change its permissions, or choose another --workspace"
+        return f"change its permissions, or choose another {place}"
     if error.errno in _IN_THE_WAY:
-        return "move away what is there, or choose another --workspace"
+        return f"move away what is there, or choose another {place}"
     return None

@@ -33,14 +33,14 @@ def printable(text: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's message in one printable line; the name of its type where it has none."""
-    return printable(" ".join(str(error).split())) or type(error).__name__
+    """An error's message in one printable line."""
+    return printable(" ".join(str(error).split())) or "no more is known"
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message; the name of its type where it has none."""
+    """The first line of an error's message."""
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return lines[0] if lines else "no more is known"
 
 
 def nearest(name: str, options: Iterable[str], cutoff: float = 0.6) -> str | None:

@@ -355,7 +355,10 @@ def guarded(name: str, debug: str = "0") -> subprocess.CompletedProcess[str]:
 def test_unexpected_error_is_one_line_and_a_traceback_on_request() -> None:
     done = guarded("broken")
     assert done.returncode == 1
-    assert done.stderr == "error: ValueError: two lines (set HIGFA_DEBUG=1 for the traceback)\n"
+    assert done.stderr == (
+        f"error: a fault of higfa {higfa_cli.__version__}: two lines; please report it to the "
+        "project, with what the command prints under HIGFA_DEBUG=1\n"
+    )
     assert "Traceback" in guarded("broken", debug="1").stderr
 
 

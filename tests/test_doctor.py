@@ -22,7 +22,6 @@ from higfa_cli.cli.app import app
 from higfa_cli.forecast import capacity, estimate
 from higfa_cli.forecast.estimate import ALLOWANCE
 from higfa_cli.forecast.findings import Findings
-from higfa_cli.forecast.machine import Device, device_of
 from higfa_cli.forecast.model_files import (
     FOLDER,
     MissingFile,
@@ -30,6 +29,7 @@ from higfa_cli.forecast.model_files import (
     missing_weights,
 )
 from higfa_cli.forecast.repository import ENTIRE_REPOSITORY
+from higfa_cli.models.machine import Device, device_of
 from higfa_cli.recipe.classifiers import Training
 from higfa_cli.recipe.drawing import Model
 from higfa_cli.recipe.load import load_recipe

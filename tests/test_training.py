@@ -24,10 +24,10 @@ from higfa_cli.training.calibration import (
 from higfa_cli.training.pictures import (
     Pictures,
     TrainSet,
-    check_memory,
     make_augment,
     stratified_folds,
 )
+from higfa_cli.training.room import check_memory
 from higfa_cli.training.synthetic import list_synthetic
 from higfa_cli.training.trainer import FitResult, fit, predict_logits
 from tests.support.shapes import CLASSES, SIZE, pictures, write_class_folders
@@ -129,7 +129,7 @@ def test_learning_rate_warms_up_then_falls_as_a_cosine() -> None:
 
 def test_batch_of_one_and_no_pictures_are_refused() -> None:
     with pytest.raises(UserError, match="batch_size"):
-        trained(training(batch_size=1), TrainSet(pictures(4, 0)), None)
+        trained(training().model_copy(update={"batch_size": 1}), TrainSet(pictures(4, 0)), None)
     empty = Pictures(torch.zeros(0, 3, SIZE, SIZE, dtype=torch.uint8), torch.zeros(0).long())
     with pytest.raises(UserError, match="no training pictures"):
         trained(training(), TrainSet(empty), None)

@@ -21,6 +21,9 @@ SECTIONS = {
     "images": "Bad images",
     "hostile": "Hostile input",
     "numbers": "Numbers and memory",
+    "models": "Models as people have them",
+    "costly": "Known before the costly part",
+    "words": "What messages say",
     "folders": "Folders of photos as people have them",
     "lists": "Lists and tables as people have them",
 }

@@ -15,9 +15,10 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from higfa_cli import __version__
 from higfa_cli.cli import streams
 from higfa_cli.errors import UserError, remedy_for
-from higfa_cli.text import inert
+from higfa_cli.text import inert, one_line
 
 INTERRUPTED = 130
 DEBUG = "HIGFA_DEBUG"
@@ -65,7 +66,9 @@ class Guarded(TyperGroup):
         except Exception as error:
             if debug or _is_typers_own(error):
                 raise
-            complain(_described(error))
+            command = self.get_command(ctx, ctx.invoked_subcommand or "")
+            flags = {flag for param in getattr(command, "params", ()) for flag in param.opts}
+            complain(_described(error, "--out" if "--out" in flags else "--workspace"))
             raise typer.Exit(1) from None
 
 
@@ -133,20 +136,25 @@ def _interrupted(error: KeyboardInterrupt) -> str:
     return f"interrupted{by}; run the same command again to go on"
 
 
-def _described(error: Exception) -> str:
-    """One line for an exception, with a remedy if one is known."""
+def _described(error: Exception, place: str = "--workspace") -> str:
+    """One line for an exception, with a remedy if one is known; `place`: where it writes."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{error.filename}: " if error.filename is not None else ""
-        remedy = remedy_for(error) or f"check the path (set {DEBUG}=1 for the traceback)"
+        remedy = remedy_for(error, place) or f"check the path (set {DEBUG}=1 for the traceback)"
         if error.filename == streams.STDOUT:
             remedy = "what was to be printed is lost, files written are whole: send it elsewhere"
         return f"{where}{error.strerror}; {remedy}"
     if isinstance(error, UnicodeEncodeError):
         around = error.object[max(error.start - 40, 0) : error.end + 40]
         return f"{around!r} cannot be written as {error.encoding}; rename the file or the class"
-    return f"{type(error).__name__}: {error} (set {DEBUG}=1 for the traceback)"
+    if isinstance(error, MemoryError):
+        return "this machine's memory is full; end other programs, or lower run.batch_size"
+    return (
+        f"a fault of higfa {__version__}: {one_line(error)}; please report it to the project, with "
+        f"what the command prints under {DEBUG}=1"
+    )
 
 
 def _is_typers_own(error: Exception) -> bool:

@@ -150,7 +150,7 @@ def check_share(
     """Raise UserError naming photos and their list `path` when more are rejected than may be."""
     if len(rejected) <= allowed(max_bad, found):
         return
-    edges = " (no-edges: lower contours.canny_low, canny_high or blur)"
+    edges = " (no-edges: lower contours.canny_low, contours.canny_high or contours.blur)"
     hint = "" if all(row.unusable for row in rejected) else edges
     raise UserError(
         f"{len(rejected)} of {found} photos cannot be used, and data.max_bad is {max_bad}: "

@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 from huggingface_hub import constants
 
+from higfa_cli.data.layouts import layout_of
 from higfa_cli.errors import UserError
 from higfa_cli.forecast import estimate
 from higfa_cli.forecast.estimate import ALLOWANCE
@@ -15,6 +16,7 @@ from higfa_cli.forecast.findings import Findings, Row
 from higfa_cli.forecast.model_files import missing_bytes
 from higfa_cli.recipe.drawing import AUTOMATIC_SHARE
 from higfa_cli.recipe.schema import Recipe
+from higfa_cli.stages.recipe_checks import check_room
 from higfa_cli.text import duration, gib, plural, roughly
 
 # A PNG of a photo-like picture.
@@ -25,6 +27,11 @@ _UNKNOWN = "not known before what fails above is mended"
 
 def memory(findings: Findings) -> Row:
     """Whether a guided step fits the device."""
+    if findings.photos is not None:
+        counts = {split: len(findings.photos.of(split)) for split in findings.photos.splits}
+        check_room(findings.ctx.recipe, counts)
+    elif layout := layout_of(findings.ctx.recipe.data.layout):
+        check_room(findings.ctx.recipe, layout.sizes)
     ctx, cost = findings.costliest
     arch, device = cost.architecture, findings.device
     if arch is None:

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from higfa_cli import __version__
 from higfa_cli.data.layouts import layout_of
+from higfa_cli.data.prompts import negative_for
 from higfa_cli.errors import UserError
 from higfa_cli.forecast import capacity, estimate
 from higfa_cli.forecast.findings import Findings, Row
-from higfa_cli.forecast.machine import device_of
 from higfa_cli.forecast.model_files import (
     FOLDER,
     by_repository,
@@ -21,8 +22,10 @@ from higfa_cli.forecast.model_files import (
 from higfa_cli.forecast.repository import ENTIRE_REPOSITORY
 from higfa_cli.models.architecture import family_at
 from higfa_cli.models.families import FAMILIES, KNOWN
+from higfa_cli.models.machine import device_of
 from higfa_cli.stages import pipeline
 from higfa_cli.stages.context import Context, load_photos, photo_notes
+from higfa_cli.stages.init_project import WITHOUT_GPU
 from higfa_cli.stages.plan import class_prompts
 from higfa_cli.stages.recipe_checks import check_texts
 from higfa_cli.stages.worth import worthless
@@ -75,8 +78,8 @@ def failed(check: str, error: Exception) -> Row:
     """An error as a row: users' own messages end in the remedy."""
     message = " ".join(str(error).split())
     if not isinstance(error, UserError):
-        detail = f"{type(error).__name__}: {message}"
-        return Row(check, "failed", detail, "HIGFA_DEBUG=1 tells more")
+        detail = f"a fault of higfa {__version__}: {message or 'no more is known'}"
+        return Row(check, "failed", detail, "please report it to the project")
     detail, _, remedy = message.rpartition("; ")
     return Row(check, "failed", detail or remedy, remedy if detail else "")
 
@@ -114,8 +117,18 @@ def _prompts(findings: Findings) -> Row:
     if not tokenizers:
         detail = f"{counted}; their length is checked once the tokenizer is here"
         return Row("prompts", "ok", detail)
-    from higfa_cli.models.text import cut_off_classes
+    from higfa_cli.models.text import cut_off_classes, unread_placeholders
 
+    texts = {text for of_class in prompts.values() for text in of_class}
+    texts.add(negative_for(ctx.recipe.prompts, ctx.base))
+    if unread := unread_placeholders(tokenizers, texts):
+        return Row(
+            "prompts",
+            "warning",
+            f"{', '.join(f'`{word}`' for word in unread[:5])}: no token of this model's tokenizer, "
+            "so the letters are read",
+            "save the model with its embedding (docs/models.md), or write plain words",
+        )
     cut, limit = cut_off_classes(tokenizers, prompts)
     if not cut:
         return Row("prompts", "ok", f"{counted}, none longer than {limit} tokens")
@@ -188,7 +201,7 @@ def _device(findings: Findings) -> Row:
             "device",
             "warning",
             f"{device.title}; a model of this size is not practical without a GPU",
-            "use a machine with a GPU; `higfa run pocket` is made for a CPU",
+            f"use a machine with a GPU; here {WITHOUT_GPU}",
         )
     return Row("device", "ok", device.title)
 
@@ -197,12 +210,13 @@ def _dtype(findings: Findings) -> Row:
     dtype, device = findings.ctx.recipe.model.dtype, findings.device
     if device is None:
         return Row("dtype", "warning", f"{dtype}: not checked without the device")
+    quick = dtype == "float32" or (dtype == "bfloat16" and device.bfloat16)
+    if device.kind == "cpu" and not quick:
+        detail = f"{dtype} is many times slower than float32 on this CPU"
+        return Row("dtype", "warning", detail, "set model.dtype: float32")
     if dtype == "bfloat16" and not device.bfloat16:
         detail = "this GPU has no bfloat16 of its own and emulates it slowly"
         return Row("dtype", "warning", detail, "set model.dtype: float16")
-    if dtype == "float16" and device.kind == "cpu":
-        remedy = "set model.dtype: float32, or bfloat16"
-        return Row("dtype", "warning", "float16 is slow on a CPU", remedy)
     if dtype == "float32" and device.kind == "cuda" and findings.is_large:
         detail = "float32 needs twice the memory of bfloat16 and several times its time"
         return Row("dtype", "warning", detail, "set model.dtype: bfloat16")

@@ -9,8 +9,8 @@ from typing import Literal
 from higfa_cli.data.dataset import Dataset
 from higfa_cli.forecast import estimate
 from higfa_cli.forecast.estimate import Cost, Counted
-from higfa_cli.forecast.machine import Device
 from higfa_cli.forecast.model_files import MissingFile
+from higfa_cli.models.machine import Device
 from higfa_cli.stages.context import ArmContext, Context
 
 

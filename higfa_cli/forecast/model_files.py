@@ -25,6 +25,7 @@ from higfa_cli.models.architecture import shipped
 from higfa_cli.models.fake import autoencoder, denoising_pair, text_encoder
 from higfa_cli.models.families import FAMILIES
 from higfa_cli.models.families.family import Architecture
+from higfa_cli.models.forms import check_form
 from higfa_cli.recipe.classifiers import Training
 from higfa_cli.recipe.drawing import Model
 from higfa_cli.recipe.refs import resolve_ref, weights_path
@@ -193,11 +194,16 @@ def _missing(
         is_here = isinstance(repo.at, Path) or _is_known(repo.at)
         if not is_here and (is_path or _has_folder(ref, base)):
             return [no_folder]
+        if isinstance(repo.at, Path):
+            check_form(repo.at, key, variant)
         files = missing_of_pipeline(repo) if key == "model.base" else missing_of_model(repo)
     except HFValidationError:
         return [no_folder]
     except UserError as error:
-        return [no_folder if is_path else MissingFile(key, ref, None, FOLDER, str(error))]
+        reason = str(error).removeprefix(f"{key} is ")
+        here = any((start / ref).exists() for start in (base, Path()))
+        reason = f"{ref} is {reason}" if here else reason
+        return [no_folder if is_path and not here else MissingFile(key, ref, None, FOLDER, reason)]
     if isinstance(repo.at, Path):
         return [MissingFile(key, ref, None, file, _mend(repo.at, files)) for file in files]
     remedy = _download(ref, revision, files)

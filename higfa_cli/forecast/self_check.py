@@ -188,7 +188,7 @@ def _like_stock(model: DiffusionModel, prompt: str, contour: Tensor) -> Row:
     """`joint` without guide against the stock pipeline of these parts, in two steps."""
     check = "as the stock pipeline"
     if model.offloads:
-        return Row(check, "warning", "not compared: memory.cpu_offload moves its parts")
+        return Row(check, "warning", "not compared: run.memory.cpu_offload moves its parts")
     guidance = Guidance(composition="joint", text=TextStrength(_STOCK_SCALE)).switched(1.0)
     start = seeded_noise([_SEED], model.latent_shape, model.device)
     model = model.with_sampling(model.sampling.model_copy(update={"steps": _STOCK_STEPS}))

@@ -17,10 +17,12 @@ from huggingface_hub.errors import HFValidationError
 
 from higfa_cli.errors import UserError
 from higfa_cli.models.families import FAMILIES, KNOWN, family_of
-from higfa_cli.models.families.family import Architecture, Family
-from higfa_cli.models.trusted import read_config
+from higfa_cli.models.families.family import Architecture, Family, vae_factor
+from higfa_cli.models.forms import check_form
+from higfa_cli.models.trusted import Absent, read_config
 from higfa_cli.recipe.drawing import Model
 from higfa_cli.recipe.refs import resolve_ref
+from higfa_cli.recipe.schema import Recipe
 
 
 class WrongSize(UserError):
@@ -90,12 +92,49 @@ def check_fit(arch: Architecture, settings: Model) -> None:
             f"model.base `{settings.base}`: its denoiser reads {reads} channels, its "
             f"autoencoder has {draws}; use a text-to-image model (not inpainting or upscaling)"
         )
+    if arch.scheduler.get("rescale_betas_zero_snr") and (
+        family.prediction_type(arch.scheduler) == "epsilon"
+    ):
+        raise UserError(
+            f"model.base `{settings.base}`: its scheduler ends at a signal-to-noise ratio of zero, "
+            "which needs a model that predicts v; correct prediction_type or "
+            "rescale_betas_zero_snr in scheduler/scheduler_config.json"
+        )
+    tiny = arch.gradient_vae
+    if tiny is not None and (tiny.get("latent_channels"), vae_factor(tiny)) != (
+        draws,
+        arch.vae_factor,
+    ):
+        raise UserError(
+            f"model.gradient_autoencoder `{settings.gradient_autoencoder}` reads "
+            f"{tiny.get('latent_channels')} channels at 1/{vae_factor(tiny)} of the size, but "
+            f"`{settings.base}` draws {draws} at 1/{arch.vae_factor}; use the tiny autoencoder "
+            "made for this model"
+        )
     ours, theirs = (part.get(family.text_width) for part in (arch.network, arch.controlnet))
     if theirs is not None and ours != theirs:
         raise UserError(
             f"model.controlnet `{settings.controlnet}` reads text states of width {theirs}, "
             f"but model.base `{settings.base}` has {ours}; use a ControlNet made for it"
         )
+
+
+def check_model(recipe: Recipe, base: Path) -> None:
+    """Raise UserError for a model that cannot draw as the recipe asks, by what is here of it.
+
+    Needs no torch; what is nowhere on this machine may still be fetched, and is no error here.
+    """
+    settings = recipe.model
+    for key in ("base", "controlnet"):
+        place = resolve_ref(getattr(settings, key), base)
+        if isinstance(place, Path):
+            check_form(place, f"model.{key} `{getattr(settings, key)}`", settings.variant)
+    try:
+        arch = architecture(settings, base)
+    except Absent:
+        return
+    check_size(arch, recipe.size, settings)
+    FAMILIES[arch.family].check_scheduler(recipe.sampling.scheduler)
 
 
 def check_size(arch: Architecture, size: int, settings: Model) -> None:
@@ -120,6 +159,8 @@ def _config(key: str, ref: str, revision: str | None, file: str, base: Path) -> 
     """One JSON file of what `model.KEY` refers to: in a folder, the hub's cache or `known/`."""
     place, name = resolve_ref(ref, base), f"model.{key}"
     if isinstance(place, Path):
+        if place.is_file() or not (place / file).is_file():
+            check_form(place, f"{name} `{ref}`")
         return read_config(place / file, name)
     try:
         cached = try_to_load_from_cache(place, file, revision=revision)
@@ -130,7 +171,7 @@ def _config(key: str, ref: str, revision: str | None, file: str, base: Path) -> 
     if file in (content := shipped(place)):
         return content[file]
     pin = f" --revision {revision}" if revision else ""
-    raise UserError(
+    raise Absent(
         f"{name}: {file} of `{ref}` is not on this machine; fetch it with "
         f'`hf download {ref}{pin} --include "*.json"`, or give a local diffusers folder'
     )

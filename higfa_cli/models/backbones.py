@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+import sys
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,6 +28,9 @@ from higfa_cli.text import did_you_mean, first_line, one_line
 METADATA_KEY = "higfa"
 _HALF = (0.5, 0.5, 0.5)
 _HUB_TIMEOUT_S = 10.0
+_HUB_PREFIX = re.compile(r"^(?:hf[-_]hub:|https://huggingface\.co/)?(?:timm/)?")
+# Tensors whose shape follows the size of the input.
+_POSITIONS = re.compile(r"pos_embed|position|rel_pos|attn_mask")
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -111,8 +116,18 @@ def _unfit(name: str, size: int, key: str, error: Exception) -> UserError:
 
 def check_name(name: str, key: str = "guide") -> None:
     """Raise UserError with the nearest names unless timm knows `name`."""
+    bare = _HUB_PREFIX.sub("", name)
     if timm.is_model(name):
-        return
+        arch, _, tag = name.partition(".")
+        tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{arch}.*")]
+        if not tag or tag in tags:
+            return
+        raise UserError(
+            f"{key}.backbone: timm has no weights `{tag}` of {arch}; "
+            + (f"write {arch} followed by .{' or .'.join(tags[:5])}" if tags else f"write {arch}")
+        )
+    if bare != name and timm.is_model(bare):
+        raise UserError(f"{key}.backbone: `{name}` is a hub id; write timm's name, {bare}")
     hint = did_you_mean(name.split(".")[0], timm.list_models(), "see timm.list_models()")
     raise UserError(f"{key}.backbone: timm has no model `{name}`; {hint}")
 
@@ -169,10 +184,12 @@ def _with_weights(backbone: Backbone, path: Path, key: str) -> Backbone:
     network = backbone.network
     named: Any = getattr(network, "pretrained_cfg", {}).get("classifier") or ()
     heads = tuple(f"{name}." for name in ((named,) if isinstance(named, str) else named))
+    wanted = {name for name in network.state_dict() if not name.startswith(heads)}
+    tensors = _unwrapped(tensors, wanted)
     skipped = tuple(sorted(name for name in tensors if name.startswith(heads)))
     head = {name: value for name, value in network.state_dict().items() if name.startswith(heads)}
     body = {name: value for name, value in tensors.items() if name not in skipped}
-    load_strictly(network, body | head, path)
+    load_strictly(network, _resampled(network, body) | head, path)
     mean, std = _timm_normalisation(network)
     if {"mean", "std"} <= metadata.keys():
         try:
@@ -183,6 +200,30 @@ def _with_weights(backbone: Backbone, path: Path, key: str) -> Backbone:
                 f"{path} has broken metadata ({first_fault(error)}); write or fetch it again"
             ) from None
     return replace(backbone, skipped=skipped, mean=mean, std=std)
+
+
+def _unwrapped(tensors: dict[str, Tensor], wanted: Collection[str]) -> dict[str, Tensor]:
+    """Without what wrappers of a training leave before every name (`module.`, `_orig_mod.`)."""
+    bare = tensors
+    while bare and not any(name in wanted for name in bare):
+        parts = {name.partition(".")[0] for name in bare}
+        if len(parts) > 1 or any("." not in name for name in bare):
+            return tensors
+        bare = {name.partition(".")[2]: tensor for name, tensor in bare.items()}
+    return bare
+
+
+def _resampled(network: nn.Module, body: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file for another input size: its tables of positions as timm fits them."""
+    want = network.state_dict()
+    unlike = {name for name, t in body.items() if name not in want or t.shape != want[name].shape}
+    convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    if not unlike or convert is None or not all(map(_POSITIONS.search, unlike)):
+        return body
+    fitted = convert(dict(body), network)
+    return {
+        name: fitted[name] if name in unlike else t for name, t in body.items() if name in fitted
+    }
 
 
 def first_fault(error: ValidationError) -> str:

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from higfa_cli.errors import UserError
-from higfa_cli.models.architecture import check_fit, check_size
+from higfa_cli.models.architecture import check_fit, check_model, check_size
 from higfa_cli.models.autoencoder import Autoencoder
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.families import family_of
 from higfa_cli.models.families.family import Architecture, Family, diffusers_class
+from higfa_cli.models.forms import check_form
 from higfa_cli.models.text import TextStates
 from higfa_cli.models.trusted import check_folder, check_index
 from higfa_cli.recipe.drawing import Memory
@@ -84,7 +85,9 @@ def _load_pipe(recipe: Recipe, base: Path) -> tuple[Family, Any]:
     control_name = f"model.controlnet `{settings.controlnet}`"
     for place, name in ((model, model_name), (control, control_name)):
         if isinstance(place, Path):
+            check_form(place, name, settings.variant)
             check_folder(place, name)
+    check_model(recipe, base)
     dtype = getattr(torch, settings.dtype)
     # The autoencoder works in float32, so its weights must not be rounded on the way.
     precisions = {"default": dtype, "vae": torch.float32}
@@ -171,6 +174,7 @@ def _gradient_autoencoder(recipe: Recipe, base: Path, vae: Autoencoder) -> Autoe
     place = resolve_ref(settings.gradient_autoencoder, base)
     name = f"model.gradient_autoencoder `{settings.gradient_autoencoder}`"
     if isinstance(place, Path):
+        check_form(place, name)
         check_folder(place, name)
     with _errors_in_one_line(name, offline):
         module = AutoencoderTiny.from_pretrained(

@@ -40,6 +40,9 @@ _OUTPUTS: Mapping[str, Callable[[Prediction, Level], Tensor]] = {
     "v_prediction": equations.to_v,
     "flow": lambda prediction, level: equations.to_flow(prediction),
 }
+# Part of x0 in the first x_t: epsilon says nothing of a picture that is all noise. Trained models
+# start from 0.05 and more.
+_LEAST_SIGNAL = 1e-3
 # Options of flow matching under which the levels are not sigma = 1 ... 0 of the shifted line alone.
 _OTHER_FLOWS = ("use_dynamic_shifting", "invert_sigmas", "stochastic_sampling")
 
@@ -84,6 +87,11 @@ class SchedulerSolver:
         conversion(self.prediction_type)
         self.scheduler.set_timesteps(steps)
         self.levels: Sequence[Level] = tuple(self._level(i, steps) for i in range(steps))
+        if self.prediction_type == "epsilon" and self.levels[0].alpha < _LEAST_SIGNAL:
+            raise UserError(
+                "scheduler: the first step has a signal-to-noise ratio of zero, which needs a "
+                "model that predicts v; correct the betas in scheduler/scheduler_config.json"
+            )
 
     def _level(self, index: int, steps: int) -> Level:
         timestep = self.scheduler.timesteps[index].item()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+# What other programs put something else in the place of: a trained embedding, a LoRA, a weight.
+_PLACEHOLDER = re.compile(r"<[^<>\s]+>|\([^()]*:\s*\d*\.?\d+\)|\bembedding:[\w-]+|\[V\]|__\w+__")
 
 
 @dataclass(frozen=True)
@@ -64,3 +68,10 @@ def cut_off_classes(
     }
     read = min(tokenizer.model_max_length for tokenizer in tokenizers)
     return {cls: prompt for cls, prompt in first.items() if prompt is not None}, read
+
+
+def unread_placeholders(tokenizers: Iterable[Any], prompts: Iterable[str]) -> list[str]:
+    """Placeholders that are no token of a tokenizer: their letters are read, not what they name."""
+    named = {word for prompt in prompts for word in _PLACEHOLDER.findall(prompt)}
+    vocabularies = [tokenizer.get_vocab() for tokenizer in tokenizers] if named else []
+    return sorted(word for word in named if any(word not in words for words in vocabularies))

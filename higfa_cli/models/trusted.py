@@ -25,6 +25,10 @@ _REMEDY = (
 _LARGEST_JSON = 20_000_000
 
 
+class Absent(UserError):
+    """A file of a model is nowhere on this machine."""
+
+
 def check_index(index: Mapping[str, object], name: str) -> None:
     """Check the content of a model_index.json; `name` is how messages call the model.
 
@@ -81,9 +85,7 @@ def read_config(path: Path, name: str) -> dict[str, Any]:
             raise ValueError(f"more than {_LARGEST_JSON:,} bytes")
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise UserError(
-            f"{name}: {path} does not exist; give a folder in diffusers' layout"
-        ) from None
+        raise Absent(f"{name}: {path} does not exist; give a folder in diffusers' layout") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{name}: {path} is not readable JSON ({error}); fetch it again") from None
     if not isinstance(content, dict):

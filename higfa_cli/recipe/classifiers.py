@@ -23,7 +23,9 @@ class Training(Section):
     )
     image_size: Side = Field(224, description="Side of the classifier's input, pixels.")
     epochs: Count = Field(30, description="Passes over the training set.")
-    batch_size: Count = Field(32, description="Images per optimiser step.")
+    batch_size: int = Field(
+        32, ge=2, le=1_000_000, description="Images per optimiser step: two or more."
+    )
     learning_rate: Positive = Field(
         1e-3, description="Peak learning rate (AdamW, cosine, warm-up)."
     )

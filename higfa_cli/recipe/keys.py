@@ -58,6 +58,11 @@ def is_section(key: str) -> bool:
     return bool(_fields(recipe_keys()[key].annotation))
 
 
+def takes_several_types(key: str) -> bool:
+    """Whether a valid key's value may be of one type or another (text or nothing counts)."""
+    return get_origin(recipe_keys()[key].annotation) in (Union, UnionType)
+
+
 def section_keys(section: str) -> list[str]:
     """Dotted keys directly below a section ("" is the top)."""
     start = f"{section}." if section else ""
@@ -144,8 +149,7 @@ def parse_value(key: str, text: str, flag: str) -> JsonValue:
     """
     annotation = recipe_keys()[key].annotation
     # Of a union its members: `list of text` is not text.
-    union = get_origin(annotation) in (Union, UnionType)
-    options = get_args(annotation) if union else (annotation,)
+    options = get_args(annotation) if takes_several_types(key) else (annotation,)
     if str not in options:
         return parse_yaml(text, flag)
     if type(None) in options and text in ("null", "~"):

@@ -13,7 +13,14 @@ from pydantic_core import ErrorDetails
 from higfa_cli.errors import RecipeError
 from higfa_cli.recipe.arms import CHANGEABLE, Changes
 from higfa_cli.recipe.builtin import builtin_text, is_builtin
-from higfa_cli.recipe.keys import apply_overrides, check_key, old_keys, recipe_keys, unknown_key
+from higfa_cli.recipe.keys import (
+    apply_overrides,
+    check_key,
+    old_keys,
+    recipe_keys,
+    takes_several_types,
+    unknown_key,
+)
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.recipe.section import set_value
 from higfa_cli.recipe.strict_yaml import LONGEST, parse_yaml
@@ -23,6 +30,17 @@ from higfa_cli.text import inert
 _MOST_BYTES = 4 * LONGEST
 # A key that a section does not have, as pydantic calls it in its models and in plain dataclasses.
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+_WORDS = {
+    "Tuple should": "the list should",
+    "List should": "the list should",
+    " after validation": "",
+    "a valid array": "a list",
+    "an object": "a section with keys of its own",
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid string": "text",
+    "a valid boolean": "true or false",
+}
 
 
 @dataclass(frozen=True)
@@ -146,21 +164,36 @@ def _check_text(value: object, origin: str) -> None:
 def _explained(error: ValidationError, origin: str, set_by: Mapping[str, str]) -> RecipeError:
     # An unknown key explains most of what else is wrong, a missing one for example.
     problems = sorted(error.errors(), key=lambda problem: problem["type"] not in _UNKNOWN)
-    key = ""
-    for part in problems[0]["loc"]:
-        key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else str(part)
+    by_key: dict[str, list[ErrorDetails]] = {}
+    for problem in problems:
+        by_key.setdefault(_key(problem), []).append(problem)
+    key, problems = next(iter(by_key.items()))
     source = set_by.get(key.partition("[")[0], origin)
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return RecipeError(f"{source}: {_sentence(key, problems[0])}{more}")
+    more = f" (and {len(by_key) - 1} more)" if len(by_key) > 1 else ""
+    return RecipeError(f"{source}: {_sentence(key, problems)}{more}")
 
 
-def _sentence(key: str, problem: ErrorDetails) -> str:
+def _key(problem: ErrorDetails) -> str:
+    """The key as a recipe has it: what comes below one of several types is the type's name."""
+    key = ""
+    for part in problem["loc"]:
+        if key in recipe_keys() and takes_several_types(key):
+            break
+        key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else str(part)
+    return key
+
+
+def _sentence(key: str, problems: Sequence[ErrorDetails]) -> str:
+    """What is wrong with one key; `problems` are of all types that it may have."""
+    problem = problems[0]
     if problem["type"] in _UNKNOWN:
         return unknown_key(key)
+    if problem["type"] == "missing" and key.endswith("]"):
+        return f"`{key.rpartition('[')[0]}`: the list is too short; write all its values"
     if problem["type"] == "missing":
         return f"the key `{key}` is missing; add it"
-    message = problem["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
+    first, *others = dict.fromkeys(map(_in_words, problems))
+    message = " or ".join([first, *(text.removeprefix("input should be ") for text in others)])
     if not key:
         return message
     if problem["type"] == "string_type" and isinstance(problem["input"], (int, float, bool)):
@@ -168,3 +201,13 @@ def _sentence(key: str, problem: ErrorDetails) -> str:
     value = json.dumps(problem["input"], ensure_ascii=False)
     shown = value if len(value) <= 60 else value[:57] + "..."
     return f"`{key}`: {message} (got {shown})"
+
+
+def _in_words(problem: ErrorDetails) -> str:
+    """pydantic's sentence, without Python's and JSON's words for what a recipe holds."""
+    if problem["type"] == "string_pattern_mismatch" or problem["loc"][-1:] == ("constrained-str",):
+        return "a percentage such as 10%"
+    message = problem["msg"].removeprefix("Value error, ")
+    for theirs, ours in _WORDS.items():
+        message = message.replace(theirs, ours)
+    return message[:1].lower() + message[1:]

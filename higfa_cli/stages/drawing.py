@@ -27,7 +27,7 @@ from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import Drawn, draw
 from higfa_cli.models.footprint import guided_step
 from higfa_cli.models.loading import load_pipeline
-from higfa_cli.models.text import cut_off_classes
+from higfa_cli.models.text import cut_off_classes, unread_placeholders
 from higfa_cli.recipe.drawing import AUTOMATIC_SHARE
 from higfa_cli.stages.context import ArmContext, Context, load_photos
 from higfa_cli.stages.inputs import guide_path
@@ -82,6 +82,11 @@ def load_model(ctx: Context, items: Sequence[PlanItem]) -> DiffusionModel:
         )
     if len(cut) > WARNED:
         ctx.progress.note(f"warning: prompts of {len(cut) - WARNED} more classes are cut off")
+    for word in unread_placeholders(model.tokenizers, prompts)[:WARNED]:
+        ctx.progress.note(
+            f"warning: `{word}` is no token of this model's tokenizer, so its letters are read; "
+            "save the model with its embedding (docs/models.md), or write plain words"
+        )
     return model
 
 

@@ -14,7 +14,7 @@ from higfa_cli.artifacts.records import GuideCounts
 from higfa_cli.artifacts.results import EpochRow
 from higfa_cli.artifacts.run_record import StageRun, stage_run
 from higfa_cli.artifacts.seeds import seed_for
-from higfa_cli.data.dataset import Dataset
+from higfa_cli.data.dataset import Dataset, Sample
 from higfa_cli.errors import UserError
 from higfa_cli.method.protocols import Level
 from higfa_cli.models.backbones import Backbone, create_backbone
@@ -22,6 +22,7 @@ from higfa_cli.models.classifier import ClassifierSpec, save_classifier
 from higfa_cli.models.device import resolve_device
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.loading import load_pipeline
+from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages.context import Context, load_photos
 from higfa_cli.stages.drawing import batch_size
 from higfa_cli.stages.guide_pool import (
@@ -34,6 +35,7 @@ from higfa_cli.stages.guide_pool import (
     trial,
 )
 from higfa_cli.stages.inputs import guide_inputs
+from higfa_cli.training import room
 from higfa_cli.training.calibration import HeldOut, calibrate
 from higfa_cli.training.pictures import Pictures, TrainSet, join, stratified_folds
 from higfa_cli.training.trainer import FitResult, fit, predict_logits
@@ -79,6 +81,11 @@ def run(ctx: Context) -> Mapping[str, object]:
     dataset = load_photos(ctx)
     recipe, files = ctx.recipe, ctx.ws.guide
     device = resolve_device(recipe.run.device)
+    room.check_guide(recipe, {split: len(dataset.of(split)) for split in dataset.splits})
+    if not dataset.of("val") and len(set(_folds(dataset.of("train"), recipe))) < 2:
+        raise UserError(
+            "there are too few training photos for cross-validation; add photos or a val split"
+        )
     # Before the long work, so that a misspelt name or an absent file fails at once.
     _backbone(ctx, dataset, "guide")
     with stage_run(files.directory, guide_inputs(ctx), recipe, resume=not ctx.force) as record:
@@ -133,6 +140,11 @@ def guided_levels(ctx: Context, model: DiffusionModel) -> tuple[Level, ...]:
     return tuple(level for level in levels if ctx.recipe.guidance.guided(level))
 
 
+def _folds(samples: Sequence[Sample], recipe: Recipe) -> list[int]:
+    keys, labels = [s.key for s in samples], [s.class_id for s in samples]
+    return stratified_folds(keys, labels, recipe.guide.folds, recipe.seed)
+
+
 @dataclass(frozen=True)
 class _Training:
     """What every network of the stage is trained with."""
@@ -183,8 +195,7 @@ class _Training:
         """Logits of each photo's versions from a network trained on the other folds."""
         recipe, photos = self.ctx.recipe, train.photos
         folds = recipe.guide.folds
-        keys = [sample.key for sample in photos.samples]
-        fold_of = stratified_folds(keys, photos.clean.labels.tolist(), folds, recipe.seed)
+        fold_of = _folds(photos.samples, recipe)
         self.ctx.progress.note(
             f"no validation split: the guide is calibrated by {folds}-fold validation"
         )
@@ -197,10 +208,6 @@ class _Training:
                 backbone, fitted = self.fit(train, rows, None, f"fold-{fold}")
                 history += _named(f"fold-{fold}", fitted)
                 parts.append(train.held_out(backbone, held, self.device))
-        if not parts:
-            raise UserError(
-                "there are too few training photos for cross-validation; add photos or a val split"
-            )
         pooled = HeldOut(
             logits=torch.cat([part.logits for part in parts]),
             labels=torch.cat([part.labels for part in parts]),

@@ -23,7 +23,8 @@ from higfa_cli.models.device import in_parts_that_fit
 from higfa_cli.models.diffusion import DiffusionModel, noise_and_denoise, reconstruct
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages.context import Progress
-from higfa_cli.training.pictures import Pictures, check_memory
+from higfa_cli.training.pictures import Pictures
+from higfa_cli.training.room import check_memory
 
 # A photo (its row) and the level to take it to; without a level it is only decoded.
 Job = tuple[int, Level | None]

@@ -20,10 +20,16 @@ from higfa_cli.data.layouts.common import SPLITS, Row, check_rows, plain_name
 from higfa_cli.data.layouts.imagefolder import COLUMNS, UNUSED
 from higfa_cli.data.prompts import default_words
 from higfa_cli.errors import UserError
+from higfa_cli.models.machine import device_of
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.stages.context import Progress, Silent
 from higfa_cli.stages.init_photos import Draw, Form, chosen_photos
 
+#: What can be done on any machine, in the order of what it needs.
+WITHOUT_GPU = (
+    "`higfa contours` and `higfa train-downstream --arm real` need neither GPU nor diffusion "
+    "weights; `higfa run pocket` draws on a CPU"
+)
 # Below, one photo is more than half a point.
 _FEW_TEST_PHOTOS = 200
 
@@ -66,6 +72,7 @@ def init_project(
         )
     # The name is the output folder's too: two recipes of one photo folder must not share it.
     title = name or (out.stem if out.stem != "recipe" else root.name or "photos")
+    gpu = device_of("auto").kind == "cuda"
     template = Template(resources.files(__package__).joinpath("init.yaml").read_text("utf-8"))
     text = template.substitute(
         name=_quoted(title),
@@ -73,6 +80,7 @@ def init_project(
         root=_quoted(_reference(root, out)),
         split=_quoted(split_file.name),
         words=_quoted(words.name),
+        dtype="bfloat16" if gpu else "float32",
     )
     _check(text)
     write_text(words, _words_text(classes))
@@ -86,7 +94,8 @@ def init_project(
         "classes": classes,
         "counts": {split: counts[split] for split in SPLITS},
         "skipped": chosen.skipped,
-        "notes": _notes(chosen.split_kept, rows, chosen.copies),
+        "notes": _notes(chosen.split_kept, rows, chosen.copies)
+        + ([] if gpu else [f"no GPU here: {WITHOUT_GPU}"]),
         "next": f"higfa doctor {shlex.quote(str(out))}",
     }
 

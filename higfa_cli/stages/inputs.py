@@ -26,6 +26,8 @@ from higfa_cli.recipe.refs import resolve_ref, weights_path
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages.arms import choose_arms
 from higfa_cli.stages.context import ArmContext, Context, check_splits, load_photos
+from higfa_cli.training.room import check_memory
+from higfa_cli.training.synthetic import list_synthetic
 
 #: Keys of section `model` that name a model.
 MODELS = ("base", "controlnet", "gradient_autoencoder")
@@ -201,6 +203,9 @@ def downstream_inputs(
     chosen = choose_arms(ctx, synthetic, arms)
     files = {f"data/{split}": photos.fingerprint(split) for split in photos.splits}
     for arm in chosen:
+        if arm.folder is not None and arm.drawn is None:
+            pictures = list_synthetic(arm.folder, photos.classes).paths
+            check_memory(len(pictures), recipe.downstream.image_size, f"pictures of arm {arm.name}")
         files |= arm.files()
     if recipe.downstream.weights is not None:
         weights = weights_path(recipe.downstream.weights, ctx.base)

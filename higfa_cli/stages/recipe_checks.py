@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
+from higfa_cli.data.layouts.common import Split
 from higfa_cli.data.prompts import load_words, negative_for
+from higfa_cli.models.architecture import check_model
 from higfa_cli.recipe.refs import POCKET, existing_path, resolve_ref
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages.inputs import MODELS
+from higfa_cli.training import room
 
 
 def check_recipe(recipe: Recipe, base: Path) -> None:
@@ -21,6 +25,24 @@ def check_recipe(recipe: Recipe, base: Path) -> None:
     for key, ref in {"data.root": recipe.data.root, **refs}.items():
         if ref is not None and ref.startswith("pocket:") and not _is_of_absent_pocket(ref):
             resolve_ref(ref, base, key)
+    if not any(ref and _is_of_absent_pocket(ref) for ref in refs.values()):
+        check_model(recipe, base)
+
+
+def check_room(recipe: Recipe, photos: Mapping[Split, int]) -> None:
+    """Raise UserError where what a stage will hold in memory does not fit; split -> photos.
+
+    What a filter by the guide will leave is not known before.
+    """
+    sources = sum(photos.get(split, 0) for split in recipe.contours.splits)
+    pictures = {}
+    for name in recipe.arms:
+        rules = recipe.arm(name).filter
+        if not rules.confidence and rules.top_k is None:
+            drawn = sources * recipe.contours.per_image * recipe.pictures.per_contour
+            pictures[name] = drawn // rules.best_of
+    room.check_guide(recipe, photos)
+    room.check_downstream(recipe, photos, pictures)
 
 
 def check_texts(recipe: Recipe, base: Path) -> None:

@@ -20,6 +20,7 @@ from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.data.copies import notes
 from higfa_cli.data.dataset import Dataset, Sample
 from higfa_cli.data.images import read_image
+from higfa_cli.data.layouts.common import Split
 from higfa_cli.models.backbones import create_backbone
 from higfa_cli.models.classifier import ClassifierSpec, load_classifier, save_classifier
 from higfa_cli.models.device import resolve_device
@@ -30,6 +31,7 @@ from higfa_cli.stages.inputs import downstream_inputs
 from higfa_cli.text import plural
 from higfa_cli.training.calibration import ece_interval, fit_temperature, shrunk
 from higfa_cli.training.pictures import Pictures, TrainSet, load_pictures, stratified_folds
+from higfa_cli.training.room import check_downstream
 from higfa_cli.training.synthetic import SyntheticFolder, list_synthetic
 from higfa_cli.training.trainer import fit, predict_logits
 
@@ -77,6 +79,16 @@ def run(
         else list_synthetic(arm.folder, dataset.classes, held, arm.kept())
         for arm in chosen
     }
+    parts: dict[Split, Sequence[Sample]] = {
+        "train": photos.train,
+        "val": photos.chooses,
+        "test": dataset.of("test"),
+    }
+    check_downstream(
+        recipe,
+        {split: len(samples) for split, samples in parts.items()},
+        {name: len(listing.paths) for name, listing in listings.items() if listing is not None},
+    )
     create_backbone(recipe.downstream, len(dataset.classes), ctx.base, 0, "downstream")
     inputs = downstream_inputs(ctx, synthetic, arms)
     given = [listings[arm.name] for arm in chosen if arm.drawn is None]

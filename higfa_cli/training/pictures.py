@@ -16,13 +16,10 @@ from torchvision.transforms import v2
 
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.data.images import fit_square
-from higfa_cli.errors import UserError
 from higfa_cli.recipe.classifiers import Training
+from higfa_cli.training.room import check_memory
 
 Augment = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-
-# Pictures are held whole in memory, once; streaming from disk would be a second data path.
-MEMORY_CAP_BYTES = 4_000_000_000
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ def join(parts: Sequence[Pictures]) -> Pictures:
 def load_pictures(photos: Iterable[np.ndarray], labels: Sequence[int], size: int) -> Pictures:
     """Photos (HxWx3 uint8, one per label, taken one by one), fitted into size x size.
 
-    Their aspect is kept. Raises UserError for more than about 4 GB of pixels, and what reading
+    Their aspect is kept. Raises UserError for more pixels than fit in memory, and what reading
     `photos` raises.
     """
     check_memory(len(labels), size)
@@ -64,16 +61,6 @@ def load_pictures(photos: Iterable[np.ndarray], labels: Sequence[int], size: int
     for row, photo in zip(range(len(labels)), photos, strict=True):
         images[row] = fit_square(photo, size).transpose(2, 0, 1)
     return Pictures(torch.from_numpy(images), torch.tensor(list(labels), dtype=torch.int64))
-
-
-def check_memory(count: int, size: int) -> None:
-    """Raise UserError where `count` pictures of side `size` would take more than the cap."""
-    needed = count * 3 * size * size
-    if needed > MEMORY_CAP_BYTES:
-        raise UserError(
-            f"{count} pictures at {size} px need {needed / 1e9:.1f} GB of memory, over the limit "
-            f"of {MEMORY_CAP_BYTES / 1e9:.0f} GB; lower image_size, or data.shots"
-        )
 
 
 def stratified_folds(

@@ -48,8 +48,13 @@ class Architecture:
     @property
     def vae_factor(self) -> int:
         """Pixels per latent, along a side."""
-        blocks = self.vae.get("block_out_channels") or self.vae["decoder_block_out_channels"]
-        return int(2 ** (len(blocks) - 1))
+        return vae_factor(self.vae)
+
+
+def vae_factor(config: Config) -> int:
+    """Pixels per latent of an autoencoder, along a side."""
+    blocks = config.get("block_out_channels") or config["decoder_block_out_channels"]
+    return int(2 ** (len(blocks) - 1))
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,7 @@ class Family(ABC):
         text_width: key of network and ControlNet: width of the text states that they read.
         schedulers: values of `sampling.scheduler` that can draw from it.
         known: hub id -> its configurations as shipped, `known/NAME.json`.
+        tensors: part of the names of the tensors in a single-file checkpoint, in no other's.
     """
 
     name: str
@@ -110,6 +116,7 @@ class Family(ABC):
     text_width: str
     schedulers: Sequence[str]
     known: Mapping[str, str] = {}
+    tensors = ""
 
     # Files and configurations.
 

@@ -32,6 +32,7 @@ class StableDiffusion3(Family):
     tokenizers = ("tokenizer", "tokenizer_2")
     text_width = "joint_attention_dim"
     schedulers = ("flow-euler",)
+    tensors = "joint_blocks"
 
     def pipeline_options(self, index: Mapping[str, Any]) -> dict[str, Any]:
         """An absent T5 must be named as such."""

@@ -24,6 +24,7 @@ class StableDiffusionXL(StableDiffusion):
         "text_encoder_2": "CLIPTextModelWithProjection",
     }
     tokenizers = ("tokenizer", "tokenizer_2")
+    tensors = "conditioner.embedders.1"
     known: Mapping[str, str] = {
         "stabilityai/stable-diffusion-xl-base-1.0": "sdxl-base",
         "diffusers/controlnet-canny-sdxl-1.0": "controlnet-canny-sdxl",
