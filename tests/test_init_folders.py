@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from higfa_cli.cli.app import app
 from higfa_cli.data.dataset import load_dataset
 from higfa_cli.data.layouts.imagefolder import split_of
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.load import load_recipe
+from higfa_cli.stages.context import make_context
 from higfa_cli.stages.init_photos import Form
 from higfa_cli.stages.init_project import init_project
+from tests.support.fault_project import obey_permissions
 from tests.support.folders import lines, photo, put
 
 FLAT = Form(flat=True)
@@ -48,6 +54,7 @@ def init(root: Path, form: Form = Form()) -> dict[str, Any]:
         ("train-jpg", "eval-jpg", "val"),
         ("trainset", "testset", "test"),
         ("TrainImages", "TestImages", "test"),
+        ("birds_train", "birds_val", "val"),
     ],
 )
 def test_splits_as_people_call_them(tmp_path: Path, training: str, other: str, split: str) -> None:
@@ -184,6 +191,55 @@ def test_links_are_read(tmp_path: Path, kind: str) -> None:
     result = init(root)
     assert result["classes"] == ["tit", "wren"]
     assert sum(result["counts"].values()) == (12 if kind == "splits" else 6)
+
+
+@pytest.mark.fault(
+    "folders", "results in the folder of the photos", "written beside it, or refused"
+)
+def test_results_never_lie_among_the_photos(tmp_path: Path) -> None:
+    root = put(tmp_path / "here", "{wren,tit}/{6}.jpg")
+    init_project(root, root / "recipe.yaml")
+    loaded = load_recipe(str(root / "recipe.yaml"))
+    assert make_context(loaded).workspace.resolve() == tmp_path / "runs/here"
+    for inside in (root / "runs/here", root / "../here/wren", root):
+        with pytest.raises(UserError, match=r"lies in the data folder.*--workspace"):
+            make_context(loaded, inside)
+    lines(root / "runs/x/contours/run.json", "{}")
+    put(root, "runs/x/contours/images/wren/{3}.png")
+    result = init_project(root, root / "recipe.yaml", force=True)
+    assert result["classes"] == ["tit", "wren"]
+
+
+@pytest.mark.fault("folders", "results in the folder of the photos")
+def test_every_path_starts_at_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "project/photos", "{wren,tit}/{6}.jpg")
+    put(tmp_path / "elsewhere/photos", "{bus,car}/{6}.jpg")
+    init_project(tmp_path / "project/photos", tmp_path / "project/r.yaml")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    ctx = make_context(load_recipe("../project/r.yaml"))
+    assert ctx.workspace.resolve() == tmp_path / "project/runs/r"
+    assert {row.cls for row in ctx.listing.rows} == {"wren", "tit"}
+    # The flag is typed here, and means here.
+    assert make_context(load_recipe("../project/r.yaml"), Path("w")).workspace == Path.cwd() / "w"
+    with pytest.raises(UserError, match=r"only-here does not exist.*folder of the recipe"):
+        put(tmp_path / "elsewhere/only-here", "{wren,tit}/{6}.jpg")
+        changed = load_recipe("../project/r.yaml", ["data.root=./only-here"])
+        assert make_context(changed).listing
+
+
+@pytest.mark.fault("folders", "photos on a read-only disk", "another --out, before any is read")
+def test_a_folder_that_takes_nothing_names_out(tmp_path: Path) -> None:
+    root = put(tmp_path / "mount", "{wren,tit}/{6}.jpg")
+    root.chmod(0o555)
+    for flags in ([], ["--out", "wren.yaml"], ["--out", str(root / "r.yaml")]):
+        command = [sys.executable, "-m", "higfa_cli", "init", "--root", ".", *flags]
+        ended = subprocess.run(
+            command, cwd=root, capture_output=True, text=True, preexec_fn=obey_permissions
+        )
+        assert ended.returncode == 1 and ended.stderr.count("\n") == 1
+        assert "choose another --out" in ended.stderr and "--workspace" not in ended.stderr
+    out = str(tmp_path / "r.yaml")
+    assert CliRunner().invoke(app, ["init", "--root", str(root), "--out", out]).exit_code == 0
 
 
 # --- classes from a table

@@ -223,6 +223,48 @@ def test_a_listed_photo_that_is_absent_is_named(tmp_path: Path, layout: str) -> 
     refused(layout, tmp_path, "no image", Path(key).name)
 
 
+@pytest.mark.fault(
+    "folders",
+    "public data sets as others have packed them again",
+    "read, or the file that is missing is named",
+)
+@pytest.mark.parametrize("layout", TREES)
+def test_archives_packed_again_are_read(tmp_path: Path, layout: str) -> None:
+    """In two folders more, and each folder of photos in one of its own name."""
+    TREES[layout](tmp_path / "archive/data")
+    for folder in [path for path in (tmp_path / "archive/data").iterdir() if path.is_dir()]:
+        if any(path.suffix == ".jpg" for path in folder.rglob("*")):
+            folder.rename(tmp_path / "inner")
+            folder.mkdir()
+            (tmp_path / "inner").rename(folder / folder.name)
+    data = load(layout, tmp_path)
+    assert data.of("train") and all(sample.path.is_file() for sample in data.samples)
+
+
+@pytest.mark.fault("folders", "public data sets as others have packed them again")
+def test_cars_in_one_folder_with_one_list(tmp_path: Path) -> None:
+    put(tmp_path / "car_ims", *(f"{n:06d}.jpg" for n in range(1, 5)))
+    names = ("relative_im_path", "class", "test")
+    records = np.zeros((1, 4), dtype=[(name, object) for name in names])
+    for n in range(4):
+        records[0, n] = (f"car_ims/{n + 1:06d}.jpg", 1 + n % 2, int(n > 1))
+    classes = cells("AM General Hummer SUV 2000", "Acura TL 2012").T
+    mat(tmp_path / "cars_annos.mat", annotations=records, class_names=classes)
+    data = load("stanford-cars", tmp_path)
+    assert data.classes == ("AM General Hummer SUV 2000", "Acura TL 2012")
+    assert [s.key for s in data.of("test")] == ["car_ims/000003.jpg", "car_ims/000004.jpg"]
+    records[0, 0] = ("../x.jpg", 1, 0)
+    mat(tmp_path / "cars_annos.mat", annotations=records, class_names=classes)
+    refused("stanford-cars", tmp_path, "annotations(1)", "leaves the data folder")
+
+
+@pytest.mark.fault("folders", "public data sets as others have packed them again")
+def test_cars_without_labels_of_the_test_photos(tmp_path: Path) -> None:
+    cars(tmp_path)
+    (tmp_path / "cars_test_annos_withlabels.mat").unlink()
+    refused("stanford-cars", tmp_path, "withlabels.mat is missing", "a file of its own")
+
+
 @pytest.mark.parametrize("layout", TREES)
 def test_another_layout_is_said(tmp_path: Path, layout: str) -> None:
     put(tmp_path, "train/daisy/0.jpg")

@@ -55,7 +55,7 @@ def doctor(ctx: Context, recipe: str) -> dict[str, Any]:
         "disk": capacity.disk,
         "time": capacity.time,
     }
-    rows = [Row("recipe", "ok", f"{ctx.recipe.name} is valid")]
+    rows = [Row("recipe", "ok", f"{ctx.recipe.name} is valid; its paths start at {ctx.base}")]
     for name, check in checks.items():
         try:
             rows.append(check(findings))

@@ -24,8 +24,9 @@ def resolve_ref(ref: str, base: Path, key: str = "") -> Path | str:
     """Where a reference leads; `key` begins an error's message.
 
     `pocket:NAME` is a part of the installed higfa-pocket package, `words:NAME` a class words file
-    that higfa ships; a path that exists relative to `base` (the recipe's folder) or to the current
-    folder is that path; anything else is returned as it is (a hub id, or a missing path).
+    that higfa ships; a path that exists relative to `base` (the recipe's folder, or the current one
+    for a built-in recipe) is that path; anything else is returned as it is (a hub id, or a
+    missing path).
     Raises UserError for an unknown pocket or words name, an absent package, and for an absolute,
     `./`, `../` or `~` path that does not exist, which no hub id can be.
     """
@@ -58,16 +59,15 @@ def _resolved(ref: str, base: Path) -> Path | str:
         return Path(str(resources.files("higfa_cli"))) / "data" / "words" / f"{name}.yaml"
     try:
         path = Path(ref).expanduser()
-        for start in (base, Path()):
-            if (start / path).exists():
-                return (start / path).resolve()
+        if (base / path).exists():
+            return (base / path).resolve()
     except (OSError, ValueError, RuntimeError) as error:
         # A name that no file system takes, or the home folder of an unknown user.
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{ref[:80]!r} is no path ({reason}); correct it") from None
     if path.is_absolute() or ref.startswith(("./", "../", "~")):
         raise UserError(
-            f"{ref} does not exist (looked from {base} and the current folder); correct the path"
+            f"{ref} does not exist (looked from {base}, the folder of the recipe); correct the path"
         )
     return ref
 

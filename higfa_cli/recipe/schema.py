@@ -25,7 +25,8 @@ class Recipe(Section):
     name: str = Field(min_length=1, description="Name shown in reports.")
     workspace: str = Field(
         "runs/{name}",
-        description="Output folder, relative to the current folder; {name} is filled in.",
+        description="Output folder, relative to the recipe, as every path in it (of a built-in "
+        "recipe: to the current folder); {name} is filled in.",
     )
     seed: int = Field(0, ge=0, description="Every random draw derives from this seed.")
     size: Side = Field(64, description="Side of the square contours and pictures, pixels.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -13,10 +15,12 @@ from higfa_cli.artifacts.safe_paths import refuse_linked_folder
 from higfa_cli.artifacts.workspace import ArmWorkspace, Workspace
 from higfa_cli.data.copies import notes
 from higfa_cli.data.dataset import Dataset, choose_photos, list_photos
+from higfa_cli.data.layouts import CLASS_FOLDERS
 from higfa_cli.data.layouts.common import Listing
 from higfa_cli.data.rejected import Rejected, read_rejected
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.load import LoadedRecipe
+from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.text import plural
 
@@ -131,13 +135,14 @@ def make_context(
     progress: Progress | None = None,
     force: bool = False,
 ) -> Context:
-    """A context; without `workspace` the recipe's own, relative to the current folder.
+    """A context; `workspace` is relative to the current folder, the recipe's own to the recipe.
 
-    Raises UserError where that folder, or the home folder of `~`, does not exist.
+    Raises UserError where that folder, or the home folder of `~`, does not exist, and for a
+    workspace among the photos.
     """
     recipe = loaded.recipe
     named = recipe.workspace.replace("{name}", class_dir(recipe.name))
-    folder = workspace or Path(named)
+    folder = workspace or loaded.base / Path(named).expanduser()
     try:
         # Absolute ones need no current folder; it may have been deleted.
         folder = folder.expanduser()
@@ -151,12 +156,31 @@ def make_context(
             f"workspace {folder}: the current folder is gone; cd to another, or give --workspace "
             "an absolute path"
         ) from None
+    _check_apart(recipe, loaded.base, folder)
     return Context(
         recipe=recipe,
         base=loaded.base,
         workspace=folder,
         progress=progress or Silent(),
         force=force,
+    )
+
+
+def _check_apart(recipe: Recipe, base: Path, workspace: Path) -> None:
+    """Raise UserError for a workspace in the folder of the user's photos."""
+    root: Path | str = ""
+    with contextlib.suppress(UserError):
+        root = resolve_ref(recipe.data.root, base)
+    if (
+        recipe.data.layout != CLASS_FOLDERS
+        or not isinstance(root, Path)
+        or not workspace.resolve().is_relative_to(root)
+    ):
+        return
+    apart = root.parent / "runs" / workspace.name
+    raise UserError(
+        f"workspace {workspace} lies in the data folder {root}, whose folders are classes; give "
+        f"another: --workspace {shlex.quote(str(apart))}, or the recipe's key `workspace`"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shlex
 import tempfile
 from collections import Counter
@@ -76,6 +77,7 @@ def init_project(
     template = Template(resources.files(__package__).joinpath("init.yaml").read_text("utf-8"))
     text = template.substitute(
         name=_quoted(title),
+        workspace=_quoted(_workspace(root, out)),
         seed=draw.seed,
         root=_quoted(_reference(root, out)),
         split=_quoted(split_file.name),
@@ -135,6 +137,9 @@ def _beside(recipe: Path, force: bool) -> tuple[Path, Path]:
     if recipe.suffix.lower() not in (".yaml", ".yml"):
         raise UserError(f"--out {recipe} must end in .yaml", 2)
     words, split = recipe.with_suffix(".classes.yaml"), recipe.with_suffix(".split.csv")
+    folder = recipe.resolve().parent
+    if folder.is_dir() and not os.access(folder, os.W_OK):
+        raise UserError(f"{folder} cannot be written to; choose another --out")
     for path in (recipe, words, split):
         if path.exists() and not force:
             raise UserError(f"{path} exists; choose another --out, or replace it with --force")
@@ -145,6 +150,13 @@ def _reference(root: Path, recipe: Path) -> str:
     """The data folder as the recipe names it: relative where it lies beside or below the recipe."""
     folder = recipe.resolve().parent
     return root.relative_to(folder).as_posix() if root.is_relative_to(folder) else str(root)
+
+
+def _workspace(root: Path, recipe: Path) -> str:
+    """Where results go, relative to the recipe: never among the photos."""
+    folder = recipe.resolve().parent
+    beside = folder if not folder.is_relative_to(root) else root.parent
+    return Path(os.path.relpath(beside / "runs" / "{name}", folder)).as_posix()
 
 
 def _check(text: str) -> None:

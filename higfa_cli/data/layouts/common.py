@@ -18,6 +18,8 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 # Lists of ten million photos are larger than any folder that higfa was made for.
 _MOST_TEXT = 200_000_000
 _SHOWN = 80
+# Archives that others packed again have a folder or two more around the authors' own.
+_DEPTH, _MANY = 4, 12
 
 
 @dataclass(frozen=True)
@@ -113,27 +115,33 @@ def check_rows(rows: Sequence[Row], origin: str) -> None:
 
 
 def find_folder(root: Path, title: str, *marks: str) -> Path:
-    """`root`, or its only sub-folder, that holds every name of `marks`.
+    """`root`, or the only folder a little below it, that holds every name of `marks`.
 
-    Raises UserError when neither does, and when two sub-folders do.
+    Raises UserError when none does, and when two do.
     """
-    candidates = [root, *sub_folders(root)]
-    matching = [path for path in candidates if all((path / mark).exists() for mark in marks)]
+    matching: list[Path] = []
+    level = [root]
+    for _ in range(_DEPTH):
+        matching = [path for path in level if all((path / mark).exists() for mark in marks)]
+        # Not among the folders of classes, which are many.
+        level = [inner for path in level for inner in sub_folders(path)]
+        if matching or len(level) > _MANY:
+            break
     remedy = f"point data.root at the folder that holds {' and '.join(marks)}"
     if not matching:
         raise UserError(f"{root} is not in the layout of {title}; {remedy}")
-    if len(matching) > 1 and matching[0] != root:
+    if len(matching) > 1:
         both = f"{matching[0]} and {matching[1]}"
         raise UserError(f"{both} both are in the layout of {title}; {remedy}")
     return matching[0]
 
 
-def find_file(folder: Path, name: str, place: str = ".") -> Path:
-    """`name` in the sub-folder `place` or beside it; UserError when neither has it."""
-    for path in (folder / place / name, folder / name):
+def find_file(folder: Path, name: str, place: str = ".", remedy: str = "unpack it there") -> Path:
+    """`name` in the sub-folder `place` or beside it; UserError with the remedy elsewhere."""
+    for path in (folder / place / name, folder / place / place / name, folder / name):
         if path.is_file():
             return path
-    raise UserError(f"{folder / place / name} is missing; unpack it there")
+    raise UserError(f"{folder / place / name} is missing; {remedy}")
 
 
 def list_lines(path: Path, fields: int) -> Iterator[tuple[str, list[str]]]:
@@ -186,6 +194,10 @@ class Rows:
         if key in self._origins:
             raise UserError(f"{origin}: {key} is already in {self._origins[key]}; keep one")
         if not is_file(self._folder / key):
+            top = key.partition("/")[0]
+            # As others have packed it again: images/images/...
+            if is_file(self._folder / top / key):
+                return self.add(f"{top}/{key}", label, split, origin)
             raise UserError(f"{origin}: no image {self._folder / key}; add it or remove the entry")
         self._origins[key] = origin
         self._rows.append(Row(key, class_label(label), split))

@@ -39,20 +39,30 @@ _FILLER = re.compile(
 
 def split_of(name: str) -> Split | None:
     """The split that a folder's name says; None for any other name."""
+    split, others = _read_name(name)
+    return None if others else split
+
+
+def _read_name(name: str) -> tuple[Split | None, frozenset[str]]:
+    """The one split among a name's words, and the other words but for the fillers."""
     words = re.split(r"[\W_]+|(?<=[a-z])(?=[A-Z\d])", re.sub("(?i)(?<=[a-z])sets?$", "", name))
     left = [word.lower() for word in words if not _FILLER.fullmatch(word.lower())]
-    return SPLIT_NAMES.get(left[0]) if len(left) == 1 else None
+    splits = [SPLIT_NAMES[word] for word in left if word in SPLIT_NAMES]
+    others = frozenset(word for word in left if word not in SPLIT_NAMES)
+    return (splits[0] if len(splits) == 1 else None), others
 
 
 def split_folders(root: Path) -> dict[Split, Path]:
-    """The folders of `root` whose names are those of splits (`split_of`).
+    """The folders of `root` that are called like splits (`split_of`).
 
+    Words that a folder shares with that of another split say nothing (cars_train, cars_test).
     Raises UserError when two of them name the same split.
     """
     folders: dict[Split, Path] = {}
-    for folder in sub_folders(root):
-        split = split_of(folder.name)
-        if split is None:
+    names = {folder: _read_name(folder.name) for folder in sub_folders(root)}
+    for folder, (split, others) in names.items():
+        shared = {its for its, words in names.values() if its and words == others}
+        if split is None or (others and len(shared) < 2):
             continue
         if split in folders:
             raise UserError(
@@ -122,8 +132,9 @@ def _without_classes(root: Path, folder: Path) -> str:
     if not photos:
         return f"{folder} has no class folders; put each class's images in a folder"
     what = f"{folder} has no class folders but {plural(photos, 'photo')} without a class"
-    if folder != root and (training := split_folders(root).get("train")) not in (None, folder):
-        return f"{what}; use those that have one: --root {shlex.quote(str(training))}"
+    training = split_folders(root).get("train")
+    if training and folder != root and sub_folders(inner := _unwrapped(training)):
+        return f"{what}; use those that have one: --root {shlex.quote(str(inner))}"
     beside = [path for place in (folder, root) for path in sorted(place.glob("*.csv"))]
     table = shlex.quote(str(beside[0])) if beside else "TABLE.csv"
     return (
