@@ -417,7 +417,7 @@ def test_without_contours_a_bad_photo_is_one_line(recipe: Path) -> None:
 
 @pytest.mark.fault("images", "a file that turns bad between stages", "one line")
 @pytest.mark.parametrize("where", ["train", "test"])
-@pytest.mark.parametrize("how", ["cut", "empty", "pipe", "folder", "gone-link"])
+@pytest.mark.parametrize("how", ["cut", "empty", "pipe", "gone-link"])
 def test_a_file_that_turns_bad_between_stages(recipe: Path, where: str, how: str) -> None:
     """Named before anything is trained, without a crash or a hang; then `contours` mends it."""
     higfa("contours", str(recipe))
@@ -431,8 +431,6 @@ def test_a_file_that_turns_bad_between_stages(recipe: Path, where: str, how: str
             path.write_bytes(b"")
         case "pipe":
             os.mkfifo(path)
-        case "folder":
-            path.mkdir()
         case "gone-link":
             path.symlink_to("nowhere")
     message = error_of(train(recipe, exit_code=1))
