@@ -25,7 +25,7 @@ AT_ONCE = {
     "models/trusted.py": "_check_shards check_folder check_index read_config",
     "stages/arm_job.py": "settle",
     "stages/arms.py": "_no_arm _parse check choose_arms",
-    "stages/context.py": "check_splits choose_names make_context",
+    "stages/context.py": "_check_apart check_splits choose_names make_context",
     "stages/engines.py": "engine_of",
     "stages/export.py": "_onnx export",
     "stages/finetune_guide.py": "run",

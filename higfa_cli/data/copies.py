@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from higfa_cli.data.images import shrink
 from higfa_cli.data.layouts.common import Row
 from higfa_cli.data.rejected import file_state
 from higfa_cli.text import plural
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _SIDE = 8
 # Of a thumbnail's contrast. JPEG of quality 50, or half the size, changes 19 of 20 photos less; of
@@ -27,6 +28,10 @@ Groups = list[list[Row]]
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
     """What nearly equal pictures (HxWx3 uint8) have in common: [192] float32."""
+    import numpy as np
+
+    from higfa_cli.data.images import shrink
+
     return shrink(image, _SIDE).astype(np.float32).ravel()
 
 
@@ -61,6 +66,8 @@ def _near(thumbnails: Sequence[np.ndarray]) -> Iterable[tuple[int, int]]:
     """Pairs of nearly equal thumbnails."""
     if not len(thumbnails):
         return
+    import numpy as np
+
     vectors = np.stack(thumbnails)
     limits = _NEAR * np.maximum(vectors.std(axis=1), _LEAST_CONTRAST) * vectors.shape[1] ** 0.5
     vectors -= vectors.mean(axis=0)

@@ -12,9 +12,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError
-
 from higfa_cli.errors import UserError
 from higfa_cli.models.families import FAMILIES, KNOWN, family_of
 from higfa_cli.models.families.family import Architecture, Family, vae_factor
@@ -162,6 +159,10 @@ def _config(key: str, ref: str, revision: str | None, file: str, base: Path) -> 
         if place.is_file() or not (place / file).is_file():
             check_form(place, f"{name} `{ref}`")
         return read_config(place / file, name)
+    # A look at files needs no hub.
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
     try:
         cached = try_to_load_from_cache(place, file, revision=revision)
     except HFValidationError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -215,6 +215,13 @@ def csv_text(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
+def as_csv(rows: Iterable[Sequence[object]]) -> str:
+    """CSV of rows whose first is the header; every cell as `csv_cell`."""
+    out = io.StringIO(newline="")
+    csv.writer(out, lineterminator="\n").writerows([csv_cell(v) for v in row] for row in rows)
+    return out.getvalue()
+
+
 def arms_csv(arms: Sequence[Arm]) -> str:
     """One row per arm, full precision; accuracies as fractions, differences in points."""
     rows = []
@@ -227,9 +234,5 @@ def arms_csv(arms: Sequence[Arm]) -> str:
         names = ("difference_points", "difference_low", "difference_high", "paired_seeds")
         values = (d.points, d.low, d.high, len(d.seeds), d.images, d.verdict) if d else (None,) * 6
         row |= zip((*names, "paired_test_images", "verdict"), values, strict=True)
-        rows.append({k: csv_cell(v) for k, v in row.items()})
-    out = io.StringIO(newline="")
-    writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
+        rows.append(row)
+    return as_csv([list(rows[0]), *(list(row.values()) for row in rows)])

@@ -11,8 +11,8 @@ from higfa_cli.artifacts.stage_state import StageInputs, StageState, recorded_ou
 from higfa_cli.artifacts.workspace import RECORD
 from higfa_cli.errors import UserError
 from higfa_cli.stages.arms import recorded_arms
-from higfa_cli.stages.context import Context, choose_names, load_photos
-from higfa_cli.stages.recipe_checks import check_recipe, check_room
+from higfa_cli.stages.context import Context, choose_names
+from higfa_cli.stages.recipe_checks import check_run
 from higfa_cli.stages.summaries import IntendedRow, StatusRow, StepRow
 from higfa_cli.stages.table import STAGES, stage_of
 from higfa_cli.stages.worth import warn, worthless
@@ -100,22 +100,9 @@ def step(
 def iter_stages(ctx: Context, first: str = NAMES[0], last: str = NAMES[-1]) -> Iterator[StepRow]:
     """Run the stages from `first` to `last`, skipping what is fresh; yields each one's `step`."""
     chosen = _between(first, last)
-    _check_recipe(ctx, chosen)
+    check_run(ctx, chosen)
     for stage in chosen:
         yield step(ctx, stage)
-
-
-def _check_recipe(ctx: Context, chosen: Sequence[str]) -> None:
-    """Raise UserError for what would stop a stage that draws after hours of others."""
-    if {"finetune-guide", "synthesize"} & set(chosen):
-        for name in ctx.recipe.arms:
-            check_recipe(ctx.recipe.arm(name), ctx.base)
-        try:
-            photos = load_photos(ctx)
-        except UserError:
-            # The first stage says it.
-            return
-        check_room(ctx.recipe, {split: len(photos.of(split)) for split in photos.splits})
 
 
 def status(ctx: Context) -> list[StatusRow]:
@@ -141,7 +128,7 @@ def status(ctx: Context) -> list[StatusRow]:
 def intended(ctx: Context, first: str = NAMES[0], last: str = NAMES[-1]) -> list[IntendedRow]:
     """What `iter_stages` would do, with nothing done."""
     chosen = _between(first, last)
-    _check_recipe(ctx, chosen)
+    check_run(ctx, chosen)
     rows: list[IntendedRow] = []
     for row in status(ctx):
         if row["stage"] not in chosen:
@@ -158,23 +145,6 @@ def intended(ctx: Context, first: str = NAMES[0], last: str = NAMES[-1]) -> list
             reasons = [f"after {rows[-1]['stage']}"]
         rows.append(IntendedRow(stage=row["stage"], action=action, reasons=reasons))
     return rows
-
-
-def next_command(rows: Sequence[StatusRow], recipe: str) -> str | None:
-    """The command to type next, or None when all is fresh: `doctor` where a stage would fail.
-
-    `recipe` is what stood after the command: a file or a name, and its flags.
-    """
-    first = next((row for row in rows if row["state"] != "fresh"), None)
-    if first is not None and first["blocked"]:
-        return f"higfa doctor {recipe}".rstrip()
-    return next_stage(rows, recipe)
-
-
-def next_stage(rows: Sequence[StatusRow], recipe: str) -> str | None:
-    """The first stage that is not fresh, as a command; None when all is fresh."""
-    first = next((row["stage"] for row in rows if row["state"] != "fresh"), None)
-    return None if first is None else f"higfa {first} {recipe}".rstrip()
 
 
 def describe(ctx: Context, stage: str, **options: Any) -> Mapping[str, object]:

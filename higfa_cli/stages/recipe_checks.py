@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from higfa_cli.data.layouts.common import Split
 from higfa_cli.data.prompts import load_words, negative_for
+from higfa_cli.errors import UserError
 from higfa_cli.models.architecture import check_model
 from higfa_cli.recipe.refs import POCKET, existing_path, resolve_ref
 from higfa_cli.recipe.schema import Recipe
+from higfa_cli.stages.context import Context, load_photos
 from higfa_cli.stages.inputs import MODELS
 from higfa_cli.training import room
+
+
+def check_run(ctx: Context, stages: Sequence[str]) -> None:
+    """Raise UserError for what would stop one of the stages that draws after hours of others."""
+    if {"finetune-guide", "synthesize"} & set(stages):
+        for name in ctx.recipe.arms:
+            check_recipe(ctx.recipe.arm(name), ctx.base)
+        try:
+            photos = load_photos(ctx)
+        except UserError:
+            # The first stage says it.
+            return
+        check_room(ctx.recipe, {split: len(photos.of(split)) for split in photos.splits})
 
 
 def check_recipe(recipe: Recipe, base: Path) -> None:

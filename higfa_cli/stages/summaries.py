@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypedDict
 
 
@@ -33,3 +33,20 @@ class IntendedRow(TypedDict):
     stage: str
     action: Literal["run", "skip", "fail", "not reached"]
     reasons: list[str]
+
+
+def next_command(rows: Sequence[StatusRow], recipe: str) -> str | None:
+    """The command to type next, or None when all is fresh: `doctor` where a stage would fail.
+
+    `recipe` is what stood after the command: a file or a name, and its flags.
+    """
+    first = next((row for row in rows if row["state"] != "fresh"), None)
+    if first is not None and first["blocked"]:
+        return f"higfa doctor {recipe}".rstrip()
+    return next_stage(rows, recipe)
+
+
+def next_stage(rows: Sequence[StatusRow], recipe: str) -> str | None:
+    """The first stage that is not fresh, as a command; None when all is fresh."""
+    first = next((row["stage"] for row in rows if row["state"] != "fresh"), None)
+    return None if first is None else f"higfa {first} {recipe}".rstrip()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,7 +22,7 @@ from higfa_cli.data.layouts.common import Split
 from higfa_cli.models.backbones import create_backbone
 from higfa_cli.models.classifier import ClassifierSpec, load_classifier, save_classifier
 from higfa_cli.models.device import resolve_device
-from higfa_cli.report.tables import csv_cell
+from higfa_cli.report.tables import as_csv
 from higfa_cli.stages.arms import choose_arms, left_out
 from higfa_cli.stages.context import Context, load_photos
 from higfa_cli.stages.inputs import downstream_inputs
@@ -40,6 +38,7 @@ _HELD_OUT_PARTS = 5
 _TOLD = 1.1  # A temperature that is so many times what the photos say is worth a word.
 HELD_OUT = "a stratified fifth of the training photos, held out because there is no val split"
 LAST = "last"
+PREDICTIONS = ("key", "true", "predicted", "confidence")
 _MEASURES = ("val_accuracy", "test_accuracy", "test_macro_f1")
 
 
@@ -269,7 +268,9 @@ class _Training:
         classifier = load_classifier(files.model, self.device)
         confidence, predicted = classifier.probabilities(pictures.images).max(1)
         names = [classes[index] for index in predicted.tolist()]
-        write_text(files.predictions, _csv(self.dataset.of("test"), names, confidence.tolist()))
+        photos = zip(self.dataset.of("test"), names, confidence.tolist(), strict=True)
+        rows = [(photo.key, photo.cls, name, f"{value:.6f}") for photo, name, value in photos]
+        write_text(files.predictions, as_csv([PREDICTIONS, *rows]))
         self.record.output(files.predictions)
         hits = predicted == pictures.labels
         macro_f1 = multiclass_f1_score(
@@ -281,17 +282,6 @@ class _Training:
             test_macro_f1=float(macro_f1),
             test_ece=ece_interval(confidence.tolist(), hits.tolist(), self.ctx.recipe.seed),
         )
-
-
-def _csv(samples: Sequence[Sample], predicted: Sequence[str], confidence: Sequence[float]) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["key", "true", "predicted", "confidence"])
-    for sample, name, value in zip(samples, predicted, confidence, strict=True):
-        # People open this file in spreadsheets too.
-        texts = (csv_cell(text) for text in (sample.key, sample.cls, name))
-        writer.writerow([*texts, f"{value:.6f}"])
-    return buffer.getvalue()
 
 
 def _summary(ctx: Context, results: Results) -> Mapping[str, object]:
