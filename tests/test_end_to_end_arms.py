@@ -147,7 +147,10 @@ def test_only_the_changed_arm_is_drawn_again(recipe: Path, workspace: Path, tmp_
     flags = (changed, "--workspace", str(copy), "--json", "--quiet")
     summary = json.loads(higfa("synthesize", *flags).stdout)["summary"]
     assert {name: counts["drawn_now"] for name, counts in summary.items()} == {"higfa": 6}
-    differing = {
-        name for name, content in tree(copy / "synthesize").items() if before[name] != content
-    }
+    after = tree(copy / "synthesize")
+    earlier = {name: after.pop(name) for name in list(after) if name.startswith(".earlier/")}
+    assert earlier
+    for name, content in earlier.items():
+        assert before["higfa/" + name.split("/", 2)[2]] == content
+    differing = {name for name, content in after.items() if before[name] != content}
     assert {name.split("/")[0] for name in differing} == {"higfa"}
