@@ -129,9 +129,10 @@ def test_a_killed_worker_loses_only_its_own(project: Project, tmp_path: Path) ->
     # What the kill cut off in the middle of a write goes at the next run.
     kept = sorted(path for path in traces.iterdir() if not path.name.startswith("."))
     assert kept
-    stamps = [path.stat().st_mtime_ns for path in kept]
+    stamps = {path: path.stat().st_mtime_ns for path in kept}
     assert project.draw(out)[0] == 0
-    assert [path.stat().st_mtime_ns for path in kept] == stamps
+    # The kill may fall between a batch's last file and its row in the journal: that one is redrawn.
+    assert sum(path.stat().st_mtime_ns != stamps[path] for path in kept) <= 1
     assert tree(out) == project.whole
 
 
