@@ -29,12 +29,11 @@ from higfa_cli.stages.inputs import downstream_inputs
 from higfa_cli.text import plural
 from higfa_cli.training.calibration import ece_interval, fit_temperature, shrunk
 from higfa_cli.training.pictures import Pictures, TrainSet, load_pictures, stratified_folds
-from higfa_cli.training.room import check_downstream
+from higfa_cli.training.room import HELD_OUT_PARTS, check_downstream
 from higfa_cli.training.synthetic import SyntheticFolder, list_synthetic
 from higfa_cli.training.trainer import fit, predict_logits
 
 NAME = "train-downstream"
-_HELD_OUT_PARTS = 5
 _TOLD = 1.1  # A temperature that is so many times what the photos say is worth a word.
 HELD_OUT = "a stratified fifth of the training photos, held out because there is no val split"
 LAST = "last"
@@ -142,7 +141,7 @@ def hold_out(dataset: Dataset, seed: int) -> RealPhotos:
         return RealPhotos(train, val, "val")
     keys = [sample.key for sample in train]
     labels = [sample.class_id for sample in train]
-    parts = stratified_folds(keys, labels, _HELD_OUT_PARTS, seed)
+    parts = stratified_folds(keys, labels, HELD_OUT_PARTS, seed)
     held = [
         sample
         for sample, part in zip(train, parts, strict=True)

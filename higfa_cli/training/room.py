@@ -10,7 +10,8 @@ from higfa_cli.recipe.schema import Recipe
 
 # Streaming from disk would be a second data path.
 MEMORY_CAP_BYTES = 4_000_000_000
-_PARTS_WITHOUT_VAL = 5
+# Without a val split so many parts are made of the training photos, and one is held out.
+HELD_OUT_PARTS = 5
 
 
 def check_memory(
@@ -40,7 +41,7 @@ def check_downstream(
     """`check_memory` of stage `train-downstream`; `pictures`: arm -> how many, at least."""
     size, train = recipe.downstream.image_size, photos.get("train", 0)
     if not photos.get("val"):
-        train -= -(-train // _PARTS_WITHOUT_VAL)
+        train -= -(-train // HELD_OUT_PARTS)
     for count in (train, photos.get("val", 0), photos.get("test", 0)):
         check_memory(count, size, "photos", "lower downstream.image_size or data.shots")
     remedy = "lower downstream.image_size, contours.per_image or pictures.per_contour"
