@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
-from higfa_cli.artifacts.stage_state import StageInputs, StageState, recorded_outputs, stage_state
+from higfa_cli.artifacts.stage_state import (
+    StageInputs,
+    StageState,
+    record_of,
+    recorded_outputs,
+    stage_state,
+)
 from higfa_cli.artifacts.workspace import RECORD
 from higfa_cli.errors import UserError
 from higfa_cli.stages.arms import recorded_arms
@@ -15,7 +21,7 @@ from higfa_cli.stages.context import Context, choose_names
 from higfa_cli.stages.recipe_checks import check_run
 from higfa_cli.stages.summaries import IntendedRow, StatusRow, StepRow
 from higfa_cli.stages.table import STAGES, stage_of
-from higfa_cli.stages.worth import warn, worthless
+from higfa_cli.stages.worth import refuse_worthless, warn, worthless
 
 NAMES = tuple(stage.name for stage in STAGES)
 
@@ -74,7 +80,8 @@ def step(
     from higfa_cli.artifacts.run_record import tidy
 
     started = time.perf_counter()
-    again = ctx.force or bool(how and how.get("retry_failed"))
+    # A shard shares its folder, so `--force` only lets it draw.
+    again = (ctx.force and "shard" not in (how or {})) or bool(how and how.get("retry_failed"))
     of_arms = stage_of(stage).arms is not None
     parts = tuple(_parts(ctx, stage, options.get("arms") or ()))
     of_stage = {} if of_arms else options
@@ -84,8 +91,11 @@ def step(
         tidy(ctx.workspace / part)
     if of_arms:
         options["arms"] = [_arm_of(part) for part in todo]
-        if any(ctx.recipe.arm(arm).guidance.consulted for arm in options["arms"]):
+        guided = [part for part in todo if ctx.recipe.arm(_arm_of(part)).guidance.consulted]
+        if guided:
             warn(ctx, "finetune-guide")
+        if stage == "synthesize":
+            ctx = _consented(ctx, guided, states)
     summary = run_stage(ctx, stage, how=how, **options) if todo else {}
     warn(ctx, stage)
     return {
@@ -206,6 +216,26 @@ def _together(states: Mapping[str, StageState]) -> StageState:
     )
     blocked = any(isinstance(its, Blocked) for its in states.values())
     return Blocked(kind, reasons) if blocked else StageState(kind, reasons)
+
+
+def _consented(ctx: Context, guided: Sequence[str], states: dict[str, StageState]) -> Context:
+    """The run, if these parts may be drawn; UserError where their guide is no better than chance.
+
+    What `--force` began goes on with the same command, and with none.
+    """
+    new = [part for part in guided if not _begun(ctx, part)]
+    if not ctx.force:
+        refuse_worthless(ctx, new)
+    elif worthless(ctx, "finetune-guide") and not new:
+        partial = all(_state(ctx, part, {}, states).kind == "partial" for part in guided)
+        return replace(ctx, force=not (guided and partial))
+    return ctx
+
+
+def _begun(ctx: Context, part: str) -> bool:
+    """Whether these inputs have been run before, to the end or not."""
+    record = record_of(ctx.workspace / part)
+    return record is not None and record.inputs.key == _inputs(ctx, part, {}).key
 
 
 def _settled(

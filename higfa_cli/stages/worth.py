@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from higfa_cli.artifacts.artifact import read_model
 from higfa_cli.artifacts.results import Calibration, Results
 from higfa_cli.errors import UserError
 from higfa_cli.stages.context import Context
+
+# Held-out photos.
+_ENOUGH_TO_TELL = 20
 
 
 def worthless(ctx: Context, stage: str) -> str | None:
@@ -18,6 +23,18 @@ def worthless(ctx: Context, stage: str) -> str | None:
     except UserError:
         return None
     return None
+
+
+def refuse_worthless(ctx: Context, steered: Sequence[str]) -> None:
+    """Raise UserError where a guide no better than chance would steer these parts' pictures.
+
+    Not of a few photos, on which one that is of use may look like guessing.
+    """
+    warning = worthless(ctx, "finetune-guide") if steered else None
+    if warning is None:
+        return
+    if read_model(ctx.ws.guide.calibration, Calibration).clean.count >= _ENOUGH_TO_TELL:
+        raise UserError(f"{warning}, or draw all the same: higfa synthesize --force")
 
 
 def warn(ctx: Context, stage: str) -> None:
