@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 from higfa_cli.cli.app import app
 from higfa_cli.data.copies import copies, leaked, thumbnail, told
 from higfa_cli.data.layouts.common import Row
+from higfa_cli.init.photos import Draw
+from higfa_cli.init.project import init_project
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.stages.context import make_context, photo_notes
-from higfa_cli.stages.init_photos import Draw
-from higfa_cli.stages.init_project import init_project
 from tests.support.folders import put
 
 

@@ -28,6 +28,7 @@ from higfa_cli.stages.context import Context, Silent
 from higfa_cli.stages.export import export
 from higfa_cli.stages.inputs import downstream_inputs
 from higfa_cli.stages.predict import best_model, predict
+from higfa_cli.training import held_out
 from tests.support.shapes import CLASSES, SIZE, selection_row, write_class_folders
 
 
@@ -276,7 +277,7 @@ def test_without_val_and_test_the_results_say_so(tmp_path: Path) -> None:
     train_downstream.run(ctx, arms=["real"])
     stage = ctx.stage_dir("train-downstream")
     results = read_json(stage / "results.json")
-    assert results["chosen_by"] == train_downstream.HELD_OUT
+    assert results["chosen_by"] == held_out.HELD_OUT
     assert results["counts"] == {"train": 16, "val": 4, "test": 0}
     run = results["arms"][0]["runs"][0]
     assert run["test_accuracy"] is None and run["test_macro_f1"] is None
@@ -289,7 +290,7 @@ def test_held_out_part_is_stratified_and_spares_single_photos(tmp_path: Path) ->
     for number in range(1, 5):
         (tmp_path / "data/train/red disc" / f"{number}.png").unlink()
     dataset = load_dataset(context(tmp_path).recipe.data, tmp_path, 0)
-    chosen = train_downstream.hold_out(dataset, 0)
+    chosen = held_out.hold_out(dataset, 0)
     assert sorted(s.cls for s in chosen.chooses) == [CLASSES[0], CLASSES[1], CLASSES[3]]
     assert {s.key for s in chosen.train}.isdisjoint(s.key for s in chosen.chooses)
     assert len(chosen.train) + len(chosen.chooses) == len(dataset.of("train"))

@@ -13,9 +13,9 @@ from PIL import Image
 
 from higfa_cli.data.dataset import load_dataset
 from higfa_cli.errors import UserError
+from higfa_cli.init.photos import Draw
+from higfa_cli.init.project import init_project
 from higfa_cli.recipe.load import load_recipe
-from higfa_cli.stages.init_photos import Draw
-from higfa_cli.stages.init_project import init_project
 
 
 def photo(path: Path, seed: object = 0, size: tuple[int, int] = (12, 9)) -> None:

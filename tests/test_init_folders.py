@@ -14,10 +14,10 @@ from higfa_cli.cli.app import app
 from higfa_cli.data.dataset import load_dataset
 from higfa_cli.data.layouts.imagefolder import split_of
 from higfa_cli.errors import UserError
+from higfa_cli.init.photos import Form
+from higfa_cli.init.project import init_project
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.stages.context import make_context
-from higfa_cli.stages.init_photos import Form
-from higfa_cli.stages.init_project import init_project
 from tests.support.fault_project import obey_permissions
 from tests.support.folders import lines, photo, put
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "higfa_cli"
-ROOMS = ("models", "stages", "training")
+ROOMS = ("models", "init", "stages", "training")
 
 #: Raised in the first second: before the stage's folder is opened, or while its inputs are read.
 AT_ONCE = {
@@ -29,11 +29,11 @@ AT_ONCE = {
     "stages/engines.py": "engine_of",
     "stages/export.py": "_onnx export",
     "stages/finetune_guide.py": "run",
-    "stages/init_photos.py": "_listed",
-    "stages/init_project.py": "_beside init_project",
+    "init/photos.py": "_listed",
+    "init/project.py": "_beside init_project",
     "stages/inputs.py": "checked_listing filter_inputs guide_path manifest_path",
     "stages/pipeline.py": "_between check_upstream",
-    "stages/plan.py": "contour_rows",
+    "stages/plan.py": "_by_class contour_rows",
     "stages/predict.py": "_photos best_model predict",
     "stages/preview.py": "sweep",
     "stages/report.py": "_read_predictions",
@@ -56,7 +56,7 @@ LATE = {
     "stages/filter.py: _measure": "photos that went while pictures were drawn",
     "stages/filter.py: photo_thumbnail": "photos that went while pictures were drawn",
     "stages/guide_pool.py: _no_room": "only the device knows its memory; doctor estimates it",
-    "stages/init_photos.py: _leave_out_unreadable": "what init is there to look at",
+    "init/photos.py: _leave_out_unreadable": "what init is there to look at",
     "stages/synthesize.py: _watch": "a worker was killed",
     "stages/worth.py: refuse_worthless": "in `run` the guide is trained before; of one that is "
     "there, at once",

@@ -17,6 +17,7 @@ from higfa_cli.errors import UserError
 from higfa_cli.forecast.doctor import _dtype
 from higfa_cli.forecast.findings import Findings
 from higfa_cli.forecast.model_files import FOLDER, missing_files
+from higfa_cli.init import project
 from higfa_cli.models.architecture import check_model
 from higfa_cli.models.machine import Device
 from higfa_cli.models.text import unread_placeholders
@@ -25,7 +26,6 @@ from higfa_cli.recipe.keys import recipe_keys
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.recipe.schema import Recipe
-from higfa_cli.stages import init_project
 from higfa_cli.stages.context import make_context
 from higfa_cli.stages.recipe_checks import check_room
 from tests.support.people_models import OF_BASE, OF_CONTROLNET
@@ -295,8 +295,8 @@ def test_init_writes_what_is_quick_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Literal["cpu", "cuda", "mps"]
 ) -> None:
     write_class_folders(tmp_path / "photos", 3, 0)
-    monkeypatch.setattr(init_project, "device_of", lambda name: Device(kind, kind, "x"))
-    result = init_project.init_project(tmp_path / "photos", tmp_path / "recipe.yaml")
+    monkeypatch.setattr(project, "device_of", lambda name: Device(kind, kind, "x"))
+    result = project.init_project(tmp_path / "photos", tmp_path / "recipe.yaml")
     dtype = load_recipe(str(tmp_path / "recipe.yaml")).recipe.model.dtype
     assert dtype == ("bfloat16" if kind == "cuda" else "float32")
     said = [note for note in result["notes"] if "no GPU here" in note]

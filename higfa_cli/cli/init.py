@@ -45,8 +45,8 @@ def command(
     With class words for the prompts and a seeded split.
     """
     with stdout_for_result(as_json):
-        from higfa_cli.stages.init_photos import Draw, Form
-        from higfa_cli.stages.init_project import init_project
+        from higfa_cli.init.photos import Draw, Form
+        from higfa_cli.init.project import init_project
 
         draw, form = Draw(val, test, seed), Form(flat, tuple(labels or ()), label_column)
         progress = TerminalProgress(quiet)

@@ -34,26 +34,16 @@ from higfa_cli.stages.arms import choose_arms, left_out
 from higfa_cli.stages.context import Context, load_photos
 from higfa_cli.stages.inputs import downstream_inputs
 from higfa_cli.training.calibration import ece_interval, fit_temperature, supported
-from higfa_cli.training.pictures import Pictures, TrainSet, load_pictures, stratified_folds
-from higfa_cli.training.room import HELD_OUT_PARTS, check_downstream
+from higfa_cli.training.held_out import hold_out
+from higfa_cli.training.pictures import Pictures, TrainSet, load_pictures
+from higfa_cli.training.room import check_downstream
 from higfa_cli.training.synthetic import SyntheticFolder, list_synthetic
 from higfa_cli.training.trainer import fit, predict_logits
 
 NAME = "train-downstream"
 _TOLD = 1.1  # A temperature that is so many times what the photos say is worth a word.
-HELD_OUT = "a stratified fifth of the training photos, held out because there is no val split"
-LAST = "last"
 PREDICTIONS = ("key", "true", "predicted", "confidence")
 _MEASURES = ("val_accuracy", "test_accuracy", "test_macro_f1")
-
-
-@dataclass(frozen=True)
-class RealPhotos:
-    """Photos that train, and those that choose the checkpoint; `chosen_by` names the latter."""
-
-    train: tuple[Sample, ...]
-    chooses: tuple[Sample, ...]
-    chosen_by: str
 
 
 def run(
@@ -134,30 +124,6 @@ def run(
         trainings = sum(map(len, trained.values()))
         record.counts = DownstreamCounts(arms=len(chosen), trainings=trainings)
     return _summary(ctx, results)
-
-
-def hold_out(dataset: Dataset, seed: int) -> RealPhotos:
-    """The val split chooses the checkpoint; without one, a stratified fifth of train does.
-
-    A class of a single photo keeps it for training. Where nothing can be held out, the last
-    epoch is used.
-    """
-    train, val = dataset.of("train"), dataset.of("val")
-    if val:
-        return RealPhotos(train, val, "val")
-    keys = [sample.key for sample in train]
-    labels = [sample.class_id for sample in train]
-    parts = stratified_folds(keys, labels, HELD_OUT_PARTS, seed)
-    held = [
-        sample
-        for sample, part in zip(train, parts, strict=True)
-        if part == 0 and labels.count(sample.class_id) > 1
-    ]
-    if not held:
-        return RealPhotos(train, (), LAST)
-    aside = set(held)
-    rest = tuple(sample for sample in train if sample not in aside)
-    return RealPhotos(rest, tuple(held), HELD_OUT)
 
 
 def _check_readable(

@@ -21,10 +21,10 @@ from higfa_cli.data.layouts.common import SPLITS, Row, check_rows, plain_name
 from higfa_cli.data.layouts.imagefolder import COLUMNS, UNUSED
 from higfa_cli.data.prompts import default_words
 from higfa_cli.errors import UserError
+from higfa_cli.init.photos import Draw, Form, chosen_photos
 from higfa_cli.models.machine import device_of
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.stages.context import Progress, Silent
-from higfa_cli.stages.init_photos import Draw, Form, chosen_photos
 
 #: What can be done on any machine, in the order of what it needs.
 WITHOUT_GPU = (
@@ -74,7 +74,7 @@ def init_project(
     # The name is the output folder's too: two recipes of one photo folder must not share it.
     title = name or (out.stem if out.stem != "recipe" else root.name or "photos")
     gpu = device_of("auto").kind == "cuda"
-    template = Template(resources.files(__package__).joinpath("init.yaml").read_text("utf-8"))
+    template = Template(resources.files(__package__).joinpath("recipe.yaml").read_text("utf-8"))
     text = template.substitute(
         name=_quoted(title),
         workspace=_quoted(_workspace(root, out)),
