@@ -12,13 +12,12 @@ from higfa_cli.artifacts.artifact import write_model
 from higfa_cli.artifacts.atomic import write_text
 from higfa_cli.artifacts.results import Assessment, Calibration, at_chance
 from higfa_cli.artifacts.run_record import StageInputs, stage_run
-from higfa_cli.artifacts.stage_state import StageState
 from higfa_cli.errors import UserError
 from higfa_cli.stages import pipeline, report
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.inputs import synthesize_inputs
 from higfa_cli.stages.table import stage_of
-from higfa_cli.stages.worth import refuse_worthless, worthless
+from higfa_cli.stages.worth import consented, worthless
 from tests.support.plain_project import changed, write_plain_project
 from tests.support.report_project import context as report_context
 from tests.support.report_project import write_downstream, write_upstream
@@ -111,26 +110,27 @@ def test_pictures_are_not_steered_by_noise_unasked(tmp_path: Path) -> None:
     part = ctx.ws.arm("higfa").synthesize
     assert not part.directory.exists()
     # Another guide's pictures are no consent to this one's.
-    for inputs, begun in (
-        (StageInputs({}, {}), False),
-        (synthesize_inputs(ctx.arm("higfa")), True),
-    ):
+    these = synthesize_inputs(ctx.arm("higfa"))
+    forced, asked = replace(ctx, force=True), {part.directory: these}
+    for inputs in (StageInputs({}, {}), these):
+        with pytest.raises(UserError, match="--force"):
+            consented(ctx, asked)
+        assert consented(forced, asked).force
         with pytest.raises(ZeroDivisionError), stage_run(part.directory, inputs, ctx.recipe) as run:
             write_text(part.images / "a.png", "drawn for a day")
             run.output(part.images / "a.png")
             raise ZeroDivisionError
-        assert pipeline._begun(ctx, "synthesize/higfa") == begun
-    # The command that began it goes on with it, and does not begin again.
-    states: dict[str, StageState] = {}
-    forced = replace(ctx, force=True)
-    assert not pipeline._consented(forced, ["synthesize/higfa"], states).force
-    higfa = replace(ctx, workspace=guided_project(tmp_path / "good", 0.6).workspace)
-    refuse_worthless(higfa, ["synthesize/higfa"])
-    assert pipeline._consented(replace(higfa, force=True), ["synthesize/higfa"], {}).force
+    # The command that began them goes on, with --force and without, and does not begin again.
+    assert not consented(ctx, asked).force and not consented(forced, asked).force
+    with stage_run(part.directory, these, ctx.recipe, resume=True) as run:
+        run.keep("images/a.png")
+    assert consented(forced, asked).force
+    good = guided_project(tmp_path / "good", 0.6)
+    consented(good, {tmp_path: these})
     # So few photos tell nothing: a word, no refusal.
     write_model(ctx.ws.guide.calibration, calibration(0.0, 19, 20))
     assert worthless(ctx, "finetune-guide")
-    refuse_worthless(ctx, ["synthesize/higfa"])
+    consented(ctx, {tmp_path: these})
 
 
 @pytest.mark.fault("numbers", "pictures would be steered by a guide no better than chance")

@@ -63,11 +63,7 @@ _LIBRARIES = (
 
 @contextmanager
 def stage_run(
-    directory: Path,
-    inputs: StageInputs,
-    recipe: Recipe,
-    resume: bool = False,
-    anew: bool = False,
+    directory: Path, inputs: StageInputs, recipe: Recipe, resume: bool = False, anew: bool = False
 ) -> Iterator[StageRun]:
     """Run a stage in its folder: lock, clear or resume, record.
 
@@ -94,11 +90,7 @@ def opening_run(
 
 @contextmanager
 def closing_run(
-    directory: Path,
-    inputs: StageInputs,
-    recipe: Recipe,
-    resume: bool = True,
-    anew: bool = False,
+    directory: Path, inputs: StageInputs, recipe: Recipe, resume: bool = True, anew: bool = False
 ) -> Iterator[StageRun]:
     """`stage_run` for who already holds the folder's lock."""
     record, finished = _open(directory, inputs, recipe, resume, anew)

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, Literal
 
-from higfa_cli.artifacts.stage_state import (
-    StageInputs,
-    StageState,
-    record_of,
-    recorded_outputs,
-    stage_state,
-)
+from higfa_cli.artifacts.stage_state import StageInputs, StageState, recorded_outputs, stage_state
 from higfa_cli.artifacts.workspace import RECORD
 from higfa_cli.errors import UserError
 from higfa_cli.stages.arms import recorded_arms
@@ -21,7 +15,7 @@ from higfa_cli.stages.context import Context, choose_names
 from higfa_cli.stages.recipe_checks import check_run
 from higfa_cli.stages.summaries import IntendedRow, StatusRow, StepRow
 from higfa_cli.stages.table import STAGES, stage_of
-from higfa_cli.stages.worth import refuse_worthless, warn, worthless
+from higfa_cli.stages.worth import consented, warn, worthless
 
 NAMES = tuple(stage.name for stage in STAGES)
 
@@ -95,7 +89,8 @@ def step(
         if guided:
             warn(ctx, "finetune-guide")
         if stage == "synthesize":
-            ctx = _consented(ctx, guided, states)
+            asked = {ctx.workspace / part: _inputs(ctx, part, {}) for part in guided}
+            ctx = consented(ctx, asked)
     summary = run_stage(ctx, stage, how=how, **options) if todo else {}
     warn(ctx, stage)
     return {
@@ -216,26 +211,6 @@ def _together(states: Mapping[str, StageState]) -> StageState:
     )
     blocked = any(isinstance(its, Blocked) for its in states.values())
     return Blocked(kind, reasons) if blocked else StageState(kind, reasons)
-
-
-def _consented(ctx: Context, guided: Sequence[str], states: dict[str, StageState]) -> Context:
-    """The run, if these parts may be drawn; UserError where their guide is no better than chance.
-
-    What `--force` began goes on with the same command, and with none.
-    """
-    new = [part for part in guided if not _begun(ctx, part)]
-    if not ctx.force:
-        refuse_worthless(ctx, new)
-    elif worthless(ctx, "finetune-guide") and not new:
-        partial = all(_state(ctx, part, {}, states).kind == "partial" for part in guided)
-        return replace(ctx, force=not (guided and partial))
-    return ctx
-
-
-def _begun(ctx: Context, part: str) -> bool:
-    """Whether these inputs have been run before, to the end or not."""
-    record = record_of(ctx.workspace / part)
-    return record is not None and record.inputs.key == _inputs(ctx, part, {}).key
 
 
 def _settled(
