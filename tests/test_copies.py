@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from typer.testing import CliRunner
 
 from higfa_cli.cli.app import app
-from higfa_cli.data.copies import copies, leaked, thumbnail, told
+from higfa_cli.data.copies import copies, leaked, neighbourhoods, thumbnail, told
 from higfa_cli.data.layouts.common import Row
 from higfa_cli.init.photos import Draw
 from higfa_cli.init.project import init_project
@@ -107,6 +107,49 @@ def test_dark_photos_are_not_all_one() -> None:
         image[number : number + 30, 10:40] += 8
     rows = [Row(f"{n}.jpg", "a", "train") for n in range(20)]
     assert copies(rows, [str(n) for n in range(20)], [thumbnail(image) for image in dark]) == []
+
+
+def many_thumbnails(count: int) -> np.ndarray:
+    """As of photos: smooth shades, a tint, some detail. [count, 192]."""
+    rng, wave = np.random.default_rng(0), np.arange(8)
+    cosines = np.cos(np.pi * (wave[:, None] + 0.5) * wave / 8)
+    amplitude = 60 / (1 + np.hypot(wave[:, None], wave[None])) ** 1.5
+    shades = rng.normal(size=(count, 8, 8)) * amplitude
+    grey = 128 + np.einsum("nij,xi,yj->nxy", shades, cosines, cosines, optimize=True)
+    tint, detail = rng.normal(0, 25, (count, 1, 1, 3)), rng.normal(0, 6, (count, 8, 8, 3))
+    return (grey[..., None] + tint + detail).clip(0, 255).reshape(count, -1).astype(np.float32)
+
+
+def grouped(thumbnails: np.ndarray) -> list[list[int]]:
+    rows = [Row(str(n), "a", "train") for n in range(len(thumbnails))]
+    groups = copies(rows, [row.key for row in rows], list(thumbnails))
+    return [[int(row.key) for row in group] for group in groups]
+
+
+@pytest.mark.fault("folders", "the same photo twice, in two splits or two classes")
+def test_many_photos_are_compared_as_each_with_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies, flat and dark photos among 2,000 give the same groups without any parting."""
+    thumbnails = many_thumbnails(2000)
+    noise = np.random.default_rng(1).normal(0, 2, (300, 192)).astype(np.float32)
+    thumbnails[1000:1300] = thumbnails[:300] + noise
+    thumbnails[1300:1400] = 40 + noise[:100] * np.linspace(0.1, 3, 100)[:, None]
+    parted = grouped(thumbnails)
+    assert [[n, 1000 + n] in parted for n in range(300)].count(True) > 250
+    monkeypatch.setattr("higfa_cli.data.copies._FEW", 10_000)
+    assert grouped(thumbnails) == parted
+
+
+def test_a_hundred_thousand_photos_are_not_compared_each_with_each() -> None:
+    def comparisons(count: int) -> int:
+        points = many_thumbnails(count)
+        points -= points.mean(axis=1, keepdims=True)
+        points /= np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 55)
+        sets = list(neighbourhoods(points))
+        assert len(np.unique(np.concatenate(sets))) == count
+        return sum(len(rows) ** 2 for rows in sets)
+
+    fewer, many = comparisons(25_000), comparisons(100_000)
+    assert many < 8 * fewer and many < 100_000**2 / 50
 
 
 @pytest.mark.fault(
