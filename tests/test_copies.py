@@ -15,10 +15,11 @@ from typer.testing import CliRunner
 from higfa_cli.cli.app import app
 from higfa_cli.data.copies import copies, leaked, neighbourhoods, thumbnail, told
 from higfa_cli.data.layouts.common import Row
+from higfa_cli.errors import UserError
 from higfa_cli.init.photos import Draw
 from higfa_cli.init.project import init_project
 from higfa_cli.recipe.load import load_recipe
-from higfa_cli.stages.context import make_context, photo_notes
+from higfa_cli.stages.context import load_photos, make_context, photo_notes
 from tests.support.folders import put
 
 
@@ -169,3 +170,19 @@ def test_photos_in_no_row_are_counted(tmp_path: Path) -> None:
     assert "higfa init --force" in note
     init_project(root, tmp_path / "r.yaml", force=True)
     assert photo_notes(make_context(load_recipe(str(tmp_path / "r.yaml")), tmp_path / "out")) == []
+
+
+def test_stages_do_not_look_for_what_no_row_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only those who tell of it go through all folders; a folder that stays closed is told too."""
+    root = put(tmp_path / "d", "{wren,tit}/{5}.jpg")
+    init_project(root, tmp_path / "r.yaml")
+
+    def closed(folder: Path) -> list[Path]:
+        raise UserError(f"{folder} cannot be listed; change its permissions")
+
+    monkeypatch.setattr("higfa_cli.data.layouts.imagefolder.image_files", closed)
+    ctx = make_context(load_recipe(str(tmp_path / "r.yaml")), tmp_path / "out")
+    assert len(load_photos(ctx).samples) == 10
+    assert photo_notes(ctx) == [f"{root} cannot be listed; change its permissions"]
