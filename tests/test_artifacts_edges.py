@@ -181,7 +181,7 @@ def test_plan_by_hand() -> None:
         contour_row(cls="b", class_id=1, source="s", index=0),
         contour_row(cls="a/c", class_id=0, source="t", index=1),
     ]
-    plan = make_plan(contours, {"a/c": ["p", "q"], "b": ["r"]}, "n", 2, seed=5)
+    plan = make_plan(contours, {"a/c": ["p", "q"], "b": ["r"]}, "n", {"a/c": 2, "b": 2}, seed=5)
     assert [(item.cls, item.replica, item.batch) for item in plan] == [
         ("a/c", 2, 0),
         ("a/c", 3, 0),
@@ -214,4 +214,7 @@ def test_key_and_prompts_depend_on_everything() -> None:
     keys = {StageInputs({"a": 1}, {"f": "x"}).key, StageInputs({"a": 1}, {"f": "y"}).key}
     assert len(keys | {StageInputs({"a": 2}, {"f": "x"}).key}) == 3
     rows = [contour_row(cls="A", source=f"{i}.png") for i in range(20)]
-    assert {item.prompt for item in make_plan(rows, {"A": ["p", "q"]}, "", 1, 0)} == {"p", "q"}
+    assert {item.prompt for item in make_plan(rows, {"A": ["p", "q"]}, "", {"A": 20}, 0)} == {
+        "p",
+        "q",
+    }

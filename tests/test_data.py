@@ -86,11 +86,16 @@ def _bomb() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
 
 
-def _half(kind: str) -> bytes:
+def _whole(kind: str) -> bytes:
     buffer = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(buffer, kind)
-    return buffer.getvalue()[: buffer.tell() // 2]
+    return buffer.getvalue()
+
+
+def _half(kind: str) -> bytes:
+    data = _whole(kind)
+    return data[: len(data) // 2]
 
 
 @pytest.mark.parametrize(
@@ -129,14 +134,48 @@ def test_what_is_no_file_or_has_no_range_is_refused(tmp_path: Path) -> None:
         read_image(tmp_path / "float.tif")
 
 
-@pytest.mark.fault("images", "a whole file of a kind that is not read", "not called truncated")
-def test_an_unsupported_kind_is_not_called_truncated(tmp_path: Path) -> None:
-    Image.new("RGB", (8, 6)).save(tmp_path / "a.bmp")
-    data = bytearray((tmp_path / "a.bmp").read_bytes())
-    data[30:34] = struct.pack("<I", 4)  # JPEG inside a BMP
-    (tmp_path / "a.bmp").write_bytes(data)
-    with pytest.raises(ImageError, match=r"unsupported-mode.*compression"):
-        read_image(tmp_path / "a.bmp")
+def _tiff(tag: int, value: int) -> bytes:
+    """A TIFF with one of its first page's values changed."""
+    data = bytearray(_whole("TIFF"))
+    at = data.index(struct.pack("<H", tag), struct.unpack("<I", data[4:8])[0])
+    data[at + 8 : at + 10] = struct.pack("<H", value)
+    return bytes(data)
+
+
+def _changed(kind: str, at: int, new: bytes) -> bytes:
+    data = _whole(kind)
+    return data[:at] + new + data[at + len(new) :]
+
+
+@pytest.mark.fault(
+    "images",
+    "a damaged file, or a whole one of a kind that is not read",
+    "called so, neither truncated nor no image",
+)
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (_changed("BMP", 30, b"\4"), "unsupported-mode .*compression"),  # JPEG inside a BMP
+        (_changed("BMP", 28, b"\7"), "unsupported-mode .*depth"),
+        (_changed("BMP", 14, b"\x63"), "unsupported-mode .*header type"),
+        (_tiff(259, 99), "unsupported-mode .*value 99"),
+        (_tiff(259, 4), "unsupported-mode .*TIFF compression group4"),
+        (_tiff(262, 32803), "unsupported-mode .*unknown pixel mode"),
+        (_whole("JPEG").replace(b"\xff\xc0", b"\xff\xc3", 1), "unsupported-mode .*JPEG frame"),
+        (b"\0\0\0\x18ftypheic" + bytes(99), "unsupported-mode .*HEIC"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(99), "unsupported-mode .*JXL"),
+        (_changed("PNG", 29, bytes(4)), "damaged .*bad checksum in IHDR"),
+        (_changed("PNG", len(_whole("PNG")) - 16, bytes(4)), "damaged .*bad checksum in IDAT"),
+        (_changed("GIF", 2000, b"\xff" * 99), "damaged"),
+        (_changed("WEBP", 30, b"\xff" * 20), "damaged"),
+        (_half("WEBP"), "truncated"),
+        (_whole("GIF")[:10], "truncated"),
+    ],
+)
+def test_reasons_fit(tmp_path: Path, data: bytes, reason: str) -> None:
+    (tmp_path / "a.jpg").write_bytes(data)
+    with pytest.raises(ImageError, match=f": {reason}"):
+        read_image(tmp_path / "a.jpg")
 
 
 def test_the_pixel_cap_is_exact(tmp_path: Path) -> None:

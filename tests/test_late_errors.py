@@ -33,7 +33,7 @@ AT_ONCE = {
     "init/project.py": "_beside init_project",
     "stages/inputs.py": "checked_listing filter_inputs guide_path manifest_path",
     "stages/pipeline.py": "_between check_upstream",
-    "stages/plan.py": "contour_rows",
+    "stages/plan.py": "_by_class contour_rows",
     "stages/predict.py": "_photos best_model predict",
     "stages/preview.py": "sweep",
     "stages/report.py": "_read_predictions",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from higfa_cli.artifacts.class_folders import class_dirs
 from higfa_cli.artifacts.rows import ContourRow, PlanItem
@@ -13,19 +13,19 @@ def make_plan(
     contours: Sequence[ContourRow],
     prompts: Mapping[str, Sequence[str]],
     negative: str,
-    per_contour: int,
+    wanted: Mapping[str, int],
     seed: int,
 ) -> tuple[PlanItem, ...]:
-    """The pictures of a run in drawing order, `per_contour` of each; in batch 0 (`in_batches`).
+    """The pictures of a run in drawing order, `wanted` of each class; in batch 0 (`in_batches`).
 
     Of a class's `prompts` one is drawn per picture, with the picture's seed.
     """
     items: list[PlanItem] = []
     ordered = sorted(contours, key=lambda row: (row.class_id, row.source, row.index))
     folders = class_dirs(row.cls for row in ordered)
-    for row in ordered:
-        for again in range(per_contour):
-            replica = row.index * per_contour + again
+    for row, repeats, most in _repeated(ordered, wanted, seed):
+        for again in range(repeats):
+            replica = row.index * most + again
             drawn_with = seed_for(seed, "image", row.cls, row.source, replica)
             choices = prompts[row.cls]
             items.append(
@@ -47,6 +47,25 @@ def make_plan(
                 )
             )
     return tuple(items)
+
+
+def _repeated(
+    ordered: Sequence[ContourRow], wanted: Mapping[str, int], seed: int
+) -> Iterator[tuple[ContourRow, int, int]]:
+    """Each contour, how often it is drawn, and how often one of its class is at most.
+
+    The contours of a class differ by one at most; one of every photo comes before any second.
+    """
+    ranks: dict[str, dict[tuple[str, int], int]] = {}
+
+    def by_lot(row: ContourRow) -> tuple[int, int]:
+        return row.index, seed_for(seed, "wanted", row.cls, row.source, row.index)
+
+    for row in sorted(ordered, key=by_lot):
+        ranks.setdefault(row.cls, {})[row.source, row.index] = len(ranks.get(row.cls, ()))
+    for row in ordered:
+        rank, count = ranks[row.cls][row.source, row.index], len(ranks[row.cls])
+        yield row, -(-(wanted[row.cls] - rank) // count), -(-wanted[row.cls] // count)
 
 
 def sample(plan: Sequence[PlanItem], count: int, seed: int) -> tuple[PlanItem, ...]:

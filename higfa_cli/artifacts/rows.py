@@ -15,7 +15,7 @@ Traced = Annotated[float, Field(ge=-1e39, le=1e39)]
 
 Split = Literal["train", "val", "test"]
 ImageFault = Literal[
-    "missing", "empty", "not-an-image", "truncated", "too-large", "unsupported-mode"
+    "missing", "empty", "not-an-image", "truncated", "damaged", "too-large", "unsupported-mode"
 ]
 # `odd-name`: not one line of UTF-8 text. `too-small`: data.crop_bottom leaves nothing of it.
 # `no-edges`: gives no contour, but can still train.

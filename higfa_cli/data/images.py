@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import re
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from higfa_cli.artifacts.rows import ImageFault
+from higfa_cli.data.image_faults import fault, load, unidentified
 from higfa_cli.errors import UserError
 from higfa_cli.text import one_line, printable
 
@@ -38,18 +38,19 @@ _REMEDIES: dict[ImageFault, str] = {
     "empty": "replace it or leave it out of the split",
     "not-an-image": "replace it with a JPEG or PNG, or leave it out of the split",
     "truncated": "fetch it again or leave it out of the split",
+    "damaged": "fetch it again or leave it out of the split",
     "too-large": "make it smaller or leave it out of the split",
-    "unsupported-mode": "convert it to 8-bit RGB or leave it out of the split",
+    "unsupported-mode": "convert it to an 8-bit RGB JPEG or PNG, or leave it out of the split",
 }
 
 
 class ImageError(UserError):
-    """An image that cannot be used: which file, which of the six reasons, and the remedy.
+    """An image that cannot be used: which file, which of the seven reasons, and the remedy.
 
-    missing: not there, not a regular file, or not permitted. empty: 0 bytes. not-an-image: none
-    of the known formats. truncated: cut short or damaged. too-large: over the cap of pixels or
-    bytes. unsupported-mode: whole, but of a kind that is not read, or its values have no defined
-    meaning as 8-bit RGB.
+    missing: not there, not a regular file, or not permitted. empty: 0 bytes. not-an-image: begins
+    as none of the known formats. truncated: cut short. damaged: a bad checksum, or does not
+    decode. too-large: over the cap of pixels or bytes. unsupported-mode: whole, but of a kind that
+    is not read, or its values have no defined meaning as 8-bit RGB.
     """
 
     def __init__(self, path: Path, reason: ImageFault, detail: str) -> None:
@@ -107,7 +108,7 @@ def _open(path: Path, max_pixels: int) -> Image.Image:
         # A load ignores checksums of pixels; verify() checks those of a PNG, and decodes nothing.
         if image.format == "PNG":
             Image.open(io.BytesIO(data), formats=_FORMATS).verify()
-        image.load()
+        load(image, data)
         if image.format in ("JPEG", "MPO") and not _jpeg_ends(data):
             raise ImageError(path, "truncated", "the JPEG data have no end")
         return image
@@ -118,11 +119,9 @@ def _open(path: Path, max_pixels: int) -> Image.Image:
     except MemoryError as error:
         raise ImageError(path, "too-large", "does not fit in memory") from error
     except UnidentifiedImageError as error:
-        raise ImageError(path, "not-an-image", "no known image format") from error
+        raise ImageError(path, *unidentified(data, _FORMATS)) from error
     except Exception as error:
-        whole = re.search("unsupported|not available", str(error), re.IGNORECASE)
-        reason: ImageFault = "unsupported-mode" if whole else "truncated"
-        raise ImageError(path, reason, one_line(error)) from error
+        raise ImageError(path, *fault(error)) from error
 
 
 def _jpeg_ends(data: bytes) -> bool:

@@ -11,12 +11,12 @@ from huggingface_hub import constants
 from higfa_cli.data.layouts import layout_of
 from higfa_cli.errors import UserError
 from higfa_cli.forecast import estimate
-from higfa_cli.forecast.estimate import ALLOWANCE
+from higfa_cli.forecast.estimate import ALLOWANCE, published_pictures
 from higfa_cli.forecast.findings import Findings, Row
 from higfa_cli.forecast.model_files import missing_bytes
 from higfa_cli.recipe.drawing import AUTOMATIC_SHARE
 from higfa_cli.recipe.schema import Recipe
-from higfa_cli.stages.recipe_checks import check_room
+from higfa_cli.stages.recipe_checks import check_photos, check_room
 from higfa_cli.text import duration, gib, plural, roughly
 
 # A PNG of a photo-like picture.
@@ -27,11 +27,11 @@ _UNKNOWN = "not known before what fails above is mended"
 
 def memory(findings: Findings) -> Row:
     """Whether a guided step fits the device."""
+    recipe = findings.ctx.recipe
     if findings.photos is not None:
-        counts = {split: len(findings.photos.of(split)) for split in findings.photos.splits}
-        check_room(findings.ctx.recipe, counts)
-    elif layout := layout_of(findings.ctx.recipe.data.layout):
-        check_room(findings.ctx.recipe, layout.sizes)
+        check_photos(recipe, findings.photos)
+    elif layout := layout_of(recipe.data.layout):
+        check_room(recipe, layout.sizes, published_pictures(recipe, layout))
     ctx, cost = findings.costliest
     arch, device = cost.architecture, findings.device
     if arch is None:
@@ -135,7 +135,7 @@ def time(findings: Findings) -> Row:
     detail = f"about {duration(seconds * images)}, {each}"
     if seconds * images <= _LONG_S:
         return Row("time", "ok", detail)
-    remedy = "lower contours.per_image, pictures.per_contour or sampling.steps"
+    remedy = "lower contours.per_image, the number in `pictures`, or sampling.steps"
     on_gpu = findings.device is not None and findings.device.kind == "cuda"
     remedy += ", or share the work among GPUs (--workers auto)" if on_gpu else ", or use a GPU"
     return Row("time", "warning", detail, remedy)

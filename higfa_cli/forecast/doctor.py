@@ -26,7 +26,7 @@ from higfa_cli.models.families import FAMILIES, KNOWN
 from higfa_cli.models.machine import device_of
 from higfa_cli.stages import pipeline, summaries
 from higfa_cli.stages.context import Context, load_photos, photo_notes
-from higfa_cli.stages.plan import class_prompts
+from higfa_cli.stages.plan import class_prompts, expected
 from higfa_cli.stages.recipe_checks import check_texts
 from higfa_cli.stages.worth import worthless
 from higfa_cli.text import gib, plural
@@ -96,7 +96,9 @@ def _data(findings: Findings) -> Row:
             f"get it from {layout.page} and unpack it so that {folder} exists, or correct "
             "data.root",
         )
-    photos = findings.photos = load_photos(ctx)
+    photos = load_photos(ctx)
+    expected(ctx.recipe, photos)
+    findings.photos = photos
     parts = ", ".join(f"{split} {len(photos.of(split)):,}" for split in photos.splits)
     counted = plural(len(photos.samples), "photo")
     classes = plural(len(photos.classes), "class", "classes")

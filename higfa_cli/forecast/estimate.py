@@ -11,6 +11,7 @@ from higfa_cli.artifacts.records import Pace, SynthesisCounts
 from higfa_cli.artifacts.rows import PlanItem
 from higfa_cli.artifacts.stage_state import read_record
 from higfa_cli.data.layouts import layout_of
+from higfa_cli.data.layouts.common import Layout
 from higfa_cli.errors import UserError
 from higfa_cli.forecast.model_files import FOLDER, missing_files, weights_of
 from higfa_cli.forecast.remembered import remembered
@@ -18,10 +19,11 @@ from higfa_cli.models.architecture import architecture, check_size
 from higfa_cli.models.families import FAMILIES
 from higfa_cli.models.families.family import Architecture
 from higfa_cli.recipe.refs import resolve_ref
+from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages.context import ArmContext, Context, check_splits, load_photos
 from higfa_cli.stages.inputs import drawing_parameters
 from higfa_cli.stages.pipeline import state
-from higfa_cli.stages.plan import plan
+from higfa_cli.stages.plan import expected, plan
 
 # CUDA's context, cuDNN's workspaces and fragmentation, which no estimate sees: docs/memory.md.
 ALLOWANCE = 3 * 2**29
@@ -78,21 +80,24 @@ def count_pictures(ctx: Context) -> Counted:
             f"the contours of this workspace were not counted: they are {contours.kind} "
             f"({'; '.join(contours.reasons)})"
         )
-    splits, per_photo = recipe.contours.splits, recipe.contours.per_image
-    per_photo *= recipe.pictures.per_contour
     layout = layout_of(recipe.data.layout)
     if photos_folder(ctx) is None and layout is not None:
-        sizes = dict(layout.sizes)
-        if recipe.data.shots is not None:
-            sizes["train"] = min(recipe.data.shots * layout.classes, sizes["train"])
-        check_splits(recipe, sizes)
-        images = sum(sizes[split] for split in splits) * per_photo
+        images = published_pictures(recipe, layout)
         return Counted(images, layout.classes, "published split sizes", note=note)
     photos = load_photos(ctx)
     check_splits(recipe, photos.splits)
-    sources = [photo for split in splits for photo in photos.of(split)]
-    classes = len({photo.cls for photo in sources})
-    return Counted(len(sources) * per_photo, classes, "photos", note=note)
+    wanted = [count for count in expected(recipe, photos).values() if count]
+    return Counted(sum(wanted), len(wanted), "photos", note=note)
+
+
+def published_pictures(recipe: Recipe, layout: Layout) -> int:
+    """Pictures of a public dataset, with classes about alike. UserError for an absent split."""
+    sizes = dict(layout.sizes)
+    if recipe.data.shots is not None:
+        sizes["train"] = min(recipe.data.shots * layout.classes, sizes["train"])
+    check_splits(recipe, sizes)
+    contours = sum(sizes[split] for split in recipe.contours.splits) * recipe.contours.per_image
+    return recipe.pictures.of(contours, sizes["train"], layout.classes)
 
 
 def photos_folder(ctx: Context) -> Path | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from higfa_cli.recipe.section import Count, Fraction, NonNegative, Section
 
@@ -66,12 +66,44 @@ class Sampling(Section):
 class Pictures(Section):
     """How many pictures stage `synthesize` draws."""
 
-    per_contour: Count = Field(1, description="Replicas per transformed contour (own seed each).")
+    per_contour: Count = Field(
+        1,
+        description="Replicas per transformed contour (own seed each): classes have pictures as "
+        "they have photos.",
+    )
+    per_class: Count | None = Field(
+        None,
+        description="In its place: so many pictures of every class, spread over its photos; a "
+        "contour is used again, with another seed, where there are fewer.",
+    )
+    total_per_class: Count | None = Field(
+        None,
+        description="In its place: as many pictures as bring a class's training photos to this "
+        "total, so that rare classes get most; a class of as many photos gets none.",
+    )
     gallery: int = Field(
         8,
         ge=0,
         description="Pictures also drawn with text alone, for the report's gallery.",
     )
+
+    def of(self, contours: int, photos: int, classes: int = 1) -> int:
+        """Pictures of a class (or several alike) with so many contours and training photos."""
+        if self.per_class is not None:
+            return classes * self.per_class
+        if self.total_per_class is not None:
+            return max(0, classes * self.total_per_class - photos)
+        return contours * self.per_contour
+
+    @model_validator(mode="after")
+    def _one_number(self) -> Pictures:
+        counts = (None if self.per_contour == 1 else 1, self.per_class, self.total_per_class)
+        if sum(count is not None for count in counts) > 1:
+            raise ValueError(
+                "give one of `per_contour`, `per_class` and `total_per_class`; set the others to "
+                "1 (per_contour) or null"
+            )
+        return self
 
 
 class Memory(Section):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -138,14 +138,17 @@ def synthesize_inputs(ctx: ArmContext) -> StageInputs:
     read = [manifest_path(ctx), *([guide_path(ctx)] if ctx.recipe.guidance.consulted else [])]
     files = {ctx.ws.name(path): hash_file(path) for path in read}
     files |= model_inputs(ctx, photos.classes)
-    words = {"words": dict(photos.words)}
-    return StageInputs({"version": 2, **drawing_parameters(ctx), **words}, files)
+    more: dict[str, object] = {"words": dict(photos.words)}
+    if ctx.recipe.pictures.total_per_class is not None:
+        more["train"] = dict(Counter(photo.cls for photo in photos.of("train")))
+    return StageInputs({"version": 2, **drawing_parameters(ctx), **more}, files)
 
 
 def drawing_parameters(ctx: ArmContext) -> dict[str, object]:
     """The keys that the pictures of an arm depend on."""
     recipe = ctx.recipe
-    pictures = {"per_contour": recipe.pictures.per_contour, "sample": ctx.sample}
+    pictures = recipe.pictures.model_dump(exclude={"gallery"}, exclude_none=True)
+    pictures["sample"] = ctx.sample
     sections = recipe.model_dump(mode="json", include=_PICTURES_READ)
     return sections | {"pictures": pictures, "run": recipe.run.parting()}
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from higfa_cli.data.dataset import Dataset
 from higfa_cli.data.layouts.common import Split
 from higfa_cli.data.prompts import load_words, negative_for
 from higfa_cli.errors import UserError
@@ -14,6 +15,7 @@ from higfa_cli.recipe.refs import POCKET, existing_path, resolve_ref
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages.context import Context, load_photos
 from higfa_cli.stages.inputs import MODELS
+from higfa_cli.stages.plan import expected
 from higfa_cli.training import room
 
 
@@ -27,7 +29,7 @@ def check_run(ctx: Context, stages: Sequence[str]) -> None:
         except UserError:
             # The first stage says it.
             return
-        check_room(ctx.recipe, {split: len(photos.of(split)) for split in photos.splits})
+        check_photos(ctx.recipe, photos)
 
 
 def check_recipe(recipe: Recipe, base: Path) -> None:
@@ -44,17 +46,22 @@ def check_recipe(recipe: Recipe, base: Path) -> None:
         check_model(recipe, base)
 
 
-def check_room(recipe: Recipe, photos: Mapping[Split, int]) -> None:
-    """Raise UserError where what a stage will hold in memory does not fit; split -> photos.
+def check_photos(recipe: Recipe, photos: Dataset) -> None:
+    """`check_room`, and that there is something to draw."""
+    counts = {split: len(photos.of(split)) for split in photos.splits}
+    check_room(recipe, counts, sum(expected(recipe, photos).values()))
 
-    What a filter by the guide will leave is not known before.
+
+def check_room(recipe: Recipe, photos: Mapping[Split, int], drawn: int) -> None:
+    """Raise UserError where what a stage will hold in memory does not fit.
+
+    `photos`: split -> how many; `drawn`: pictures of an arm. What a filter by the guide will leave
+    is not known before.
     """
-    sources = sum(photos.get(split, 0) for split in recipe.contours.splits)
     pictures = {}
     for name in recipe.arms:
         rules = recipe.arm(name).filter
         if not rules.confidence and rules.top_k is None:
-            drawn = sources * recipe.contours.per_image * recipe.pictures.per_contour
             pictures[name] = drawn // rules.best_of
     room.check_guide(recipe, photos)
     room.check_downstream(recipe, photos, pictures)

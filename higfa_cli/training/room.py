@@ -44,6 +44,6 @@ def check_downstream(
         train -= -(-train // HELD_OUT_PARTS)
     for count in (train, photos.get("val", 0), photos.get("test", 0)):
         check_memory(count, size, "photos", "lower downstream.image_size or data.shots")
-    remedy = "lower downstream.image_size, contours.per_image or pictures.per_contour"
+    remedy = "lower downstream.image_size, contours.per_image or the number in `pictures`"
     for arm, count in pictures.items():
         check_memory(count, size, f"pictures of arm {arm}", remedy)

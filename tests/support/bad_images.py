@@ -314,8 +314,8 @@ def _no_images() -> Iterator[Case]:
     noise = np.random.default_rng(0).integers(0, 256, 5000, dtype=np.uint8).tobytes()
     yield rejected("noise.jpg", b"\1" + noise, "not-an-image")
     yield rejected("nothing-but-zeros.jpg", bytes(5000), "not-an-image")
-    yield rejected("start-alone.jpg", b"\xff\xd8\xff", "not-an-image")
-    yield rejected("start-alone.png", b"\x89PNG\r\n\x1a\n", "not-an-image")
+    yield rejected("start-alone.jpg", b"\xff\xd8\xff", "damaged")
+    yield rejected("start-alone.png", b"\x89PNG\r\n\x1a\n", "truncated")
     yield rejected("other-format.jpg", encoded(scene(), "PCX"), "not-an-image")
 
 
@@ -367,10 +367,10 @@ def _damaged() -> Iterator[Case]:
     at = whole.index(b"IDAT")
     length = struct.unpack(">I", whole[at - 4 : at])[0]
     wrong = patched(whole, at + 4 + length, b"\0\0\0\0")
-    yield rejected("bad-checksum.png", wrong, "truncated")
+    yield rejected("bad-checksum.png", wrong, "damaged")
     flipped = patched(whole, at + 4 + length // 2, bytes([whole[at + 4 + length // 2] ^ 0xFF]))
-    yield rejected("flipped-byte.png", flipped, "truncated")
-    yield rejected("bad-header-checksum.png", patched(whole, 29, b"\0\0\0\0"), "not-an-image")
+    yield rejected("flipped-byte.png", flipped, "damaged")
+    yield rejected("bad-header-checksum.png", patched(whole, 29, b"\0\0\0\0"), "damaged")
     yield rejected("no-data.png", png(4, 4, 8, 0), "truncated")
     black = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
     short = chunk(b"IDAT", zlib.compress(b"\0" + bytes(WIDTH)))
@@ -379,7 +379,7 @@ def _damaged() -> Iterator[Case]:
     stored = idat(scene(), level=0)
     changed = patched(stored, 500, b"\1")
     yield accepted("stored.png", png(WIDTH, HEIGHT, 8, 2, stored), scene())
-    yield rejected("changed-pixel.png", png(WIDTH, HEIGHT, 8, 2, changed), "truncated")
+    yield rejected("changed-pixel.png", png(WIDTH, HEIGHT, 8, 2, changed), "damaged")
     half = chunk(b"IDAT", stored[8:-4][: len(stored) // 2])
     yield rejected("half-stream.png", png(WIDTH, HEIGHT, 8, 2, half), "truncated")
     yield accepted("interlaced.png", png(3, 3, 8, 0, interlaced(), interlace=1), NINE, (3, 3))
@@ -389,17 +389,17 @@ def _damaged() -> Iterator[Case]:
     split = (chunk(b"IDAT", parts[:40]), chunk(b"IDAT", b""), chunk(b"IDAT", parts[40:]))
     yield accepted("many-chunks.png", png(WIDTH, HEIGHT, 8, 2, *split), scene())
     data = idat(np.zeros((1, 1), dtype=np.uint8))
-    yield rejected("zero-width.png", png(0, 1, 8, 0, data), "not-an-image")
-    yield rejected("zero-size.png", png(0, 0, 8, 0, data), "not-an-image")
+    yield rejected("zero-width.png", png(0, 1, 8, 0, data), "damaged")
+    yield rejected("zero-size.png", png(0, 0, 8, 0, data), "damaged")
     jpeg = encoded(scene(), "JPEG")
-    yield rejected("zero-height.jpg", jpeg_size(jpeg, 0, WIDTH), "not-an-image")
-    yield rejected("zero-size.gif", b"GIF89a" + bytes(7) + b";", "not-an-image")
-    yield rejected("zero-size.bmp", bmp(0, 0, b""), "not-an-image")
-    yield rejected("zero-size.ppm", b"P6 0 0 255\n", "not-an-image")
-    yield rejected("no-directory.tif", b"II*\0\xff\xff\xff\x7f", "not-an-image")
+    yield rejected("zero-height.jpg", jpeg_size(jpeg, 0, WIDTH), "damaged")
+    yield rejected("zero-size.gif", b"GIF89a" + bytes(7) + b";", "truncated")
+    yield rejected("zero-size.bmp", bmp(0, 0, b""), "damaged")
+    yield rejected("zero-size.ppm", b"P6 0 0 255\n", "damaged")
+    yield rejected("no-directory.tif", b"II*\0\xff\xff\xff\x7f", "damaged")
     tags = {258: (3, [8]), 262: (3, [1]), 277: (3, [1])}
     data = tiff("<", WIDTH, HEIGHT, tags, grey().tobytes())
-    yield rejected("wrong-directory.tif", patched(data, 4, struct.pack("<I", 4)), "not-an-image")
+    yield rejected("wrong-directory.tif", patched(data, 4, struct.pack("<I", 4)), "damaged")
     # The directory's last word says where the next page's is: here again.
     start = struct.unpack("<I", data[4:8])[0]
     following = start + 2 + 12 * struct.unpack("<H", data[start : start + 2])[0]
@@ -476,11 +476,11 @@ def _metadata() -> Iterator[Case]:
     grow = zlib.compress(bytes(20 * 2**20), 9)
     at = whole.index(b"IDAT") - 4
     profile = chunk(b"iCCP", b"p\0\0" + grow)
-    yield rejected("huge-profile.png", whole[:at] + profile + whole[at:], "truncated")
+    yield rejected("huge-profile.png", whole[:at] + profile + whole[at:], "too-large")
     nonsense = chunk(b"eXIf", b"nonsense")
     yield accepted("text-exif.png", whole[:at] + nonsense + whole[at:], scene())
     text = chunk(b"zTXt", b"k\0\0" + grow)
-    yield rejected("huge-text.png", whole[:at] + text + whole[at:], "truncated")
+    yield rejected("huge-text.png", whole[:at] + text + whole[at:], "too-large")
     plain = chunk(b"tEXt", b"k\0" + b"x" * (2 * 2**20))
     yield accepted("long-text.png", whole[:at] + plain + whole[at:], scene())
 
