@@ -16,7 +16,7 @@ import torch
 
 from higfa_cli.artifacts.atomic import read_json
 from higfa_cli.recipe.arms import HIGFA, TEXT_CONTOUR, Changes
-from higfa_cli.recipe.load import load_recipe
+from higfa_cli.recipe.load import load_recipe, override_recipe
 from higfa_cli.recipe.schema import Recipe
 from tools.pocket.lab import figures, strips
 from tools.pocket.lab.arms import ARMS, FIRST_STEP, FIXED, SCALE, TITLES, arm_name
@@ -64,12 +64,19 @@ def gain(instruments: Instruments) -> dict[str, Any]:
     }
 
 
-def along_scales(arm: str, scales: Sequence[float], changes: Changes = NOTHING) -> list[Point]:
-    """An arm at several S_K: S_K, name and changed keys of each."""
-    return [
-        (s, arm_name(arm, *changes.values(), "s_k", f"{s:g}"), {**ARMS[arm], **changes, SCALE: s})
-        for s in scales
-    ]
+def along_scales(
+    recipe: Recipe, arm: str, scales: Sequence[float], changes: Changes = NOTHING
+) -> list[Point]:
+    """An arm at several S_K: S_K, name and changed keys of each; the arm itself at the recipe's."""
+    points: list[Point] = []
+    for scale in scales:
+        keys = {**changes, SCALE: scale}
+        if override_recipe(recipe, keys) == recipe:
+            points.append((scale, arm, ARMS[arm]))
+        else:
+            name = arm_name(arm, *changes.values(), "s_k", f"{scale:g}")
+            points.append((scale, name, {**ARMS[arm], **keys}))
+    return points
 
 
 def swept(recipe: Recipe) -> dict[str, list[Point]]:
@@ -79,10 +86,11 @@ def swept(recipe: Recipe) -> dict[str, list[Point]]:
     def multiples(of: Sequence[float]) -> list[float]:
         return [multiple * classifier.scale for multiple in of]
 
-    curves = {TITLES[HIGFA]: along_scales(HIGFA, multiples(HIGFA_MULTIPLES))}
+    curves = {TITLES[HIGFA]: along_scales(recipe, HIGFA, multiples(HIGFA_MULTIPLES))}
     for norm, scales in FIXED_OF_NORM.items():
         plain = norm != classifier.grad_norm
-        points = along_scales(FIXED, scales if plain else multiples(FIXED_MULTIPLES), {NORM: norm})
+        scales = scales if plain else tuple(multiples(FIXED_MULTIPLES))
+        points = along_scales(recipe, FIXED, scales, {NORM: norm})
         curves[f"fixed strength, grad_norm {norm}"] = points
     return curves
 
@@ -90,7 +98,7 @@ def swept(recipe: Recipe) -> dict[str, list[Point]]:
 def guided(recipe: Recipe) -> list[Point]:
     """HiGFA along S_K, as two guides are compared."""
     own = recipe.guidance.classifier.scale
-    return along_scales(HIGFA, [multiple * own for multiple in GUIDE_MULTIPLES])
+    return along_scales(recipe, HIGFA, [multiple * own for multiple in GUIDE_MULTIPLES])
 
 
 def sweep(instruments: Instruments) -> dict[str, Any]:
