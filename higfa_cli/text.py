@@ -11,6 +11,20 @@ from collections.abc import Iterable
 HAZARD = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
 )
+# What pydantic says, and what people do.
+_WORDS = {
+    "Field required": "is missing",
+    "Extra inputs are not permitted": "is not known",
+    "Tuple should": "the list should",
+    "List should": "the list should",
+    " after validation": "",
+    "a valid array": "a list",
+    "an object": "a section with keys of its own",
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid string": "text",
+    "a valid boolean": "true or false",
+}
 _GIB = 2**30
 _YEAR_S = 365.25 * 86400
 
@@ -41,6 +55,15 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else "no more is known"
+
+
+def plain_words(message: str) -> str:
+    """pydantic's sentence without the words of Python and JSON, to stand after a colon."""
+    message = message.removeprefix("Value error, ")
+    message = re.sub("a valid dictionary( or instance of \\w+)?", "an object", message)
+    for theirs, ours in _WORDS.items():
+        message = message.replace(theirs, ours)
+    return message[:1].lower() + message[1:]
 
 
 def nearest(name: str, options: Iterable[str], cutoff: float = 0.6) -> str | None:

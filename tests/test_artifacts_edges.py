@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from higfa_cli.artifacts.atomic import (
 )
 from higfa_cli.artifacts.class_folders import class_dir, class_dirs, class_name
 from higfa_cli.artifacts.plan import batches, in_batches, make_plan
+from higfa_cli.artifacts.rows import ContourRow
 from higfa_cli.artifacts.safe_paths import contained
 from higfa_cli.artifacts.stage_run import JournalRow
 from higfa_cli.artifacts.stage_state import StageInputs
@@ -147,7 +150,7 @@ def test_rows_and_paths_of_others(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"file_name": "a", "sha256": "0"}\n')
     assert len(read_rows(tmp_path / "a.jsonl", JournalRow)) == 1
     (tmp_path / "a.jsonl").write_text('{"file_name": "a", "sha256": "0"}\n{"file_name": true}\n')
-    with pytest.raises(UserError, match="row 2: `file_name`: Input should be a valid string"):
+    with pytest.raises(UserError, match="row 2: `file_name`: input should be text"):
         read_rows(tmp_path / "a.jsonl", JournalRow)
     assert contained(tmp_path, "a.jsonl", "x") == tmp_path / "a.jsonl"
     for name in (
@@ -171,6 +174,33 @@ def test_rows_and_paths_of_others(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(UserError, match="names a file in"):
         contained(tmp_path, "loop/x", "origin")
+
+
+@pytest.mark.fault(
+    "words", "a validator's own words about a row or a recipe", "put into words of people"
+)
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("class", ..., "`class`: is missing"),
+        ("class_id", "0", "`class_id`: input should be a whole number"),
+        ("class_id", -1, "`class_id`: input should be greater than or equal to 0"),
+        ("transform", 3, "`transform`: input should be a section with keys of its own"),
+        ("transform", {"flip": 1}, "`transform.flip`: input should be true or false"),
+        ("edge_fraction", "much", "`edge_fraction`: input should be a number"),
+        ("split", "dev", "`split`: input should be 'train', 'val' or 'test'"),
+        ("more", 1, "`more`: is not known"),
+    ],
+)
+def test_a_row_is_refused_in_plain_words(
+    tmp_path: Path, key: str, value: object, words: str
+) -> None:
+    row = contour_row().plain() | {key: value}
+    (tmp_path / "rows.jsonl").write_text(json.dumps({k: v for k, v in row.items() if v != ...}))
+    with pytest.raises(UserError) as caught:
+        read_rows(tmp_path / "rows.jsonl", ContourRow)
+    assert f"row 1: {words}" in str(caught.value)
+    assert not re.search(r"Input|Field|dictionary|instance|Record|Value error", str(caught.value))
 
 
 # Plans

@@ -13,12 +13,13 @@ from PIL import Image, ImageDraw
 from typer.testing import CliRunner
 
 from higfa_cli.cli.app import app
-from higfa_cli.data.copies import copies, leaked, thumbnail, told
+from higfa_cli.data.copies import copies, leaked, neighbourhoods, thumbnail, told
 from higfa_cli.data.layouts.common import Row
+from higfa_cli.errors import UserError
 from higfa_cli.init.photos import Draw
 from higfa_cli.init.project import init_project
 from higfa_cli.recipe.load import load_recipe
-from higfa_cli.stages.context import make_context, photo_notes
+from higfa_cli.stages.context import load_photos, make_context, photo_notes
 from tests.support.folders import put
 
 
@@ -109,6 +110,49 @@ def test_dark_photos_are_not_all_one() -> None:
     assert copies(rows, [str(n) for n in range(20)], [thumbnail(image) for image in dark]) == []
 
 
+def many_thumbnails(count: int) -> np.ndarray:
+    """As of photos: smooth shades, a tint, some detail. [count, 192]."""
+    rng, wave = np.random.default_rng(0), np.arange(8)
+    cosines = np.cos(np.pi * (wave[:, None] + 0.5) * wave / 8)
+    amplitude = 60 / (1 + np.hypot(wave[:, None], wave[None])) ** 1.5
+    shades = rng.normal(size=(count, 8, 8)) * amplitude
+    grey = 128 + np.einsum("nij,xi,yj->nxy", shades, cosines, cosines, optimize=True)
+    tint, detail = rng.normal(0, 25, (count, 1, 1, 3)), rng.normal(0, 6, (count, 8, 8, 3))
+    return (grey[..., None] + tint + detail).clip(0, 255).reshape(count, -1).astype(np.float32)
+
+
+def grouped(thumbnails: np.ndarray) -> list[list[int]]:
+    rows = [Row(str(n), "a", "train") for n in range(len(thumbnails))]
+    groups = copies(rows, [row.key for row in rows], list(thumbnails))
+    return [[int(row.key) for row in group] for group in groups]
+
+
+@pytest.mark.fault("folders", "the same photo twice, in two splits or two classes")
+def test_many_photos_are_compared_as_each_with_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies, flat and dark photos among 2,000 give the same groups without any parting."""
+    thumbnails = many_thumbnails(2000)
+    noise = np.random.default_rng(1).normal(0, 2, (300, 192)).astype(np.float32)
+    thumbnails[1000:1300] = thumbnails[:300] + noise
+    thumbnails[1300:1400] = 40 + noise[:100] * np.linspace(0.1, 3, 100)[:, None]
+    parted = grouped(thumbnails)
+    assert [[n, 1000 + n] in parted for n in range(300)].count(True) > 250
+    monkeypatch.setattr("higfa_cli.data.copies._FEW", 10_000)
+    assert grouped(thumbnails) == parted
+
+
+def test_a_hundred_thousand_photos_are_not_compared_each_with_each() -> None:
+    def comparisons(count: int) -> int:
+        points = many_thumbnails(count)
+        points -= points.mean(axis=1, keepdims=True)
+        points /= np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 55)
+        sets = list(neighbourhoods(points))
+        assert len(np.unique(np.concatenate(sets))) == count
+        return sum(len(rows) ** 2 for rows in sets)
+
+    fewer, many = comparisons(25_000), comparisons(100_000)
+    assert many < 8 * fewer and many < 100_000**2 / 50
+
+
 @pytest.mark.fault(
     "folders", "photos added after `init`", "counted by `status` and `doctor`, with the command"
 )
@@ -126,3 +170,19 @@ def test_photos_in_no_row_are_counted(tmp_path: Path) -> None:
     assert "higfa init --force" in note
     init_project(root, tmp_path / "r.yaml", force=True)
     assert photo_notes(make_context(load_recipe(str(tmp_path / "r.yaml")), tmp_path / "out")) == []
+
+
+def test_stages_do_not_look_for_what_no_row_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only those who tell of it go through all folders; a folder that stays closed is told too."""
+    root = put(tmp_path / "d", "{wren,tit}/{5}.jpg")
+    init_project(root, tmp_path / "r.yaml")
+
+    def closed(folder: Path) -> list[Path]:
+        raise UserError(f"{folder} cannot be listed; change its permissions")
+
+    monkeypatch.setattr("higfa_cli.data.layouts.imagefolder.image_files", closed)
+    ctx = make_context(load_recipe(str(tmp_path / "r.yaml")), tmp_path / "out")
+    assert len(load_photos(ctx).samples) == 10
+    assert photo_notes(ctx) == [f"{root} cannot be listed; change its permissions"]

@@ -279,3 +279,14 @@ def test_a_missing_folder_is_said_once_and_stops_the_rest(tmp_path: Path) -> Non
     assert "  no folder models/canny\n" in shown and "hf download" not in shown
     dry = CliRunner().invoke(app, ["synthesize", str(recipe), "--dry-run"])
     assert "no folder models/sd" in dry.stdout and "hf download" not in dry.stdout
+
+
+@pytest.mark.fault(
+    "models", "a folder that is here and is no model", "named, and not called absent"
+)
+def test_a_folder_of_something_else_is_not_called_absent(tmp_path: Path) -> None:
+    for name, file in (("lora", "pytorch_lora_weights"), ("canny", "learned_embeds")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{file}.safetensors").write_bytes(bytes(9))
+    shown = run(small_recipe(tmp_path, Path("lora"), Path("canny"))).stdout
+    assert "no folder" not in shown and "LoRA" in shown and "canny is" in shown

@@ -50,7 +50,7 @@ def test_a_flat_folder_becomes_a_recipe_that_loads(tmp_path: Path) -> None:
     assert result["counts"] == {"train": 30, "val": 7, "test": 7}
     assert result["skipped"] == [
         {"file": "stray.png", "reason": "not in a class folder"},
-        {"file": "one/broken.jpg", "reason": "not-an-image"},
+        {"file": "one/broken.jpg", "reason": "damaged"},
     ]
     assert result["next"] == f"higfa doctor {tmp_path / 'mine.yaml'}"
     assert any("points of accuracy" in note for note in result["notes"])

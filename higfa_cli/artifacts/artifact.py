@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from higfa_cli.artifacts.atomic import read_json, read_jsonl, write_json, write_jsonl
 from higfa_cli.errors import UserError
-from higfa_cli.text import inert
+from higfa_cli.text import inert, plain_words
 
 T = TypeVar("T")
 # JSON has lists alone, so this one type is taken from another.
@@ -70,7 +70,9 @@ def parse(value: Any, model: type[A], origin: Path | str) -> A:
         first = error.errors(include_url=False, include_input=False)[0]
         key = inert(".".join(str(part) for part in first["loc"]))[:_SHOWN]
         where = f"`{key}`: " if key else ""
-        raise UserError(f"{origin}: {where}{inert(first['msg'])}; {model.remedy}") from None
+        raise UserError(
+            f"{origin}: {where}{inert(plain_words(first['msg']))}; {model.remedy}"
+        ) from None
 
 
 def write_model(path: Path, content: Artifact) -> None:

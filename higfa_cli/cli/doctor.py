@@ -95,8 +95,11 @@ def _show_missing(missing: Sequence[Result]) -> None:
     from higfa_cli.forecast.repository import ENTIRE_REPOSITORY
 
     rows = [MissingFile(**row) for row in missing]
-    print_line("missing:")
-    for (repo, revision), files in by_repository(rows).items():
+    # A folder that is here and is no model is said below.
+    absent = [row for row in rows if row.file != FOLDER or row.remedy.startswith("no folder")]
+    if absent:
+        print_line("missing:")
+    for (repo, revision), files in by_repository(absent).items():
         counted = f"{plural(len(files), 'file')} of"
         special = {ENTIRE_REPOSITORY: "the whole of", FOLDER: "no folder"}
         at = f" at {revision[:12]}" if revision else ""

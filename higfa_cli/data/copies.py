@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,9 @@ _NEAR = 0.1
 # Grey levels; below, what differs may be noise alone.
 _LEAST_CONTRAST = 4.0
 _CHUNK = 1024
+# Sets of so few thumbnails are compared each with each; axes along which larger ones are parted,
+# and how much larger both parts together may be.
+_FEW, _AXES, _OVERLAP = 256, 24, 1.25
 _SHOWN = 3
 
 Groups = list[list[Row]]
@@ -69,21 +72,47 @@ def _near(thumbnails: Sequence[np.ndarray]) -> Iterable[tuple[int, int]]:
     import numpy as np
 
     vectors = np.stack(thumbnails)
-    limits = _NEAR * np.maximum(vectors.std(axis=1), _LEAST_CONTRAST) * vectors.shape[1] ** 0.5
+    contrast = vectors - vectors.mean(axis=1, keepdims=True)
+    least = _LEAST_CONTRAST * vectors.shape[1] ** 0.5
+    spans = np.maximum(np.linalg.norm(contrast, axis=1), least)
     vectors -= vectors.mean(axis=0)
-    squares = (vectors**2).sum(axis=1)
-    for start in range(0, len(vectors), _CHUNK):
-        part = vectors[start : start + _CHUNK]
-        rest = slice(start, None)
-        distances = (
-            squares[start : start + _CHUNK, None] + squares[rest] - 2 * part @ vectors[rest].T
-        )
-        # Rounding: candidates are measured again.
-        for i, j in np.argwhere(distances <= 1.1 * limits[start : start + _CHUNK, None] ** 2 + 8):
-            if i < j:
-                apart = float(np.linalg.norm(part[i] - vectors[start + j]))
-                if apart <= min(limits[start + i], limits[start + j]):
-                    yield start + int(i), start + int(j)
+    for rows in neighbourhoods(contrast / spans[:, None]):
+        part, limits = vectors[rows], _NEAR * spans[rows]
+        squares = (part**2).sum(axis=1)
+        for start in range(0, len(rows), _CHUNK):
+            few = slice(start, start + _CHUNK)
+            distances = squares[few, None] + squares - 2 * part[few] @ part.T
+            # Rounding: candidates are measured again.
+            for i, j in np.argwhere(distances <= 1.1 * limits[few, None] ** 2 + 8):
+                if start + i < j:
+                    apart = float(np.linalg.norm(part[start + i] - part[j]))
+                    if apart <= min(limits[start + i], limits[j]):
+                        yield int(rows[start + i]), int(rows[j])
+
+
+def neighbourhoods(points: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows of [N, D] in sets of few: two rows at most `_NEAR` apart are together in one.
+
+    A set is cut in two at the middle of its longest axis, and both halves keep what lies near the
+    cut, so the sets together are a few times N unless most rows are near one another.
+    """
+    import numpy as np
+
+    pending = [np.arange(len(points))]
+    if len(points) > _FEW:
+        sample = points[:: len(points) // _FEW]
+        _, axes = np.linalg.eigh(np.cov(sample, rowvar=False))
+        points = points @ axes[:, -_AXES:]
+    while pending:
+        rows = pending.pop()
+        part = points[rows]
+        along = part[:, part.var(axis=0).argmax()]
+        middle = np.median(along)
+        halves = rows[along <= middle + _NEAR * 0.51], rows[along >= middle - _NEAR * 0.51]
+        if len(rows) <= _FEW or sum(map(len, halves)) > _OVERLAP * len(rows):
+            yield rows
+        else:
+            pending += halves
 
 
 def leaked(groups: Groups) -> Groups:

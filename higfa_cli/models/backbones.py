@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.classifiers import Training
 from higfa_cli.recipe.refs import weights_path
-from higfa_cli.text import did_you_mean, first_line, one_line
+from higfa_cli.text import did_you_mean, first_line, one_line, plain_words
 
 # The one metadata key that higfa's checkpoints use: safetensors writes several keys in an order
 # that changes from run to run, and equal classifiers should be equal files.
@@ -229,7 +229,7 @@ def _resampled(network: nn.Module, body: dict[str, Tensor]) -> dict[str, Tensor]
 def first_fault(error: ValidationError) -> str:
     """What is wrong with metadata, and where."""
     fault = error.errors(include_url=False, include_input=False)[0]
-    return f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+    return f"{'.'.join(map(str, fault['loc']))}: {plain_words(fault['msg'])}"
 
 
 def _timm_normalisation(network: nn.Module) -> tuple[Mean, Std]:

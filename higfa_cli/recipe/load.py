@@ -24,23 +24,12 @@ from higfa_cli.recipe.keys import (
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.recipe.section import set_value
 from higfa_cli.recipe.strict_yaml import LONGEST, parse_yaml
-from higfa_cli.text import inert
+from higfa_cli.text import inert, plain_words
 
 # A character has at most four bytes.
 _MOST_BYTES = 4 * LONGEST
 # A key that a section does not have, as pydantic calls it in its models and in plain dataclasses.
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
-_WORDS = {
-    "Tuple should": "the list should",
-    "List should": "the list should",
-    " after validation": "",
-    "a valid array": "a list",
-    "an object": "a section with keys of its own",
-    "a valid integer": "a whole number",
-    "a valid number": "a number",
-    "a valid string": "text",
-    "a valid boolean": "true or false",
-}
 
 
 @dataclass(frozen=True)
@@ -207,7 +196,4 @@ def _in_words(problem: ErrorDetails) -> str:
     """pydantic's sentence, without Python's and JSON's words for what a recipe holds."""
     if problem["type"] == "string_pattern_mismatch" or problem["loc"][-1:] == ("constrained-str",):
         return "a percentage such as 10%"
-    message = problem["msg"].removeprefix("Value error, ")
-    for theirs, ours in _WORDS.items():
-        message = message.replace(theirs, ours)
-    return message[:1].lower() + message[1:]
+    return plain_words(problem["msg"])

@@ -213,10 +213,14 @@ def photo_notes(ctx: Context) -> list[str]:
     except UserError:
         return []
     sentences = notes(listing.root, listing.rows)
-    if count := len(listing.unlisted):
-        lie = plural(count, "photo lies", "photos lie")
+    try:
+        unlisted = listing.unlisted()
+    except UserError as error:
+        return [*sentences, str(error)]
+    if unlisted:
+        lie = plural(len(unlisted), "photo lies", "photos lie")
         sentences.append(
-            f"{lie} below data.root and in no row of the split file ({listing.unlisted[0]}, ...): "
+            f"{lie} below data.root and in no row of the split file ({unlisted[0]}, ...): "
             "write it again with `higfa init --force`, or add rows (split `unused`: left out)"
         )
     return sentences

@@ -35,12 +35,13 @@ class Row:
 class Listing:
     """What a layout reader found: the folder the keys are relative to, and the rows.
 
-    `unlisted`: of a split file, the photos below the folder that it does not name.
+    `unlisted()`: of a split file, the photos below the folder that it does not name; UserError
+    for a folder that may not be listed. All folders are looked through, so it is not a field.
     """
 
     root: Path
     rows: tuple[Row, ...]
-    unlisted: tuple[str, ...] = ()
+    unlisted: Callable[[], tuple[str, ...]] = tuple
 
 
 @dataclass(frozen=True)

@@ -194,8 +194,12 @@ def list_csv(root: Path, path: Path) -> Listing:
     listing = rows.listing()
     _check_folder_names(listing, path)
     listed = unused | {row.key for row in listing.rows}
-    photos = (photo.relative_to(root).as_posix() for photo in image_files(root))
-    return replace(listing, unlisted=tuple(key for key in photos if key not in listed))
+
+    def unlisted() -> tuple[str, ...]:
+        photos = (photo.relative_to(root).as_posix() for photo in image_files(root))
+        return tuple(key for key in photos if key not in listed)
+
+    return replace(listing, unlisted=unlisted)
 
 
 def _check_folder_names(listing: Listing, path: Path) -> None:
