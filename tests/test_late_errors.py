@@ -58,6 +58,8 @@ LATE = {
     "stages/guide_pool.py: _no_room": "only the device knows its memory; doctor estimates it",
     "init/photos.py: _leave_out_unreadable": "what init is there to look at",
     "stages/synthesize.py: _watch": "a worker was killed",
+    "stages/worth.py: consented": "in `run` the guide is trained before; of one that is "
+    "there, at once",
     "training/trainer.py: _train_epoch": "the loss shows itself in training",
     "training/trainer.py: fit": "of the library alone: a recipe holds a batch of two, the photos "
     "are counted before",

@@ -31,7 +31,7 @@ from higfa_cli.report.tables import (
     number,
     significant,
 )
-from higfa_cli.text import inert
+from higfa_cli.text import inert, plural
 
 Predictions = Mapping[str, Mapping[int, Sequence[Prediction]]]
 
@@ -167,7 +167,7 @@ def calibration_table(calibration: Calibration) -> Table:
     return Table(
         f"Expected calibration error (ECE, 0 is perfect) of the guide on {source} taken through "
         "noise, denoiser and decoder, before and after dividing logits by "
-        f"T = {calibration.temperature:.3f}.",
+        f"T = {calibration.temperature:.3f} ({plural(calibration.clean.count, 'photo')}).",
         ("Noise level σ", "Progress u", "ECE before", "ECE after", "Accuracy, %"),
         [*rows, row("clean photos", None, calibration.clean)],
     )
@@ -209,9 +209,9 @@ def page_context(material: Material) -> dict[str, Any]:
             for name in (REAL, arm.name)
         )
         by_class = class_table(reference, other, arm.name)
-    guide_alone = _difference(
-        material.predictions, trained_as(TEXT_CONTOUR), wording.HIGFA, recipe.seed
-    )
+    guide_alone, pair = None, (trained_as(TEXT_CONTOUR), wording.HIGFA)
+    if not guessing.issuperset(pair):
+        guide_alone = _difference(material.predictions, *pair, recipe.seed)
     facts = vars(material) | {
         "arms": arms,
         "arm": arm,
