@@ -203,8 +203,8 @@ def test_curves_by_hand() -> None:
     assert by_key["s_text"].mean == (4.0, 2.0)
     drawn = figures.chart(by_key["p"], curves)
     # One step from u = 0.5 to 1 at p = 0.5: from the middle to the right edge, at half height.
-    assert drawn.line == "M197.0 88.0L350.0 88.0"
-    assert drawn.switch == "197.0"
+    assert drawn.line == "M202.0 88.0L350.0 88.0"
+    assert drawn.switch == "202.0"
     with pytest.raises(UserError, match="different steps"):
         figures.read_curves([traced(0.5, 0.5), traced(0.5, 0.5).model_copy(update={"u": (0.0,)})])
     assert figures.read_curves([]) is None
