@@ -128,7 +128,6 @@ def test_status_names_what_changed_of_many_files(ctx: Context, tmp_path: Path) -
     assert reason() == "train/A320/1.png is gone, train/A321/1b.png is new, train/A321/9.png is new"
     Image.new("RGB", (40, 30), "red").save(photos / "A320" / "0.png")
     assert reason().startswith("train/A320/0.png, ") and reason().endswith(" and 1 more")
-    list(pipeline.iter_stages(replace(ctx), last="contours"))
 
 
 @pytest.mark.fault("files", "a photo, a label or a part of a model changed")
