@@ -13,7 +13,7 @@ ROOMS = ("models", "init", "stages", "training")
 #: Raised in the first second: before the stage's folder is opened, or while its inputs are read.
 AT_ONCE = {
     "models/architecture.py": "_config architecture check_fit check_size",
-    "models/backbones.py": "_check_hub _no_download _unfit _with_weights check_name "
+    "models/backbones.py": "_no_download _unfit _with_weights check_name "
     "load_strictly read_weights",
     "models/classifier.py": "check_classes load_classifier",
     "models/device.py": "resolve_device",

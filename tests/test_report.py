@@ -19,7 +19,7 @@ from higfa_cli.artifacts.fingerprint import hash_bytes
 from higfa_cli.artifacts.rows import TraceRow
 from higfa_cli.errors import UserError
 from higfa_cli.report import figures, tables, wording
-from higfa_cli.report.stats import Difference, Prediction, mean_std, paired_difference
+from higfa_cli.report.stats import Answer, Difference, mean_std, paired_difference
 from higfa_cli.stages import report
 from higfa_cli.stages.report_inputs import report_inputs
 from tests.support.report_project import (
@@ -44,9 +44,9 @@ from tests.support.shapes import picture_row
 # --- statistics -------------------------------------------------------------------------------
 
 
-def arm_of(per_seed: list[set[int]], n: int = 200) -> dict[int, tuple[Prediction, ...]]:
+def arm_of(per_seed: list[set[int]], n: int = 200) -> dict[int, tuple[Answer, ...]]:
     return {
-        s: tuple(Prediction(str(i), "a", "b" if i in wrong else "a") for i in range(n))
+        s: tuple(Answer(str(i), "a", "b" if i in wrong else "a") for i in range(n))
         for s, wrong in zip(SEEDS, per_seed, strict=True)
     }
 

@@ -18,7 +18,7 @@ from higfa_cli.errors import UserError
 from higfa_cli.recipe.arms import GALLERY, HIGFA, REAL, TEXT_CONTOUR, Changes, trained_as
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.report import figures, wording
-from higfa_cli.report.stats import Difference, Prediction, paired_difference
+from higfa_cli.report.stats import Answer, Difference, paired_difference
 from higfa_cli.report.tables import (
     Arm,
     Table,
@@ -33,7 +33,7 @@ from higfa_cli.report.tables import (
 )
 from higfa_cli.text import inert, plural
 
-Predictions = Mapping[str, Mapping[int, Sequence[Prediction]]]
+Predictions = Mapping[str, Mapping[int, Sequence[Answer]]]
 
 # Arm -> label of its pictures in the gallery; others are called by their name.
 LABELS = {GALLERY: "text only", TEXT_CONTOUR: "text + contour", HIGFA: "HiGFA"}
@@ -143,7 +143,7 @@ def _difference(
     return paired_difference(predictions[reference], predictions[name], rng_seed)
 
 
-def _check_agreement(arm: ArmResult, predictions: Mapping[int, Sequence[Prediction]]) -> None:
+def _check_agreement(arm: ArmResult, predictions: Mapping[int, Sequence[Answer]]) -> None:
     for run in arm.runs:
         rows = predictions[run.seed]
         accuracy = sum(p.correct for p in rows) / max(len(rows), 1)

@@ -13,8 +13,7 @@ from higfa_cli.errors import UserError
 from higfa_cli.stages.arms import recorded_arms
 from higfa_cli.stages.context import Context, choose_names
 from higfa_cli.stages.recipe_checks import check_run
-from higfa_cli.stages.summaries import IntendedRow, StatusRow, StepRow
-from higfa_cli.stages.table import STAGES, stage_of
+from higfa_cli.stages.table import STAGES, IntendedRow, StatusRow, StepRow, stage_of
 from higfa_cli.stages.worth import consented, warn, worthless
 
 NAMES = tuple(stage.name for stage in STAGES)
