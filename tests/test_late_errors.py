@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from higfa_cli.errors import UserError
+from higfa_cli.stages import pipeline
+from tests.support.plain_project import changed, write_plain_project
+
 PACKAGE = Path(__file__).parent.parent / "higfa_cli"
 ROOMS = ("models", "init", "stages", "training")
 
@@ -93,3 +97,32 @@ def test_every_error_is_early_or_says_why_not() -> None:
     listed = at_once | LATE.keys()
     assert raising() - listed == set()
     assert listed - raising() == set()
+
+
+@pytest.mark.fault(
+    "costly",
+    "a downstream classifier that there is not, or whose weights are not there",
+    "`run` and its dry run say so before the first stage",
+)
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("downstream__backbone", "resnte18", "timm has no model `resnte18`"),
+        ("downstream__backbone", "timm/resnet18", "write timm's name, resnet18"),
+        ("downstream__backbone", "resnet18.never", "no weights `never` of resnet18"),
+        (
+            "downstream__weights",
+            "w/x.safetensors",
+            r"downstream\.weights .*x.safetensors does",
+        ),
+        ("downstream__weights", "w/x.pth", r"downstream\.weights .*is not a \.safetensors"),
+    ],
+)
+def test_the_last_classifier_is_known_before_the_first_stage(
+    tmp_path: Path, key: str, value: str, words: str
+) -> None:
+    ctx = changed(write_plain_project(tmp_path), **{key: value})
+    for look in (pipeline.iter_stages, pipeline.intended):
+        with pytest.raises(UserError, match=words):
+            list(look(ctx, "contours", "report"))
+    assert not ctx.workspace.exists()

@@ -11,7 +11,7 @@ from higfa_cli.data.layouts.common import Split
 from higfa_cli.data.prompts import load_words, negative_for
 from higfa_cli.errors import UserError
 from higfa_cli.models.architecture import check_model
-from higfa_cli.recipe.refs import POCKET, existing_path, resolve_ref
+from higfa_cli.recipe.refs import POCKET, existing_path, resolve_ref, weights_path
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages.context import Context, load_photos
 from higfa_cli.stages.inputs import MODELS
@@ -20,7 +20,15 @@ from higfa_cli.training import room
 
 
 def check_run(ctx: Context, stages: Sequence[str]) -> None:
-    """Raise UserError for what would stop one of the stages that draws after hours of others."""
+    """Raise UserError for what would stop a stage after hours of others."""
+    if "train-downstream" in stages and not ctx.ws.downstream.results.is_file():
+        # Only timm knows its names, and a look at what is finished does not wait for it.
+        from higfa_cli.models.backbones import check_name, read_weights
+
+        downstream = ctx.recipe.downstream
+        check_name(downstream.backbone, "downstream")
+        if downstream.weights is not None:
+            read_weights(weights_path(downstream.weights, ctx.base), "downstream.weights")
     if {"finetune-guide", "synthesize"} & set(stages):
         for name in ctx.recipe.arms:
             check_recipe(ctx.recipe.arm(name), ctx.base)
