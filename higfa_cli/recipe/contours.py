@@ -61,4 +61,21 @@ class Contours(Edges):
         ("train",),
         description="Splits whose photos may give contours; other than train is on request.",
     )
+    edge_fraction: tuple[Fraction, Fraction] | None = Field(
+        None,
+        description="Least and most part of a contour that is edge (`soft`: its mean brightness); "
+        "a photo whose contour has less or more is listed, and gives none. Without it [0.001, "
+        "0.35], of `soft` [0.001, 0.85].",
+    )
     transforms: Transforms = Field(default_factory=Transforms)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The `edge_fraction` that holds."""
+        return self.edge_fraction or (0.001, 0.35 if self.extractor == "canny" else 0.85)
+
+    @model_validator(mode="after")
+    def _ordered_bounds(self) -> Contours:
+        if self.bounds[0] > self.bounds[1]:
+            raise ValueError("edge_fraction must be [least, most]")
+        return self

@@ -17,7 +17,7 @@ from higfa_cli.data.copies import notes
 from higfa_cli.data.dataset import Dataset, choose_photos, list_photos
 from higfa_cli.data.layouts import CLASS_FOLDERS
 from higfa_cli.data.layouts.common import Listing
-from higfa_cli.data.rejected import Rejected, read_rejected
+from higfa_cli.data.rejected import Rejected, by_reason, read_rejected
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.load import LoadedRecipe
 from higfa_cli.recipe.refs import resolve_ref
@@ -211,6 +211,9 @@ def photo_notes(ctx: Context) -> list[str]:
         return []
     sentences = notes(listing.root, listing.rows)
     try:
+        if rows := read_rejected(ctx.ws.contours.rejected).rows:
+            left = plural(len(rows), "photo was", "photos were")
+            sentences.append(f"{left} left out ({by_reason(rows)}): {ctx.ws.contours.rejected}")
         unlisted = listing.unlisted()
     except UserError as error:
         return [*sentences, str(error)]
