@@ -51,7 +51,7 @@ def _chosen(rows: Sequence[ContourRow], seed: int) -> list[ContourRow]:
 def _by_turns(rows: Sequence[Row], seed: int) -> list[Row]:
     """Every class once before any class twice."""
     seen: Counter[str] = Counter()
-    turns = []
+    turns: list[tuple[int, int, Row]] = []
     for row in sorted(rows, key=lambda row: seed_for(seed, "sheet", row.plain())):
         turns.append((seen[row.cls], len(turns), row))
         seen[row.cls] += 1
