@@ -162,7 +162,7 @@ def _contours_of(
     from higfa_cli.contour.extract import edge_fraction, extract
     from higfa_cli.contour.transform import apply_transform, draw_transform
 
-    least, most = recipe.bounds
+    least, most = recipe.edge_fraction
 
     def check(contour: np.ndarray, what: str, hint: str = "") -> None:
         part = edge_fraction(contour)
