@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from collections.abc import Iterator
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 
 # The files that take longest, so that no worker is left with one of them at the end.
 LONGEST = (
-    *("footprint", "end_to_end_families", "doctor", "equality", "kill", "families"),
-    *("faults_stop", "shards", "faults", "bad_images", "dry_run", "end_to_end"),
+    *("footprint", "end_to_end_families", "doctor_files", "equality", "kill", "families"),
+    *("faults_stop", "shards", "faults", "bad_photos", "doctor", "dry_run", "end_to_end"),
 )
 
 
@@ -25,6 +26,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest files."""
     place = {f"test_{name}.py": index for index, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
+
+
+def pytest_collection_finish() -> None:
+    """What the imports made stays: no later collection of garbage walks over it again."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -60,6 +66,24 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(socket.socket, "connect", refuse)
     yield tmp_path / "hub"
     assert not asked
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: Path) -> Path:
+    """An empty current folder and hub cache; returns the cache."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return offline
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
+    """Tiny models of all families; tests that change one work on a copy."""
+    from tests.support import tiny
+
+    folder = tmp_path_factory.mktemp("models")
+    families = ("sd", "sdxl", "sd3", "sd35")
+    return {family: tiny.make_model(folder / family, family=family) for family in families}
 
 
 @pytest.fixture(scope="session")

@@ -151,6 +151,31 @@ def test_what_was_made_comes_back_with_its_key(ctx: Context) -> None:
     assert below(ctx.stage_dir("contours")).keys() == whole.keys()
 
 
+@pytest.mark.fault(
+    "files",
+    "`--force` over pictures, guides or trainings, finished or half done",
+    "set aside as well; a later run takes its own back, not those",
+)
+def test_what_is_forced_away_is_set_aside(tmp_path: Path) -> None:
+    stage, earlier = tmp_path / "s", tmp_path / ".earlier"
+    failed(stage, INPUTS)
+    for number, text in enumerate(("first", "second"), start=1):
+        with stage_run(stage, INPUTS, RECIPE, resume=True, anew=True) as run:
+            assert not run.kept and not run.scratch("half.pt").exists()
+            write_files(run, {"a": text})
+        assert len(list(earlier.iterdir())) == number
+    kept = sorted(earlier.iterdir())
+    assert (kept[0] / ".scratch/half.pt").read_text() == "hours of training"
+    assert (kept[1] / "images/a").read_text() == "first"
+    # Other inputs come and go, anew or not: the last of each is what comes back.
+    finish(stage, OTHER, a="other")
+    with stage_run(stage, INPUTS, RECIPE, resume=True, anew=True) as run:
+        write_files(run, {"a": "third"})
+    assert (sorted(earlier.iterdir())[-2] / "images/a").read_text() == "second"
+    finish(stage, OTHER, a="other again")
+    assert take_back(stage, INPUTS) and (stage / "images/a").read_text() == "third"
+
+
 class Notes(Silent):
     def __init__(self) -> None:
         self.said: list[str] = []

@@ -38,7 +38,7 @@ from higfa_cli.stages import finetune_guide
 from higfa_cli.stages.context import Context, Silent
 from higfa_cli.stages.guide_pool import pool_jobs, read_photos, render
 from higfa_cli.stages.inputs import guide_inputs
-from higfa_cli.training.calibration import HeldOut, calibrate
+from higfa_cli.training.calibration import ENOUGH_PHOTOS, HeldOut, calibrate
 from higfa_cli.training.trainer import predict_logits
 from tests.support.recipes import load_model
 from tests.support.shapes import CLASSES, SIZE, pictures, write_class_folders
@@ -434,15 +434,18 @@ def test_calibration_by_hand() -> None:
         logits=torch.tensor([[2.0, 0.0]] * 4 + [[9.0, 0.0]]),
         labels=torch.tensor([0, 0, 0, 1, 1]),
         levels=(high, low, low, high, None),
-        clean_logits=torch.tensor([[1.0, 0.0]]),
-        clean_labels=torch.tensor([0]),
+        clean_logits=torch.tensor([[1.0, 0.0]] * ENOUGH_PHOTOS),
+        clean_labels=torch.tensor([0] * ENOUGH_PHOTOS),
     )
     found = calibrate(held, (high, low), "val")
-    assert found.temperature == pytest.approx(2 / 1.0986123, rel=1e-6)
+    assert found.fitted is None and found.temperature == pytest.approx(2 / 1.0986123, rel=1e-6)
     assert [level.accuracy for level in found.levels] == [0.5, 1.0]
     assert [level.ece_after for level in found.levels] == pytest.approx([0.25, 0.25], abs=1e-5)
     assert found.reconstructed.accuracy == 0.0
     assert Calibration.model_validate(json.loads(json.dumps(found.plain()))) == found
+    few = replace(held, clean_logits=held.clean_logits[:25], clean_labels=held.clean_labels[:25])
+    drawn = calibrate(few, (high, low), "val")
+    assert (drawn.fitted, drawn.temperature) == (found.temperature, found.temperature**0.25)
 
 
 def test_metadata_holds_what_a_reader_needs(guide: Classifier, tmp_path: Path) -> None:

@@ -16,18 +16,20 @@ from PIL import Image
 from torch import Tensor
 
 from higfa_cli.artifacts.atomic import read_json, write_json
+from higfa_cli.artifacts.rows import TraceRow
 from higfa_cli.errors import UserError
+from higfa_cli.recipe.arms import HIGFA
 from higfa_cli.recipe.load import load_recipe, override_recipe
 from tests.support.lab_project import CLASSES, write_judges, write_lab
-from tools.pocket.lab import ablation, bars, checkpoints, guides, worst
+from tools.pocket.lab import axes, bars, checkpoints
 from tools.pocket.lab.ablation import ablate
-from tools.pocket.lab.axes import SWEEPS, axes_around, is_recipe
+from tools.pocket.lab.axes import SWEEPS, axes_around
 from tools.pocket.lab.bars import compare
-from tools.pocket.lab.draw import Drawings
-from tools.pocket.lab.judges import jury, jury_log_probabilities, load_judges
+from tools.pocket.lab.draw import Pictures
+from tools.pocket.lab.judges import jury_log_probabilities, jury_of, load_judges, votes
 from tools.pocket.lab.options import RECIPE, Options
-from tools.pocket.lab.scores import Score, hits
-from tools.pocket.lab.strips import strip
+from tools.pocket.lab.scores import Score
+from tools.pocket.lab.strips import guided_steps, strip, worst_items
 from tools.pocket.lab.text import percent
 from tools.pocket.lab.thresholds import blame, distance_at, diversity, matched, verdicts
 
@@ -58,16 +60,15 @@ def score(
     """A score of grey pictures with these probabilities; `failed` is a position."""
     count, log_p = len(labels), torch.tensor(p).log()
     lost = torch.arange(count) == failed
-    drawings = Drawings(
+    drawings = Pictures(
         pictures=torch.full((count, 3, 4, 4), 128, dtype=torch.uint8),
         labels=torch.tensor(labels),
         contours=torch.zeros(count, 4, 4, dtype=torch.uint8),
-        traces=({},) * count,
         guide_p=torch.tensor(guide_p).masked_fill(lost, torch.nan),
         failed=lost,
         seconds=2.0 * count,
     )
-    return Score(drawings, log_p, hits(log_p, drawings), torch.eye(count))
+    return Score(drawings, log_p[None], torch.eye(count))
 
 
 def test_a_score_by_hand() -> None:
@@ -105,11 +106,11 @@ def test_the_jury_answers_in_the_order_of_the_data(tmp_path: Path) -> None:
     judges = load_judges(write_judges(tmp_path, classes=CLASSES[::-1]))
     pictures = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
     own = jury_log_probabilities(judges, pictures)
-    assert torch.equal(jury(judges, pictures, CLASSES), own.flip(1))
+    assert torch.equal(jury_of(votes(judges, pictures, CLASSES)), own.flip(1))
     with pytest.raises(UserError, match="classes"):
-        jury(judges, pictures, ("blue disc", "green disc"))
+        votes(judges, pictures, ("blue disc", "green disc"))
     with pytest.raises(UserError, match="32 px"):
-        jury(judges, pictures[..., :16, :16], CLASSES)
+        votes(judges, pictures[..., :16, :16], CLASSES)
 
 
 def test_percent() -> None:
@@ -135,26 +136,38 @@ def test_a_strip_has_every_picture_in_its_place() -> None:
 
 def test_every_axis_holds_the_recipe_once() -> None:
     recipe = load_recipe(str(RECIPE)).recipe
-    axes = axes_around(recipe)
-    assert len({axis.name for axis in axes}) == len(axes)
-    for axis in axes:
-        assert sum(is_recipe(value, recipe) for value in axis.values) == 1, axis.name
+    for axis in axes_around(recipe):
+        same = [override_recipe(recipe, value.changes) == recipe for value in axis.values]
+        assert [value.arm == HIGFA for value in axis.values] == same
+        assert sum(same) == 1, axis.name
         assert len({value.label for value in axis.values}) == len(axis.values)
+
+
+def test_every_value_is_an_arm_of_its_own() -> None:
+    recipe = load_recipe(str(RECIPE)).recipe
+    values = [value for axis in axes_around(recipe) for value in axis.values]
+    arms = {value.arm: value.changes for value in values}
+    assert len(arms) == len({(value.arm, str(value.changes)) for value in values})
+    assert override_recipe(recipe, {"arms": arms}).arms.keys() == arms.keys()
+    points = [bars.guided(recipe), *bars.swept(recipe).values()]
+    named = [(name, changes) for curve in points for _, name, changes in curve]
+    assert override_recipe(recipe, {"arms": dict(named)}).arms == dict(named)
+    assert all(dict(named)[name] == changes for name, changes in named)
 
 
 def test_the_recipes_own_value_is_added_to_an_axis() -> None:
     recipe = override_recipe(load_recipe(str(RECIPE)).recipe, {"guidance.text.scale": 3.5})
-    axes = {axis.name: axis for axis in axes_around(recipe)}
-    labels = [value.label for value in axes["text-scale"].values]
+    around = {axis.name: axis for axis in axes_around(recipe)}
+    labels = [value.label for value in around["text-scale"].values]
     assert labels == ["3", "3.5", "6", "10", "14"]
 
 
 def test_one_strength_alone_follows_the_confidence() -> None:
     recipe = load_recipe(str(RECIPE)).recipe
-    axes = {axis.name: axis for axis in axes_around(recipe)}
-    alone = {value.label: value for value in axes["modulation-text"].values}
+    around = {axis.name: axis for axis in axes_around(recipe)}
+    alone = {value.label: value for value in around["modulation-text"].values}
     for label in ("rising", "falling"):
-        own = override_recipe(recipe, alone[label].settings).guidance
+        own = override_recipe(recipe, alone[label].changes).guidance
         assert own.classifier.modulation == label
         assert own.contour.floor == own.contour.scale
         assert own.text.floor == recipe.guidance.text.floor
@@ -162,7 +175,9 @@ def test_one_strength_alone_follows_the_confidence() -> None:
 
 def test_an_ablation_writes_its_table_and_resumes(options: Options) -> None:
     ablate(options, ["gamma"], tiny_features)
-    drawn = {file: file.stat().st_mtime_ns for file in options.workspace.rglob("*.npz")}
+    drawn = {
+        file: file.stat().st_mtime_ns for file in options.workspace.glob("synthesize/*/run.json")
+    }
     # The pairs of gamma and S_K, and the recipe itself.
     assert len(drawn) == 13
     results = ablate(options, ["conditions"], tiny_features)
@@ -193,8 +208,8 @@ def test_a_value_of_tau_has_a_guide_of_its_own(
     options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     points = {"tau": ((0.0,),), "together": ((0.0, 1.0, 2.0), (0.5, 1.0, 2.0), (0.5, 2.0, 5.0))}
-    few = [replace(sweep, points=points.get(sweep.name, sweep.points)) for sweep in SWEEPS]
-    monkeypatch.setattr(ablation, "SWEEPS", tuple(few))
+    few = {name: replace(SWEEPS[name], points=points[name]) for name in points}
+    monkeypatch.setattr(axes, "SWEEPS", SWEEPS | few)
     parts = ablate(options, ["together", "tau"], tiny_features)["parts"]
     assert [row["value"] for row in parts["tau"]["rows"]] == ["0", "0.5"]
     guides = options.workspace / "guides"
@@ -255,17 +270,20 @@ def test_matched_agreement_by_hand() -> None:
 
 def test_the_worst_come_first_and_failures_are_left_out() -> None:
     one = score([[0.9, 0.1], [0.2, 0.8], [0.1, 0.9], [0.6, 0.4]], [0, 0, 0, 0], [1.0] * 4, failed=2)
-    assert worst.worst_items(one, 2) == [1, 3]
-    assert worst.worst_items(one) == [1, 3, 0]
+    assert worst_items(one, 2) == [1, 3]
+    assert worst_items(one) == [1, 3, 0]
     assert blame(True, 0.5) == "right without the guide; the guide is content"
     assert "wrong already" in blame(False, 0.49)
-    trace = {
-        "p": [None, 0.12345],
-        "s_text": [3.0, 2.0],
-        "s_contour": [2.0, 1.0],
-        "s_classifier": [0.0, 40.0],
-    }
-    assert worst.guided_steps(trace) == {
+    trace = TraceRow(
+        id="a",
+        error=None,
+        effective_batch=1,
+        p=(None, 0.12345),
+        s_text=(3.0, 2.0),
+        s_contour=(2.0, 1.0),
+        s_classifier=(0.0, 40.0),
+    )
+    assert guided_steps(trace) == {
         "p": [0.123],
         "s_text": [2.0],
         "s_contour": [1.0],
@@ -279,8 +297,8 @@ def test_the_method_is_held_against_its_bars(
     monkeypatch.setattr(bars, "HIGFA_MULTIPLES", (1.0,))
     monkeypatch.setattr(bars, "FIXED_MULTIPLES", (1.0,))
     monkeypatch.setattr(bars, "FIXED_OF_NORM", {"none": (1.0,), "rms": (0.5,)})
-    monkeypatch.setattr(guides, "MULTIPLES", (0.5, 1.0))
-    monkeypatch.setattr(guides, "TRAININGS", 2)
+    monkeypatch.setattr(bars, "GUIDE_MULTIPLES", (0.5, 1.0))
+    monkeypatch.setattr(bars, "TRAININGS", 2)
     first = compare(options, ["gain"], tiny_features)
     results = compare(options, [name for name in bars.PARTS if name != "gain"], tiny_features)
     assert results["parts"]["gain"] == first["parts"]["gain"]

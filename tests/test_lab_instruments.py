@@ -215,7 +215,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def opened(
     home: Path, out: Path, judges: Path | None = None
-) -> Iterator[tuple[Options, Instruments, Pools]]:
+) -> Iterator[tuple[Instruments, Pools]]:
     """The instruments on the tiny parts."""
     options = Options(
         recipe=str(home / "recipe.yaml"),
@@ -227,8 +227,8 @@ def opened(
         rendered=home / "rendered",
     )
     space = FeatureSpace()
-    with open_instruments(options, "train", space, guide=False) as found:
-        yield options, found, instruments.pools_of(options, found, space)
+    with open_instruments(options, "train", space, guide=None) as found:
+        yield found, instruments.pools_of(found, space)
 
 
 def test_judges_of_other_data_are_refused(home: Path, tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_judges_of_other_data_are_refused(home: Path, tmp_path: Path) -> None:
 
 
 def test_judges_are_counted_right(home: Path, tmp_path: Path) -> None:
-    with opened(home, tmp_path) as (_, found, pools):
+    with opened(home, tmp_path) as (found, pools):
         rows = {one.figure: one for one in instruments.judges_part(found, pools)}
     assert len(rows) == 12 and "jury at 48 px: accuracy" in rows
     judge = load_judges(home / "judges")[0]
@@ -259,11 +259,12 @@ def test_judges_are_counted_right(home: Path, tmp_path: Path) -> None:
 
 
 def test_failed_pictures_never_agree(home: Path, tmp_path: Path) -> None:
-    with opened(home, tmp_path) as (_, found, pools):
+    with opened(home, tmp_path) as (found, pools):
         jury = jury_log_probabilities(found.judges, pools.test.pictures)
     failed = torch.arange(len(jury)) < 16
     pictures = Pictures(pictures=pools.test.pictures, labels=jury.argmax(1), failed=failed)
-    first, *_, log_p = measure.agreement_rows(found.judges, CLASSES, pictures)
+    score = found.measured(pictures, CLASSES)
+    first, *_, log_p = measure.agreement_rows(score, found.judges)
     assert first.value == pytest.approx(1 - 16 / len(jury)) and "16 pictures failed" in first.about
     assert log_p.value == pytest.approx(jury[16:].max(dim=1).values.mean().item(), abs=1e-5)
 

@@ -13,7 +13,7 @@ ROOMS = ("models", "init", "stages", "training")
 #: Raised in the first second: before the stage's folder is opened, or while its inputs are read.
 AT_ONCE = {
     "models/architecture.py": "_config architecture check_fit check_size",
-    "models/backbones.py": "_check_hub _no_download _unfit _with_weights check_name "
+    "models/backbones.py": "_no_download _unfit _with_weights check_name "
     "load_strictly read_weights",
     "models/classifier.py": "check_classes load_classifier",
     "models/device.py": "resolve_device",
@@ -58,6 +58,8 @@ LATE = {
     "stages/guide_pool.py: _no_room": "only the device knows its memory; doctor estimates it",
     "init/photos.py: _leave_out_unreadable": "what init is there to look at",
     "stages/synthesize.py: _watch": "a worker was killed",
+    "stages/worth.py: consented": "in `run` the guide is trained before; of one that is "
+    "there, at once",
     "training/trainer.py: _train_epoch": "the loss shows itself in training",
     "training/trainer.py: fit": "of the library alone: a recipe holds a batch of two, the photos "
     "are counted before",

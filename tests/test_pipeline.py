@@ -12,7 +12,7 @@ from higfa_cli.artifacts.atomic import write_text
 from higfa_cli.artifacts.run_record import stage_run
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.load import load_recipe
-from higfa_cli.stages import pipeline, summaries
+from higfa_cli.stages import pipeline, table
 from higfa_cli.stages.context import Context, make_context
 from higfa_cli.stages.inputs import synthesize_inputs
 from higfa_cli.stages.table import stage_of
@@ -47,15 +47,15 @@ def test_status_of_nothing(ctx: Context) -> None:
     assert {row["state"] for row in rows} == {"missing"}
     assert rows[0]["reasons"] == ["not run yet"]
     assert "contours" in rows[2]["reasons"][0]
-    assert summaries.next_command(rows, "r.yaml") == "higfa contours r.yaml"
+    assert table.next_command(rows, "r.yaml") == "higfa contours r.yaml"
     assert not ctx.workspace.exists()
 
 
 def test_without_the_data_doctor_comes_next(ctx: Context) -> None:
     rows = pipeline.status(changed(ctx, data__root="gone"))
     assert all(row["blocked"] for row in rows)
-    assert summaries.next_command(rows, "r.yaml") == "higfa doctor r.yaml"
-    assert summaries.next_stage(rows, "r.yaml") == "higfa contours r.yaml"
+    assert table.next_command(rows, "r.yaml") == "higfa doctor r.yaml"
+    assert table.next_stage(rows, "r.yaml") == "higfa contours r.yaml"
 
 
 def test_what_a_run_would_do(ctx: Context) -> None:

@@ -19,7 +19,7 @@ from higfa_cli.artifacts.fingerprint import hash_bytes
 from higfa_cli.artifacts.rows import TraceRow
 from higfa_cli.errors import UserError
 from higfa_cli.report import figures, tables, wording
-from higfa_cli.report.stats import Difference, Prediction, mean_std, paired_difference
+from higfa_cli.report.stats import Answer, Difference, mean_std, paired_difference
 from higfa_cli.stages import report
 from higfa_cli.stages.report_inputs import report_inputs
 from tests.support.report_project import (
@@ -44,9 +44,9 @@ from tests.support.shapes import picture_row
 # --- statistics -------------------------------------------------------------------------------
 
 
-def arm_of(per_seed: list[set[int]], n: int = 200) -> dict[int, tuple[Prediction, ...]]:
+def arm_of(per_seed: list[set[int]], n: int = 200) -> dict[int, tuple[Answer, ...]]:
     return {
-        s: tuple(Prediction(str(i), "a", "b" if i in wrong else "a") for i in range(n))
+        s: tuple(Answer(str(i), "a", "b" if i in wrong else "a") for i in range(n))
         for s, wrong in zip(SEEDS, per_seed, strict=True)
     }
 
@@ -203,8 +203,8 @@ def test_curves_by_hand() -> None:
     assert by_key["s_text"].mean == (4.0, 2.0)
     drawn = figures.chart(by_key["p"], curves)
     # One step from u = 0.5 to 1 at p = 0.5: from the middle to the right edge, at half height.
-    assert drawn.line == "M197.0 88.0L350.0 88.0"
-    assert drawn.switch == "197.0"
+    assert drawn.line == "M202.0 88.0L350.0 88.0"
+    assert drawn.switch == "202.0"
     with pytest.raises(UserError, match="different steps"):
         figures.read_curves([traced(0.5, 0.5), traced(0.5, 0.5).model_copy(update={"u": (0.0,)})])
     assert figures.read_curves([]) is None

@@ -231,7 +231,6 @@ def test_plan_is_followed_by_all(project: Project, tmp_path: Path) -> None:
     [
         (("--shard", "2/2"), "--shard 2/2: write I/N"),
         (("--shard", "1"), "--shard 1: write I/N"),
-        (("--shard", "0/2", "--force"), "--shard goes without"),
         (("--shard", "0/2", "--workers", "2"), "--shard goes without"),
         (("--workers", "0"), "--workers 0: write a number from 1, or auto"),
         (("--workers", "2", "--preview", "1"), "drawing the whole plan alone"),

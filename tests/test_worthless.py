@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from higfa_cli.artifacts.artifact import write_model
+from higfa_cli.artifacts.atomic import write_text
 from higfa_cli.artifacts.results import Assessment, Calibration, at_chance
-from higfa_cli.stages import report
-from higfa_cli.stages.worth import worthless
+from higfa_cli.artifacts.run_record import StageInputs, stage_run
+from higfa_cli.errors import UserError
+from higfa_cli.stages import pipeline, report
+from higfa_cli.stages.context import Context
+from higfa_cli.stages.inputs import synthesize_inputs
+from higfa_cli.stages.table import stage_of
+from higfa_cli.stages.worth import consented, worthless
+from tests.support.plain_project import changed, write_plain_project
 from tests.support.report_project import context as report_context
 from tests.support.report_project import write_downstream, write_upstream
 
@@ -63,6 +72,77 @@ def test_a_guide_at_chance_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault("numbers", "a guide or a classifier no better than chance")
+def test_a_guide_as_unsure_of_its_own_photos_as_of_any_others(tmp_path: Path) -> None:
+    ctx, sure = report_context(tmp_path), calibration(0.6, 40, 20)
+    for low, guess in ((0.049, True), (0.051, False)):
+        write_model(
+            ctx.ws.guide.calibration, sure.model_copy(update={"own_confidence": (0.06, low)})
+        )
+        warning = worthless(ctx, "finetune-guide")
+        assert (warning is not None) == guess
+        assert not guess or "6.0% in their class, no more than in any other" in str(warning)
+
+
+def guided_project(root: Path, accuracy: float) -> Context:
+    """Contours are there, and a guide that is right on so many of 40 photos of 20 classes."""
+    ctx = changed(write_plain_project(root), guidance__classifier__switch=0.5)
+    list(pipeline.iter_stages(ctx, last="contours"))
+    files = ctx.ws.guide
+    with stage_run(files.directory, stage_of("finetune-guide").inputs(ctx), ctx.recipe) as run:
+        write_text(files.checkpoint, f"guide {accuracy}")
+        write_model(files.calibration, calibration(accuracy, 40, 20))
+        run.output(files.checkpoint)
+        run.output(files.calibration)
+    return ctx
+
+
+@pytest.mark.fault(
+    "numbers",
+    "pictures would be steered by a guide no better than chance",
+    "refused before anything is drawn, unless `--force`; what was begun so goes on without, and "
+    "nothing drawn is removed",
+)
+def test_pictures_are_not_steered_by_noise_unasked(tmp_path: Path) -> None:
+    ctx = guided_project(tmp_path, 0.075)
+    with pytest.raises(UserError, match=r"7.5% of 40 .* higfa synthesize --force") as refusal:
+        pipeline.step(ctx, "synthesize")
+    assert len(str(refusal.value)) <= 2 * 120
+    part = ctx.ws.arm("higfa").synthesize
+    assert not part.directory.exists()
+    # Another guide's pictures are no consent to this one's.
+    these = synthesize_inputs(ctx.arm("higfa"))
+    forced, asked = replace(ctx, force=True), {part.directory: these}
+    for inputs in (StageInputs({}, {}), these):
+        with pytest.raises(UserError, match="--force"):
+            consented(ctx, asked)
+        assert consented(forced, asked).force
+        with pytest.raises(ZeroDivisionError), stage_run(part.directory, inputs, ctx.recipe) as run:
+            write_text(part.images / "a.png", "drawn for a day")
+            run.output(part.images / "a.png")
+            raise ZeroDivisionError
+    # The command that began them goes on, with --force and without, and does not begin again.
+    assert not consented(ctx, asked).force and not consented(forced, asked).force
+    with stage_run(part.directory, these, ctx.recipe, resume=True) as run:
+        run.keep("images/a.png")
+    assert consented(forced, asked).force
+    good = guided_project(tmp_path / "good", 0.6)
+    consented(good, {tmp_path: these})
+    # So few photos tell nothing: a word, no refusal.
+    write_model(ctx.ws.guide.calibration, calibration(0.0, 19, 20))
+    assert worthless(ctx, "finetune-guide")
+    consented(ctx, {tmp_path: these})
+
+
+@pytest.mark.fault("numbers", "pictures would be steered by a guide no better than chance")
+def test_an_arm_that_no_guide_steers_asks_nothing(tmp_path: Path) -> None:
+    ctx = changed(guided_project(tmp_path, 0.075), guidance__classifier__switch=1.0)
+    try:
+        pipeline.step(ctx, "synthesize")
+    except UserError as error:
+        assert "--force" not in str(error)
+
+
+@pytest.mark.fault("numbers", "a guide or a classifier no better than chance")
 def test_arms_at_chance_have_no_difference(tmp_path: Path) -> None:
     """150 of 200 wrong where chance is 1 in 4."""
     guesses = [set(range(start, start + 150)) for start in (0, 20, 40)]
@@ -77,6 +157,21 @@ def test_arms_at_chance_have_no_difference(tmp_path: Path) -> None:
     text = ctx.ws.report.markdown.read_text()
     assert "points [" not in text.split("## How")[0].replace("points [95 %]", "")
     assert "no better" not in text.split("## How")[0]
+    assert "difference" not in " ".join(told).lower()
+    with ctx.ws.report.csv.open(newline="") as handle:
+        for row in csv.DictReader(handle):
+            assert not row["difference_points"] and not row["verdict"]
+
+
+@pytest.mark.fault("numbers", "a guide or a classifier no better than chance")
+def test_what_the_guide_alone_is_worth_is_no_difference_of_guesses(tmp_path: Path) -> None:
+    guesses = [set(range(start, start + 150)) for start in (0, 20, 40)]
+    arms = {"real": [set(range(20))] * 3, "real+text+contour": guesses, "real+higfa": guesses}
+    write_downstream(tmp_path, arms, 200, True)
+    write_upstream(tmp_path)
+    ctx = report_context(tmp_path)
+    report.run(ctx)
+    assert "from the same contours and seeds:" not in ctx.ws.report.markdown.read_text()
 
 
 @pytest.mark.fault("numbers", "a guide or a classifier no better than chance")

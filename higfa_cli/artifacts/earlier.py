@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 
 from higfa_cli.artifacts.fingerprint import hash_file
@@ -18,32 +19,46 @@ def place_for(directory: Path, key: str) -> Path:
     return directory.parent / EARLIER / f"{directory.name}-{key[:_DIGITS]}"
 
 
-def would_set_aside(directory: Path, inputs: StageInputs) -> Path | None:
-    """Where a run of these inputs moves what the folder holds of others; None for nothing."""
+def would_set_aside(directory: Path, inputs: StageInputs, anew: bool = False) -> Path | None:
+    """Where a run of these inputs moves what the folder holds of others; None for nothing.
+
+    `anew`: what it holds of these too.
+    """
     if not (directory / RECORD).is_file():
         return None
     record = record_of(directory)
     # A broken record has no key, and what was made costs as much.
     key = hash_file(directory / RECORD) if record is None else record.inputs.key
     made = recorded(directory) or (directory / SCRATCH).is_dir()
-    if key == inputs.key or not (made or place_for(directory, inputs.key).is_dir()):
-        return None
-    return place_for(directory, key)
+    if key != inputs.key:
+        moved = made or place_for(directory, inputs.key).is_dir()
+        return place_for(directory, key) if moved else None
+    return _beside(place_for(directory, key)) if anew and made else None
 
 
-def exchange(directory: Path, inputs: StageInputs) -> Path | None:
+def _beside(place: Path) -> Path:
+    """Where what was made anew since goes: it is not taken back by itself."""
+    places = (place.with_name(f"{place.name}-{number}") for number in count(1))
+    return next(path for path in places if not path.exists())
+
+
+def exchange(directory: Path, inputs: StageInputs, anew: bool = False) -> Path | None:
     """Set aside what other inputs made and take back what these did; where the former lies now.
+
+    `anew`: what these made is set aside too, and does not come back.
 
     Each is one rename, so a kill leaves both whole. Call it with the folder locked.
     Raises UserError for a link in the place of one of the folders, and OSError.
     """
     refuse_linked_folder(directory.parent / EARLIER)
-    aside = would_set_aside(directory, inputs)
+    aside = would_set_aside(directory, inputs, anew)
     if aside is not None:
         aside.parent.mkdir(exist_ok=True)
         directory.replace(aside)
     before = place_for(directory, inputs.key)
-    if before.is_dir() and not (directory / RECORD).exists():
+    if anew and before.is_dir():
+        before.replace(_beside(before))
+    elif before.is_dir() and not (directory / RECORD).exists():
         refuse_linked_folders(before)
         if directory.exists():
             directory.rmdir()

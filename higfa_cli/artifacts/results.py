@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from higfa_cli.artifacts.artifact import Artifact, Count, Several
+from higfa_cli.text import plural
 
 # Two-sided 95 %.
 _TAIL = 0.025
@@ -58,32 +59,46 @@ class LevelAssessment(Assessment):
     progress: float
 
 
+def few_photos(fitted: float, temperature: float, photos: int) -> str:
+    """What to say of a temperature that was drawn towards 1."""
+    few = plural(photos, "photo")
+    return f"temperature {temperature:.2f}: {few} said {fitted:.2f}, and so few count little"
+
+
 class Calibration(Artifact, remedy="run `higfa finetune-guide --force`"):
     """The guide's temperature, and how far its confidence can be believed.
 
     `overall`: at the levels where it steers; `reconstructed`: photos decoded without noise.
-    `classes`: how many; 0 where that was not noted.
+    `classes`: how many; 0 where that was not noted. `fitted`: what the photos said, where they are
+    too few for the temperature to follow. `own_confidence`: the mean probability that clean photos
+    are given in their class, and the lower end of its 95 % interval.
     """
 
     source: Literal["val", "cross-validation"]
     temperature: float
+    fitted: float | None = None
     levels: Several[LevelAssessment]
     overall: Assessment
     reconstructed: Assessment
     clean: Assessment
     classes: Count = 0
+    own_confidence: Several[float] = ()
 
     @property
     def worthless(self) -> str | None:
         """What to say where the guide does no better than guessing; None where it does."""
         # All levels show the same photos, which alone count.
         photos, accuracy = self.clean.count, min(self.clean.accuracy, self.overall.accuracy)
-        if not at_chance(accuracy, photos, self.classes):
+        if at_chance(accuracy, photos, self.classes):
+            what = f"is right on {accuracy:.1%} of {photos:,} held-out photos, no better than"
+        elif self.own_confidence and self.own_confidence[1] <= 1 / self.classes:
+            what = f"gives {photos:,} held-out photos {self.own_confidence[0]:.1%} in their class, "
+            what += "no more than in any other by"
+        else:
             return None
         return (
-            f"The guide is right on {accuracy:.1%} of {photos:,} held-out photos, which is no "
-            f"better than chance ({1 / self.classes:.1%}): pictures steered by it are steered by "
-            "noise; train it longer (guide.epochs), from pretrained weights or on more photos"
+            f"The guide {what} chance ({1 / self.classes:.1%}): it steers pictures by noise; "
+            "train it longer (guide.epochs), from pretrained weights or on more photos"
         )
 
 

@@ -63,36 +63,37 @@ _LIBRARIES = (
 
 @contextmanager
 def stage_run(
-    directory: Path, inputs: StageInputs, recipe: Recipe, resume: bool = False
+    directory: Path, inputs: StageInputs, recipe: Recipe, resume: bool = False, anew: bool = False
 ) -> Iterator[StageRun]:
     """Run a stage in its folder: lock, clear or resume, record.
 
     What a run of other inputs made is set aside (`earlier`), and what these inputs made before
-    comes back. Outputs of the same inputs are removed, unless `resume`: then whole ones stay
-    (`StageRun.kept`). Only files that the earlier record names are removed, and, where that run
-    did not finish, what it left in the stage's subfolders. On an error the record says "failed"
-    and the folder stays resumable.
+    comes back; with `anew` what these made is set aside too. Outputs of the same inputs are
+    removed, unless `resume`: then whole ones stay (`StageRun.kept`). Only files that the earlier
+    record names are removed, and, where that run did not finish, what it left in the stage's
+    subfolders. On an error the record says "failed" and the folder stays resumable.
     Raises UserError: folder busy (exit code 75), not writable, or not one of higfa's.
     """
-    with _locked(directory), closing_run(directory, inputs, recipe, resume) as run:
+    with _locked(directory), closing_run(directory, inputs, recipe, resume, anew) as run:
         yield run
 
 
 @contextmanager
 def opening_run(
-    directory: Path, inputs: StageInputs, recipe: Recipe, resume: bool = False
+    directory: Path, inputs: StageInputs, recipe: Recipe, anew: bool = False
 ) -> Iterator[StageRun]:
     """`stage_run` without the end: the record goes on saying "running", for `part_run`s to come."""
     with _locked(directory):
-        yield StageRun(directory, recipe.run.device, _open(directory, inputs, recipe, resume)[1])
+        finished = _open(directory, inputs, recipe, True, anew)[1]
+        yield StageRun(directory, recipe.run.device, finished)
 
 
 @contextmanager
 def closing_run(
-    directory: Path, inputs: StageInputs, recipe: Recipe, resume: bool = True
+    directory: Path, inputs: StageInputs, recipe: Recipe, resume: bool = True, anew: bool = False
 ) -> Iterator[StageRun]:
     """`stage_run` for who already holds the folder's lock."""
-    record, finished = _open(directory, inputs, recipe, resume)
+    record, finished = _open(directory, inputs, recipe, resume, anew)
     run = StageRun(directory, recipe.run.device, finished)
 
     def close(**ending: object) -> None:
@@ -195,14 +196,14 @@ def _locked(directory: Path) -> Iterator[None]:
 
 
 def _open(
-    directory: Path, inputs: StageInputs, recipe: Recipe, resume: bool
+    directory: Path, inputs: StageInputs, recipe: Recipe, resume: bool, anew: bool = False
 ) -> tuple[RunRecord, Finished]:
     """Clear or resume the folder and say "running"; the record, and the outputs that stay."""
     refuse_linked_folders(directory)
     try:
         # Before anything is removed that could not be written again.
         check_writable(directory)
-        aside = exchange(directory, inputs)
+        aside = exchange(directory, inputs, anew)
         finished = _prepare(directory, inputs, resume)
         record = _opening_record(inputs, recipe)
         write_model(directory / RECORD, record)

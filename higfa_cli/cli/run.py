@@ -12,7 +12,7 @@ from higfa_cli.cli.stage import exit_with_failures
 
 if TYPE_CHECKING:
     from higfa_cli.stages.context import Context
-    from higfa_cli.stages.summaries import StatusRow
+    from higfa_cli.stages.table import StatusRow
 
 
 def run(
@@ -72,11 +72,11 @@ def status(flags: DeviceFlags) -> None:
     """
     ctx = flags.context()
     with stdout_for_result(flags.as_json):
-        from higfa_cli.stages import pipeline, summaries
+        from higfa_cli.stages import pipeline, table
         from higfa_cli.stages.context import photo_notes
 
         rows, notes = pipeline.status(ctx), photo_notes(ctx)
-    following = summaries.next_command(rows, flags.words)
+    following = table.next_command(rows, flags.words)
     if flags.as_json:
         told = {"stages": rows, "notes": notes, "next": following}
         print_json({"workspace": str(ctx.workspace)} | told)

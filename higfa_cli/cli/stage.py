@@ -12,7 +12,7 @@ from higfa_cli.cli.output import print_line, print_result, stdout_for_result
 from higfa_cli.errors import UserError
 
 if TYPE_CHECKING:
-    from higfa_cli.stages.summaries import StepRow
+    from higfa_cli.stages.table import StepRow
 
 WITH_FAILURES = 3
 

@@ -60,7 +60,7 @@ def command(
     Text, contour and classifier guidance, modulated by the classifier's confidence. Each arm of
     the recipe is drawn from the same contours and seeds.
     """
-    how = _how(shard, workers, engine, retry_failed, flags.force)
+    how = _how(shard, workers, engine, retry_failed)
     if compile_:
         flags = flags.with_key("run.memory.compile=true")
     variants = sum((preview is not None, sweep is not None, flags.dry_run))
@@ -96,13 +96,13 @@ def command(
 
 
 def _how(
-    shard: str | None, workers: str | None, engine: str, retry_failed: bool, force: bool
+    shard: str | None, workers: str | None, engine: str, retry_failed: bool
 ) -> dict[str, object]:
     """Who draws. Raises UserError (exit code 2) for what cannot go together."""
-    if shard is not None and (workers is not None or retry_failed or force):
+    if shard is not None and (workers is not None or retry_failed):
         raise UserError(
-            "--shard goes without --workers, --retry-failed and --force: other processes work in "
-            "the same folder",
+            "--shard goes without --workers and --retry-failed: other processes work in the same "
+            "folder",
             exit_code=2,
         )
     how: dict[str, object] = {}

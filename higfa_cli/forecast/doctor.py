@@ -24,7 +24,7 @@ from higfa_cli.init.project import WITHOUT_GPU
 from higfa_cli.models.architecture import family_at
 from higfa_cli.models.families import FAMILIES, KNOWN
 from higfa_cli.models.machine import device_of
-from higfa_cli.stages import pipeline, summaries
+from higfa_cli.stages import pipeline, table
 from higfa_cli.stages.context import Context, load_photos, photo_notes
 from higfa_cli.stages.plan import class_prompts, expected
 from higfa_cli.stages.recipe_checks import check_texts
@@ -237,4 +237,4 @@ def _next(findings: Findings, rows: list[Row], recipe: str) -> str | None:
         return f"fetch the files as said above, {again}"
     if checks:
         return None
-    return summaries.next_stage(pipeline.status(findings.ctx), recipe)
+    return table.next_stage(pipeline.status(findings.ctx), recipe)

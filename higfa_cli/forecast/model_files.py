@@ -26,7 +26,7 @@ from higfa_cli.models.fake import autoencoder, denoising_pair, text_encoder
 from higfa_cli.models.families import FAMILIES
 from higfa_cli.models.families.family import Architecture
 from higfa_cli.models.forms import check_form
-from higfa_cli.recipe.classifiers import Training
+from higfa_cli.recipe.classifiers import Training, not_pretrained
 from higfa_cli.recipe.drawing import Model
 from higfa_cli.recipe.refs import resolve_ref, weights_path
 from higfa_cli.recipe.schema import Recipe
@@ -106,10 +106,7 @@ def missing_weights(training: Training, base: Path, key: str) -> list[MissingFil
     if not training.pretrained:
         return []
     if not pretrained:
-        raise UserError(
-            f"timm has no pretrained weights for {training.backbone}; set `{key}.weights` to a "
-            f"local .safetensors file, or `{key}.pretrained: false`"
-        )
+        raise not_pretrained(training.backbone, key)
     file = "model.safetensors"
     if not repo or isinstance(try_to_load_from_cache(repo, file), str):
         return []

@@ -19,7 +19,7 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from higfa_cli.errors import UserError
-from higfa_cli.recipe.classifiers import Training
+from higfa_cli.recipe.classifiers import OTHER_START, Training, not_pretrained
 from higfa_cli.recipe.refs import weights_path
 from higfa_cli.text import did_you_mean, first_line, one_line, plain_words
 
@@ -241,10 +241,7 @@ def _check_hub(name: str, key: str) -> None:
     """Fail within seconds where the hub is out of reach: its client retries for a minute."""
     hub_id = timm.models.get_pretrained_cfg_value(name, "hf_hub_id")
     if not timm.models.is_model_pretrained(name):
-        raise UserError(
-            f"timm has no pretrained weights for {name}; set `{key}.weights` to a local "
-            f".safetensors file, or `{key}.pretrained: false`"
-        )
+        raise not_pretrained(name, key)
     if not hub_id or isinstance(try_to_load_from_cache(hub_id, "model.safetensors"), str):
         return
     try:
@@ -255,6 +252,6 @@ def _check_hub(name: str, key: str) -> None:
 
 def _no_download(name: str, key: str, error: Exception) -> UserError:
     return UserError(
-        f"pretrained weights of {name} cannot be fetched from the hub ({first_line(error)}); set "
-        f"`{key}.weights` to a local .safetensors file, or `{key}.pretrained: false`"
+        f"pretrained weights of {name} cannot be fetched from the hub ({first_line(error)}); "
+        f"{OTHER_START.format(key=key)}"
     )

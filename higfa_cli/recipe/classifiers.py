@@ -6,7 +6,17 @@ from typing import Literal
 
 from pydantic import Field
 
+from higfa_cli.errors import UserError
 from higfa_cli.recipe.section import Count, Fraction, NonNegative, Positive, Section, Side
+
+#: The remedy where pretrained weights cannot be had.
+OTHER_START = "set `{key}.weights` to a local .safetensors file, or `{key}.pretrained: false`"
+
+
+def not_pretrained(backbone: str, key: str) -> UserError:
+    """timm has no weights of the network of section `key`."""
+    remedy = OTHER_START.format(key=key)
+    return UserError(f"timm has no pretrained weights for {backbone}; {remedy}")
 
 
 class Training(Section):

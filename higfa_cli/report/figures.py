@@ -18,7 +18,7 @@ from higfa_cli.report.stats import Difference
 from higfa_cli.report.tables import Table, number, significant
 
 WIDTH, HEIGHT = 360.0, 200.0
-LEFT, RIGHT, TOP, BOTTOM = 44.0, 10.0, 10.0, 34.0
+LEFT, RIGHT, TOP, BOTTOM = 54.0, 10.0, 10.0, 34.0
 
 # Images that the bands are computed from, at most.
 SAMPLE = 10_000

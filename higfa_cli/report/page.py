@@ -18,7 +18,7 @@ from higfa_cli.errors import UserError
 from higfa_cli.recipe.arms import GALLERY, HIGFA, REAL, TEXT_CONTOUR, Changes, trained_as
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.report import figures, wording
-from higfa_cli.report.stats import Difference, Prediction, paired_difference
+from higfa_cli.report.stats import Answer, Difference, paired_difference
 from higfa_cli.report.tables import (
     Arm,
     Table,
@@ -31,9 +31,9 @@ from higfa_cli.report.tables import (
     number,
     significant,
 )
-from higfa_cli.text import inert
+from higfa_cli.text import inert, plural
 
-Predictions = Mapping[str, Mapping[int, Sequence[Prediction]]]
+Predictions = Mapping[str, Mapping[int, Sequence[Answer]]]
 
 # Arm -> label of its pictures in the gallery; others are called by their name.
 LABELS = {GALLERY: "text only", TEXT_CONTOUR: "text + contour", HIGFA: "HiGFA"}
@@ -144,7 +144,7 @@ def _difference(
     return paired_difference(predictions[reference], predictions[name], rng_seed)
 
 
-def _check_agreement(arm: ArmResult, predictions: Mapping[int, Sequence[Prediction]]) -> None:
+def _check_agreement(arm: ArmResult, predictions: Mapping[int, Sequence[Answer]]) -> None:
     for run in arm.runs:
         rows = predictions[run.seed]
         accuracy = sum(p.correct for p in rows) / max(len(rows), 1)
@@ -168,7 +168,7 @@ def calibration_table(calibration: Calibration) -> Table:
     return Table(
         f"Expected calibration error (ECE, 0 is perfect) of the guide on {source} taken through "
         "noise, denoiser and decoder, before and after dividing logits by "
-        f"T = {calibration.temperature:.3f}.",
+        f"T = {calibration.temperature:.3f} ({plural(calibration.clean.count, 'photo')}).",
         ("Noise level σ", "Progress u", "ECE before", "ECE after", "Accuracy, %"),
         [*rows, row("clean photos", None, calibration.clean)],
     )
@@ -210,9 +210,9 @@ def page_context(material: Material) -> dict[str, Any]:
             for name in (REAL, arm.name)
         )
         by_class = class_table(reference, other, arm.name)
-    guide_alone = _difference(
-        material.predictions, trained_as(TEXT_CONTOUR), wording.HIGFA, recipe.seed
-    )
+    guide_alone, pair = None, (trained_as(TEXT_CONTOUR), wording.HIGFA)
+    if not guessing.issuperset(pair):
+        guide_alone = _difference(material.predictions, *pair, recipe.seed)
     facts = vars(material) | {
         "arms": arms,
         "arm": arm,

@@ -31,7 +31,7 @@ VerdictKind = Literal["helped", "hurt", "no evidence", "no verdict"]
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Answer:
     """One test photo as one trained classifier saw it."""
 
     key: str
@@ -80,8 +80,8 @@ def mean_std(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def paired_difference(
-    reference: Mapping[int, Sequence[Prediction]],
-    other: Mapping[int, Sequence[Prediction]],
+    reference: Mapping[int, Sequence[Answer]],
+    other: Mapping[int, Sequence[Answer]],
     rng_seed: int,
 ) -> Difference | None:
     """The accuracy gained by `other`, over test photos and training seeds.
@@ -109,7 +109,7 @@ def paired_difference(
 
 
 def _gains(
-    reference: Sequence[Prediction], other: Sequence[Prediction], order: Sequence[Prediction]
+    reference: Sequence[Answer], other: Sequence[Answer], order: Sequence[Answer]
 ) -> np.ndarray:
     """[n] integers in -1, 0, 1: gain of `other` on each photo, in the order of `order`."""
     # With its true class: that too must be the same for both.
@@ -129,7 +129,7 @@ def _gains(
     return np.array([int(second[k].correct) - int(first[k].correct) for k in keys])
 
 
-def class_accuracy(arm: Mapping[int, Sequence[Prediction]]) -> dict[str, tuple[float, int]]:
+def class_accuracy(arm: Mapping[int, Sequence[Answer]]) -> dict[str, tuple[float, int]]:
     """Per true class: accuracy in percent averaged over seeds, and its number of test photos."""
     hits: dict[str, list[int]] = {}
     for predictions in arm.values():

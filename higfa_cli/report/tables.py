@@ -15,7 +15,7 @@ from typing import Any
 
 from higfa_cli.artifacts.results import ArmRun
 from higfa_cli.recipe.arms import REAL
-from higfa_cli.report.stats import Difference, Prediction, class_accuracy, mean_std
+from higfa_cli.report.stats import Answer, Difference, class_accuracy, mean_std
 from higfa_cli.text import inert
 
 NONE = "–"
@@ -115,8 +115,8 @@ def arms_table(arms: Sequence[Arm], test: bool) -> Table:
 
 
 def class_table(
-    reference: Mapping[int, Sequence[Prediction]],
-    other: Mapping[int, Sequence[Prediction]],
+    reference: Mapping[int, Sequence[Answer]],
+    other: Mapping[int, Sequence[Answer]],
     name: str,
 ) -> Table:
     """Accuracy by class of the two arms, largest loss first."""

@@ -31,6 +31,7 @@ from higfa_cli.data.images import encode_png, fit_square
 from higfa_cli.errors import UserError
 from higfa_cli.models.device import resolve_device
 from higfa_cli.models.draw import evaluations
+from higfa_cli.recipe.arms import GALLERY
 from higfa_cli.stages.context import ArmContext, load_photos
 from higfa_cli.stages.drawing import Models, batch_size, costliest_step, draw_items, torch_threads
 
@@ -119,7 +120,7 @@ class ArmJob:
             record.device = str(model.device)
             rows = [row for group in groups for row in self._rows(record, group)]
             self._write_metadata(record, rows)
-            if self.ctx.sample is not None:
+            if self.ctx.name == GALLERY:
                 self._write_sources(record)
         levels = model.solver(recipe.sampling.steps).levels
         denoiser, passes = evaluations(recipe.guidance, levels)

@@ -52,13 +52,17 @@ class Silent:
 
 @dataclass(frozen=True)
 class Context:
-    """One run of the program: passed to every stage."""
+    """One run of the program: passed to every stage.
+
+    `sample`: draw only so many pictures of each arm, spread over the classes; None for all.
+    """
 
     recipe: Recipe
     base: Path
     workspace: Path
     progress: Progress = field(default_factory=Silent)
     force: bool = False
+    sample: int | None = None
 
     @cached_property
     def listing(self) -> Listing:
@@ -78,8 +82,9 @@ class Context:
     def arm(self, name: str) -> ArmContext:
         """The same run for one of `Recipe.drawn`, with the recipe of that arm."""
         values = {each.name: getattr(self, each.name) for each in fields(Context)}
-        sample = None if name in self.recipe.arms else self.recipe.pictures.gallery
-        arm = ArmContext(**values | {"recipe": self.recipe.arm(name)}, name=name, sample=sample)
+        if name not in self.recipe.arms:
+            values["sample"] = self.recipe.pictures.gallery
+        arm = ArmContext(**values | {"recipe": self.recipe.arm(name)}, name=name)
         # Arms have the same photos; those that were listed are not listed again.
         listed = {"listing": self.listing} if "listing" in vars(self) else {}
         vars(arm).update(listed, photos=self.photos)
@@ -117,11 +122,9 @@ class ArmContext(Context):
     Attributes:
         recipe: the arm's own.
         name: the arm.
-        sample: draw only so many pictures, spread over the classes; None for all.
     """
 
     name: str
-    sample: int | None
 
     @property
     def ws(self) -> ArmWorkspace:

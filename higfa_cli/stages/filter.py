@@ -25,7 +25,7 @@ from higfa_cli.data.filter_rules import (
     spread,
     thumbnail,
 )
-from higfa_cli.data.images import read_image
+from higfa_cli.data.images import fit_square, read_image
 from higfa_cli.errors import UserError
 from higfa_cli.models.classifier import Classifier, check_classes, load_classifier
 from higfa_cli.models.device import resolve_device
@@ -145,7 +145,9 @@ def _measure(
 
 
 def _probabilities(guide: Classifier, pictures: Sequence[np.ndarray]) -> np.ndarray:
-    stack = np.stack([picture.transpose(2, 0, 1) for picture in pictures])
+    """As `predict` reads files; nothing is cut off pictures of photos that were cut before."""
+    fitted = [fit_square(picture, guide.spec.image_size) for picture in pictures]
+    stack = np.stack([picture.transpose(2, 0, 1) for picture in fitted])
     return guide.probabilities(torch.from_numpy(stack)).numpy()
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from higfa_cli.artifacts.artifact import write_model, write_rows
 from higfa_cli.artifacts.atomic import read_json, write_json
 from higfa_cli.artifacts.records import GuideCounts
-from higfa_cli.artifacts.results import EpochRow
+from higfa_cli.artifacts.results import EpochRow, few_photos
 from higfa_cli.artifacts.run_record import StageRun, stage_run
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.data.dataset import Dataset, Sample
@@ -88,7 +88,8 @@ def run(ctx: Context) -> Mapping[str, object]:
         )
     # Before the long work, so that a misspelt name or an absent file fails at once.
     _backbone(ctx, dataset, "guide")
-    with stage_run(files.directory, guide_inputs(ctx), recipe, resume=not ctx.force) as record:
+    inputs = guide_inputs(ctx)
+    with stage_run(files.directory, inputs, recipe, resume=True, anew=ctx.force) as record:
         record.device = str(device)
         # The plain conditional branch is all that is asked of the model: no negative prompt.
         samples = [sample for sample in dataset.samples if sample.split != "test"]
@@ -107,6 +108,8 @@ def run(ctx: Context) -> Mapping[str, object]:
             held, history = training.cross_validated(train)
             backbone, fitted = training.fit(train, range(len(train.photos)), None, "guide")
             calibration = calibrate(held, levels, "cross-validation")
+        if (said := calibration.fitted) is not None:
+            ctx.progress.note(few_photos(said, calibration.temperature, calibration.clean.count))
         history += _named("guide", fitted)
         spec = ClassifierSpec(
             backbone=backbone.name,

@@ -13,9 +13,8 @@ from higfa_cli.errors import UserError
 from higfa_cli.stages.arms import recorded_arms
 from higfa_cli.stages.context import Context, choose_names
 from higfa_cli.stages.recipe_checks import check_run
-from higfa_cli.stages.summaries import IntendedRow, StatusRow, StepRow
-from higfa_cli.stages.table import STAGES, stage_of
-from higfa_cli.stages.worth import warn, worthless
+from higfa_cli.stages.table import STAGES, IntendedRow, StatusRow, StepRow, stage_of
+from higfa_cli.stages.worth import consented, warn, worthless
 
 NAMES = tuple(stage.name for stage in STAGES)
 
@@ -74,7 +73,8 @@ def step(
     from higfa_cli.artifacts.run_record import tidy
 
     started = time.perf_counter()
-    again = ctx.force or bool(how and how.get("retry_failed"))
+    # A shard shares its folder, so `--force` only lets it draw.
+    again = (ctx.force and "shard" not in (how or {})) or bool(how and how.get("retry_failed"))
     of_arms = stage_of(stage).arms is not None
     parts = tuple(_parts(ctx, stage, options.get("arms") or ()))
     of_stage = {} if of_arms else options
@@ -84,8 +84,12 @@ def step(
         tidy(ctx.workspace / part)
     if of_arms:
         options["arms"] = [_arm_of(part) for part in todo]
-        if any(ctx.recipe.arm(arm).guidance.consulted for arm in options["arms"]):
+        guided = [part for part in todo if ctx.recipe.arm(_arm_of(part)).guidance.consulted]
+        if guided:
             warn(ctx, "finetune-guide")
+        if stage == "synthesize":
+            asked = {ctx.workspace / part: _inputs(ctx, part, {}) for part in guided}
+            ctx = consented(ctx, asked)
     summary = run_stage(ctx, stage, how=how, **options) if todo else {}
     warn(ctx, stage)
     return {

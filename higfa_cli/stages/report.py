@@ -29,7 +29,7 @@ from higfa_cli.report.page import (
     render_html,
     render_markdown,
 )
-from higfa_cli.report.stats import Prediction
+from higfa_cli.report.stats import Answer
 from higfa_cli.report.tables import arms_csv, csv_text, latex_table
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.report_inputs import (
@@ -112,7 +112,7 @@ def _rows(path: Path, model: type[A]) -> list[A]:
     return read_rows(path, model) if path.is_file() else []
 
 
-def _predictions(ctx: Context, results: Results) -> dict[str, dict[int, tuple[Prediction, ...]]]:
+def _predictions(ctx: Context, results: Results) -> dict[str, dict[int, tuple[Answer, ...]]]:
     """Arm name -> seed -> the test photos as that classifier saw them."""
     files = ctx.ws.downstream
     return {
@@ -124,13 +124,13 @@ def _predictions(ctx: Context, results: Results) -> dict[str, dict[int, tuple[Pr
     }
 
 
-def _read_predictions(path: Path) -> tuple[Prediction, ...]:
+def _read_predictions(path: Path) -> tuple[Answer, ...]:
     remedy = "train again: higfa train-downstream RECIPE --force"
     try:
         with path.open(newline="", encoding="utf-8") as handle:
             rows = list(csv.DictReader(handle))
         columns = ("key", "true", "predicted")
-        return tuple(Prediction(*(csv_text(row[name]) for name in columns)) for row in rows)
+        return tuple(Answer(*(csv_text(row[name]) for name in columns)) for row in rows)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; {remedy}") from None
     except (KeyError, AttributeError, UnicodeDecodeError, csv.Error):

@@ -72,14 +72,14 @@ def run(
         return {job.ctx.name: _draw_shard(job, *shard) for job in jobs}
     if (count := _count_workers(ctx, workers)) > 1:
         return _draw_in_shards(ctx, jobs, count, engine_of(engine), retry_failed)
-    return {job.ctx.name: _draw(job, not ctx.force, retry_failed) for job in jobs}
+    return {job.ctx.name: _draw(job, ctx.force, retry_failed) for job in jobs}
 
 
-def _draw(job: ArmJob, resume: bool, retry_failed: bool = False) -> Mapping[str, object]:
+def _draw(job: ArmJob, anew: bool = False, retry_failed: bool = False) -> Mapping[str, object]:
     """Draw an arm in this process."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    with stage_run(job.files.directory, job.inputs, job.ctx.recipe, resume) as record:
+    with stage_run(job.files.directory, job.inputs, job.ctx.recipe, True, anew) as record:
         return job.finish(record, retry_failed)
 
 
@@ -121,7 +121,7 @@ def _draw_in_shards(
     if (shards := min(count, len(traces))) > 0:
         draw = partial(_draw_on, replace(ctx, progress=Silent()), tuple(todo), shards)
         _watch(ctx, engine(draw, shards, ctx.recipe.run.device), traces)
-    summaries = {job.ctx.name: job.closed() or _draw(job, resume=True) for job in jobs}
+    summaries = {job.ctx.name: job.closed() or _draw(job) for job in jobs}
     return {
         name: {**summary, "drawn_now": sum(len(group) for group in todo[name])}
         for name, summary in summaries.items()
@@ -149,8 +149,7 @@ def _open_plan(job: ArmJob, workers: int, retry_failed: bool) -> list[Batch]:
 
     Raises UserError (exit code 75): the folder is in use.
     """
-    resume = not job.ctx.force
-    with opening_run(job.files.directory, job.inputs, job.ctx.recipe, resume) as record:
+    with opening_run(job.files.directory, job.inputs, job.ctx.recipe, job.ctx.force) as record:
         _, groups = job.settle(record, workers)
         todo = [group for group in groups if not job.is_whole(record, group, retry_failed)]
         # A trace that stays would look like a finished batch.

@@ -12,7 +12,14 @@ from higfa_cli.artifacts.artifact import read_model, write_model, write_rows
 from higfa_cli.artifacts.atomic import write_text
 from higfa_cli.artifacts.class_folders import class_dir
 from higfa_cli.artifacts.records import DownstreamCounts
-from higfa_cli.artifacts.results import ArmResult, ArmRun, Results, SplitCounts, TrainingRow
+from higfa_cli.artifacts.results import (
+    ArmResult,
+    ArmRun,
+    Results,
+    SplitCounts,
+    TrainingRow,
+    few_photos,
+)
 from higfa_cli.artifacts.run_record import StageRun, stage_run
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.data.copies import notes
@@ -26,8 +33,7 @@ from higfa_cli.report.tables import as_csv
 from higfa_cli.stages.arms import choose_arms, left_out
 from higfa_cli.stages.context import Context, load_photos
 from higfa_cli.stages.inputs import downstream_inputs
-from higfa_cli.text import plural
-from higfa_cli.training.calibration import ece_interval, fit_temperature, shrunk
+from higfa_cli.training.calibration import ece_interval, fit_temperature, supported
 from higfa_cli.training.held_out import hold_out
 from higfa_cli.training.pictures import Pictures, TrainSet, load_pictures
 from higfa_cli.training.room import check_downstream
@@ -81,7 +87,7 @@ def run(
     inputs = downstream_inputs(ctx, synthetic, arms)
     given = [listings[arm.name] for arm in chosen if arm.drawn is None]
     _check_readable(ctx, dataset.of("test"), [listing for listing in given if listing is not None])
-    with stage_run(files.directory, inputs, recipe, resume=not ctx.force) as record:
+    with stage_run(files.directory, inputs, recipe, resume=True, anew=ctx.force) as record:
         record.device = str(device)
         training = _Training(ctx, dataset, record, device)
         real = training.load(photos.train)
@@ -191,11 +197,11 @@ class _Training:
         backbone.network.load_state_dict(fitted.best_state)
         temperature = 1.0
         if val is not None:
-            said = fit_temperature(predict_logits(backbone, val, self.device), val.labels)
-            temperature = shrunk(said, len(val))
-            if max(said / temperature, temperature / said) > _TOLD:
-                few = f"{plural(len(val), 'photo')} said {said:.2f}, and so few count little"
-                ctx.progress.note(f"{arm}, seed {seed}: temperature {temperature:.2f}; {few}")
+            fitted_to = fit_temperature(predict_logits(backbone, val, self.device), val.labels)
+            temperature = supported(fitted_to, len(val))
+            if max(fitted_to / temperature, temperature / fitted_to) > _TOLD:
+                few = few_photos(fitted_to, temperature, len(val))
+                ctx.progress.note(f"{arm}, seed {seed}: {few}")
         spec = ClassifierSpec(
             backbone.name,
             classes,

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
 from higfa_cli.artifacts.artifact import read_model
 from higfa_cli.artifacts.results import Calibration, Results
+from higfa_cli.artifacts.stage_state import StageInputs, record_of
 from higfa_cli.errors import UserError
 from higfa_cli.stages.context import Context
+
+# Held-out photos.
+_ENOUGH_TO_TELL = 20
 
 
 def worthless(ctx: Context, stage: str) -> str | None:
@@ -18,6 +26,30 @@ def worthless(ctx: Context, stage: str) -> str | None:
     except UserError:
         return None
     return None
+
+
+def consented(ctx: Context, steered: Mapping[Path, StageInputs]) -> Context:
+    """The run, if a guide may steer the pictures of these folders; what began goes on.
+
+    Raises UserError where it is no better than chance, unless by `--force`. Not of a few photos, on
+    which a guide that is of use may look like guessing.
+    """
+    warning = worthless(ctx, "finetune-guide") if steered else None
+    if warning is None:
+        return ctx
+    records = {folder: record_of(folder) for folder in steered}
+    begun = {
+        folder: record
+        for folder, record in records.items()
+        if record is not None and record.inputs.key == steered[folder].key
+    }
+    if ctx.force:
+        # The command that began the pictures does not begin again.
+        return replace(ctx, force=any(r.status == "done" for r in begun.values()) or not begun)
+    photos = read_model(ctx.ws.guide.calibration, Calibration).clean.count
+    if photos >= _ENOUGH_TO_TELL and len(begun) < len(steered):
+        raise UserError(f"{warning}, or draw all the same: higfa synthesize --force")
+    return ctx
 
 
 def warn(ctx: Context, stage: str) -> None:

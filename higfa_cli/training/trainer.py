@@ -263,7 +263,8 @@ def _train_epoch(
         steps += 1
         replaced += count
     if not math.isfinite(total):
-        raise UserError("training diverged: the loss is not finite; lower learning_rate")
+        section = type(config).__name__.lower()
+        raise UserError(f"training diverged: the loss is not finite; lower {section}.learning_rate")
     share = replaced / (steps * config.batch_size)
     return {"loss": total / steps, "learning_rate": rate, "replaced": share}
 

@@ -11,13 +11,12 @@ measured before under the same recipe, guide, judges and contours stay in the ta
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any
 
+from higfa_cli.recipe.arms import HIGFA
 from higfa_cli.recipe.load import load_recipe
 from tools.pocket.lab import figures, pages, strips
-from tools.pocket.lab.arms import HIGFA, Arm
-from tools.pocket.lab.axes import SWEEPS, Axis, Value, axes_around, is_recipe, switched_at
+from tools.pocket.lab.axes import Axis, Value, axes_around, switched_at
 from tools.pocket.lab.laboratory import (
     Features,
     Instruments,
@@ -26,8 +25,8 @@ from tools.pocket.lab.laboratory import (
     open_instruments,
 )
 from tools.pocket.lab.options import Options, command
-from tools.pocket.lab.samples import prepare
-from tools.pocket.lab.scores import Score
+from tools.pocket.lab.samples import Samples
+from tools.pocket.lab.scores import rounded
 
 PER_CLASS = 10
 SPLIT = "val"
@@ -38,50 +37,42 @@ def ablate(options: Options, names: Sequence[str], features: Features) -> dict[s
 
     Raises UserError as the stages, or for an axis that is not there.
     """
-    recipe = load_recipe(options.recipe).recipe
-    known = {axis.name: axis for axis in axes_around(recipe, SWEEPS)}
-    asked = [known[name] for name in known_names(names, known, "--axes", "axis")]
-    with open_instruments(options, SPLIT, features) as instruments:
-        results = Results("ablation", known, options, instruments, SPLIT)
-        # Guides before pictures: training takes both cores.
-        arms = [[_arm(options, axis, value) for value in axis.values] for axis in asked]
-        instruments.ahead([HIGFA, *chain(*arms)])
-        for axis, own in zip(asked, arms, strict=True):
-            rows = _measure(options, instruments, axis, own)
+    axes = {axis.name: axis for axis in axes_around(load_recipe(options.recipe).recipe)}
+    asked = [axes[name] for name in known_names(names, axes, "--axes", "axis")]
+    arms = {value.arm: value.changes for axis in asked for value in axis.values}
+    with open_instruments(options, SPLIT, features, arms) as instruments:
+        results = Results("ablation", axes, instruments)
+        for axis in asked:
+            rows = _measure(instruments, axis)
             results.add(axis.name, {"title": axis.title, "rows": rows})
     return results.numbers
 
 
-def _measure(
-    options: Options, instruments: Instruments, axis: Axis, arms: Sequence[Arm]
-) -> list[dict[str, Any]]:
+def _measure(instruments: Instruments, axis: Axis) -> list[dict[str, Any]]:
     """Rows of one table; its strip is written beside."""
+    places: dict[float | None, Samples | None] = {
+        tau: None
+        if tau is None
+        else instruments.beside(f"guides/tau-{tau:g}", guide=switched_at(tau))
+        for tau in dict.fromkeys(value.guide_tau for value in axis.values)
+    }
+    for tau, place in places.items():
+        instruments.draw([value.arm for value in axis.values if value.guide_tau == tau], place)
+    scores = [instruments.score(value.arm, places[value.guide_tau]) for value in axis.values]
     base = instruments.score(HIGFA)
-    scores: list[tuple[str, Score]] = []
-    rows = []
-    for value, arm in zip(axis.values, arms, strict=True):
-        same = is_recipe(value, instruments.samples.ctx.recipe)
-        score = base if same else instruments.score(arm)
-        against = None if same else figures.paired(base.hits, score.hits)
-        rows.append(
-            {"value": value.label, "is_recipe": same, **score.row()}
-            | {"against_recipe": against and [round(number, 4) for number in against]}
-        )
-        scores.append((value.label, score))
-    shown = axis.name in pages.SHOWN
-    folder = options.out / "pictures" if shown else options.workspace / "strips"
-    strips.save(instruments.strip(scores), folder / f"ablation-{axis.name}.png")
-    return rows
+    options = instruments.options
+    folder = options.out / "pictures" if axis.name in pages.SHOWN else options.workspace / "strips"
+    lines = [(value.label, score) for value, score in zip(axis.values, scores, strict=True)]
+    strips.save(instruments.strip(lines), folder / f"ablation-{axis.name}.png")
 
+    def against(value: Value, hits: Any) -> list[float] | None:
+        return None if value.arm == HIGFA else rounded(figures.paired(base.hits, hits))
 
-def _arm(options: Options, axis: Axis, value: Value) -> Arm:
-    """How the value is drawn; a guide of its own is trained, once for each tau."""
-    name, tau = f"{axis.name} {value.label}", value.guide_tau
-    if tau is None:
-        return Arm(name, value.settings)
-    place = options.workspace / "guides" / f"tau-{tau:g}"
-    prepare(options.recipe, place, SPLIT, 1, switched_at(tau))
-    return Arm(name, value.settings, place / "finetune-guide" / "guide.safetensors")
+    return [
+        {"value": value.label, "is_recipe": value.arm == HIGFA, **score.row()}
+        | {"against_recipe": against(value, score.hits)}
+        for value, score in zip(axis.values, scores, strict=True)
+    ]
 
 
 def main() -> None:

@@ -1,37 +1,29 @@
-"""Ways to draw: an arm is a name, the keys of the recipe that it changes, and perhaps a guide.
-
-Those that higfa itself compares change what the package's arms of these names change.
-"""
+"""The arms of the laboratory: higfa's own, and others that they are held against."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from pathlib import Path
+import re
 
-from higfa_cli.recipe import arms
-from higfa_cli.recipe.arms import Changes
+from higfa_cli.recipe.arms import HIGFA, TEXT_CONTOUR, TEXT_ONLY, Changes, default_arms
 
-# Sections that say how a picture is drawn, and that an arm may change.
-DRAWN = {"size", "model", "guidance", "sampling", "prompts"}
+TEXT, FIXED, FIRST_STEP = "text-only", "fixed-strength", "first-step"
+SCALE = "guidance.classifier.scale"
+ARMS: dict[str, Changes] = {
+    TEXT: TEXT_ONLY,
+    **default_arms(),
+    FIXED: {"guidance.classifier.gamma": 0.0, "guidance.classifier.modulation": "constant"},
+    FIRST_STEP: {"guidance.classifier.switch": 0.0, "guidance.classifier.switch_sigma": None},
+}
+#: Arm -> what pages and pictures call it.
+TITLES = {
+    TEXT: "text only",
+    TEXT_CONTOUR: "text + contour",
+    HIGFA: "HiGFA",
+    FIXED: "fixed strength",
+    FIRST_STEP: "from the first step",
+}
 
 
-@dataclass(frozen=True)
-class Arm:
-    """One way to draw; `guide`: another checkpoint than the workspace's."""
-
-    name: str
-    settings: Changes = field(default_factory=dict)
-    guide: Path | None = None
-
-
-TEXT_ONLY = Arm("text only", arms.TEXT_ONLY)
-TEXT_CONTOUR = Arm("text + contour", arms.default_arms()[arms.TEXT_CONTOUR])
-HIGFA = Arm("HiGFA")
-FIXED = Arm(
-    "fixed strength",
-    {"guidance.classifier.gamma": 0.0, "guidance.classifier.modulation": "constant"},
-)
-FIRST_STEP = Arm(
-    "from the first step",
-    {"guidance.classifier.switch": 0.0, "guidance.classifier.switch_sigma": None},
-)
+def arm_name(*words: object) -> str:
+    """A name as an arm of a recipe may have it."""
+    return re.sub(r"[^a-z0-9+_-]+", "-", "-".join(map(str, words)).lower()).strip("-")

@@ -15,28 +15,26 @@ from typing import Any
 
 from higfa_cli.artifacts.atomic import read_json
 from higfa_cli.errors import UserError
+from higfa_cli.recipe.arms import TEXT_CONTOUR
 from tools.pocket.lab import figures, pages, strips
-from tools.pocket.lab.arms import TEXT_CONTOUR, TEXT_ONLY, Arm
+from tools.pocket.lab.arms import TEXT, TITLES
 from tools.pocket.lab.laboratory import Features, open_instruments
 from tools.pocket.lab.options import Options, command, constants, made
-from tools.pocket.lab.scores import Score
+from tools.pocket.lab.scores import Score, rounded
 from tools.pocket.train.unpack import HISTORY
 
 PER_CLASS = 15
 SPLIT = "val"
-KINDS = (TEXT_ONLY, TEXT_CONTOUR)
+KINDS = (TEXT, TEXT_CONTOUR)
 
 
-def arm_of(package: Path, kind: Arm) -> Arm:
-    """The arm drawn by a package's weights. Raises UserError where the folder is no package."""
-    for part in ("sd", "controlnet"):
+def weights_of(package: Path) -> dict[str, str]:
+    """The keys of a package's weights. Raises UserError where the folder is no package."""
+    keys = {"sd": "model.base", "controlnet": "model.controlnet"}
+    for part in keys:
         if not (package / part).is_dir():
             raise UserError(f"--packages {package}: has no folder `{part}`; export.py writes both")
-    places = {
-        "model.base": str((package / "sd").resolve()),
-        "model.controlnet": str((package / "controlnet").resolve()),
-    }
-    return Arm(f"{kind.name}, {package.name}", {**kind.settings, **places})
+    return {key: str((package / part).resolve()) for part, key in keys.items()}
 
 
 def steps_of(package: Path) -> int:
@@ -53,11 +51,15 @@ def compare(options: Options, names: Sequence[str], features: Features) -> dict[
     if len(packages) < 2:
         raise UserError("--packages: give at least two folders")
     steps = [steps_of(package) for package in packages]
-    arms = [[arm_of(package, kind) for kind in KINDS] for package in packages]
-    with open_instruments(options, SPLIT, features, guide=False) as instruments:
-        scores = [[instruments.score(arm) for arm in pair] for pair in arms]
+    weights = [weights_of(package) for package in packages]
+    with open_instruments(options, SPLIT, features, guide=None) as instruments:
+        scores = []
+        for number, changes in enumerate(weights):
+            place = instruments.beside(f"packages/{number}", changes, guide=None)
+            instruments.draw(KINDS, place)
+            scores.append([instruments.score(kind, place) for kind in KINDS])
         lines = [
-            (f"{step:,} {kind.name}", score)
+            (f"{step:,} {TITLES[kind]}", score)
             for step, pair in zip(steps, scores, strict=True)
             for kind, score in zip(KINDS, pair, strict=True)
         ]
@@ -79,8 +81,8 @@ def _row(step: int, pair: Sequence[Score], first: Sequence[Score]) -> dict[str, 
         "step": step,
         "arms": [score.row() for score in pair],
         "against_first": [
-            None if one is score else [round(x, 4) for x in figures.paired(one.hits, score.hits)]
-            for one, score in zip(first, pair, strict=True)
+            None if base is score else rounded(figures.paired(base.hits, score.hits))
+            for base, score in zip(first, pair, strict=True)
         ],
     }
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 
 import numpy as np
@@ -25,18 +25,18 @@ from higfa_cli.data.images import read_image
 from higfa_cli.errors import UserError
 from higfa_cli.method.guidance import ContourStrength, Guidance, TextStrength
 from higfa_cli.models.draw import draw
+from higfa_cli.recipe.arms import TEXT_CONTOUR
 from higfa_cli.recipe.contours import Transforms
 from higfa_cli.stages.drawing import torch_threads
 from higfa_cli.training.calibration import expected_calibration_error
 from tools.pocket.lab import figures, measure, strips
-from tools.pocket.lab.arms import TEXT_CONTOUR, TEXT_ONLY, Arm
+from tools.pocket.lab.arms import TEXT
 from tools.pocket.lab.features import FeatureSpace, looks_like_aircraft
 from tools.pocket.lab.generator import load_generator, through_autoencoder
-from tools.pocket.lab.judges import check_data, jury_log_probabilities
+from tools.pocket.lab.judges import check_data, jury_log_probabilities, jury_of
 from tools.pocket.lab.laboratory import Instruments, Results, known_names, open_instruments
 from tools.pocket.lab.measure import Pools, Row, row
 from tools.pocket.lab.options import Options, command
-from tools.pocket.lab.scores import hits
 from tools.pocket.lab.train_judges import load_pool
 from tools.pocket.lab.warp import MIRRORED, REPEATED, warped
 from tools.pocket.pocket_render.catalogue import load_classes
@@ -56,14 +56,12 @@ def judges_part(instruments: Instruments, pools: Pools) -> list[Row]:
     rows = []
     for size in instruments.judges[0].spec.sizes:
         test = load_pool(pools.folder / "test", size)
-        votes = {
-            j.spec.architecture: j.log_probabilities(test.pictures) for j in instruments.judges
-        }
-        votes["jury"] = jury_log_probabilities(instruments.judges, test.pictures)
-        for name, log_p in votes.items():
-            hits = figures.agreement(log_p, test.labels)
+        each = {j.spec.architecture: j.log_probabilities(test.pictures) for j in instruments.judges}
+        each["jury"] = jury_of(torch.stack([*each.values()]))
+        for name, log_p in each.items():
+            right = figures.share(figures.agreement(log_p, test.labels))
             rows += [
-                row(f"{name} at {size} px: accuracy", figures.share(hits), ACCURACY_BAR),
+                row(f"{name} at {size} px: accuracy", right, ACCURACY_BAR),
                 Row(
                     f"{name} at {size} px: ECE",
                     expected_calibration_error(log_p, test.labels, 1.0),
@@ -83,7 +81,7 @@ def ratio_rows(
 ) -> list[Row]:
     """The jury's accuracy on changed test photos [N, 3, S, S], and its ratio to the unchanged."""
     first, second = (
-        hits(jury_log_probabilities(instruments.judges, pictures), pools.test)
+        figures.agreement(jury_log_probabilities(instruments.judges, pictures), pools.test.labels)
         for pictures in (pools.test.pictures, after)
     )
     return [
@@ -100,14 +98,14 @@ def warp_part(instruments: Instruments, pools: Pools) -> list[Row]:
     """
     folder, size = pools.folder / "test", pools.size
     records = read_records(folder / "records.jsonl")
-    photos = [read_image(folder / one["file"]) for one in records]
+    photos = [read_image(folder / record["file"]) for record in records]
 
     def moved(border: int) -> Tensor:
-        found = [
-            shrink(warped(photo, one["id"], Transforms(), border), size)
-            for photo, one in zip(photos, records, strict=True)
+        pictures = [
+            shrink(warped(photo, record["id"], Transforms(), border), size)
+            for photo, record in zip(photos, records, strict=True)
         ]
-        return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2)
+        return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
     repeated = ratio_rows(
         instruments, pools, moved(REPEATED), "warped / unwarped", WARP_BAR, "borders repeated"
@@ -127,40 +125,40 @@ def autoencoder_part(instruments: Instruments, pools: Pools) -> list[Row]:
 
 def photos_part(instruments: Instruments, pools: Pools) -> list[Row]:
     """The same figures of the user's own photos, as a yardstick for the drawings'."""
-    own, classes = pools.pictures("train"), tuple(load_classes())
-    about = f"{len(own.labels)} train photos"
+    score = instruments.measured(pools.pictures("train"), tuple(load_classes()))
+    labels = score.pictures.labels
+    about = f"{len(labels)} train photos"
     return [
-        *measure.agreement_rows(instruments.judges, classes, own, about=about),
-        *measure.spread_rows(pools.space.network, own, pools.reference, drawn=False),
+        *measure.agreement_rows(score, instruments.judges, about=about),
+        *measure.spread_rows(pools.space.network, score, labels, pools.reference, drawn=False),
     ]
 
 
-def arm_part(arm: Arm, threshold: float, instruments: Instruments, pools: Pools) -> list[Row]:
+def arm_part(arm: str, threshold: float, instruments: Instruments, pools: Pools) -> list[Row]:
     """All figures of one arm's drawings."""
-    drawings, samples = instruments.drawings(arm), instruments.samples
-    there = replace(drawings, labels=measure.pool_labels(drawings, samples.classes))
+    score, samples = instruments.score(arm), instruments.samples
+    labels = measure.pool_labels(score.pictures, samples.classes)
+    steps = samples.ctx.recipe.sampling.steps
     return [
-        *measure.agreement_rows(instruments.judges, samples.classes, drawings, threshold),
-        *measure.spread_rows(pools.space.network, there, pools.reference, drawn=True),
-        measure.overlap_row(drawings),
+        *measure.agreement_rows(score, instruments.judges, threshold),
+        *measure.spread_rows(pools.space.network, score, labels, pools.reference, drawn=True),
+        measure.overlap_row(score),
         Row(
             "seconds per picture",
-            drawings.seconds / len(drawings.labels),
-            about=f"{len(drawings.labels)} pictures, {samples.ctx.recipe.sampling.steps} steps, "
-            "one thread",
+            score.seconds,
+            about=f"{len(labels)} pictures, {steps} steps, one thread",
         ),
     ]
 
 
 def sheet_part(instruments: Instruments, pools: Pools) -> list[Row]:
     """text-only.png: 64 pictures by text alone, all classes alike; how many show an aircraft."""
-    drawings = instruments.drawings(TEXT_ONLY)
+    drawings = instruments.pictures(TEXT)
     pictures = drawings.pictures[:SHEET]
     names = [item.cls for item in instruments.samples.items[:SHEET]]
     shown = [list(pictures.permute(0, 2, 3, 1).numpy())]
-    strips.save(
-        compose(shown, names, SHEET_COLUMNS), instruments.out / "pictures" / "text-only.png"
-    )
+    sheet = instruments.options.out / "pictures" / "text-only.png"
+    strips.save(compose(shown, names, SHEET_COLUMNS), sheet)
     failed = drawings.failed[:SHEET]
     rows = []
     for among, named in ((1, "seen as aircraft"), (5, "an aircraft among the first five")):
@@ -214,27 +212,24 @@ PARTS: dict[str, tuple[str, Callable[[Instruments, Pools], list[Row]]]] = {
     "warp": ("Test photos under the contours' transforms", warp_part),
     "photos": ("The user's photos", photos_part),
     "autoencoder": ("Test photos through the autoencoder", autoencoder_part),
-    "text": ("Text only", partial(arm_part, TEXT_ONLY, TEXT_BAR)),
+    "text": ("Text only", partial(arm_part, TEXT, TEXT_BAR)),
     "contour": ("Text + contour", partial(arm_part, TEXT_CONTOUR, CONTOUR_BAR)),
     "sheet": (f"{SHEET} pictures by text only", sheet_part),
     "speed": ("Speed", speed_part),
 }
 
 
-def pools_of(options: Options, instruments: Instruments, space: FeatureSpace) -> Pools:
+def pools_of(instruments: Instruments, space: FeatureSpace) -> Pools:
     """The rendered pools. Raises UserError when the judges know other data than the pocket's."""
+    options = instruments.options
     assert options.rendered is not None
     size = check_data(instruments.judges)[0].spec.size
     return Pools(options.rendered, size, options.workspace / "features", space)
 
 
-def measure_parts(
-    options: Options, instruments: Instruments, pools: Pools, only: Sequence[str] = ()
-) -> Results:
+def measure_parts(instruments: Instruments, pools: Pools, only: Sequence[str] = ()) -> Results:
     """Measure the parts of that name, or else those that an earlier run has not measured."""
-    results = Results(
-        "instruments", PARTS, options, instruments, SPLIT, " --rendered WORLD", guided=False
-    )
+    results = Results("instruments", PARTS, instruments, " --rendered WORLD", guided=False)
     for name in only or [name for name in PARTS if name not in results.parts]:
         title, run = PARTS[name]
         print(f"measuring: {title}", flush=True)
@@ -247,9 +242,8 @@ def measure_all(options: Options, only: Sequence[str], space: FeatureSpace) -> N
     known_names(only, PARTS, "--only", "part")
     if options.per_class < 2:
         raise UserError(f"--per-class {options.per_class}: a class needs two pictures at least")
-    with open_instruments(options, SPLIT, space, guide=False) as instruments:
-        pools = pools_of(options, instruments, space)
-        print(measure_parts(options, instruments, pools, only).publish())
+    with open_instruments(options, SPLIT, space, guide=None) as instruments:
+        print(measure_parts(instruments, pools_of(instruments, space), only).publish())
 
 
 def main() -> None:

@@ -154,10 +154,14 @@ def load_judges(folder: Path) -> tuple[Judge, ...]:
     return judges
 
 
-def jury_log_probabilities(judges: tuple[Judge, ...], pictures: Tensor) -> Tensor:
-    """log of the judges' mean probability, [N, K]."""
-    each = torch.stack([judge.log_probabilities(pictures) for judge in judges])
-    return each.logsumexp(dim=0) - torch.log(torch.tensor(float(len(judges))))
+def jury_of(votes: Tensor) -> Tensor:
+    """log of the judges' mean probability, [N, K], from the log p of each, [J, N, K]."""
+    return votes.logsumexp(dim=0) - torch.log(torch.tensor(float(len(votes))))
+
+
+def jury_log_probabilities(judges: Sequence[Judge], pictures: Tensor) -> Tensor:
+    """log of the judges' mean probability, [N, K], in their own order of classes."""
+    return jury_of(torch.stack([judge.log_probabilities(pictures) for judge in judges]))
 
 
 def check_jury(judges: Sequence[Judge], classes: Sequence[str], size: int) -> None:
@@ -176,11 +180,11 @@ def check_jury(judges: Sequence[Judge], classes: Sequence[str], size: int) -> No
         )
 
 
-def jury(judges: Sequence[Judge], pictures: Tensor, classes: Sequence[str]) -> Tensor:
-    """The jury's log p in the order of `classes`, [N, K]. Raises UserError as `check_jury`."""
+def votes(judges: Sequence[Judge], pictures: Tensor, classes: Sequence[str]) -> Tensor:
+    """Each judge's log p in the order of `classes`, [J, N, K]. Raises UserError as `check_jury`."""
     check_jury(judges, classes, pictures.shape[-1])
     columns = torch.tensor([judges[0].spec.classes.index(name) for name in classes])
-    return jury_log_probabilities(tuple(judges), pictures)[:, columns]
+    return torch.stack([judge.log_probabilities(pictures)[:, columns] for judge in judges])
 
 
 def check_data(judges: tuple[Judge, ...]) -> tuple[Judge, ...]:

@@ -1,11 +1,12 @@
-"""The laboratory's one bench: samples, judges, feature space and the cache of drawn pictures."""
+"""The laboratory's one bench: workspaces, judges and feature space; and the numbers of a page."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from PIL import Image
@@ -16,24 +17,17 @@ from higfa_cli.artifacts.fingerprint import hash_file, hash_json
 from higfa_cli.artifacts.lock import folder_lock
 from higfa_cli.data.dataset import load_dataset
 from higfa_cli.errors import UserError
+from higfa_cli.recipe.arms import HIGFA, TEXT_CONTOUR, Changes
 from higfa_cli.recipe.load import load_recipe
-from higfa_cli.stages.inputs import model_inputs
+from higfa_cli.stages.inputs import synthesize_inputs
 from tools.pocket.lab import pages
-from tools.pocket.lab.arms import DRAWN, HIGFA, Arm
-from tools.pocket.lab.draw import (
-    Drawings,
-    Workers,
-    arm_context,
-    draw_arm,
-    guide_file,
-    jobs_of,
-    worker_pool,
-)
+from tools.pocket.lab.arms import ARMS
+from tools.pocket.lab.draw import Pictures, draw, read_arm
 from tools.pocket.lab.features import NAME as FEATURES
-from tools.pocket.lab.judges import Judge, check_jury, jury, load_judges
+from tools.pocket.lab.judges import Judge, check_jury, load_judges, votes
 from tools.pocket.lab.options import Options, constants, device_name, made
-from tools.pocket.lab.samples import Samples, photos_of, prepare
-from tools.pocket.lab.scores import Score, hits
+from tools.pocket.lab.samples import NOTHING, Samples, prepare
+from tools.pocket.lab.scores import Score
 from tools.pocket.lab.strips import strip
 from tools.pocket.lab.text import percent
 
@@ -46,69 +40,79 @@ class Instruments:
     """Samples, and what measures them: draws and scores arms, each once.
 
     Args:
-        samples: what is drawn.
-        judges: the jury, for pictures of the samples' size.
+        options: as given.
+        split: whose contours are drawn.
+        judges: the jury, for pictures of the recipe's size.
         features: uint8 [N, 3, S, S] -> unit vectors [N, D].
-        cache: folder of drawn pictures.
-        out: folder of numbers, pages and their pictures.
-        pool: who draws.
+        arms: what the recipe's arms are.
+        guide: as `prepare`.
     """
 
     def __init__(
         self,
-        samples: Samples,
+        options: Options,
+        split: str,
         judges: Sequence[Judge],
         features: Features,
-        cache: Path,
-        out: Path,
-        pool: Workers,
+        arms: Mapping[str, Changes],
+        guide: Changes | None,
     ) -> None:
-        self.samples, self.judges, self.features = samples, tuple(judges), features
-        self.cache, self.out, self.pool = cache, out, pool
-        self._scores: dict[str, Score] = {}
+        self.options, self.split, self.judges = options, split, tuple(judges)
+        self.features, self.arms = features, arms
+        self.samples = self.beside("", guide=guide)
+        self._scores: dict[tuple[Path, str], Score] = {}
 
-    def ahead(self, arms: Iterable[Arm]) -> None:
-        """Have the arms drawn in the background, so that no worker waits while one is measured.
+    def beside(
+        self, folder: str, changes: Mapping[str, Any] = NOTHING, guide: Changes | None = NOTHING
+    ) -> Samples:
+        """The same pictures in a workspace below this one; arguments and errors as `prepare`."""
+        options = self.options
+        place, wanted = options.workspace / folder, (self.split, options.per_class)
+        return prepare(options.recipe, place, *wanted, changes, self.arms, guide)
 
-        Raises UserError as `draw_arm`.
-        """
-        for arm in arms:
-            self.pool.ask(jobs_of(self.samples, arm, self.cache))
+    def draw(self, arms: Iterable[str], samples: Samples | None = None) -> None:
+        """Have the arms drawn together. Raises UserError as stage `synthesize`."""
+        draw(samples or self.samples, list(arms), self.options.workers)
 
-    def drawings(self, arm: Arm) -> Drawings:
-        """The arm's pictures, drawn where the cache lacks them. Raises UserError as `draw_arm`."""
-        return draw_arm(self.samples, arm, self.cache, self.pool)
+    def pictures(self, arm: str, samples: Samples | None = None) -> Pictures:
+        """The arm's pictures, drawn where they are missing. Raises UserError as `draw`."""
+        self.draw([arm], samples)
+        return read_arm(samples or self.samples, arm)
 
-    def score(self, arm: Arm) -> Score:
-        """Draw (or read) and score, and print a line. Raises UserError as `draw_arm`, `jury`."""
-        guide = guide_file(self.samples, arm)
-        recipe = arm_context(self.samples, arm).recipe.model_dump(mode="json")
-        key = hash_json([recipe, None if guide is None else hash_file(guide)])
+    def measured(self, pictures: Pictures, classes: Sequence[str]) -> Score:
+        """Pictures with labels that are indices into `classes`. Raises UserError as `votes`."""
+        seen = votes(self.judges, pictures.pictures, classes)
+        return Score(pictures, seen, self.features(pictures.pictures))
+
+    def score(self, arm: str, samples: Samples | None = None) -> Score:
+        """Draw (or read) and score, and print a line. Raises UserError as `draw`, `votes`."""
+        samples = samples or self.samples
+        key = samples.ctx.workspace, arm
         if key not in self._scores:
             began = time.monotonic()
-            drawings = self.drawings(arm)
-            log_p = jury(self.judges, drawings.pictures, self.samples.classes)
-            features = self.features(drawings.pictures)
-            score = Score(drawings, log_p, hits(log_p, drawings), features)
-            took = time.monotonic() - began
-            print(f"{arm.name}: agreement {percent(score.agreement)} %, {took:.0f} s", flush=True)
-            self._scores[key] = score
+            self._scores[key] = self.measured(self.pictures(arm, samples), samples.classes)
+            agreement, took = percent(self._scores[key].agreement), time.monotonic() - began
+            print(f"{arm}: agreement {agreement} %, {took:.0f} s", flush=True)
         return self._scores[key]
 
     def strip(self, rows: Sequence[tuple[str, Score]]) -> Image.Image:
         """The first items: contours, photos, and a line of pictures per score."""
         few = slice(None, COLUMNS)
-        first = rows[0][1].drawings
-        lines = [("contour", first.contours[few]), ("photo", photos_of(self.samples)[few])]
-        lines += [(name, score.drawings.pictures[few]) for name, score in rows]
+        first = rows[0][1].pictures
+        lines = [("contour", first.contours[few]), ("photo", self.samples.photos()[few])]
+        lines += [(name, score.pictures.pictures[few]) for name, score in rows]
         return strip(lines, [item.cls for item in self.samples.items[few]])
 
 
 @contextmanager
 def open_instruments(
-    options: Options, split: str, features: Features, guide: bool = True
+    options: Options,
+    split: str,
+    features: Features,
+    arms: Mapping[str, Changes] = MappingProxyType({}),
+    guide: Changes | None = NOTHING,
 ) -> Iterator[Instruments]:
-    """Contours of the split and, where asked, the guide made ready, and workers started.
+    """Contours of the split and, where asked, the guide made ready; `arms` beside `ARMS`.
 
     Judges are checked before any long work. One command at a time has the workspace. Raises
     UserError as `load_judges`, `check_jury`, `prepare` and `folder_lock`.
@@ -118,10 +122,7 @@ def open_instruments(
         loaded = load_recipe(options.recipe)
         recipe = loaded.recipe
         check_jury(judges, load_dataset(recipe.data, loaded.base, recipe.seed).classes, recipe.size)
-        samples = prepare(options.recipe, options.workspace, split, options.per_class, guide=guide)
-        with worker_pool(options.workers) as pool:
-            cache = options.workspace / "drawn"
-            yield Instruments(samples, judges, features, cache, options.out, pool)
+        yield Instruments(options, split, judges, features, {**ARMS, **arms}, guide)
 
 
 def known_names(asked: Sequence[str], known: Iterable[str], flag: str, kind: str) -> list[str]:
@@ -135,31 +136,25 @@ def known_names(asked: Sequence[str], known: Iterable[str], flag: str, kind: str
 class Results:
     """The numbers of a page, as its JSON file holds them; `known`: its parts, in their order.
 
-    Parts of an earlier run stay when recipe, weights, judges, contours, rendered pools and (where
-    it is `guided`) the guide are the same.
+    Parts of an earlier run stay when the judges, the rendered pools and all that pictures depend
+    on are the same (where it is `guided`, the guide too).
     """
 
     def __init__(
         self,
         page: str,
         known: Iterable[str],
-        options: Options,
         instruments: Instruments,
-        split: str,
         flags: str = "",
         guided: bool = True,
     ) -> None:
+        options, samples = instruments.options, instruments.samples
         self.page, self.known, self.options = page, list(known), options
-        samples = instruments.samples
         recipe = samples.ctx.recipe
         pools = sorted(options.rendered.glob("*/records.jsonl")) if options.rendered else []
-        guide = guide_file(samples, HIGFA) if guided else None
         base = {
-            "recipe": recipe.model_dump(mode="json", include=DRAWN),
-            "models": model_inputs(samples.ctx, samples.classes),
-            "guide": guide and hash_file(guide),
+            "pictures": synthesize_inputs(samples.ctx.arm(HIGFA if guided else TEXT_CONTOUR)).key,
             "judges": [hash_file(file) for file in sorted(options.judges.glob("*.safetensors"))],
-            "items": [[item.id, item.contour_sha256] for item in samples.items],
             "pools": [[file.parent.name, hash_file(file)] for file in pools],
         }
         self.numbers: dict[str, Any] = {
@@ -171,7 +166,7 @@ class Results:
             "device": device_name(recipe.run.device),
             "constants": constants(recipe.guidance),
             "features": FEATURES,
-            "split": split,
+            "split": instruments.split,
             "classes": len(samples.classes),
             "per_class": options.per_class,
             "pictures": len(samples.items),

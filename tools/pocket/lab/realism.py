@@ -17,13 +17,13 @@ import numpy as np
 from torch import Tensor
 
 from higfa_cli.errors import UserError
+from higfa_cli.recipe.arms import TEXT_CONTOUR
 from tools.pocket.lab import figures, measure, pages, strips
-from tools.pocket.lab.arms import TEXT_CONTOUR
 from tools.pocket.lab.features import NAME as FEATURES
 from tools.pocket.lab.features import FeatureSpace, looks_like_aircraft
 from tools.pocket.lab.generator import load_generator, through_autoencoder
 from tools.pocket.lab.instruments import PER_CLASS, SPLIT, pools_of
-from tools.pocket.lab.laboratory import Instruments, open_instruments
+from tools.pocket.lab.laboratory import Instruments, known_names, open_instruments
 from tools.pocket.lab.likeness import (
     BANDS,
     SUBSET,
@@ -80,34 +80,31 @@ def picture_rows(pools: Pools, pictures: Labelled, photos: Photos) -> list[Row]:
 
     Labels are indices into the pocket's classes.
     """
-    network = pools.space.network
     features = pools.space(pictures.pictures)
     mean, spread = kid(features, pools.space(photos.held))
-    test = measure.pool_features(network, pools.folder, "test", pools.size, pools.cache, False)
-    covered = figures.coverage(*test, features, pictures.labels).mean
+    covered = figures.coverage(*pools.features("test"), features, pictures.labels).mean
+    aircraft = looks_like_aircraft(pools.space.network, pictures.pictures)
     about = f"{len(photos.held)} photos of held-out web airlines; spread of subsets {spread:.4f}"
     return [
         *band_rows(pictures.pictures, photos.train),
         Row("KID", mean, about=about),
         Row("coverage of test photos", covered, unit="percent"),
-        row("seen as aircraft", figures.share(looks_like_aircraft(network, pictures.pictures))),
+        row("seen as aircraft", figures.share(aircraft)),
     ]
 
 
 def drawn_part(instruments: Instruments, pools: Pools, photos: Photos) -> list[Row]:
     """All figures of the arm text + contour."""
-    drawings, classes = instruments.drawings(TEXT_CONTOUR), instruments.samples.classes
-    drawn = ~drawings.failed
-    labels = measure.pool_labels(drawings, classes)[drawn]
-    pictures = Labelled(as_shipped(drawings.pictures[drawn]), labels)
+    score, classes = instruments.score(TEXT_CONTOUR), instruments.samples.classes
+    labels = measure.pool_labels(score.pictures, classes)[score.drawn]
+    pictures = Labelled(as_shipped(score.pictures.pictures[score.drawn]), labels)
     right = told_apart(pictures.pictures, as_shipped(photos.web[: len(labels)]), Lesson())
-    seconds = drawings.seconds / len(drawings.labels)
     return [
         *picture_rows(pools, pictures, photos),
         row("told from rendered ones", figures.share(right), about=f"{len(right)} held out"),
-        measure.agreement_rows(instruments.judges, classes, drawings)[0],
-        measure.overlap_row(drawings),
-        Row("seconds per picture", seconds, about="one thread"),
+        measure.agreement_rows(score, instruments.judges)[0],
+        measure.overlap_row(score),
+        Row("seconds per picture", score.seconds, about="one thread"),
     ]
 
 
@@ -120,7 +117,7 @@ def photos_part(instruments: Instruments, pools: Pools, photos: Photos) -> list[
         pool = pools.pictures(name)
         shipped = Labelled(as_shipped(pool.pictures), pool.labels)
         measured = picture_rows(pools, shipped, photos)
-        rows += [replace(one, figure=f"{name}: {one.figure}") for one in measured]
+        rows += [replace(row, figure=f"{name}: {row.figure}") for row in measured]
     return rows
 
 
@@ -144,28 +141,27 @@ PARTS: dict[str, Callable[[Instruments, Pools, Photos], list[Row]]] = {
 
 def save_sheet(instruments: Instruments) -> None:
     """pictures/realism.png: 64 pictures under their contours."""
-    drawings = instruments.drawings(TEXT_CONTOUR)
+    drawings = instruments.pictures(TEXT_CONTOUR)
     pictures = list(drawings.pictures[:SHEET].permute(0, 2, 3, 1).numpy())
     contours = list(drawings.contours[:SHEET].numpy())
     names = [item.cls for item in instruments.samples.items[:SHEET]]
     sheet = compose([contours, pictures], names, COLUMNS)
-    strips.save(sheet, instruments.out / "pictures" / "realism.png")
+    strips.save(sheet, instruments.options.out / "pictures" / "realism.png")
 
 
 def measure_all(options: Options, only: Sequence[str], space: FeatureSpace) -> None:
     """Measure and print the page. Raises UserError as the stages, or for an unknown part."""
-    if unknown := [name for name in only if name not in PARTS]:
-        raise UserError(f"--only {unknown[0]}: no such part; parts are {', '.join(PARTS)}")
-    with open_instruments(options, SPLIT, space, guide=False) as instruments:
+    chosen = known_names(only, PARTS, "--only", "part")
+    with open_instruments(options, SPLIT, space, guide=None) as instruments:
         samples = instruments.samples
         if len(samples.items) < SUBSET:
             raise UserError(
                 f"--per-class {options.per_class}: {len(samples.items)} pictures; KID needs "
                 f"{SUBSET}"
             )
-        pools = pools_of(options, instruments, space)
+        pools = pools_of(instruments, space)
         photos = photos_of(pools)
-        parts = {name: PARTS[name](instruments, pools, photos) for name in only or PARTS}
+        parts = {name: PARTS[name](instruments, pools, photos) for name in chosen}
         save_sheet(instruments)
         numbers = {
             "made": made(samples.ctx, "realism", " --rendered WORLD"),
@@ -173,7 +169,7 @@ def measure_all(options: Options, only: Sequence[str], space: FeatureSpace) -> N
             "constants": constants(samples.ctx.recipe.guidance),
             "count": len(samples.items),
             "features": FEATURES,
-            "parts": {name: [asdict(one) for one in rows] for name, rows in parts.items()},
+            "parts": {name: [asdict(row) for row in rows] for name, rows in parts.items()},
         }
         print(pages.publish(options.out, "realism", numbers))
 

@@ -1,17 +1,23 @@
-"""Strips: the same items under several arms, one line of pictures per arm."""
+"""Strips: the same items under several arms, a line of pictures each; the worst by jury."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from higfa_cli.artifacts.rows import TraceRow
+from tools.pocket.lab.samples import Samples
+from tools.pocket.lab.scores import Score
+
 GAP, LINE = 2, 12
 # Roughly, of Pillow's default font.
 LETTER = 6
+WORST = 10
 
 
 def strip(
@@ -68,3 +74,61 @@ def _tile(picture: Tensor, scale: int) -> Image.Image:
         picture = picture.expand(3, -1, -1)
     tile = Image.fromarray(torch.as_tensor(picture).permute(1, 2, 0).contiguous().numpy())
     return tile.resize((tile.width * scale, tile.height * scale), Image.Resampling.NEAREST)
+
+
+def worst_items(score: Score, count: int = WORST) -> list[int]:
+    """Positions of the drawn pictures with the lowest jury log p of their class, lowest first."""
+    failed = score.pictures.failed
+    order = score.target_log_p.masked_fill(failed, torch.inf).argsort().tolist()
+    return [index for index in order if not failed[index]][:count]
+
+
+def worst(samples: Samples, before: Score, score: Score) -> list[dict[str, Any]]:
+    """One row per worst picture, from the instruments and from its trace at the guided steps."""
+    rows = []
+    for index in worst_items(score):
+        choice, earlier = (int(each.log_p[index].argmax()) for each in (score, before))
+        p, pictures = score.log_p[index].exp(), score.pictures
+        label = int(pictures.labels[index])
+        rows.append(
+            {
+                "index": index,
+                "id": samples.items[index].id,
+                "class": samples.classes[label],
+                "jury_says": samples.classes[choice],
+                "jury_p_of_that": round(float(p[choice]), 3),
+                "jury_p": round(float(p[label]), 4),
+                "text_contour_says": samples.classes[earlier],
+                "guide_p": round(float(pictures.guide_p[index]), 3),
+                "right_before": bool(before.hits[index]),
+                **guided_steps(pictures.traces[index]),
+            }
+        )
+    return rows
+
+
+def guided_steps(trace: TraceRow) -> dict[str, list[float]]:
+    """The trace's p and strengths at the steps at which the guide was consulted, 3 digits."""
+    on = [number for number, p in enumerate(trace.p) if p is not None]
+    return {
+        name: [float(f"{getattr(trace, name)[number]:.3g}") for number in on]
+        for name in ("p", "s_text", "s_contour", "s_classifier")
+    }
+
+
+def of_worst(
+    samples: Samples, before: Score, score: Score, rows: Sequence[Mapping[str, Any]]
+) -> Image.Image:
+    """Photo, contour, text + contour and HiGFA of the worst, and what the jury says of them."""
+    chosen = torch.tensor([row["index"] for row in rows])
+    lines = [
+        ("photo", samples.photos()[chosen]),
+        ("contour", score.pictures.contours[chosen]),
+        ("text + contour", before.pictures.pictures[chosen]),
+        ("HiGFA", score.pictures.pictures[chosen]),
+    ]
+    feet = [
+        [f"jury: {row['jury_says']} {row['jury_p_of_that']:.2f}", f"guide: {row['guide_p']:.2f}"]
+        for row in rows
+    ]
+    return strip(lines, [row["class"] for row in rows], feet, scale=2)
