@@ -38,7 +38,6 @@ from higfa_cli.data.rejected import (
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.contours import Contours
 from higfa_cli.stages.context import Context, usable_photos
-from higfa_cli.stages.contour_sheet import contour_sheet
 from higfa_cli.stages.inputs import checked_listing, contour_inputs, edge_state
 
 NAME = "contours"
@@ -60,6 +59,9 @@ def run(ctx: Context) -> Mapping[str, object]:
         UserError: more rejected than `data.max_bad` (the list is written, the manifest is not), a
             class without a usable training photo, or without a single contour.
     """
+    # Not at the top: OpenCV is not needed to say what is fresh.
+    from higfa_cli.contour.sheet import contour_sheet
+
     listing = checked_listing(ctx)
     files, recipe, data = ctx.ws.contours, ctx.recipe.contours, ctx.recipe.data
     with stage_run(files.directory, contour_inputs(ctx, anew=True), ctx.recipe) as stage:
@@ -72,7 +74,7 @@ def run(ctx: Context) -> Mapping[str, object]:
         rows, edgeless = _extract(ctx, samples, stage)
         rejected += edgeless
         _list(ctx, stage, rejected)
-        write_bytes(files.sheet, contour_sheet(ctx, samples, rows, edgeless))
+        write_bytes(files.sheet, contour_sheet(ctx.recipe, files, samples, rows, edgeless))
         stage.output(files.sheet)
         check_share(rejected, found, data.max_bad, files.rejected)
         _check_classes(samples, rows, edgeless, recipe)
@@ -158,7 +160,6 @@ def _contours_of(
     sample: Sample, recipe: Contours, size: int, seed: int
 ) -> list[tuple[np.ndarray, TransformRecord]]:
     """The transformed contours of one photo."""
-    # Not at the top: OpenCV is not needed to say what is fresh.
     from higfa_cli.contour.extract import edge_fraction, extract
     from higfa_cli.contour.transform import apply_transform, draw_transform
 

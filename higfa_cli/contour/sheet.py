@@ -10,10 +10,12 @@ from PIL import Image
 
 from higfa_cli.artifacts.rows import ContourRow, RejectedRow
 from higfa_cli.artifacts.seeds import seed_for
+from higfa_cli.artifacts.workspace import ContoursFolder
+from higfa_cli.contour.extract import extract
 from higfa_cli.data.dataset import Sample
 from higfa_cli.data.images import encode_png, fit_square, read_image
 from higfa_cli.data.sheet import TILE, sheet, tile
-from higfa_cli.stages.context import Context
+from higfa_cli.recipe.schema import Recipe
 
 Row = TypeVar("Row", ContourRow, RejectedRow)
 # Photos on the sheet, those side by side, and how many of the least and of the most edges.
@@ -21,7 +23,8 @@ _MOST, _ACROSS, _EXTREMES = 48, 4, 6
 
 
 def contour_sheet(
-    ctx: Context,
+    recipe: Recipe,
+    files: ContoursFolder,
     samples: Sequence[Sample],
     rows: Sequence[ContourRow],
     edgeless: Sequence[RejectedRow],
@@ -32,11 +35,13 @@ def contour_sheet(
     """
     by_key = {sample.key: sample for sample in samples}
     entries = [
-        _entry(ctx, by_key[row.key], row.reason, None)
-        for row in _by_turns(edgeless, ctx.recipe.seed)[: _MOST // 2]
+        _entry(recipe, files, by_key[row.key], row.reason, None)
+        for row in _by_turns(edgeless, recipe.seed)[: _MOST // 2]
     ]
-    for row in _chosen(rows, ctx.recipe.seed)[: _MOST - len(entries)]:
-        entries.append(_entry(ctx, by_key[row.source], f"edges {row.edge_fraction:.3f}", row))
+    for row in _chosen(rows, recipe.seed)[: _MOST - len(entries)]:
+        entries.append(
+            _entry(recipe, files, by_key[row.source], f"edges {row.edge_fraction:.3f}", row)
+        )
     lines = [entries[start : start + _ACROSS] for start in range(0, len(entries), _ACROSS)]
     return encode_png(sheet([[each for entry in line for each in entry] for line in lines]))
 
@@ -59,12 +64,10 @@ def _by_turns(rows: Sequence[Row], seed: int) -> list[Row]:
 
 
 def _entry(
-    ctx: Context, sample: Sample, label: str, row: ContourRow | None
+    recipe: Recipe, files: ContoursFolder, sample: Sample, label: str, row: ContourRow | None
 ) -> tuple[Image.Image, ...]:
-    from higfa_cli.contour.extract import extract
-
-    photo, files = sample.read(), ctx.ws.contours
-    contour = extract(photo, ctx.recipe.contours, ctx.recipe.size)
+    photo = sample.read()
+    contour = extract(photo, recipe.contours, recipe.size)
     moved = None if row is None else read_image(files.directory / row.file_name)
     shown = ((sample.cls, fit_square(photo, TILE)), (label, contour), (sample.path.name, moved))
     return tuple(tile(text, pixels) for text, pixels in shown)
