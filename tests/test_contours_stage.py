@@ -127,7 +127,9 @@ def test_freshness_goes_by_content_and_parameters(root: Path) -> None:
     assert lower.kind == "stale" and "contours.canny_low" in lower.reasons[0]
     before = manifest(ctx)
     scene(root / "val/A/p0.png", seed=51)  # every split is checked, but only train is drawn
-    assert stage_state(folder, contour_inputs(ctx)).reasons == ("data/val has other content",)
+    assert stage_state(folder, contour_inputs(ctx)).reasons == (
+        "data/val has other content: val/A/p0.png",
+    )
     contours.run(ctx)
     assert stage_state(folder, contour_inputs(ctx)).kind == "fresh"
     assert manifest(ctx) == before

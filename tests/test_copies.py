@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,13 +16,17 @@ from typer.testing import CliRunner
 
 from higfa_cli.cli.app import app
 from higfa_cli.data.copies import copies, leaked, neighbourhoods, thumbnail, told
-from higfa_cli.data.layouts.common import Row
+from higfa_cli.data.layouts import CLASS_FOLDERS, layout_of
+from higfa_cli.data.layouts.common import Listing, Row
 from higfa_cli.errors import UserError
 from higfa_cli.init.photos import Draw
 from higfa_cli.init.project import init_project
+from higfa_cli.recipe.data import Data, Layout
 from higfa_cli.recipe.load import load_recipe
-from higfa_cli.stages.context import load_photos, make_context, photo_notes
+from higfa_cli.stages import pipeline
+from higfa_cli.stages.context import _unlike_published, load_photos, make_context, photo_notes
 from tests.support.folders import put
+from tests.support.plain_project import changed, write_plain_project
 
 
 def picture(seed: int, size: tuple[int, int] = (96, 72)) -> Image.Image:
@@ -186,3 +192,48 @@ def test_stages_do_not_look_for_what_no_row_names(
     ctx = make_context(load_recipe(str(tmp_path / "r.yaml")), tmp_path / "out")
     assert len(load_photos(ctx).samples) == 10
     assert photo_notes(ctx) == [f"{root} cannot be listed; change its permissions"]
+
+
+@pytest.mark.fault(
+    "folders",
+    "photos that no arm is tested on; a public set of another size than published",
+    "named by `status`, `doctor` and the report, with both counts",
+)
+def test_test_photos_that_are_left_out_are_named(tmp_path: Path) -> None:
+    ctx = changed(write_plain_project(tmp_path), data__max_bad=3)
+    for cls in ("A320", "A321"):
+        shutil.copytree(tmp_path / f"photos/train/{cls}", tmp_path / f"photos/test/{cls}")
+    good, bad = (tmp_path / "photos/test/A320" / name for name in ("0.png", "bad.png"))
+    bad.write_bytes(good.read_bytes()[:40])
+
+    def said() -> list[str]:
+        return [note for note in photo_notes(replace(ctx)) if "take no part" in note]
+
+    list(pipeline.iter_stages(ctx, last="contours"))
+    (note,) = said()
+    assert note.startswith("1 of 5 test photos cannot be used") and "bad.png" in note
+    # One that was mended is not left out, nor one that went.
+    broken = bad.read_bytes()
+    bad.write_bytes(good.read_bytes())
+    assert said() == []
+    bad.write_bytes(broken)
+    assert said() == [note]
+    bad.unlink()
+    assert said() == []
+
+
+@pytest.mark.fault(
+    "folders", "photos that no arm is tested on; a public set of another size than published"
+)
+@pytest.mark.parametrize("name", [name for name in get_args(Layout) if name != CLASS_FOLDERS])
+def test_a_public_set_of_another_size_says_so(name: str) -> None:
+    layout = layout_of(name)
+    assert layout is not None
+    rows = tuple(Row(f"{s}{n}", "a", s) for s, count in layout.sizes.items() for n in range(count))
+    data = Data.model_validate({"layout": name, "root": "d"})
+    assert not [*_unlike_published(data, Listing(Path(), rows))]
+    (note,) = _unlike_published(data, Listing(Path(), rows[1:]))
+    size = layout.sizes["train"]
+    assert layout.title in note and f"{size:,} train" in note and f"{size - 1:,} train" in note
+    pocket = data.model_copy(update={"root": "pocket:photos"})
+    assert not [*_unlike_published(pocket, Listing(Path(), rows[1:]))]

@@ -53,6 +53,10 @@ def test_a_flat_folder_becomes_a_recipe_that_loads(tmp_path: Path) -> None:
         {"file": "one/broken.jpg", "reason": "damaged"},
     ]
     assert result["next"] == f"higfa doctor {tmp_path / 'mine.yaml'}"
+    # What needs neither a GPU nor the model's weights comes first.
+    order = [text.split()[1] for text in result["then"]]
+    assert order == ["contours", "train-downstream", "finetune-guide", "run"]
+    assert "weights" not in "".join(result["then"][:2]) and "weights" in result["then"][2]
     assert any("points of accuracy" in note for note in result["notes"])
     assert "without a test photo: one" in result["notes"]
     loaded = load_recipe(result["recipe"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +11,9 @@ import pytest
 from PIL import Image
 
 from higfa_cli.artifacts.atomic import write_text
-from higfa_cli.artifacts.run_record import stage_run
+from higfa_cli.artifacts.fingerprint import hash_listing, hash_tree
+from higfa_cli.artifacts.run_record import StageInputs, stage_run
+from higfa_cli.artifacts.stage_state import stage_state
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.stages import pipeline, table
@@ -17,6 +21,7 @@ from higfa_cli.stages.context import Context, make_context
 from higfa_cli.stages.inputs import synthesize_inputs
 from higfa_cli.stages.table import stage_of
 from tests.support.plain_project import changed, write_plain_project
+from tests.support.stage_folder import finish
 
 
 @pytest.fixture
@@ -102,7 +107,49 @@ def test_changed_photo_makes_stale(ctx: Context, tmp_path: Path) -> None:
     assert pipeline.state(ctx, "contours").kind == "fresh"
     Image.new("RGB", (40, 30), "red").save(photo)
     state = pipeline.state(ctx, "contours")
-    assert (state.kind, state.reasons) == ("stale", ("data/train has other content",))
+    reason = "data/train has other content: train/A320/0.png"
+    assert (state.kind, state.reasons) == ("stale", (reason,))
+
+
+@pytest.mark.fault(
+    "files", "a photo, a label or a part of a model changed", "`status` names the files that did"
+)
+def test_status_names_what_changed_of_many_files(ctx: Context, tmp_path: Path) -> None:
+    list(pipeline.iter_stages(ctx, last="contours"))
+    photos = tmp_path / "photos" / "train"
+
+    def reason() -> str:
+        (text,) = pipeline.status(replace(ctx))[0]["reasons"]
+        return text.removeprefix("data/train has other content: ")
+
+    shutil.copy(photos / "A320" / "0.png", photos / "A321" / "9.png")
+    assert reason() == "train/A321/9.png is new"
+    (photos / "A320" / "1.png").rename(photos / "A321" / "1b.png")
+    assert reason() == "train/A320/1.png is gone, train/A321/1b.png is new, train/A321/9.png is new"
+    Image.new("RGB", (40, 30), "red").save(photos / "A320" / "0.png")
+    assert reason().startswith("train/A320/0.png, ") and reason().endswith(" and 1 more")
+
+
+@pytest.mark.fault("files", "a photo, a label or a part of a model changed")
+def test_a_label_and_a_part_of_a_model_are_named(tmp_path: Path) -> None:
+    odd = os.fsdecode(b"b\xff.png")
+    rows = [["a.png", "tit", "train", "11"], [odd, "tit", "train", "22"]]
+    before = StageInputs({}, {"data/train": hash_listing(rows)})
+    rows[1][1] = "wren"
+    relabelled = StageInputs({}, {"data/train": hash_listing(rows)})
+    (tmp_path / "model" / "unet").mkdir(parents=True)
+    for text in ("one", "two"):
+        (tmp_path / "model" / "unet" / "config.json").write_text(text)
+        was, now = relabelled, StageInputs({}, {"model.base": hash_tree(tmp_path / "model")})
+        if text == "one":
+            finish(tmp_path / "m", now)
+    state = stage_state(tmp_path / "m", now)
+    assert state.reasons == ("model.base has other content: unet/config.json",)
+    finish(tmp_path / "s", before)
+    (reason,) = stage_state(tmp_path / "s", was).reasons
+    assert reason == "data/train has other content: b\\udcff.png"
+    # A record of before such notes, and a listing that nobody has taken here.
+    assert stage_state(tmp_path / "s", StageInputs({}, {"data/train": "bb"})).kind == "stale"
 
 
 def test_upstream_makes_downstream_stale(ctx: Context) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from higfa_cli.errors import UserError
 from higfa_cli.models.backbones import create_backbone
-from higfa_cli.recipe.classifiers import Training
+from higfa_cli.recipe.classifiers import Downstream, Guide, Training
 from higfa_cli.stages.context import Silent
 from higfa_cli.training.calibration import (
     HIGHEST_TEMPERATURE,
@@ -111,6 +111,13 @@ def test_validation_picks_the_earliest_best_epoch_and_its_state() -> None:
     backbone.network.load_state_dict(result.best_state)
     found = (predict_logits(backbone, val, CPU).argmax(1) == val.labels).float().mean()
     assert float(found) == pytest.approx(max(accuracies))
+
+
+@pytest.mark.parametrize("section", [Guide, Downstream])
+def test_a_training_that_diverges_names_the_key_of_its_section(section: type[Training]) -> None:
+    config = section(**training(learning_rate=1e30).model_dump())
+    with pytest.raises(UserError, match=rf"lower {section.__name__.lower()}\.learning_rate"):
+        trained(config, TrainSet(pictures(8, 0)), None)
 
 
 def test_without_validation_the_last_epoch_is_used_and_said() -> None:

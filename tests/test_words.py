@@ -18,6 +18,7 @@ from higfa_cli.errors import RecipeError
 from higfa_cli.forecast.doctor import failed
 from higfa_cli.recipe.keys import recipe_keys
 from higfa_cli.recipe.load import load_recipe, override_recipe
+from higfa_cli.recipe.schema import Recipe
 
 #: Words of pydantic, Python and JSON that nobody writes in a recipe.
 INSIDE = re.compile(
@@ -53,7 +54,7 @@ ONLY_IN = {
 }
 #: Flags of pip and of the hub's own command.
 OF_OTHERS = ("--force-reinstall", "--revision", "--include")
-COMMAND = re.compile(r"`higfa ([a-z][a-z-]*)((?: (?:\{\}|RECIPE|--?[\w-]+|real))*)`")
+COMMAND = re.compile(r"`higfa ([a-z][a-z-]*)((?: (?:(?:\{\})+|RECIPE|--?[\w-]+|real))*)`")
 KEY = re.compile(rf"(?<![\w./{{-])((?:{'|'.join(SECTIONS)})\.[a-z_.]*[a-z_])")
 ODD = (1.0, "x", [], {"a": 1})
 
@@ -128,6 +129,26 @@ def messages() -> Iterator[tuple[Path, str]]:
             ]
             if " " in (text := "{}".join(texts)):
                 yield path.relative_to(PACKAGE), text
+
+
+def described(schema: object) -> Iterator[str]:
+    """The descriptions of a recipe's keys: a table and an editor show them, no message does."""
+    if isinstance(schema, dict):
+        yield from (text for key, text in schema.items() if key == "description")
+    children = schema.values() if isinstance(schema, dict) else schema
+    for child in children if isinstance(schema, dict | list) else ():
+        yield from described(child)
+
+
+@pytest.mark.fault(
+    "words", "a message", "two lines at most, of a hundred columns, without the names in it"
+)
+def test_no_message_is_longer_than_two_lines() -> None:
+    keys = {" ".join(text.split()) for text in described(Recipe.model_json_schema())}
+    texts = [(module, text) for module, text in messages() if " ".join(text.split()) not in keys]
+    assert len(texts) > 500
+    for module, text in texts:
+        assert len(text) <= 200, (module, text)
 
 
 def flags_of(command: str) -> set[str]:

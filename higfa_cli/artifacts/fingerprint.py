@@ -6,14 +6,19 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from higfa_cli.artifacts.atomic import TEMPORARY_PREFIX
 from higfa_cli.errors import UserError
+from higfa_cli.text import printable
 
 # What the file system says of a file -> its hash, so that a process reads no file twice.
 _known: dict[tuple[int, ...], str] = {}
+# The hash of a listing -> its names, each with a short hash of what stands beside it.
+_listings: dict[str, dict[str, str]] = {}
+_SHORT = 8
 # A file that was written so shortly before may be written again within the same tick of its clock.
 _TICK_NS = 2_000_000_000
 
@@ -55,6 +60,20 @@ def hash_json(value: Any) -> str:
     return hash_bytes(canonical_json(value).encode("ascii"))
 
 
+def hash_listing(rows: Iterable[list[str]]) -> str:
+    """Hash of rows in any order, each of a file's name and what counts of it."""
+    ordered = sorted(rows)
+    digest = hash_json(ordered)
+    if digest not in _listings:
+        _listings[digest] = {printable(row[0]): hash_json(row[1:])[:_SHORT] for row in ordered}
+    return digest
+
+
+def contents_of(digest: str) -> dict[str, str]:
+    """Name -> short hash of the listing that this process has hashed so; {} for anything else."""
+    return _listings.get(digest, {})
+
+
 def hash_tree(path: Path) -> str:
     """Hash of a folder: relative names and contents of all its files; of a file: its content.
 
@@ -67,4 +86,4 @@ def hash_tree(path: Path) -> str:
         for file in path.rglob("*")
         if file.is_file() and not file.name.startswith(TEMPORARY_PREFIX)
     )
-    return hash_json(sorted((file.relative_to(path).as_posix(), hash_file(file)) for file in files))
+    return hash_listing([file.relative_to(path).as_posix(), hash_file(file)] for file in files)

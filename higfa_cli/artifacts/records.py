@@ -75,11 +75,15 @@ class ReportCounts(Artifact):
 
 
 class RecordedInputs(Artifact):
-    """What a stage depended on when it ran; see `StageInputs`."""
+    """What a stage depended on when it ran; see `StageInputs`.
+
+    `contents`: of `files` that stand for many, each with a short hash, so that a change has a name.
+    """
 
     key: str
     parameters: dict[str, JsonValue]
     files: dict[str, str]
+    contents: dict[str, dict[str, str]] = Field(default_factory=dict)
 
 
 class RunRecord(Artifact, remedy="run the stage with --force"):

@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Literal
 
 from higfa_cli.artifacts.artifact import read_model
-from higfa_cli.artifacts.fingerprint import canonical_json, hash_file, hash_json
+from higfa_cli.artifacts.fingerprint import canonical_json, contents_of, hash_file, hash_json
 from higfa_cli.artifacts.records import RecordedInputs, RunRecord
 from higfa_cli.artifacts.safe_paths import why_outside
 from higfa_cli.artifacts.stage_run import Finished, JournalRow, journals, read_journal
 from higfa_cli.artifacts.workspace import RECORD
 from higfa_cli.errors import UserError
+from higfa_cli.text import inert
 
 _REASONS = 4
+# Files of many that are named as changed.
+_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,9 @@ class StageInputs:
     def recorded(self) -> RecordedInputs:
         """As a record holds them."""
         parameters = json.loads(canonical_json(self.parameters))
-        return RecordedInputs(key=self.key, parameters=parameters, files=dict(self.files))
+        contents = {n: of for n, digest in self.files.items() if (of := contents_of(digest))}
+        files = dict(self.files)
+        return RecordedInputs(key=self.key, parameters=parameters, files=files, contents=contents)
 
 
 @dataclass(frozen=True)
@@ -99,8 +104,21 @@ def _differences(old: RecordedInputs, new: RecordedInputs) -> list[str]:
         elif name not in old.files:
             reasons.append(f"{name} is a new input")
         elif old.files[name] != new.files[name]:
-            reasons.append(f"{name} has other content")
+            changed = _changes(old.contents.get(name, {}), new.contents.get(name, {}))
+            reasons.append(f"{name} has other content{changed}")
     return reasons
+
+
+def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> str:
+    """Which of many files changed; "" where that was not noted."""
+    both = sorted(before.keys() | after.keys())
+    names = [name for name in both if before.get(name) != after.get(name)]
+    shown = [
+        name + (" is gone" if name not in after else "" if name in before else " is new")
+        for name in names[:_NAMED]
+    ]
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f": {', '.join(map(inert, shown))}{more}" if before and names else ""
 
 
 def _flat(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:

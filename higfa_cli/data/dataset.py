@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from higfa_cli.artifacts.fingerprint import hash_json
+from higfa_cli.artifacts.fingerprint import hash_listing
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.data.layouts import layout_of
 from higfa_cli.data.layouts.common import SPLITS, Listing, Row, Split, check_rows
@@ -82,7 +82,7 @@ class Dataset:
                 for sample in self.samples
                 if sample.split in (splits or SPLITS)
             )
-            self._fingerprints[splits] = hash_json(sorted(rows))
+            self._fingerprints[splits] = hash_listing(rows)
         return self._fingerprints[splits]
 
     @cached_property

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from higfa_cli.artifacts.artifact import read_rows
 from higfa_cli.artifacts.atomic import write_jsonl
-from higfa_cli.artifacts.fingerprint import hash_file, hash_json
+from higfa_cli.artifacts.fingerprint import hash_file, hash_listing
 from higfa_cli.artifacts.rows import PhotoFault, RejectedRow
 from higfa_cli.data.layouts.common import Listing, Row, plain_name
 from higfa_cli.errors import UserError
@@ -43,9 +43,7 @@ def file_state(path: Path, crop_bottom: int = 0) -> str:
 
 def fingerprint(root: Path, rows: Iterable[Row]) -> str:
     """Hash of (key, class, split, content) of all files found, whatever they are."""
-    return hash_json(
-        sorted([row.key, row.cls, row.split, file_state(root / row.key)] for row in rows)
-    )
+    return hash_listing([row.key, row.cls, row.split, file_state(root / row.key)] for row in rows)
 
 
 def scan(

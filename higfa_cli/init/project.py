@@ -88,7 +88,7 @@ def init_project(
     write_text(words, _words_text(classes))
     write_text(split_file, _split_text(rows, chosen.unused))
     write_text(out, text)
-    counts = Counter(row.split for row in rows)
+    counts, recipe = Counter(row.split for row in rows), shlex.quote(str(out))
     return {
         "recipe": str(out),
         "class_words": str(words),
@@ -98,7 +98,13 @@ def init_project(
         "skipped": chosen.skipped,
         "notes": _notes(chosen.split_kept, rows, chosen.copies)
         + ([] if gpu else [f"no GPU here: {WITHOUT_GPU}"]),
-        "next": f"higfa doctor {shlex.quote(str(out))}",
+        "next": f"higfa doctor {recipe}",
+        "then": [
+            f"`higfa contours {recipe}`",
+            f"`higfa train-downstream {recipe} --arm real`",
+            f"`higfa finetune-guide {recipe}`: from here on with the model's weights, and a GPU",
+            f"`higfa run {recipe}`",
+        ],
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -15,10 +16,11 @@ from higfa_cli.artifacts.safe_paths import refuse_linked_folder
 from higfa_cli.artifacts.workspace import ArmWorkspace, Workspace
 from higfa_cli.data.copies import notes
 from higfa_cli.data.dataset import Dataset, choose_photos, list_photos
-from higfa_cli.data.layouts import CLASS_FOLDERS
-from higfa_cli.data.layouts.common import Listing
-from higfa_cli.data.rejected import Rejected, by_reason, read_rejected
+from higfa_cli.data.layouts import CLASS_FOLDERS, layout_of
+from higfa_cli.data.layouts.common import SPLITS, Listing
+from higfa_cli.data.rejected import Rejected, by_reason, first_of, read_rejected, still_rejected
 from higfa_cli.errors import UserError
+from higfa_cli.recipe.data import Data
 from higfa_cli.recipe.load import LoadedRecipe
 from higfa_cli.recipe.refs import resolve_ref
 from higfa_cli.recipe.schema import Recipe
@@ -212,7 +214,8 @@ def photo_notes(ctx: Context) -> list[str]:
         listing = ctx.listing
     except UserError:
         return []
-    sentences = notes(listing.root, listing.rows)
+    sentences = [*_unlike_published(ctx.recipe.data, listing), *_left_out(ctx, listing)]
+    sentences += notes(listing.root, listing.rows)
     try:
         if rows := read_rejected(ctx.ws.contours.rejected).rows:
             left = plural(len(rows), "photo was", "photos were")
@@ -227,6 +230,29 @@ def photo_notes(ctx: Context) -> list[str]:
             "write it again with `higfa init --force`, or add rows (split `unused`: left out)"
         )
     return sentences
+
+
+def _unlike_published(data: Data, listing: Listing) -> Iterator[str]:
+    """Where there are fewer or more photos than others have who name that public dataset."""
+    layout = layout_of(data.layout)
+    if layout is None or data.root.startswith("pocket:"):
+        return
+    here = Counter(row.split for row in listing.rows)
+    if here != layout.sizes:
+        published, found = (
+            ", ".join(f"{sizes[split]:,} {split}" for split in SPLITS if sizes.get(split))
+            for sizes in (layout.sizes, here)
+        )
+        yield f"{layout.title} as published has {published} photos, here are {found}"
+
+
+def _left_out(ctx: Context, listing: Listing) -> Iterator[str]:
+    """Test photos on which nobody is tested."""
+    known = read_rejected(ctx.ws.contours.rejected).rows
+    lost = still_rejected(listing, known, ctx.recipe.data.crop_bottom).values()
+    if tests := [row for row in lost if row.split == "test"]:
+        whole = plural(sum(row.split == "test" for row in listing.rows), "test photo")
+        yield f"{len(tests):,} of {whole} cannot be used and take no part: {first_of(tests)}"
 
 
 def check_splits(recipe: Recipe, present: Collection[str]) -> None:

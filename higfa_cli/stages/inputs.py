@@ -209,7 +209,11 @@ def downstream_inputs(
     for arm in chosen:
         if arm.folder is not None and arm.drawn is None:
             pictures = list_synthetic(arm.folder, photos.classes).paths
-            check_memory(len(pictures), recipe.downstream.image_size, f"pictures of arm {arm.name}")
+            what, remedy = (
+                f"pictures of arm {arm.name}",
+                "lower downstream.image_size, or give fewer",
+            )
+            check_memory(len(pictures), recipe.downstream.image_size, what, remedy)
         files |= arm.files()
     if recipe.downstream.weights is not None:
         weights = weights_path(recipe.downstream.weights, ctx.base)

@@ -22,7 +22,6 @@ from higfa_cli.artifacts.results import (
 )
 from higfa_cli.artifacts.run_record import StageRun, stage_run
 from higfa_cli.artifacts.seeds import seed_for
-from higfa_cli.data.copies import notes
 from higfa_cli.data.dataset import Dataset, Sample
 from higfa_cli.data.images import read_image
 from higfa_cli.data.layouts.common import Split
@@ -31,7 +30,7 @@ from higfa_cli.models.classifier import ClassifierSpec, load_classifier, save_cl
 from higfa_cli.models.device import resolve_device
 from higfa_cli.report.tables import as_csv
 from higfa_cli.stages.arms import choose_arms, left_out
-from higfa_cli.stages.context import Context, load_photos
+from higfa_cli.stages.context import Context, load_photos, photo_notes
 from higfa_cli.stages.inputs import downstream_inputs
 from higfa_cli.training.calibration import ece_interval, fit_temperature, supported
 from higfa_cli.training.held_out import hold_out
@@ -117,7 +116,7 @@ def run(
             if tests
             else "no test split: test accuracy is null",
             counts=SplitCounts(train=len(photos.train), val=len(photos.chooses), test=len(tests)),
-            notes=tuple(notes(ctx.listing.root, ctx.listing.rows)),
+            notes=tuple(photo_notes(ctx)),
         )
         write_model(files.results, results)
         record.output(files.results)
