@@ -1,4 +1,4 @@
-"""The filter: measures and rules by hand, the stage, and what training and report make of it."""
+"""The stage `filter`, and what training and report make of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,257 +13,37 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from higfa_cli.artifacts.artifact import write_rows
-from higfa_cli.artifacts.atomic import read_json, read_jsonl, write_bytes
+from higfa_cli.artifacts.atomic import read_json
 from higfa_cli.artifacts.class_folders import class_dir
-from higfa_cli.artifacts.records import FilterCounts, SynthesisCounts
 from higfa_cli.artifacts.rows import PICTURE_FAULTS
-from higfa_cli.artifacts.run_record import stage_run
 from higfa_cli.cli.app import app
-from higfa_cli.data.filter_rules import (
-    Measured,
-    decide,
-    rank_of,
-    source_correlation,
-    source_thumbnail,
-    spread,
-    thumbnail,
-)
-from higfa_cli.data.images import encode_png, fit_square, read_image
+from higfa_cli.data.images import encode_png, read_image
 from higfa_cli.errors import UserError
-from higfa_cli.models.backbones import create_backbone
-from higfa_cli.models.classifier import ClassifierSpec, load_classifier, save_classifier
-from higfa_cli.recipe.classifiers import Filter, Guide
-from higfa_cli.recipe.load import load_recipe, override_recipe
-from higfa_cli.recipe.strict_yaml import dump_yaml
-from higfa_cli.report import wording
+from higfa_cli.models.classifier import load_classifier
+from higfa_cli.recipe.load import load_recipe
 from higfa_cli.stages import filter as stage
 from higfa_cli.stages import pipeline
 from higfa_cli.stages.arms import choose_arms
 from higfa_cli.stages.context import Context, make_context
-from higfa_cli.stages.inputs import (
-    downstream_inputs,
-    filter_inputs,
-    guide_keys,
-    synthesize_inputs,
-)
+from higfa_cli.stages.inputs import downstream_inputs, filter_inputs
 from higfa_cli.training.synthetic import list_synthetic
-from tests.support.shapes import CLASSES, SIZE, picture_row, shape, write_class_folders
-
-# --- rules ------------------------------------------------------------------------------------
-
-
-def picture(**values: Any) -> Measured:
-    """A picture that no rule of this file rejects, but for `values`."""
-    good = {"source": "a", "replica": 0, "confidence": 0.9, "rank": 1, "duplicate": 0.2, "std": 40}
-    return Measured(**{**good, **values})
-
-
-@pytest.mark.parametrize(
-    ("rules", "values", "reasons"),
-    [
-        ({}, {"confidence": 0.0, "rank": 9, "duplicate": 1.0}, ()),
-        ({"confidence": 0.5}, {"confidence": 0.5}, ()),
-        ({"confidence": 0.5}, {"confidence": 0.49}, ("confidence",)),
-        ({"top_k": 2}, {"rank": 2}, ()),
-        ({"top_k": 2}, {"rank": 3}, ("top_k",)),
-        ({"duplicate": 0.9}, {"duplicate": 0.89}, ()),
-        ({"duplicate": 0.9}, {"duplicate": 0.9}, ("duplicate",)),
-        ({"constant": 2.0}, {"std": 2.0}, ()),
-        ({"constant": 2.0}, {"std": 1.99}, ("constant",)),
-        ({"constant": 0.0}, {"std": 0.0}, ()),
-        (
-            {"confidence": 0.5, "top_k": 1, "duplicate": 0.9, "best_of": 3},
-            {"confidence": 0.1, "rank": 4, "duplicate": 0.95, "std": 0.5},
-            ("confidence", "top_k", "duplicate", "constant"),
-        ),
-    ],
+from tests.support.filter_project import (
+    COPY,
+    MIRRORED,
+    ONE_COLOUR,
+    OTHER,
+    REPLICAS,
+    changed,
+    rows_of,
+    write_guide,
+    write_project,
 )
-def test_a_rule_alone(
-    rules: dict[str, Any], values: dict[str, Any], reasons: tuple[str, ...]
-) -> None:
-    assert decide([picture(**values)], Filter(**rules)) == [reasons]
-
-
-def test_best_of_goes_by_replica_and_by_photo() -> None:
-    pictures = [
-        picture(source="b", replica=1, confidence=0.3),
-        picture(source="a", replica=3, confidence=0.8),
-        picture(source="a", replica=0, confidence=0.6),
-        picture(source="a", replica=1, confidence=0.7),
-        picture(source="a", replica=2, confidence=0.8),
-        picture(source="a", replica=4, confidence=0.1),
-    ]
-    # Of a: 0 and 1, then 2 and 3 (equally sure: the first), then 4 alone. Of b: 1 alone.
-    lost = decide(pictures, Filter(best_of=2))
-    assert lost == [(), ("best_of",), ("best_of",), (), (), ()]
-    # Of a: 0, 1, 2, then 3 and 4.
-    lost = decide(pictures, Filter(best_of=3))
-    assert lost == [(), (), ("best_of",), ("best_of",), (), ("best_of",)]
-
-
-def test_best_of_chooses_among_those_that_pass_the_other_rules() -> None:
-    pictures = [
-        picture(replica=0, confidence=0.99, duplicate=0.97),
-        picture(replica=1, confidence=0.6),
-        picture(replica=2, confidence=0.7),
-        picture(replica=3, confidence=0.2),
-    ]
-    found = decide(pictures, Filter(best_of=4, duplicate=0.9, confidence=0.5))
-    assert found == [("duplicate",), ("best_of",), (), ("confidence",)]
-
-
-def test_rules_that_need_the_guide() -> None:
-    assert guide_keys(Filter(duplicate=0.9, constant=9)) == ()
-    everything = Filter(confidence=0.1, top_k=3, best_of=2)
-    assert guide_keys(everything) == ("filter.confidence", "filter.top_k", "filter.best_of")
-    blind = [picture(confidence=None, rank=None, replica=i) for i in range(2)]
-    assert decide(blind, Filter()) == [(), ()]
-    for rules in ({"confidence": 0.1}, {"top_k": 3}, {"best_of": 2}):
-        with pytest.raises(ValueError, match="not measured"):
-            decide(blind, Filter(**rules))
-
-
-# --- measures ---------------------------------------------------------------------------------
-
-
-def test_rank_by_hand() -> None:
-    probabilities = np.array([0.1, 0.4, 0.4, 0.1])
-    assert [rank_of(probabilities, index) for index in range(4)] == [3, 1, 1, 3]
-
-
-def test_spread_by_hand() -> None:
-    picture = np.zeros((4, 4, 3), np.uint8)
-    picture[..., 0] = 255
-    assert spread(picture) == 0.0  # one colour, whichever it is
-    picture[:2, :, 0] = 245  # 5 either way in one channel of three: sqrt(25 / 3)
-    assert spread(picture) == pytest.approx(5 / 3**0.5, abs=1e-6)
-    grey = np.repeat(np.array([[0, 20]], np.uint8)[..., None], 3, axis=2)
-    assert spread(grey) == 10.0
-
-
-def test_correlation_by_hand() -> None:
-    one, other = np.array([[1, 2, 3]], np.uint8), np.array([[1, 3, 2]], np.uint8)
-    assert source_correlation(one, other) == 0.5  # deviations -1 0 1 and -1 1 0: 1 / sqrt(2 * 2)
-    assert source_correlation(one, one) == 1.0
-    assert source_correlation(one, np.array([[3, 2, 1]], np.uint8)) == 1.0  # mirrored
-    dip, hill = np.array([[3, 1, 3]], np.uint8), np.array([[1, 3, 1]], np.uint8)
-    assert source_correlation(dip, hill) == -1.0
-    flat = np.full((1, 3), 7, np.uint8)
-    assert source_correlation(flat, one) == source_correlation(one, flat) == 0.0
-    assert source_correlation(flat, flat) == 0.0
-
-
-def test_thumbnails_are_grey_antialiased_and_keep_the_aspect() -> None:
-    stripes = np.zeros((128, 128, 3), np.uint8)
-    stripes[::2] = 255
-    found = thumbnail(stripes)
-    assert found.shape == (32, 32) and found.dtype == np.uint8
-    assert np.abs(found[2:-2].astype(int) - 127).max() <= 2  # no moiré
-    green = np.zeros((64, 64, 3), np.uint8)
-    green[..., 1] = 100
-    assert (thumbnail(green) == 59).all()  # Rec. 601 luma: 0.587
-    photo = np.random.default_rng(0).integers(0, 255, (50, 80, 3)).astype(np.uint8)
-    assert (source_thumbnail(photo, 64) == thumbnail(fit_square(photo, 64))).all()
-
-
-# --- the stage --------------------------------------------------------------------------------
-
-REPLICAS = 4
-# The pictures of each first photo, replica by replica: an exact copy of it, its mirror image, one
-# colour, another picture of the class. Second photos have other pictures only.
-COPY, MIRRORED, ONE_COLOUR, OTHER = range(4)
-
-
-def drawn(photo: np.ndarray, replica: int, label: int, rng: np.random.Generator) -> np.ndarray:
-    made = {
-        COPY: photo,
-        MIRRORED: photo[:, ::-1],
-        ONE_COLOUR: np.full_like(photo, (200, 30, 60)),
-        OTHER: shape(label, rng),
-    }
-    return np.ascontiguousarray(made[replica])
-
-
-def write_drawn(ctx: Context) -> None:
-    """A finished `synthesize` with real contours before it: its pictures are made here."""
-    inputs = synthesize_inputs(ctx.arm("higfa"))
-    rng = np.random.default_rng(5)
-    rows = []
-    with stage_run(ctx.ws.arm("higfa").synthesize.directory, inputs, ctx.recipe) as run:
-        images = run.directory / "images"
-        for label, cls in enumerate(CLASSES):
-            for number in range(2):
-                source = f"train/{class_dir(cls)}/{number}.png"
-                photo = fit_square(read_image(ctx.base / "photos" / source), SIZE)
-                for replica in range(REPLICAS):
-                    kind = OTHER if number else replica
-                    name = f"{class_dir(cls)}/{number}-{replica}.png"
-                    write_bytes(images / name, encode_png(drawn(photo, kind, label, rng)))
-                    run.output(images / name)
-                    rows.append(
-                        picture_row(
-                            file_name=name,
-                            id=f"{label}-{number}-{replica}",
-                            cls=cls,
-                            class_id=label,
-                            source=source,
-                            replica=replica,
-                        )
-                    )
-        write_rows(images / "metadata.jsonl", rows)
-        run.output(images / "metadata.jsonl")
-        run.counts = SynthesisCounts(
-            images=len(rows),
-            failed=0,
-            failures={},
-            smallest_batch=1,
-            drawn_now=len(rows),
-            seconds=1.0,
-            seconds_per_image=1.0,
-            denoiser_evaluations_per_image=1,
-            guide_evaluations_per_image=1,
-            batch_size=1,
-            dtype="float32",
-            peak_device_memory=None,
-        )
-
-
-def write_guide(ctx: Context, classes: tuple[str, ...] = CLASSES) -> None:
-    """An untrained guide: what it says is arbitrary, but always the same."""
-    settings = Guide(backbone="test_resnet", pretrained=False, image_size=SIZE)
-    backbone = create_backbone(settings, len(classes), ctx.base, 0, "guide")
-    # Spread out: an untrained head is too undecided to tell pictures apart.
-    spec = ClassifierSpec(backbone.name, classes, SIZE, backbone.mean, backbone.std, 0.02)
-    folder = ctx.stage_dir("finetune-guide")
-    save_classifier(folder / "guide.safetensors", backbone.network, spec, {})
+from tests.support.shapes import CLASSES, SIZE, write_class_folders
 
 
 @pytest.fixture(scope="module")
 def synthesized(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose contours are real and whose pictures are made in code; the guide is off."""
-    base = tmp_path_factory.mktemp("filter")
-    write_class_folders(base / "photos/train", 2, 0)
-    for split, seed in (("val", 1), ("test", 2)):
-        write_class_folders(base / "photos" / split, 1, seed)
-    classifier = {"backbone": "test_resnet", "pretrained": False, "image_size": SIZE}
-    tree = {
-        "name": "tiny",
-        "data": {"root": "photos"},
-        "contours": {"per_image": REPLICAS, "extractor": "soft"},
-        "size": SIZE,
-        "model": {"base": "some/model", "controlnet": "some/controlnet"},
-        "guidance": {"classifier": {"switch": 1.0}},
-        "pictures": {"gallery": 0},
-        "arms": {"higfa": {}},
-        "run": {"device": "cpu"},
-        "downstream": {**classifier, "epochs": 1, "batch_size": 8, "seeds": [0]},
-    }
-    (base / "tiny.yaml").write_text(dump_yaml(tree), encoding="utf-8")
-    ctx = make_context(load_recipe(str(base / "tiny.yaml")), base / "run")
-    pipeline.step(ctx, "contours")
-    write_drawn(ctx)
-    return base
+    return write_project(tmp_path_factory.mktemp("filter"))
 
 
 @pytest.fixture
@@ -273,15 +52,6 @@ def ctx(synthesized: Path, tmp_path: Path) -> Context:
     base = tmp_path / "project"
     shutil.copytree(synthesized, base)
     return make_context(load_recipe(str(base / "tiny.yaml")), base / "run")
-
-
-def changed(ctx: Context, **values: Any) -> Context:
-    keys = {f"filter.{key}": value for key, value in values.items()}
-    return replace(ctx, recipe=override_recipe(ctx.recipe, keys))
-
-
-def rows_of(ctx: Context) -> dict[str, dict[str, Any]]:
-    return {row["id"]: row for row in read_jsonl(ctx.workspace / "filter/higfa/selection.jsonl")}
 
 
 def test_copies_mirror_images_and_single_colours_are_caught(ctx: Context) -> None:
@@ -382,9 +152,6 @@ def test_guide_is_an_input_where_it_is_used(ctx: Context) -> None:
     assert "data/test" not in files
 
 
-# --- errors -----------------------------------------------------------------------------------
-
-
 def test_keys_that_need_a_guide_say_so(ctx: Context) -> None:
     expected = r"^filter\.confidence, filter\.top_k: .* is missing; run `higfa finetune-guide`"
     with pytest.raises(UserError, match=expected):
@@ -439,9 +206,6 @@ def test_class_without_pictures_is_named(ctx: Context) -> None:
         read_json(ctx.workspace / "filter/higfa/run.json")["counts"]["kept_by_class"][CLASSES[3]]
         == 0
     )
-
-
-# --- what training and report make of it ------------------------------------------------------
 
 
 def test_training_sees_only_what_is_kept(ctx: Context) -> None:
@@ -522,22 +286,3 @@ def test_from_the_command_line_to_the_report(ctx: Context) -> None:
         higfa("run", recipe, *flags, "--from", "filter", "--until", "filter", "--json")
     )
     assert [(row["stage"], row["action"]) for row in rows["stages"]] == [("filter", "skipped")]
-
-
-def test_sentences_by_hand() -> None:
-    none = dict.fromkeys(PICTURE_FAULTS, 0)
-    counts = FilterCounts(pictures=2400, kept=2400, rejected=none, kept_by_class={})
-    assert wording.sentences("filter", counts=counts) == [
-        "The filter kept all 2,400 drawn pictures."
-    ]
-    rejected = none | {"confidence": 3, "top_k": 1}
-    counts = FilterCounts(pictures=9, kept=6, rejected=rejected, kept_by_class={})
-    assert wording.sentences("filter", counts=counts) == [
-        "The filter kept 6 of 9 drawn pictures and left 3 out of training (some for more than one "
-        "reason): 3 below the guide's confidence, 1 not among the guide's first choices."
-    ]
-    assert set(wording.REJECTED) == set(PICTURE_FAULTS)
-    assert wording.filter_rules(Filter(constant=0)) == "none"
-    assert wording.filter_rules(Filter(best_of=4, top_k=2)) == (
-        "among the guide's first 2, best of 4, standard deviation ≥ 2"
-    )

@@ -271,22 +271,26 @@ def test_failed_pictures_never_agree(home: Path, tmp_path: Path) -> None:
 
 def test_parts_are_kept_until_their_inputs_change(home: Path, tmp_path: Path) -> None:
     judges, out = write_judges(tmp_path / "judges", SIZE), tmp_path / "out"
+    path = out / "data" / "instruments.json"
+
+    def measured(bench: tuple[Instruments, Pools], *only: str) -> dict[str, Any]:
+        instruments.measure_parts("instruments", instruments.PARTS, *bench, only)
+        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return stored
+
     with opened(home, out, judges) as bench:
-        measured = instruments.measure_parts(*bench, ("judges", "warp")).parts
-        assert list(measured) == ["judges", "warp"]
-        path = out / "data" / "instruments.json"
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = measured(bench, "judges", "warp")
+        assert list(stored["parts"]) == ["judges", "warp"]
         stored["parts"]["judges"][0]["value"] = 0.123
         path.write_text(json.dumps(stored), encoding="utf-8")
-        again = instruments.measure_parts(*bench, ("warp",)).parts
-        assert again["judges"][0]["value"] == 0.123 and again["warp"] == measured["warp"]
+        assert measured(bench, "warp")["parts"] == stored["parts"]
     torch.manual_seed(9)
     name, spec = "resnet10t", load_judges(judges)[0].spec
     save_judge(judges / f"{name}.safetensors", build(name, len(CLASSES)), spec)
     with opened(home, out, judges) as changed:
-        results = instruments.measure_parts(*changed, ("autoencoder",))
-    assert list(results.parts) == ["autoencoder"]
-    assert "Not measured: Judges on test photos" in results.publish()
+        assert list(measured(changed, "autoencoder")["parts"]) == ["autoencoder"]
+    page = (out / "instruments.md").read_text(encoding="utf-8")
+    assert "Not measured: Judges on test photos" in page
 
 
 def test_whole_run(

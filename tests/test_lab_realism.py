@@ -166,7 +166,7 @@ def test_realism_of_tiny_parts(
     page = (tmp_path / "docs" / "realism.md").read_text(encoding="utf-8")
     assert page in capsys.readouterr().out
     written = json.loads((tmp_path / "docs" / "data" / "realism.json").read_text(encoding="utf-8"))
-    assert list(written["parts"]) == list(realism.PARTS) and written["count"] == 64
+    assert list(written["parts"]) == list(realism.PARTS) and written["pictures"] == 64
     rows = {row["figure"]: row["value"] for row in written["parts"]["photos"]}
     # The train photos are what the powers are relative to.
     assert rows["train: power at 16 to 32 cycles a frame / photos'"] == 1

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 
@@ -206,16 +206,16 @@ def speed_part(instruments: Instruments, pools: Pools) -> list[Row]:
     return rows
 
 
-#: Part -> its title and what measures it.
-PARTS: dict[str, tuple[str, Callable[[Instruments, Pools], list[Row]]]] = {
-    "judges": ("Judges on test photos", judges_part),
-    "warp": ("Test photos under the contours' transforms", warp_part),
-    "photos": ("The user's photos", photos_part),
-    "autoencoder": ("Test photos through the autoencoder", autoencoder_part),
-    "text": ("Text only", partial(arm_part, TEXT, TEXT_BAR)),
-    "contour": ("Text + contour", partial(arm_part, TEXT_CONTOUR, CONTOUR_BAR)),
-    "sheet": (f"{SHEET} pictures by text only", sheet_part),
-    "speed": ("Speed", speed_part),
+Part = Callable[[Instruments, Pools], list[Row]]
+PARTS: dict[str, Part] = {
+    "judges": judges_part,
+    "warp": warp_part,
+    "photos": photos_part,
+    "autoencoder": autoencoder_part,
+    "text": partial(arm_part, TEXT, TEXT_BAR),
+    "contour": partial(arm_part, TEXT_CONTOUR, CONTOUR_BAR),
+    "sheet": sheet_part,
+    "speed": speed_part,
 }
 
 
@@ -227,14 +227,19 @@ def pools_of(instruments: Instruments, space: FeatureSpace) -> Pools:
     return Pools(options.rendered, size, options.workspace / "features", space)
 
 
-def measure_parts(instruments: Instruments, pools: Pools, only: Sequence[str] = ()) -> Results:
-    """Measure the parts of that name, or else those that an earlier run has not measured."""
-    results = Results("instruments", PARTS, instruments, " --rendered WORLD", guided=False)
-    for name in only or [name for name in PARTS if name not in results.parts]:
-        title, run = PARTS[name]
-        print(f"measuring: {title}", flush=True)
-        results.add(name, [asdict(row) for row in run(instruments, pools)])
-    return results
+def measure_parts(
+    page: str,
+    parts: Mapping[str, Part],
+    instruments: Instruments,
+    pools: Pools,
+    only: Sequence[str] = (),
+) -> str:
+    """Measure the parts of that name, or else those that no earlier run has; returns the page."""
+    results = Results(page, parts, instruments, " --rendered WORLD", guided=False)
+    for name in only or [name for name in parts if name not in results.parts]:
+        print(f"measuring: {name}", flush=True)
+        results.add(name, [asdict(row) for row in parts[name](instruments, pools)])
+    return results.publish()
 
 
 def measure_all(options: Options, only: Sequence[str], space: FeatureSpace) -> None:
@@ -243,7 +248,7 @@ def measure_all(options: Options, only: Sequence[str], space: FeatureSpace) -> N
     if options.per_class < 2:
         raise UserError(f"--per-class {options.per_class}: a class needs two pictures at least")
     with open_instruments(options, SPLIT, space, guide=None) as instruments:
-        print(measure_parts(instruments, pools_of(instruments, space), only).publish())
+        print(measure_parts("instruments", PARTS, instruments, pools_of(instruments, space), only))
 
 
 def main() -> None:

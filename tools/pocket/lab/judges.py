@@ -71,16 +71,6 @@ class Judge:
         parts = [self.network(judge_input(part)) for part in keep_rows(pictures).split(BATCH)]
         return (torch.cat(parts) / self.spec.temperature).log_softmax(dim=1)
 
-    @torch.no_grad()
-    def features(self, pictures: Tensor) -> Tensor:
-        """uint8 square pictures [N, 3, S, S] -> what the head reads, [N, D], of unit length."""
-        net: Any = self.network
-        parts = [
-            net.forward_head(net.forward_features(judge_input(part)), pre_logits=True)
-            for part in keep_rows(pictures).split(BATCH)
-        ]
-        return nn.functional.normalize(torch.cat(parts), dim=1)
-
 
 def keep_rows(pictures: Tensor) -> Tensor:
     """The middle rows of square pictures [N, 3, S, S]."""

@@ -10,19 +10,20 @@ printed too, and pictures/realism.png (64 pictures with their contours) to OUT.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 from torch import Tensor
 
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.arms import TEXT_CONTOUR
-from tools.pocket.lab import figures, measure, pages, strips
+from tools.pocket.lab import figures, measure, strips
 from tools.pocket.lab.features import NAME as FEATURES
 from tools.pocket.lab.features import FeatureSpace, looks_like_aircraft
 from tools.pocket.lab.generator import load_generator, through_autoencoder
-from tools.pocket.lab.instruments import PER_CLASS, SPLIT, pools_of
+from tools.pocket.lab.instruments import PER_CLASS, SPLIT, Part, measure_parts, pools_of
 from tools.pocket.lab.laboratory import Instruments, known_names, open_instruments
 from tools.pocket.lab.likeness import (
     BANDS,
@@ -34,7 +35,7 @@ from tools.pocket.lab.likeness import (
     told_apart,
 )
 from tools.pocket.lab.measure import Pools, Row, row
-from tools.pocket.lab.options import Options, command, constants, made
+from tools.pocket.lab.options import Options, command
 from tools.pocket.lab.train_judges import Labelled, web_halves
 from tools.pocket.sheet import compose
 
@@ -55,6 +56,7 @@ class Photos:
     web: Tensor
 
 
+@cache
 def photos_of(pools: Pools) -> Photos:
     """The photos of the pools."""
     web, held = (_shuffled(half.pictures) for half in web_halves(pools.folder, pools.size))
@@ -75,12 +77,12 @@ def band_rows(pictures: Tensor, photos: Tensor) -> list[Row]:
     ]
 
 
-def picture_rows(pools: Pools, pictures: Labelled, photos: Photos) -> list[Row]:
+def picture_rows(pools: Pools, pictures: Labelled) -> list[Row]:
     """Bands, KID, coverage and recognised aircraft of pictures as shipped.
 
     Labels are indices into the pocket's classes.
     """
-    features = pools.space(pictures.pictures)
+    photos, features = photos_of(pools), pools.space(pictures.pictures)
     mean, spread = kid(features, pools.space(photos.held))
     covered = figures.coverage(*pools.features("test"), features, pictures.labels).mean
     aircraft = looks_like_aircraft(pools.space.network, pictures.pictures)
@@ -93,14 +95,14 @@ def picture_rows(pools: Pools, pictures: Labelled, photos: Photos) -> list[Row]:
     ]
 
 
-def drawn_part(instruments: Instruments, pools: Pools, photos: Photos) -> list[Row]:
+def drawn_part(instruments: Instruments, pools: Pools) -> list[Row]:
     """All figures of the arm text + contour."""
     score, classes = instruments.score(TEXT_CONTOUR), instruments.samples.classes
     labels = measure.pool_labels(score.pictures, classes)[score.drawn]
     pictures = Labelled(as_shipped(score.pictures.pictures[score.drawn]), labels)
-    right = told_apart(pictures.pictures, as_shipped(photos.web[: len(labels)]), Lesson())
+    right = told_apart(pictures.pictures, as_shipped(photos_of(pools).web[: len(labels)]), Lesson())
     return [
-        *picture_rows(pools, pictures, photos),
+        *picture_rows(pools, pictures),
         row("told from rendered ones", figures.share(right), about=f"{len(right)} held out"),
         measure.agreement_rows(score, instruments.judges)[0],
         measure.overlap_row(score),
@@ -108,7 +110,7 @@ def drawn_part(instruments: Instruments, pools: Pools, photos: Photos) -> list[R
     ]
 
 
-def photos_part(instruments: Instruments, pools: Pools, photos: Photos) -> list[Row]:
+def photos_part(instruments: Instruments, pools: Pools) -> list[Row]:
     """The same figures of the training photos, and of perfect pictures where they are rendered."""
     rows = []
     for name in ("train", "perfect"):
@@ -116,23 +118,23 @@ def photos_part(instruments: Instruments, pools: Pools, photos: Photos) -> list[
             continue
         pool = pools.pictures(name)
         shipped = Labelled(as_shipped(pool.pictures), pool.labels)
-        measured = picture_rows(pools, shipped, photos)
+        measured = picture_rows(pools, shipped)
         rows += [replace(row, figure=f"{name}: {row.figure}") for row in measured]
     return rows
 
 
-def autoencoder_part(instruments: Instruments, pools: Pools, photos: Photos) -> list[Row]:
+def autoencoder_part(instruments: Instruments, pools: Pools) -> list[Row]:
     """Held-out web photos sent through the autoencoder."""
-    model = load_generator(instruments.samples.ctx)
-    after = as_shipped(through_autoencoder(model, photos.held))
-    apart = 1 - (pools.space(after) * pools.space(photos.held)).sum(dim=1).mean()
+    model, held = load_generator(instruments.samples.ctx), photos_of(pools).held
+    after = as_shipped(through_autoencoder(model, held))
+    apart = 1 - (pools.space(after) * pools.space(held)).sum(dim=1).mean()
     return [
-        *band_rows(after, photos.held),
+        *band_rows(after, held),
         Row("mean cosine distance to the photo", float(apart), about=FEATURES),
     ]
 
 
-PARTS: dict[str, Callable[[Instruments, Pools, Photos], list[Row]]] = {
+PARTS: dict[str, Part] = {
     "contour": drawn_part,
     "photos": photos_part,
     "autoencoder": autoencoder_part,
@@ -151,27 +153,15 @@ def save_sheet(instruments: Instruments) -> None:
 
 def measure_all(options: Options, only: Sequence[str], space: FeatureSpace) -> None:
     """Measure and print the page. Raises UserError as the stages, or for an unknown part."""
-    chosen = known_names(only, PARTS, "--only", "part")
+    known_names(only, PARTS, "--only", "part")
     with open_instruments(options, SPLIT, space, guide=None) as instruments:
-        samples = instruments.samples
-        if len(samples.items) < SUBSET:
+        count = len(instruments.samples.items)
+        if count < SUBSET:
             raise UserError(
-                f"--per-class {options.per_class}: {len(samples.items)} pictures; KID needs "
-                f"{SUBSET}"
+                f"--per-class {options.per_class}: {count} pictures; KID needs {SUBSET}"
             )
-        pools = pools_of(instruments, space)
-        photos = photos_of(pools)
-        parts = {name: PARTS[name](instruments, pools, photos) for name in chosen}
         save_sheet(instruments)
-        numbers = {
-            "made": made(samples.ctx, "realism", " --rendered WORLD"),
-            "recipe": samples.ctx.recipe.name,
-            "constants": constants(samples.ctx.recipe.guidance),
-            "count": len(samples.items),
-            "features": FEATURES,
-            "parts": {name: [asdict(row) for row in rows] for name, rows in parts.items()},
-        }
-        print(pages.publish(options.out, "realism", numbers))
+        print(measure_parts("realism", PARTS, instruments, pools_of(instruments, space), only))
 
 
 def main() -> None:
