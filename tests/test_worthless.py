@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from higfa_cli.artifacts.artifact import write_model
-from higfa_cli.artifacts.atomic import write_text
+from higfa_cli.artifacts.atomic import read_json, write_json, write_text
 from higfa_cli.artifacts.results import Assessment, Calibration, at_chance
 from higfa_cli.artifacts.run_record import StageInputs, stage_run
 from higfa_cli.errors import UserError
@@ -187,3 +187,18 @@ def test_two_guessing_arms_beside_a_good_one(tmp_path: Path) -> None:
     assert told["verdict"] == "No result"
     assert "Neither real nor real+higfa is better than chance" in str(told["sentence"])
     assert "real+other" in ctx.ws.report.markdown.read_text()
+
+
+@pytest.mark.fault("numbers", "temperature from a few validation photos")
+def test_the_report_says_what_the_temperature_rests_on(tmp_path: Path) -> None:
+    write_downstream(tmp_path, {"real": [set(range(20))] * 3}, 200, True)
+    write_upstream(tmp_path)
+    ctx = report_context(tmp_path)
+    report.run(ctx)
+    assert "Temperature rests on" not in ctx.ws.report.markdown.read_text()
+    results = read_json(ctx.ws.downstream.results)
+    results["arms"][0]["runs"][0]["temperature_photos"] = 12
+    write_json(ctx.ws.downstream.results, results)
+    report.run(ctx)
+    text = ctx.ws.report.markdown.read_text()
+    assert "12 photos" in text[text.index("Temperature rests on") :].splitlines()[0]

@@ -129,7 +129,13 @@ class DeviceFlags(RecipeFlags):
 class StageFlags(DeviceFlags):
     """The flags of every command that runs stages."""
 
-    force: Annotated[bool, typer.Option("--force", help="Run again although all is fresh.")] = False
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Run again although all is fresh; what was drawn or trained is set aside.",
+        ),
+    ] = False
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")
     ] = False
