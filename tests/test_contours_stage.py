@@ -17,15 +17,17 @@ from higfa_cli.artifacts.rows import TransformRecord
 from higfa_cli.artifacts.stage_state import stage_state
 from higfa_cli.contour.extract import extract
 from higfa_cli.contour.transform import apply_transform
-from higfa_cli.data.images import read_image
+from higfa_cli.data.images import fit_square, read_image
+from higfa_cli.data.sheet import CAPTION, TILE
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.contours import Contours, Transforms
 from higfa_cli.recipe.data import Data
 from higfa_cli.recipe.drawing import Model
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages import contours
-from higfa_cli.stages.context import Context
+from higfa_cli.stages.context import Context, load_photos, photo_notes
 from higfa_cli.stages.inputs import contour_inputs
+from higfa_cli.stages.plan import plan
 
 
 def scene(path: Path, seed: int, size: tuple[int, int] = (48, 36)) -> None:
@@ -164,7 +166,7 @@ def test_a_bad_photo_is_listed_and_the_rest_goes_on(root: Path, kind: str, reaso
     assert summary["photos"] == {"found": 8, "accepted": 7, "rejected": 1}
     assert summary["rejected"] == {reason: 1}
     assert [row["reason"] for row in rejected(ctx)] == [reason]
-    assert len(list(ctx.stage_dir("contours").rglob("*.png"))) == 6
+    assert len(list((ctx.stage_dir("contours") / "images").rglob("*.png"))) == 6
     assert stage_state(ctx.stage_dir("contours"), contour_inputs(ctx)).kind == "fresh"
     bad.unlink()
     assert contours.run(replace(ctx))["photos"] == {"found": 7, "accepted": 7, "rejected": 0}
@@ -193,13 +195,13 @@ def test_a_photo_whose_contour_is_moved_out_of_the_picture_gives_none(root: Path
         try:
             summary = contours.run(ctx)
         except UserError as error:
-            assert "no photo of class" in str(error)
+            assert "gives a contour" in str(error)
             continue
         if summary["rejected"]:
             break
     lost = [row["key"] for row in rejected(ctx)]
-    assert summary["rejected"] == {"no-edges": len(lost)}
-    assert "transformed contour 0 is empty" in rejected(ctx)[0]["detail"]
+    assert sum(summary["rejected"].values()) == len(lost)
+    assert "transformed contour 0 " in rejected(ctx)[0]["detail"]
     assert not set(lost) & {row["source"] for row in manifest(ctx)}
     assert len(manifest(ctx)) == 6 - len(lost) == summary["sources"]
 
@@ -207,7 +209,9 @@ def test_a_photo_whose_contour_is_moved_out_of_the_picture_gives_none(root: Path
 def test_a_class_without_a_single_contour_is_an_error(root: Path) -> None:
     for photo in (root / "train/A").iterdir():
         Image.new("RGB", (20, 20), (90, 90, 90)).save(photo)
-    with pytest.raises(UserError, match=r"no photo of class `A` has edges.*canny_low"):
+    with pytest.raises(
+        UserError, match=r"no photo of class `A` gives a contour .*2 no-edges.*canny_low"
+    ):
         contours.run(context(root, max_bad="100%"))
 
 
@@ -227,3 +231,89 @@ def test_progress_counts_the_photos(root: Path) -> None:
     ctx = Context(plain.recipe, plain.base, plain.workspace, progress=Counting())
     contours.run(ctx)
     assert seen == [("checking photos", 7, 7), ("contours", 6, 6)]
+
+
+def drawn_edges(root: Path, **shares: float) -> None:
+    """A photo of noise over so much of it, in class A."""
+    for name, share in shares.items():
+        pixels = np.full((32, 32, 3), 120, dtype=np.uint8)
+        noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        side = round(32 * share**0.5)
+        pixels[:side, :side] = noise[:side, :side]
+        Image.fromarray(pixels).save(root / f"train/A/{name}.png")
+
+
+STILL = Transforms(flip=0, rotation=0, scale=(1, 1), translation=0, perspective=0, aspect=0)
+
+
+@pytest.mark.fault(
+    "images",
+    "a photo of nearly no or nearly only edges",
+    "listed with its part of edges, gives no picture, still trains; a sheet shows it first",
+)
+def test_contours_of_too_few_and_too_many_edges_are_left_out(root: Path) -> None:
+    drawn_edges(root, few=0.02, half=0.3, full=1.0)
+    ctx = context(root, edge_fraction=(0.02, 0.25), max_bad=3, transforms=STILL)
+    summary = contours.run(ctx)
+    listed = {row["path"]: row for row in rejected(ctx)}
+    assert {key: row["reason"] for key, row in listed.items()} == {
+        "train/A/few.png": "few-edges",
+        "train/A/full.png": "many-edges",
+    }
+    assert "of its contour is edge; the bound is 0.25" in listed["train/A/full.png"]["detail"]
+    assert summary["rejected"] == {"few-edges": 1, "many-edges": 1}
+    assert summary["photos"] == {"found": 10, "accepted": 8, "rejected": 2}
+    assert summary["images"] == 7
+    rows = manifest(ctx)
+    assert {row["source"] for row in rows}.isdisjoint(listed)
+    assert all(0.02 <= row["edge_fraction"] <= 0.25 for row in rows)
+    assert len(load_photos(ctx).of("train")) == 9
+    assert not any("few.png" in item.source for item in plan(replace(ctx)))
+    assert any("2 photos were left out (1 " in note for note in photo_notes(ctx))
+
+
+@pytest.mark.fault("images", "a photo of nearly no or nearly only edges")
+def test_a_class_that_loses_all_contours_is_an_error(root: Path) -> None:
+    for bounds, reason in (((0.0, 0.001), "2 many-edges"), ((0.9, 1.0), "2 few-edges")):
+        with pytest.raises(UserError, match=f"gives a contour .*{reason}.*edge_fraction"):
+            contours.run(context(root, edge_fraction=bounds, max_bad="100%"))
+    with pytest.raises(ValueError, match=r"must be \[least, most\]"):
+        Contours(edge_fraction=(0.5, 0.1))
+
+
+@pytest.mark.fault("images", "a photo of nearly no or nearly only edges")
+def test_what_holds_without_the_key(root: Path) -> None:
+    """A dot is little to draw by; graded edges of noise are bright all over."""
+    drawn_edges(root, full=1.0)
+    pixels = np.full((128, 128, 3), 120, dtype=np.uint8)
+    pixels[56:70, 56:70] = 255
+    Image.fromarray(pixels).save(root / "train/A/dot.png")
+    summary = contours.run(context(root, max_bad=2, transforms=STILL, edge_fraction=(0.02, 0.6)))
+    assert summary["rejected"] == {"few-edges": 1}
+    soft = context(root, extractor="soft", blur=0, max_bad=2, transforms=STILL)
+    assert contours.run(soft)["rejected"] == {"many-edges": 1}
+
+
+@pytest.mark.fault(
+    "images", "contours that nobody has looked at", "a sheet of bounded size beside them"
+)
+def test_the_sheet_shows_what_was_left_out_first(root: Path) -> None:
+    for number in range(70):
+        scene(root / f"train/737-800/more{number}.png", seed=100 + number)
+    ctx = context(root, edge_fraction=(0.02, 1.0), max_bad=9, transforms=STILL, per_image=2)
+    drawn_edges(root, few=0.01)
+    summary = contours.run(ctx)
+    sheet = read_image(ctx.ws.contours.sheet)
+    assert summary["sheet"] == str(ctx.ws.contours.sheet)
+    height = TILE + CAPTION
+    assert sheet.shape == (12 * height, 12 * TILE, 3)
+    left_out = [fit_square(read_image(root / row["key"]), TILE) for row in rejected(ctx)]
+    assert any((sheet[:TILE, :TILE] == photo).all() for photo in left_out)
+    assert (sheet[:TILE, 2 * TILE : 3 * TILE] == 255).all(axis=2).mean() > 0.9  # no moved contour
+    before = ctx.ws.contours.sheet.read_bytes()
+    contours.run(replace(ctx))
+    assert ctx.ws.contours.sheet.read_bytes() == before
+    assert "sheet.png" in ctx.ws.contours.writes
+    one = context(root, shots=1, max_bad=9)
+    contours.run(one)
+    assert read_image(one.ws.contours.sheet).shape == (height, 9 * TILE, 3)

@@ -15,13 +15,14 @@ from higfa_cli.artifacts.lock import folder_lock
 from higfa_cli.artifacts.records import FilterCounts, SynthesisCounts
 from higfa_cli.artifacts.run_record import StageInputs, stage_run, take_back
 from higfa_cli.artifacts.stage_state import stage_state
+from higfa_cli.data.sheet import CAPTION, TILE
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.keys import recipe_keys
 from higfa_cli.recipe.load import override_recipe
 from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages import pipeline
 from higfa_cli.stages.context import Context, Silent
-from higfa_cli.stages.preview import CAPTION, TILE, write_sheet
+from higfa_cli.stages.preview import write_sheet
 from higfa_cli.stages.table import stage_of
 from tests.support.plain_project import changed, write_plain_project
 from tests.support.stage_folder import INPUTS, RECIPE, finish, names, write_files

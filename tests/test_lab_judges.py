@@ -18,9 +18,10 @@ from tools.pocket.lab import train_judges
 from tools.pocket.lab.judges import (
     INPUT_SIDE,
     check_data,
-    jury,
     jury_log_probabilities,
+    jury_of,
     load_judges,
+    votes,
 )
 from tools.pocket.lab.options import JUDGES, check_pocket
 from tools.pocket.pocket_render.catalogue import load_classes
@@ -36,7 +37,7 @@ def test_shipped_judges_know_the_shipped_test_photos() -> None:
     judges = check_data(load_judges(JUDGES))
     assert judges[0].spec.sizes == train_judges.SIZES
     for own in (*((judge,) for judge in judges), judges):
-        right = jury(own, photos, data.classes).argmax(dim=1) == labels
+        right = jury_of(votes(own, photos, data.classes)).argmax(dim=1) == labels
         # the laboratory's bar for a judge
         assert right.float().mean() >= 0.85
     upside_down = jury_log_probabilities(judges, photos.flip(2)).argmax(dim=1)

@@ -18,8 +18,9 @@ ImageFault = Literal[
     "missing", "empty", "not-an-image", "truncated", "damaged", "too-large", "unsupported-mode"
 ]
 # `odd-name`: not one line of UTF-8 text. `too-small`: data.crop_bottom leaves nothing of it.
-# `no-edges`: gives no contour, but can still train.
-PhotoFault = Literal[ImageFault, "odd-name", "too-small", "no-edges"]
+# EdgeFault: gives no contour, but can still train.
+EdgeFault = Literal["no-edges", "few-edges", "many-edges"]
+PhotoFault = Literal[ImageFault, "odd-name", "too-small", EdgeFault]
 PHOTO_FAULTS: tuple[PhotoFault, ...] = get_args(PhotoFault)
 PictureFault = Literal["confidence", "top_k", "best_of", "duplicate", "constant"]
 PICTURE_FAULTS: tuple[PictureFault, ...] = get_args(PictureFault)
@@ -89,8 +90,8 @@ class RejectedRow(Artifact, remedy="run `higfa contours --force`"):
 
     @property
     def unusable(self) -> bool:
-        """Whether no stage can read it; one without edges can still train."""
-        return self.reason != "no-edges"
+        """Whether no stage can read it; one without fitting edges can still train."""
+        return self.reason not in get_args(EdgeFault)
 
 
 class Planned(Artifact, remedy="run `higfa synthesize --force`"):

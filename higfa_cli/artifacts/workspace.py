@@ -59,6 +59,7 @@ class ContoursFolder(StageFolder):
     images = Below("images", "images/<class>/<photo>-<k>.png")
     manifest = Below("manifest.jsonl")
     rejected = Below("rejected.jsonl")
+    sheet = Below("sheet.png")  # To look at: photo, contour, moved contour.
 
     def image(self, class_folder: str, stem: str, index: int) -> Path:
         return self.images / class_folder / f"{stem}-{index}.png"

@@ -162,7 +162,7 @@ def _is_typers_own(error: Exception) -> bool:
     return any(base.__module__.split(".")[0] in ("click", "typer") for base in type(error).__mro__)
 
 
-def complain(message: str) -> None:
-    """Print an error line; where stderr takes nothing, the exit code has to say it all."""
+def complain(message: str, kind: str = "error") -> None:
+    """Print an error line (or a warning); where stderr takes none, the exit code says it all."""
     with contextlib.suppress(OSError):
-        typer.echo("error: " + inert(" ".join(message.split())), err=True)
+        typer.echo(f"{kind}: " + inert(" ".join(message.split())), err=True)

@@ -50,10 +50,14 @@ def predict(
         )
     with stdout_for_result(flags.as_json):
         path, device = _find_model(model, flags)
-        from higfa_cli.stages.predict import credentials, predict
+        from higfa_cli.stages.predict import credentials, photo_boxes, predict
 
         known = credentials(path)
-        rows = predict(path, photos, top, device)
+        boxes = {} if model is not None else photo_boxes(flags.context())
+        rows = predict(path, photos, top, device, boxes)
+    if whole := sum("whole" in row for row in rows):
+        text = "the model was trained on photos cut to their subject's box; no box is known of "
+        complain(f"{text}{plural(whole, 'photo')} here: cut them to it first", "warning")
     good, bad = ([row for row in rows if ("error" in row) == sign] for sign in (False, True))
     if flags.as_json:
         failed = {"failed": bad} if bad else {}

@@ -33,7 +33,8 @@ def contours(
     """Check all photos, and extract and transform contours of them.
 
     Photos that cannot be used are listed with their reasons in contours/rejected.jsonl, and every
-    later stage leaves them out.
+    later stage leaves them out. contours/sheet.png shows photos beside their contours, those that
+    were left out first.
     """
     if strict and max_bad is not None:
         raise UserError("give one of --strict and --max-bad", exit_code=2)

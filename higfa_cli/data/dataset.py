@@ -23,6 +23,8 @@ from higfa_cli.recipe.refs import existing_path
 if TYPE_CHECKING:
     import numpy as np
 
+    from higfa_cli.data.layouts.boxes import Box
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -34,16 +36,17 @@ class Sample:
     class_id: int
     split: Split
     crop_bottom: int = 0
+    box: Box | None = None
 
     def read(self) -> np.ndarray:
-        """The photo, HxWx3 uint8 RGB, without its lowest `crop_bottom` rows.
+        """The photo, HxWx3 uint8 RGB, without its lowest `crop_bottom` rows, cut to its box.
 
         Raises UserError naming the file when it cannot be read or has no rows left.
         """
         from higfa_cli.data.images import ImageError, read_photo
 
         try:
-            return read_photo(self.path, self.crop_bottom)
+            return read_photo(self.path, self.crop_bottom, self.box)
         except ImageError as error:
             remedy = "or run `higfa contours`, which lists such files and leaves them out"
             raise UserError(f"{error}, {remedy}") from error
@@ -75,7 +78,7 @@ class Dataset:
         """
         if splits not in self._fingerprints:
             rows = (
-                [sample.key, sample.cls, sample.split, file_state(sample.path)]
+                [sample.key, sample.cls, sample.split, file_state(sample.path), *(sample.box or ())]
                 for sample in self.samples
                 if sample.split in (splits or SPLITS)
             )
@@ -108,8 +111,17 @@ def choose_photos(
     classes = tuple(sorted({row.cls for row in rows}))
     ids = {name: index for index, name in enumerate(classes)}
     ordered = sorted(rows, key=lambda row: (SPLITS.index(row.split), row.key))
+    boxes = photo_boxes(data, listing, rows)
     samples = tuple(
-        Sample(row.key, listing.root / row.key, row.cls, ids[row.cls], row.split, data.crop_bottom)
+        Sample(
+            row.key,
+            listing.root / row.key,
+            row.cls,
+            ids[row.cls],
+            row.split,
+            data.crop_bottom,
+            boxes.get(row.key),
+        )
         for row in ordered
     )
     return Dataset(classes, samples, class_words(data, base, classes))
@@ -134,6 +146,15 @@ def list_photos(data: Data, base: Path) -> Listing:
     if data.split_file is not None:
         return list_csv(root, existing_path(data.split_file, base, "data.split_file"))
     return list_folders(root)
+
+
+def photo_boxes(data: Data, listing: Listing, rows: Sequence[Row]) -> dict[str, Box]:
+    """Key -> box of the photos that are cut to theirs. Raises UserError as `boxes_of`."""
+    if not data.boxes:
+        return {}
+    from higfa_cli.data.layouts.boxes import boxes_of
+
+    return boxes_of(data.layout, listing.root, rows)
 
 
 def class_words(data: Data, base: Path, classes: Sequence[str]) -> Mapping[str, str]:

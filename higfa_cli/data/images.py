@@ -86,15 +86,22 @@ def read_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
             raise ImageError(path, "unsupported-mode", detail) from error
 
 
-def read_photo(path: Path | str, crop_bottom: int = 0) -> np.ndarray:
-    """`read_image` without the lowest `crop_bottom` rows. Raises UserError where none is left."""
+def read_photo(
+    path: Path | str, crop_bottom: int = 0, box: tuple[int, int, int, int] | None = None
+) -> np.ndarray:
+    """`read_image` without the lowest `crop_bottom` rows, and of it the part in the box.
+
+    Box: left, top, right, bottom; the last two just outside. Raises UserError where none is left.
+    """
     image = read_image(path)
-    if crop_bottom >= len(image):
-        raise UserError(
-            f"{path} is {len(image)} pixels high; data.crop_bottom = {crop_bottom} leaves nothing "
-            "of it"
-        )
-    return image[: len(image) - crop_bottom]
+    key = f"crop_bottom = {crop_bottom}" if box is None else f"boxes: {box}"
+    whole = image[: max(0, len(image) - crop_bottom)]
+    left, top, right, bottom = box or (0, 0, image.shape[1], len(image))
+    part = whole[top:bottom, left:right]
+    if not part.size:
+        size = f"{image.shape[1]} x {len(image)} pixels"
+        raise UserError(f"{path} has {size}; data.{key} leaves nothing of it")
+    return np.ascontiguousarray(part)
 
 
 def _open(path: Path, max_pixels: int) -> Image.Image:

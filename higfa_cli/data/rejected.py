@@ -5,6 +5,7 @@ A file that was replaced since is tried again.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,7 +149,7 @@ def check_share(
     """Raise UserError naming photos and their list `path` when more are rejected than may be."""
     if len(rejected) <= allowed(max_bad, found):
         return
-    edges = " (no-edges: lower contours.canny_low, contours.canny_high or contours.blur)"
+    edges = " (edges: change contours.canny_low, contours.canny_high, blur or edge_fraction)"
     hint = "" if all(row.unusable for row in rejected) else edges
     raise UserError(
         f"{len(rejected)} of {found} photos cannot be used, and data.max_bad is {max_bad}: "
@@ -169,3 +170,9 @@ def first_of(rejected: Sequence[RejectedRow]) -> str:
     named = ", ".join(map(str, rejected[:_FIRST]))
     more = len(rejected) - _FIRST
     return f"{named} and {more} more" if more > 0 else named
+
+
+def by_reason(rejected: Iterable[RejectedRow]) -> str:
+    """For people: `2 few-edges, 1 truncated`."""
+    counts = Counter(row.reason for row in rejected)
+    return ", ".join(f"{count} {reason}" for reason, count in counts.most_common())

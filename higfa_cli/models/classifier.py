@@ -51,6 +51,7 @@ class ClassifierSpec:
     """What a checkpoint says about itself; `temperature` divides the network's logits.
 
     `crop_bottom`: rows that are cut off every photo before anything else, as in training.
+    `boxes`: photos were cut to the box of their subject.
     Raises pydantic's ValidationError for values that no classifier can have.
     """
 
@@ -61,6 +62,7 @@ class ClassifierSpec:
     std: Std
     temperature: Positive = 1.0
     crop_bottom: Annotated[int, Field(ge=0)] = 0
+    boxes: bool = False
 
 
 def resize(images: Tensor, size: int) -> Tensor:

@@ -61,4 +61,16 @@ class Contours(Edges):
         ("train",),
         description="Splits whose photos may give contours; other than train is on request.",
     )
+    edge_fraction: tuple[Fraction, Fraction] = Field(
+        (0.001, 0.6),
+        description="Least and most part of a contour that is edge (`soft`: its mean brightness); "
+        "a photo whose contour has less or more is listed, and gives none. A photo of noise alone "
+        "has 0.2 to 0.4 by `canny`.",
+    )
     transforms: Transforms = Field(default_factory=Transforms)
+
+    @model_validator(mode="after")
+    def _ordered_fractions(self) -> Contours:
+        if self.edge_fraction[0] > self.edge_fraction[1]:
+            raise ValueError("edge_fraction must be [least, most]")
+        return self

@@ -22,6 +22,9 @@ Layout = Literal[
     "dtd",
 ]
 
+#: Layouts with boxes for all photos.
+BOXED = ("fgvc-aircraft", "cub", "stanford-cars", "stanford-dogs")
+
 
 class Data(Section):
     """Where the user's photos are and how they are split."""
@@ -50,6 +53,11 @@ class Data(Section):
         description="Rows cut off the bottom of every photo before anything else "
         "(FGVC-Aircraft's carry a 20-pixel banner).",
     )
+    boxes: bool = Field(
+        False,
+        description="Cut every photo to the box that its dataset ships (fgvc-aircraft, cub, "
+        "stanford-cars, stanford-dogs), for contours and classifiers alike.",
+    )
     shots: Count | None = Field(
         None, description="Keep only this many training images per class, drawn with the seed."
     )
@@ -61,7 +69,14 @@ class Data(Section):
 
     def choices(self) -> dict[str, object]:
         """The keys that choose and cut photos; the others name files, which are hashed, or stop."""
-        return self.model_dump(mode="json", include={"layout", "shots", "crop_bottom"})
+        keys = self.model_dump(mode="json", include={"layout", "shots", "crop_bottom"})
+        return keys | ({"boxes": True} if self.boxes else {})
+
+    @model_validator(mode="after")
+    def _has_boxes(self) -> Data:
+        if self.boxes and self.layout not in BOXED:
+            raise ValueError(f"`boxes`: a `layout` that ships none; of {', '.join(BOXED)}")
+        return self
 
 
 def template_problem(template: str, optional: bool = False) -> str | None:

@@ -94,8 +94,8 @@ class DrawnArm:
 class Material:
     """Everything the report is made from; None, empty or 0 where absent.
 
-    `contours` of `sources` photos; `failed`: pictures that could not be drawn; `curves`, `guided`:
-    of the main arm.
+    `contours` of `sources` photos; `left_out`: photos that were, by reason; `failed`: pictures
+    that could not be drawn; `curves`, `guided`: of the main arm.
     """
 
     recipe: Recipe
@@ -103,6 +103,7 @@ class Material:
     predictions: Predictions
     contours: int
     sources: int
+    left_out: str
     calibration: Calibration | None
     gallery: Sequence[Exhibit]
     curves: figures.Curves | None

@@ -18,7 +18,7 @@ from higfa_cli.data.copies import notes
 from higfa_cli.data.dataset import Dataset, choose_photos, list_photos
 from higfa_cli.data.layouts import CLASS_FOLDERS, layout_of
 from higfa_cli.data.layouts.common import SPLITS, Listing
-from higfa_cli.data.rejected import Rejected, first_of, read_rejected, still_rejected
+from higfa_cli.data.rejected import Rejected, by_reason, first_of, read_rejected, still_rejected
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.data import Data
 from higfa_cli.recipe.load import LoadedRecipe
@@ -217,6 +217,9 @@ def photo_notes(ctx: Context) -> list[str]:
     sentences = [*_unlike_published(ctx.recipe.data, listing), *_left_out(ctx, listing)]
     sentences += notes(listing.root, listing.rows)
     try:
+        if rows := read_rejected(ctx.ws.contours.rejected).rows:
+            left = plural(len(rows), "photo was", "photos were")
+            sentences.append(f"{left} left out ({by_reason(rows)}): {ctx.ws.contours.rejected}")
         unlisted = listing.unlisted()
     except UserError as error:
         return [*sentences, str(error)]

@@ -14,7 +14,13 @@ from higfa_cli.artifacts.atomic import write_bytes
 from higfa_cli.artifacts.class_folders import class_dir, class_dirs
 from higfa_cli.artifacts.fingerprint import hash_bytes, hash_file
 from higfa_cli.artifacts.records import ContourCounts, PhotoCounts
-from higfa_cli.artifacts.rows import PHOTO_FAULTS, ContourRow, RejectedRow, TransformRecord
+from higfa_cli.artifacts.rows import (
+    PHOTO_FAULTS,
+    ContourRow,
+    EdgeFault,
+    RejectedRow,
+    TransformRecord,
+)
 from higfa_cli.artifacts.run_record import StageRun, stage_run
 from higfa_cli.artifacts.seeds import seed_for
 from higfa_cli.data.dataset import Sample
@@ -22,6 +28,7 @@ from higfa_cli.data.images import encode_png
 from higfa_cli.data.layouts.common import Row
 from higfa_cli.data.rejected import (
     Rejected,
+    by_reason,
     check_share,
     first_of,
     rejection,
@@ -38,11 +45,12 @@ _LONGEST_STEM = 120
 
 
 def run(ctx: Context) -> Mapping[str, object]:
-    """Write `images/<class>/<stem>-<k>.png`, `manifest.jsonl` and `rejected.jsonl`.
+    """Write `images/<class>/<stem>-<k>.png`, `manifest.jsonl`, `rejected.jsonl` and `sheet.png`.
 
     Every photo of every split is decoded first; those that cannot be used are listed with their
     reasons, and the later stages leave them out too. Then one image per photo of
-    `contours.splits` and k < `contours.per_image`; a photo without edges gives none, but trains.
+    `contours.splits` and k < `contours.per_image`; a photo of too few or too many edges
+    (`contours.edge_fraction`) is listed and gives none, but trains.
 
     Returns:
         What was counted; "edge_fraction" is the share of edge pixels in a contour.
@@ -51,6 +59,9 @@ def run(ctx: Context) -> Mapping[str, object]:
         UserError: more rejected than `data.max_bad` (the list is written, the manifest is not), a
             class without a usable training photo, or without a single contour.
     """
+    # Not at the top: OpenCV is not needed to say what is fresh.
+    from higfa_cli.contour.sheet import contour_sheet
+
     listing = checked_listing(ctx)
     files, recipe, data = ctx.ws.contours, ctx.recipe.contours, ctx.recipe.data
     with stage_run(files.directory, contour_inputs(ctx, anew=True), ctx.recipe) as stage:
@@ -63,8 +74,10 @@ def run(ctx: Context) -> Mapping[str, object]:
         rows, edgeless = _extract(ctx, samples, stage)
         rejected += edgeless
         _list(ctx, stage, rejected)
+        write_bytes(files.sheet, contour_sheet(ctx.recipe, files, samples, rows, edgeless))
+        stage.output(files.sheet)
         check_share(rejected, found, data.max_bad, files.rejected)
-        _check_classes(samples, rows, recipe)
+        _check_classes(samples, rows, edgeless, recipe)
         write_rows(files.manifest, rows)
         stage.output(files.manifest)
         photos = PhotoCounts(found=found, accepted=found - len(rejected), rejected=len(rejected))
@@ -73,8 +86,8 @@ def run(ctx: Context) -> Mapping[str, object]:
         stage.counts = counts
     if rejected:
         ctx.progress.note(
-            f"warning: {len(rejected)} of {found} photos were left out: {first_of(rejected)}; "
-            f"reasons in {files.rejected}"
+            f"warning: {len(rejected)} of {found} photos were left out ({by_reason(rejected)}): "
+            f"{first_of(rejected)}; all in {files.rejected}, contours in {files.sheet}"
         )
     reasons = Counter(row.reason for row in rejected)
     fractions = [row.edge_fraction for row in rows]
@@ -85,6 +98,7 @@ def run(ctx: Context) -> Mapping[str, object]:
         "edge_fraction": {"min": min(fractions), "mean": mean, "max": max(fractions)},
         "rejected": {reason: reasons[reason] for reason in PHOTO_FAULTS if reasons[reason]},
         "rejected_list": str(files.rejected),
+        "sheet": str(files.sheet),
     }
 
 
@@ -106,10 +120,10 @@ def _extract(
     for sample in ctx.progress.track(samples, NAME, total=len(samples)):
         try:
             drawn = _contours_of(sample, recipe.contours, recipe.size, recipe.seed)
-        except _NoEdgesError as error:
+        except _EdgesError as error:
             photo = Row(sample.key, sample.cls, sample.split)
             state = edge_state(ctx, sample.path)
-            edgeless.append(rejection(photo, "no-edges", str(error), state))
+            edgeless.append(rejection(photo, error.reason, str(error), state))
             continue
         source_sha256 = hash_file(sample.path)
         for index, (moved, record) in enumerate(drawn):
@@ -134,44 +148,61 @@ def _extract(
     return rows, edgeless
 
 
-class _NoEdgesError(Exception):
-    """A photo of which not every contour has an edge; says which has none."""
+class _EdgesError(Exception):
+    """A photo of which not every contour has edges within bounds; says which has not."""
+
+    def __init__(self, reason: EdgeFault, message: str) -> None:
+        super().__init__(message)
+        self.reason: EdgeFault = reason
 
 
 def _contours_of(
     sample: Sample, recipe: Contours, size: int, seed: int
 ) -> list[tuple[np.ndarray, TransformRecord]]:
     """The transformed contours of one photo."""
-    # Not at the top: OpenCV is not needed to say what is fresh.
-    from higfa_cli.contour.extract import extract
+    from higfa_cli.contour.extract import edge_fraction, extract
     from higfa_cli.contour.transform import apply_transform, draw_transform
 
+    least, most = recipe.edge_fraction
+
+    def check(contour: np.ndarray, what: str, hint: str = "") -> None:
+        part = edge_fraction(contour)
+        if not contour.any():
+            raise _EdgesError("no-edges", f"its {what} is empty{hint}")
+        if not least <= part <= most:
+            reason: EdgeFault = "few-edges" if part < least else "many-edges"
+            bound = least if part < least else most
+            raise _EdgesError(reason, f"{part:.4f} of its {what} is edge; the bound is {bound}")
+
     contour = extract(sample.read(), recipe, size)
-    if not contour.any():
-        raise _NoEdgesError("its contour is empty")
+    check(contour, "contour")
     drawn = []
     for index in range(recipe.per_image):
         draw = seed_for(seed, NAME, sample.cls, sample.key, index)
         record = draw_transform(recipe.transforms, np.random.default_rng(draw))
         moved = apply_transform(contour, record)
-        if not moved.any():
-            raise _NoEdgesError(
-                f"its transformed contour {index} is empty; a lower "
-                "contours.transforms.translation or contours.transforms.scale may help"
-            )
+        hint = "; a lower contours.transforms.translation or contours.transforms.scale may help"
+        check(moved, f"transformed contour {index}", hint)
         drawn.append((moved, record))
     return drawn
 
 
-def _check_classes(samples: Sequence[Sample], rows: Sequence[ContourRow], recipe: Contours) -> None:
+def _check_classes(
+    samples: Sequence[Sample],
+    rows: Sequence[ContourRow],
+    edgeless: Sequence[RejectedRow],
+    recipe: Contours,
+) -> None:
     """A class of which nothing could be drawn is an error, not a shorter run."""
-    canny = "contours.canny_low, contours.canny_high or " if recipe.extractor == "canny" else ""
+    canny = "contours.canny_low, contours.canny_high, " if recipe.extractor == "canny" else ""
     drawn = {row.cls for row in rows}
     for sample in samples:
         if sample.cls not in drawn:
+            why = by_reason(row for row in edgeless if row.cls == sample.cls)
             raise UserError(
-                f"no photo of class `{sample.cls}` has edges ({sample.path} and others); "
-                f"lower {canny}contours.blur, or replace its photos"
+                f"no photo of class `{sample.cls}` gives a contour ({sample.path} and others: "
+                f"{why}); change {canny}contours.blur or contours.edge_fraction, or replace its "
+                "photos"
             )
 
 

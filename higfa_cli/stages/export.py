@@ -70,7 +70,8 @@ def _preprocessing(classifier: Classifier, format: str) -> dict[str, object]:
     inside = format == "onnx"
     return spec | {
         "read": "upright as EXIF says, transparency over white, 8-bit RGB",
-        "crop": "the lowest crop_bottom rows are cut off, before anything else",
+        "crop": "the lowest crop_bottom rows are cut off, before anything else; boxes: then all "
+        "but the box of the subject",
         "resize": "longer side to image_size, aspect kept, antialiased bicubic",
         "pad": "centred in a square, border pixels repeated",
         "colour": "RGB, divided by 255",

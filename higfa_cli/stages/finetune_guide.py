@@ -119,6 +119,7 @@ def run(ctx: Context) -> Mapping[str, object]:
             std=backbone.std,
             temperature=calibration.temperature,
             crop_bottom=recipe.data.crop_bottom,
+            boxes=recipe.data.boxes,
         )
         save_classifier(files.checkpoint, backbone.network, spec, {"stage": NAME})
         write_model(files.calibration, calibration)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from higfa_cli.artifacts.fingerprint import hash_file, hash_json, hash_tree
 from higfa_cli.artifacts.stage_state import StageInputs
-from higfa_cli.data.dataset import class_words
+from higfa_cli.data.dataset import class_words, photo_boxes
 from higfa_cli.data.layouts.common import SPLITS, Listing, Row, check_rows, plain_name
 from higfa_cli.data.prompts import templates_for
 from higfa_cli.data.rejected import (
@@ -59,10 +59,10 @@ def contour_inputs(ctx: Context, anew: bool = False) -> StageInputs:
         # everything else about it is in the content hashes.
         "data": recipe.data.choices(),
     }
-    return StageInputs(
-        parameters,
-        {f"data/{split}": fingerprint(listing.root, rows) for split, rows in by_split.items()},
-    )
+    files = {f"data/{split}": fingerprint(listing.root, rows) for split, rows in by_split.items()}
+    if boxes := photo_boxes(recipe.data, listing, listing.rows):
+        files["data/boxes"] = hash_json(boxes)
+    return StageInputs(parameters, files)
 
 
 def checked_listing(ctx: Context) -> Listing:
@@ -83,6 +83,7 @@ def edge_state(ctx: Context, path: Path) -> str:
     """Whether a photo has edges depends on the file, and on how they are extracted and moved."""
     recipe = ctx.recipe
     settings = [_CONTOURS, recipe.seed, recipe.size, recipe.contours.model_dump(mode="json")]
+    settings += ["boxes"] if recipe.data.boxes else []
     return f"{file_state(path, recipe.data.crop_bottom)}, contours {hash_json(settings)[:16]}"
 
 

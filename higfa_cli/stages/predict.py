@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,23 +14,29 @@ from higfa_cli.artifacts.artifact import read_model
 from higfa_cli.artifacts.results import ArmRun, Results
 from higfa_cli.artifacts.workspace import DownstreamFolder
 from higfa_cli.data.images import fit_square, read_photo
+from higfa_cli.data.layouts.boxes import Box
 from higfa_cli.data.layouts.files import image_files
 from higfa_cli.errors import UserError
 from higfa_cli.models.classifier import Classifier, load_classifier
 from higfa_cli.models.device import resolve_device
-from higfa_cli.stages.context import Context
+from higfa_cli.stages.context import Context, load_photos
 
 # Photos that are read before any of them is classified.
 _TOGETHER = 128
 
 
 def predict(
-    model_path: Path, images: Sequence[Path], top: int = 3, device: str = "auto"
+    model_path: Path,
+    images: Sequence[Path],
+    top: int = 3,
+    device: str = "auto",
+    boxes: Mapping[Path, Box] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
     """The `top` most probable classes of each photo, most probable first; folders are walked.
 
     Returns rows {"image", "top": [{"class", "probability"}]}, probabilities in [0, 1] after the
     checkpoint's temperature, and {"image", "error"} for photos that cannot be used.
+    A model of photos that were cut to `boxes` (resolved path -> box) has "whole": true at others.
     Raises UserError: no photo at all, none that can be used, unusable checkpoint.
     """
     if not images:
@@ -39,7 +46,7 @@ def predict(
     paths = [path for image in images for path in _photos(Path(image))]
     classifier = load_classifier(Path(model_path), resolve_device(device))
     parts = (paths[start : start + _TOGETHER] for start in range(0, len(paths), _TOGETHER))
-    rows = [row for part in parts for row in _predict(classifier, part, top)]
+    rows = [row for part in parts for row in _predict(classifier, part, top, boxes)]
     if all("error" in row for row in rows):
         raise UserError(rows[0]["error"])
     return rows
@@ -55,14 +62,25 @@ def _photos(path: Path) -> list[Path]:
     return photos
 
 
-def _predict(classifier: Classifier, paths: Sequence[Path], top: int) -> list[dict[str, Any]]:
+def photo_boxes(ctx: Context) -> dict[Path, Box]:
+    """Resolved path -> box of the recipe's photos; none where they are not cut to boxes."""
+    if not ctx.recipe.data.boxes:
+        return {}
+    return {photo.path.resolve(): photo.box for photo in load_photos(ctx).samples if photo.box}
+
+
+def _predict(
+    classifier: Classifier, paths: Sequence[Path], top: int, boxes: Mapping[Path, Box]
+) -> list[dict[str, Any]]:
     spec = classifier.spec
     rows: list[dict[str, Any]] = []
     fitted = []
     for path in paths:
         try:
-            fitted.append(fit_square(read_photo(path, spec.crop_bottom), spec.image_size))
-            rows.append({"image": str(path)})
+            box = boxes.get(path.resolve()) if spec.boxes else None
+            fitted.append(fit_square(read_photo(path, spec.crop_bottom, box), spec.image_size))
+            whole = {"whole": True} if spec.boxes and box is None else {}
+            rows.append({"image": str(path), **whole})
         except UserError as error:
             rows.append({"image": str(path), "error": str(error)})
     if fitted:

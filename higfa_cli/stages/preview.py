@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from higfa_cli.artifacts.artifact import write_model
 from higfa_cli.artifacts.atomic import write_bytes, write_json
@@ -19,6 +18,7 @@ from higfa_cli.artifacts.records import Pace
 from higfa_cli.artifacts.rows import PlanItem
 from higfa_cli.artifacts.safe_paths import contained
 from higfa_cli.data.images import encode_png, read_image
+from higfa_cli.data.sheet import sheet, tile
 from higfa_cli.errors import UserError
 from higfa_cli.models.diffusion import DiffusionModel
 from higfa_cli.models.draw import Drawn
@@ -32,8 +32,6 @@ from higfa_cli.stages.plan import plan
 # Sections of which a value changes the pictures, but not which they are.
 SWEPT = ("model", "guidance", "sampling", "prompts")
 STRIP = 8
-CAPTION = 14
-TILE = 128
 
 
 def preview(ctx: Context, count: int, arms: Sequence[str]) -> dict[str, object]:
@@ -49,11 +47,11 @@ def preview(ctx: Context, count: int, arms: Sequence[str]) -> dict[str, object]:
     for arm, items in plans:
         drawn = _previewed(arm, models, items)
         tiles = [
-            _tile(_label(item.cls, picture), picture.pixels)
+            tile(_label(item.cls, picture), picture.pixels)
             for item, picture in zip(items, drawn, strict=True)
         ]
         for start in range(0, len(tiles), STRIP):
-            caption = _tile(arm.name if start == 0 else "")
+            caption = tile(arm.name if start == 0 else "")
             rows.append([caption, *tiles[start : start + STRIP]])
         summaries[arm.name] = {"images": len(items), **_summary(drawn)}
     path = _place(ctx, f"preview-{count}.png")
@@ -92,11 +90,11 @@ def sweep(ctx: Context, key: str, values: Sequence[Any], arms: Sequence[str]) ->
     check_upstream(ctx, "synthesize", arms=arms)
     arm = ctx.arm(arms[0])
     chosen = sample(plan(arm), STRIP, ctx.recipe.seed)
-    contours = [_tile(item.cls, read_image(contour_path(ctx, item))) for item in chosen]
-    rows, table = [[_tile("contour"), *contours]], []
+    contours = [tile(item.cls, read_image(contour_path(ctx, item))) for item in chosen]
+    rows, table = [[tile("contour"), *contours]], []
     for value, drawn in _swept(arm, key, values, chosen):
-        tiles = [_tile("failed" if p.pixels is None else "", p.pixels) for p in drawn]
-        rows.append([_tile(f"{key.rsplit('.', 1)[-1]} = {value}"), *tiles])
+        tiles = [tile("failed" if p.pixels is None else "", p.pixels) for p in drawn]
+        rows.append([tile(f"{key.rsplit('.', 1)[-1]} = {value}"), *tiles])
         table.append({"value": value, **_summary(drawn)})
     path = _place(ctx, f"sweep-{key}.png")
     write_sheet(path, rows)
@@ -132,7 +130,7 @@ def _place(ctx: Context, name: str) -> Path:
 
 def write_sheet(path: Path, rows: Sequence[Sequence[Image.Image]]) -> None:
     """Write a sheet; another one of that name took minutes too, and stays under its fingerprint."""
-    data = encode_png(_sheet(rows))
+    data = encode_png(sheet(rows))
     if path.is_file() and (before := hash_file(path)) != hash_bytes(data):
         for old in (path, path.with_suffix(".json")):
             if old.is_file():
@@ -159,22 +157,3 @@ def _label(cls: str, picture: Drawn) -> str:
     if picture.error is not None:
         return f"{cls} failed"
     return cls if final is None else f"{cls} p={final:.2f}"
-
-
-def _tile(label: str, pixels: np.ndarray | None = None) -> Image.Image:
-    """A picture with its label below, or the label alone."""
-    tile = Image.new("RGB", (TILE, TILE + CAPTION), "white")
-    if pixels is not None:
-        tile.paste(Image.fromarray(pixels).resize((TILE, TILE), Image.Resampling.BICUBIC))
-    top = TILE // 2 if pixels is None else TILE + 1
-    ImageDraw.Draw(tile).text((2, top), label[:22], fill="black")
-    return tile
-
-
-def _sheet(rows: Sequence[Sequence[Image.Image]]) -> np.ndarray:
-    width = max(len(row) for row in rows)
-    sheet = Image.new("RGB", (width * TILE, len(rows) * (TILE + CAPTION)), "white")
-    for y, row in enumerate(rows):
-        for x, tile in enumerate(row):
-            sheet.paste(tile, (x * TILE, y * (TILE + CAPTION)))
-    return np.asarray(sheet)

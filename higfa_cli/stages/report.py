@@ -15,6 +15,7 @@ from higfa_cli.artifacts.run_record import stage_run
 from higfa_cli.artifacts.safe_paths import contained
 from higfa_cli.artifacts.workspace import SynthesizeFolder
 from higfa_cli.data.images import encode_png, fit_inside, read_image
+from higfa_cli.data.rejected import by_reason, read_rejected
 from higfa_cli.errors import UserError
 from higfa_cli.recipe.arms import GALLERY, main_arm
 from higfa_cli.report.figures import read_curves
@@ -89,6 +90,7 @@ def read_material(ctx: Context) -> Material:
         predictions=_predictions(ctx, results) if results.has_test else {},
         contours=len(contours),
         sources=len({row.source for row in contours}),
+        left_out=by_reason(read_rejected(ws.contours.rejected).rows),
         calibration=read_model(ws.guide.calibration, Calibration) if read_calibration else None,
         gallery=_gallery(ctx),
         curves=read_curves(_finished(ws.arm(*main.arms).synthesize)),

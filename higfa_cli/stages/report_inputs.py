@@ -31,6 +31,7 @@ def report_inputs(ctx: Context) -> StageInputs:
     }
     optional = [
         ws.contours.manifest,
+        ws.contours.rejected,
         *([ws.guide.calibration] if is_guided(ctx) else []),
     ]
     for arm in map(ws.arm, ctx.recipe.drawn):

@@ -209,6 +209,7 @@ class _Training:
             backbone.std,
             temperature,
             ctx.recipe.data.crop_bottom,
+            ctx.recipe.data.boxes,
         )
         row = TrainingRow(
             seed=seed,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
+import numpy as np
 import torch
 
 from tests.support import shapes, tiny
@@ -38,3 +40,15 @@ def write_judges(
         spec = JudgeSpec(name, classes, (size,), 1.0, data)
         save_judge(folder / f"{name}.safetensors", build(name, len(classes)), spec)
     return folder
+
+
+def blobs(seed: int, side: int) -> np.ndarray:
+    """Two soft blobs, whose places depend on the seed."""
+    rng = np.random.default_rng(seed)
+    canvas = np.full((side, side, 3), 20, np.float32)
+    for _ in range(2):
+        x, y = rng.uniform(0.3, 0.7, size=2) * side
+        blob = np.zeros((side, side), np.float32)
+        cv2.circle(blob, (round(x), round(y)), side // 6, 1.0, -1)
+        canvas += cv2.GaussianBlur(blob, (0, 0), side / 40)[..., None] * rng.uniform(60, 110, 3)
+    return canvas.clip(0, 255).astype(np.uint8)

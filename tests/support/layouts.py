@@ -33,11 +33,13 @@ def mat(path: Path, **content: Any) -> None:
     savemat(path, content)
 
 
-def car_annotations(path: Path, *rows: tuple[str, int]) -> None:
+def car_annotations(
+    path: Path, *rows: tuple[str, int], box: tuple[int, int, int, int] = (30, 52, 246, 147)
+) -> None:
     fields = [(name, object) for name in ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")]
     records = np.zeros((1, len(rows)), dtype=[*fields, ("class", object), ("fname", object)])
     for index, (name, label) in enumerate(rows):
-        records[0, index] = (30, 52, 246, 147, label, name)
+        records[0, index] = (*box, label, name)
     mat(path, annotations=records)
 
 
