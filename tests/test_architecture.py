@@ -27,6 +27,7 @@ FLOORS = {
     "report": 6,
     "stages": 7,
     "init": 8,
+    "trained": 8,
     "forecast": 9,
     "cli": 10,
 }

@@ -22,7 +22,7 @@ from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages import train_downstream
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.inputs import contour_inputs, downstream_inputs, edge_state
-from higfa_cli.stages.predict import best_model, photo_boxes, predict
+from higfa_cli.trained.predict import best_model, photo_boxes, predict
 from tests.support.layouts import car_annotations, cells, dog_list, lines, mat
 from tests.support.recipes import NETWORK
 

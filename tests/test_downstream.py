@@ -25,9 +25,9 @@ from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages import train_downstream
 from higfa_cli.stages.arms import choose_arms, left_out
 from higfa_cli.stages.context import Context, Silent
-from higfa_cli.stages.export import export
 from higfa_cli.stages.inputs import downstream_inputs
-from higfa_cli.stages.predict import best_model, predict
+from higfa_cli.trained.export import export
+from higfa_cli.trained.predict import best_model, predict
 from higfa_cli.training import held_out
 from tests.support.shapes import CLASSES, SIZE, selection_row, write_class_folders
 

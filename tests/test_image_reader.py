@@ -166,7 +166,8 @@ def test_the_scan_would_find_another_reader(line: str) -> None:
 
 def test_only_the_context_lists_photos_by_itself() -> None:
     """All others get them from `load_photos`, and so leave out the same ones."""
-    modules = sorted([*(PACKAGE / "stages").glob("*.py"), *(PACKAGE / "forecast").glob("*.py")])
+    rooms = ("stages", "trained", "forecast")
+    modules = sorted(path for room in rooms for path in (PACKAGE / room).glob("*.py"))
     calls = re.compile(r"\b(list_photos|choose_photos|load_dataset)\(")
     listing = [p.stem for p in modules if calls.search(p.read_text(encoding="utf-8"))]
     assert listing == ["context"]

@@ -12,7 +12,7 @@ from higfa_cli.stages import pipeline
 from tests.support.plain_project import changed, write_plain_project
 
 PACKAGE = Path(__file__).parent.parent / "higfa_cli"
-ROOMS = ("models", "init", "stages", "training")
+ROOMS = ("models", "init", "stages", "trained", "training")
 
 #: Raised in the first second: before the stage's folder is opened, or while its inputs are read.
 AT_ONCE = {
@@ -31,14 +31,14 @@ AT_ONCE = {
     "stages/arms.py": "_no_arm _parse check choose_arms",
     "stages/context.py": "_check_apart check_splits choose_names make_context",
     "stages/engines.py": "engine_of",
-    "stages/export.py": "_onnx export",
+    "trained/export.py": "_onnx export",
     "stages/finetune_guide.py": "run",
     "init/photos.py": "_listed",
     "init/project.py": "_beside init_project",
     "stages/inputs.py": "checked_listing filter_inputs guide_path manifest_path",
     "stages/pipeline.py": "_between check_upstream",
     "stages/plan.py": "_by_class contour_rows",
-    "stages/predict.py": "_photos best_model predict",
+    "trained/predict.py": "_photos best_model predict",
     "stages/preview.py": "sweep",
     "stages/report.py": "_read_predictions",
     "stages/report_inputs.py": "report_inputs",
@@ -55,7 +55,7 @@ LATE = {
     "stages/contours.py: _check_classes": "only the edges of all its photos show a class without",
     "stages/drawing.py: contour_path": "a contour that was changed while pictures were drawn",
     "stages/drawing.py: _too_large": "the memory that is free at that time; doctor estimates it",
-    "stages/export.py: _compare": "the exported model must be there to be compared",
+    "trained/export.py: _compare": "the exported model must be there to be compared",
     "stages/filter.py: _filter": "a plan of which every picture failed",
     "stages/filter.py: _measure": "photos that went while pictures were drawn",
     "stages/filter.py: photo_thumbnail": "photos that went while pictures were drawn",

@@ -28,8 +28,8 @@ from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages import filter as filter_stage
 from higfa_cli.stages import train_downstream
 from higfa_cli.stages.context import Context
-from higfa_cli.stages.export import Probabilities, export
-from higfa_cli.stages.predict import best_model, predict
+from higfa_cli.trained.export import Probabilities, export
+from higfa_cli.trained.predict import best_model, predict
 from higfa_cli.training.calibration import ece_interval, fit_temperature, supported
 from tests.support.recipes import NETWORK
 from tests.support.shapes import picture_row

@@ -50,7 +50,7 @@ def predict(
         )
     with stdout_for_result(flags.as_json):
         path, device = _find_model(model, flags)
-        from higfa_cli.stages.predict import credentials, photo_boxes, predict
+        from higfa_cli.trained.predict import credentials, photo_boxes, predict
 
         known = credentials(path)
         boxes = {} if model is not None else photo_boxes(flags.context())
@@ -91,7 +91,7 @@ def export(
     """Write a trained model for use elsewhere."""
     with stdout_for_result(flags.as_json):
         path, _ = _find_model(model, flags)
-        from higfa_cli.stages.export import export
+        from higfa_cli.trained.export import export
 
         result = export(path, out, format_.value)
     print_result(f"exported {path}", result, flags.as_json)
@@ -108,6 +108,6 @@ def _find_model(model: Path | None, flags: RecipeFlags) -> tuple[Path, str]:
     if not has_recipe:
         raise UserError("no model: give a recipe or --model PATH", exit_code=2)
     ctx = flags.context()
-    from higfa_cli.stages.predict import best_model
+    from higfa_cli.trained.predict import best_model
 
     return best_model(ctx), ctx.recipe.run.device
