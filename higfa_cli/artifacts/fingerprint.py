@@ -19,6 +19,8 @@ _known: dict[tuple[int, ...], str] = {}
 # The hash of a listing -> its names, each with a short hash of what stands beside it.
 _listings: dict[str, dict[str, str]] = {}
 _SHORT = 8
+# Of larger listings no names are kept: each stage's record would hold megabytes of them.
+_MOST_NAMES = 20_000
 # A file that was written so shortly before may be written again within the same tick of its clock.
 _TICK_NS = 2_000_000_000
 
@@ -64,13 +66,13 @@ def hash_listing(rows: Iterable[list[str]]) -> str:
     """Hash of rows in any order, each of a file's name and what counts of it."""
     ordered = sorted(rows)
     digest = hash_json(ordered)
-    if digest not in _listings:
+    if digest not in _listings and len(ordered) <= _MOST_NAMES:
         _listings[digest] = {printable(row[0]): hash_json(row[1:])[:_SHORT] for row in ordered}
     return digest
 
 
 def contents_of(digest: str) -> dict[str, str]:
-    """Name -> short hash of the listing that this process has hashed so; {} for anything else."""
+    """Name -> short hash of the listing that this process has hashed so; {} where none is kept."""
     return _listings.get(digest, {})
 
 
