@@ -27,7 +27,7 @@ def whole(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, s
     ended = higfa("contours", recipe, "--workspace", folder)
     assert (ended.code, ended.err) == (0, "")
     found = tree(folder)
-    assert sum(name.endswith(".png") for name in found) == 40
+    assert sum(name.startswith("contours/images/") for name in found) == 40
     assert "contours/manifest.jsonl" in found
     return found
 
@@ -52,8 +52,8 @@ def test_full_disk(recipe: Path, whole: dict[str, str], tmp_path: Path) -> None:
     disk.mkdir()
     # All in one shell: the disk is there for as long as the name space of its mounts is.
     script = (
-        'mount -t tmpfs -o size=512k none "$DISK" && cd "$DISK" || exit 77\n'
-        'head -c 430000 /dev/zero > filler; "$@"; echo $? > "$DISK/../code"\n'
+        'mount -t tmpfs -o size=4m none "$DISK" && cd "$DISK" || exit 77\n'
+        'head -c 4112000 /dev/zero > filler; "$@"; echo $? > "$DISK/../code"\n'
         'rm filler; cp -r . ../first; "$@" && cp -r . ../second\n'
     )
     (tmp_path / "run.sh").write_text(script)

@@ -146,14 +146,15 @@ def test_who_opens_the_folder_leaves_it_to_the_parts(tmp_path: Path) -> None:
         assert (first.sha256, first.seconds) == (record["outputs"]["1"], 1.5)
 
 
-def test_opening_again_clears_or_resumes(tmp_path: Path) -> None:
+def test_opening_again_resumes_or_sets_aside(tmp_path: Path) -> None:
     stage = tmp_path / "s"
     with opening_run(stage, INPUTS, RECIPE) as run:
         open_plan(run)
-    with opening_run(stage, INPUTS, RECIPE, resume=True) as run:
-        assert run.kept.keys() == {"plan"}
     with opening_run(stage, INPUTS, RECIPE) as run:
+        assert run.kept.keys() == {"plan"}
+    with opening_run(stage, INPUTS, RECIPE, anew=True) as run:
         assert not run.kept and not (stage / "plan").exists()
+    assert [path.name for path in tmp_path.glob(".earlier/*/plan")] == ["plan"]
 
 
 def test_journal_names_stay_inside(tmp_path: Path) -> None:

@@ -243,9 +243,9 @@ def test_memory_is_reckoned_from_counts(
         "model": {"base": "b", "controlnet": "c"},
         "arms": {"higfa": {}},
     }
-    check_room(Recipe.model_validate(tree), photos)
+    check_room(Recipe.model_validate(tree), photos, photos["train"])
     with pytest.raises(UserError, match=f"{said}.*over the limit of 4 GB; lower") as caught:
-        check_room(Recipe.model_validate(tree | keys), photos)
+        check_room(Recipe.model_validate(tree | keys), photos, photos["train"])
     for key in re.findall(r"\b(?:guide|downstream|data|contours|pictures)\.\w+", str(caught.value)):
         assert key in recipe_keys()
 
@@ -256,11 +256,10 @@ def test_an_arm_that_a_filter_thins_out_is_not_refused() -> None:
         "data": {"root": "d"},
         "model": {"base": "b", "controlnet": "c"},
         "arms": {"higfa": {}},
-        "contours": {"per_image": 2},
         "filter": {"best_of": 2},
         "downstream": {"image_size": 2048},
     }
-    check_room(Recipe.model_validate(tree), {"train": 200, "val": 5})
+    check_room(Recipe.model_validate(tree), {"train": 200, "val": 5}, 400)
 
 
 @pytest.mark.fault(

@@ -192,6 +192,7 @@ def test_what_a_stage_writes_lies_in_its_folder() -> None:
         "images/<class>/<photo>-<k>.png",
         "manifest.jsonl",
         "rejected.jsonl",
+        "sheet.png",
     )
     assert all(len(folder.writes) > 2 for folder in ws.stages.values())
     assert ws.name(ws.arm("higfa").synthesize.metadata) == "synthesize/higfa/images/metadata.jsonl"

@@ -164,14 +164,18 @@ def test_arms_at_chance_have_no_difference(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault("numbers", "a guide or a classifier no better than chance")
-def test_what_the_guide_alone_is_worth_is_no_difference_of_guesses(tmp_path: Path) -> None:
-    guesses = [set(range(start, start + 150)) for start in (0, 20, 40)]
-    arms = {"real": [set(range(20))] * 3, "real+text+contour": guesses, "real+higfa": guesses}
+@pytest.mark.parametrize("wrong", [20, 150])
+def test_what_the_guide_alone_is_worth_is_no_difference_of_guesses(
+    wrong: int, tmp_path: Path
+) -> None:
+    some = [set(range(start, start + wrong)) for start in (0, 20, 40)]
+    arms = {"real": [set(range(20))] * 3, "real+text+contour": some, "real+higfa": some}
     write_downstream(tmp_path, arms, 200, True)
     write_upstream(tmp_path)
     ctx = report_context(tmp_path)
     report.run(ctx)
-    assert "from the same contours and seeds:" not in ctx.ws.report.markdown.read_text()
+    sentence = "real+higfa minus real+text+contour, from the same contours and seeds: "
+    assert (sentence in ctx.ws.report.markdown.read_text()) == (wrong == 20)
 
 
 @pytest.mark.fault("numbers", "a guide or a classifier no better than chance")
