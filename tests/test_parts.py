@@ -157,6 +157,15 @@ def test_opening_again_resumes_or_sets_aside(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.glob(".earlier/*/plan")] == ["plan"]
 
 
+def test_what_an_unfinished_run_of_other_inputs_left_goes(tmp_path: Path) -> None:
+    stage, half = tmp_path / "s", tmp_path / "s/images/a.png"
+    with pytest.raises(RuntimeError), stage_run(stage, INPUTS, RECIPE):
+        write_text(half, "of no record yet")
+        raise RuntimeError
+    with stage_run(stage, OTHER, RECIPE, resume=True):
+        assert not half.exists()
+
+
 def test_journal_names_stay_inside(tmp_path: Path) -> None:
     path = tmp_path / ".outputs.jsonl"
     names = ["ok/a", "../b", "/c"]
