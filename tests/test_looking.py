@@ -43,6 +43,12 @@ def test_a_look_at_a_finished_project_needs_no_torch(
     assert "fresh" in shown.stdout or "skip" in shown.stdout
 
 
+def test_a_forecast_that_is_remembered_needs_no_torch() -> None:
+    code = "import higfa_cli.forecast.doctor, higfa_cli.forecast.dry_run, sys; "
+    code += "assert not {'torch', 'timm', 'diffusers'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each file is hashed from now on; what was hashed before is forgotten."""

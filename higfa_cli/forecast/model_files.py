@@ -22,7 +22,6 @@ from higfa_cli.forecast.repository import (
     missing_of_pipeline,
 )
 from higfa_cli.models.architecture import shipped
-from higfa_cli.models.fake import autoencoder, denoising_pair, text_encoder
 from higfa_cli.models.families import FAMILIES
 from higfa_cli.models.families.family import Architecture
 from higfa_cli.models.forms import check_form
@@ -257,6 +256,8 @@ def _of_parts(arch: Architecture) -> dict[str, int]:
 
     def compute() -> dict[str, int]:
         import torch
+
+        from higfa_cli.models.fake import autoencoder, denoising_pair, text_encoder
 
         family = FAMILIES[arch.family]
         with torch.device("meta"):
