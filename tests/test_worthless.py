@@ -17,7 +17,7 @@ from higfa_cli.stages import pipeline, report
 from higfa_cli.stages.context import Context
 from higfa_cli.stages.inputs import synthesize_inputs
 from higfa_cli.stages.table import stage_of
-from higfa_cli.stages.worth import consented, worthless
+from higfa_cli.stages.worth import consented, unguided, worthless
 from tests.support.plain_project import changed, write_plain_project
 from tests.support.report_project import context as report_context
 from tests.support.report_project import write_downstream, write_upstream
@@ -208,3 +208,24 @@ def test_the_report_says_what_the_temperature_rests_on(tmp_path: Path) -> None:
     report.run(ctx)
     text = ctx.ws.report.markdown.read_text()
     assert "12 photos" in text[text.index("Temperature rests on") :].splitlines()[0]
+
+
+@pytest.mark.fault("numbers", "so few steps that the guide steers none", "said before the drawing")
+@pytest.mark.parametrize(
+    ("steps", "switch", "said"),
+    [
+        (3, 0.7, True),
+        (3, 0.66, False),
+        (20, 0.96, True),
+        (20, 0.95, False),
+        (1, 0.5, True),
+        (3, 1.0, False),
+    ],
+)
+def test_a_guide_that_no_step_asks_is_said(
+    steps: int, switch: float, said: bool, tmp_path: Path
+) -> None:
+    ctx = changed(
+        guided_project(tmp_path, 0.6), guidance__classifier__switch=switch, sampling__steps=steps
+    )
+    assert (unguided(ctx.recipe) is not None) == said

@@ -33,6 +33,7 @@ from higfa_cli.stages.drawing import Models, torch_threads
 from higfa_cli.stages.engines import Crew, Engine, engine_of
 from higfa_cli.stages.inputs import synthesize_inputs
 from higfa_cli.stages.plan import arm_plan
+from higfa_cli.stages.worth import unguided
 
 NAME = "synthesize"
 _POLL_SECONDS = 0.1
@@ -62,6 +63,9 @@ def run(
         the plan is.
     """
     chosen = arms_of(ctx, NAME, arms)
+    for arm in chosen:
+        if (warning := unguided(arm.recipe)) is not None:
+            ctx.progress.note(f"warning: arm {arm.name}: {warning}")
     inputs = [synthesize_inputs(arm) for arm in chosen]
     plans = [(arm, arm_plan(arm)) for arm in chosen]
     models = Models(plans)

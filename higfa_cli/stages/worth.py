@@ -12,6 +12,7 @@ from higfa_cli.artifacts.earlier import earlier_of, holds_work
 from higfa_cli.artifacts.results import Calibration, Results
 from higfa_cli.artifacts.stage_state import StageInputs, record_of
 from higfa_cli.errors import UserError
+from higfa_cli.recipe.schema import Recipe
 from higfa_cli.stages.context import Context
 
 # Held-out photos.
@@ -54,6 +55,21 @@ def consented(ctx: Context, steered: Mapping[Path, StageInputs]) -> Context:
     if photos >= _ENOUGH_TO_TELL and len(begun) < len(steered):
         raise UserError(f"{warning}, or draw all the same: higfa synthesize --force")
     return ctx
+
+
+def unguided(recipe: Recipe) -> str | None:
+    """What to say where a guide is asked for and no step asks it; None where one does.
+
+    Of a switch given as a noise level only a solver can say.
+    """
+    strength, steps = recipe.guidance.classifier, recipe.sampling.steps
+    last = (steps - 1) / steps
+    if strength.switch_sigma is not None or not last < strength.switch < 1:
+        return None
+    return (
+        f"no step is guided: guidance.classifier.switch {strength.switch:g} lies after the last of "
+        f"{steps} steps, at {last:.3g}; raise sampling.steps or lower the switch"
+    )
 
 
 def warn(ctx: Context, stage: str) -> None:
