@@ -13,14 +13,15 @@ from PIL import Image
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
+from higfa_cli.artifacts.atomic import read_jsonl
 from higfa_cli.cli.app import app
 from higfa_cli.data.dataset import load_dataset
 from higfa_cli.errors import UserError
 from higfa_cli.models.classifier import load_classifier
 from higfa_cli.recipe.data import Data
 from higfa_cli.recipe.schema import Recipe
-from higfa_cli.stages import train_downstream
-from higfa_cli.stages.context import Context
+from higfa_cli.stages import contours, train_downstream
+from higfa_cli.stages.context import Context, load_photos, photo_notes
 from higfa_cli.stages.inputs import contour_inputs, downstream_inputs, edge_state
 from higfa_cli.trained.predict import best_model, photo_boxes, predict
 from tests.support.layouts import car_annotations, cells, dog_list, lines, mat
@@ -114,6 +115,7 @@ def test_every_layout_with_boxes(tmp_path: Path, layout: str) -> None:
         ("1 2 3", "has not 5 fields"),
         ("a b c d", "a box is four numbers"),
         ("nan 1 2 3", "a box is four numbers"),
+        ("-3 1 9 9", r"images_box\.txt line 1: the box of 001 is empty or outside the photo"),
     ],
 )
 def test_boxes_that_are_none(tmp_path: Path, box: str, words: str) -> None:
@@ -183,7 +185,8 @@ def test_other_boxes_are_other_inputs(ctx: Context) -> None:
     plain = Context(recipe=whole, base=ctx.base, workspace=ctx.workspace)
     assert "boxes" not in data.model_copy(update={"boxes": False}).choices()
     path = ctx.base / "d/images/001.B0/b0.jpg"
-    assert edge_state(ctx, path) != edge_state(plain, path)
+    boxes = [(5, 4, 25, 16), (6, 4, 26, 16), None]
+    assert len({edge_state(ctx, path, box) for box in boxes}) == 3
     fresh = Context(recipe=ctx.recipe, base=ctx.base, workspace=ctx.workspace)
     before = [contour_inputs(fresh).key, downstream_inputs(fresh, arms=["real"]).key]
     listed = ctx.base / "d/bounding_boxes.txt"
@@ -194,3 +197,73 @@ def test_other_boxes_are_other_inputs(ctx: Context) -> None:
     listed.write_text(text)
     assert before[0] != after[0]
     assert len({*before, *after, contour_inputs(plain).key}) == 5
+
+
+@pytest.mark.fault("numbers", "photos that are cut to the boxes that a dataset ships")
+def test_a_negative_side_names_the_list_and_the_line(tmp_path: Path) -> None:
+    cub(tmp_path)
+    change_box(tmp_path, 3, "-2.0 4.0 20.0 12.0")
+    words = r"bounding_boxes\.txt line 3: the box of 001\.B0/b2\.jpg .*data\.boxes: false"
+    with pytest.raises(UserError, match=words):
+        load_dataset(Data(layout="cub", root=str(tmp_path), boxes=True), tmp_path, 0)
+
+
+def change_box(root: Path, number: int, box: str) -> None:
+    path = root / "bounding_boxes.txt"
+    rows = path.read_text().splitlines()
+    rows[number - 1] = f"{number} {box}"
+    lines(path, *rows)
+
+
+def boxed(base: Path, max_bad: int) -> Context:
+    recipe = {
+        "name": "boxes",
+        "size": 64,
+        "data": {"root": "d", "layout": "cub", "boxes": True, "max_bad": max_bad},
+        "model": {"base": "none", "controlnet": "none"},
+        "contours": {"blur": 0, "edge_fraction": [0.01, 0.9]},
+    }
+    return Context(Recipe.model_validate(recipe), base, base / "ws")
+
+
+@pytest.mark.fault(
+    "numbers",
+    "a box that lies outside its photo, or shows nothing",
+    "listed before anything is drawn, left out by every stage, until its box or file changes",
+)
+@pytest.mark.parametrize(
+    ("number", "box", "reason"),
+    [
+        (3, "900 900 50 50", "box-outside"),
+        (2, "900 900 50 50", "box-outside"),
+        (2, "30 20 8 8", "no-edges"),
+    ],
+)
+def test_a_box_without_use_counts_until_it_is_corrected(
+    tmp_path: Path, number: int, box: str, reason: str
+) -> None:
+    """Photo 3 is a test photo, photo 2 trains."""
+    cub(tmp_path / "d", each=3)
+    change_box(tmp_path / "d", number, box)
+    strict, key = boxed(tmp_path, 0), f"images/001.B0/b{number - 1}.jpg"
+    with pytest.raises(UserError, match=rf"b{number - 1}\.jpg \({reason}\)") as refused:
+        contours.run(strict)
+    (row,) = read_jsonl(strict.ws.contours.rejected)
+    assert (row["key"], row["reason"]) == (key, reason)
+    if reason == "box-outside":
+        for text in (str(refused.value), row["detail"]):
+            assert "correct the list of boxes, or set data.boxes: false" in text
+        assert "40 x 30 pixels" in row["detail"] and "(900, 900, 950, 950)" in row["detail"]
+    with pytest.raises(UserError, match=reason):
+        contour_inputs(boxed(tmp_path, 0))
+    lax = boxed(tmp_path, 1)
+    assert contours.run(lax)["rejected"] == {reason: 1}
+    keys = {sample.key for sample in load_photos(lax).samples}
+    assert (key in keys) == (reason == "no-edges")
+    said = any("1 of 6 test photos cannot be used" in note for note in photo_notes(lax))
+    assert said == (number == 3)
+    change_box(tmp_path / "d", number, "5.0 4.0 20.0 12.0")
+    mended = boxed(tmp_path, 0)
+    contour_inputs(mended)
+    assert len(load_photos(mended).samples) == 18
+    assert contours.run(mended)["rejected"] == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable
@@ -270,6 +271,21 @@ def test_contours_of_too_few_and_too_many_edges_are_left_out(root: Path) -> None
     assert len(load_photos(ctx).of("train")) == 9
     assert not any("few.png" in item.source for item in plan(replace(ctx)))
     assert any("2 photos were left out (1 " in note for note in photo_notes(ctx))
+
+
+@pytest.mark.fault("images", "a photo of nearly no or nearly only edges")
+def test_the_part_of_edges_has_digits_enough(root: Path) -> None:
+    """However close to the bound, the number shows on which side of it the photo lies."""
+    drawn_edges(root, noise=0.3)
+    contours.run(context(root, transforms=STILL))
+    (part,) = [r["edge_fraction"] for r in manifest(context(root)) if "noise" in r["source"]]
+    for bounds in ((0, part - 1e-6), (part + 1e-6, 1)):
+        ctx = context(root, edge_fraction=bounds, max_bad="100%", transforms=STILL)
+        with contextlib.suppress(UserError):
+            contours.run(ctx)
+        (row,) = [r for r in rejected(ctx) if "noise" in r["path"]]
+        share = float(row["detail"].split(" of its contour")[0])
+        assert not bounds[0] <= share <= bounds[1]
 
 
 @pytest.mark.fault("images", "a photo of nearly no or nearly only edges")

@@ -18,9 +18,10 @@ ImageFault = Literal[
     "missing", "empty", "not-an-image", "truncated", "damaged", "too-large", "unsupported-mode"
 ]
 # `odd-name`: not one line of UTF-8 text. `too-small`: data.crop_bottom leaves nothing of it.
+# `box-outside`: its box (data.boxes) does.
 # EdgeFault: gives no contour, but can still train.
 EdgeFault = Literal["no-edges", "few-edges", "many-edges"]
-PhotoFault = Literal[ImageFault, "odd-name", "too-small", EdgeFault]
+PhotoFault = Literal[ImageFault, "odd-name", "too-small", "box-outside", EdgeFault]
 PHOTO_FAULTS: tuple[PhotoFault, ...] = get_args(PhotoFault)
 PictureFault = Literal["confidence", "top_k", "best_of", "duplicate", "constant"]
 PICTURE_FAULTS: tuple[PictureFault, ...] = get_args(PictureFault)

@@ -104,14 +104,14 @@ def choose_photos(
 ) -> Dataset:
     """As `load_dataset`, of photos that are already listed."""
     rows = listing.rows
+    boxes = photo_boxes(data, listing)
     if rejected is not None:
-        rows = leave_out(listing, rejected, data.crop_bottom, data.max_bad)
+        rows = leave_out(listing, rejected, data.crop_bottom, boxes, data.max_bad)
     check_rows(rows, str(listing.root))
     rows = _keep_shots(rows, data.shots, seed)
     classes = tuple(sorted({row.cls for row in rows}))
     ids = {name: index for index, name in enumerate(classes)}
     ordered = sorted(rows, key=lambda row: (SPLITS.index(row.split), row.key))
-    boxes = photo_boxes(data, listing, rows)
     samples = tuple(
         Sample(
             row.key,
@@ -148,13 +148,13 @@ def list_photos(data: Data, base: Path) -> Listing:
     return list_folders(root)
 
 
-def photo_boxes(data: Data, listing: Listing, rows: Sequence[Row]) -> dict[str, Box]:
+def photo_boxes(data: Data, listing: Listing) -> dict[str, Box]:
     """Key -> box of the photos that are cut to theirs. Raises UserError as `boxes_of`."""
     if not data.boxes:
         return {}
     from higfa_cli.data.layouts.boxes import boxes_of
 
-    return boxes_of(data.layout, listing.root, rows)
+    return boxes_of(data.layout, listing.root, listing.rows)
 
 
 def class_words(data: Data, base: Path, classes: Sequence[str]) -> Mapping[str, str]:

@@ -95,13 +95,18 @@ def read_photo(
     """
     image = read_image(path)
     key = f"crop_bottom = {crop_bottom}" if box is None else f"boxes: {box}"
-    whole = image[: max(0, len(image) - crop_bottom)]
-    left, top, right, bottom = box or (0, 0, image.shape[1], len(image))
-    part = whole[top:bottom, left:right]
+    part = cut(image, crop_bottom, box)
     if not part.size:
         size = f"{image.shape[1]} x {len(image)} pixels"
         raise UserError(f"{path} has {size}; data.{key} leaves nothing of it")
     return np.ascontiguousarray(part)
+
+
+def cut(image: np.ndarray, crop_bottom: int, box: tuple[int, int, int, int] | None) -> np.ndarray:
+    """What `read_photo` takes of an HxWx3 picture; without pixels where none is left."""
+    whole = image[: max(0, len(image) - crop_bottom)]
+    left, top, right, bottom = box or (0, 0, image.shape[1], len(image))
+    return whole[top:bottom, left:right]
 
 
 def _open(path: Path, max_pixels: int) -> Image.Image:

@@ -6,9 +6,10 @@ A file that was replaced since is tried again.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from higfa_cli.artifacts.artifact import read_rows
 from higfa_cli.artifacts.atomic import write_jsonl
@@ -18,7 +19,11 @@ from higfa_cli.data.layouts.common import Listing, Row, plain_name
 from higfa_cli.errors import UserError
 from higfa_cli.text import printable
 
+if TYPE_CHECKING:
+    from higfa_cli.data.layouts.boxes import Box
+
 _FIRST = 8
+_BOX_REMEDY = "correct the list of boxes, or set data.boxes: false"
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,8 @@ class Rejected:
     rows: tuple[RejectedRow, ...] = ()
 
 
-def file_state(path: Path, crop_bottom: int = 0) -> str:
-    """What a file holds, without fail: its sha256, and the rows cut off it; or why it has none.
+def file_state(path: Path, crop_bottom: int = 0, box: Box | None = None) -> str:
+    """What a file holds, without fail: its sha256, and what is cut off it; or why it has none.
 
     A FIFO is not opened, for it would block.
     """
@@ -38,7 +43,9 @@ def file_state(path: Path, crop_bottom: int = 0) -> str:
         state = hash_file(path) if path.is_file() else "not a regular file"
     except (OSError, ValueError, UserError):
         return "unreadable"
-    return f"{state}, {crop_bottom} rows cut" if crop_bottom else state
+    cuts = [f", {crop_bottom} rows cut"] if crop_bottom else []
+    cuts += [f", box {box}"] if box else []
+    return "".join([state, *cuts])
 
 
 def fingerprint(root: Path, rows: Iterable[Row]) -> str:
@@ -47,7 +54,10 @@ def fingerprint(root: Path, rows: Iterable[Row]) -> str:
 
 
 def scan(
-    listing: Listing, crop_bottom: int, track: Callable[[Sequence[Row]], Iterable[Row]]
+    listing: Listing,
+    crop_bottom: int,
+    boxes: Mapping[str, Box],
+    track: Callable[[Sequence[Row]], Iterable[Row]],
 ) -> list[RejectedRow]:
     """Decode every photo of a listing, and return those that cannot be used.
 
@@ -55,23 +65,29 @@ def scan(
     """
     rejected = []
     for row in track(listing.rows):
-        path = listing.root / row.key
-        if fault := _fault(path, row.key, crop_bottom):
-            rejected.append(rejection(row, *fault, file_state(path, crop_bottom)))
+        path, box = listing.root / row.key, boxes.get(row.key)
+        if fault := _fault(path, row.key, crop_bottom, box):
+            rejected.append(rejection(row, *fault, file_state(path, crop_bottom, box)))
     return rejected
 
 
-def _fault(path: Path, key: str, crop_bottom: int) -> tuple[PhotoFault, str] | None:
-    from higfa_cli.data.images import ImageError, read_image
+def _fault(
+    path: Path, key: str, crop_bottom: int, box: Box | None
+) -> tuple[PhotoFault, str] | None:
+    from higfa_cli.data.images import ImageError, cut, read_image
 
     if not plain_name(key):
         return "odd-name", "not one line of UTF-8 text; rename it"
     try:
-        height = len(read_image(path))
+        image = read_image(path)
     except ImageError as error:
         return error.reason, error.detail
+    height, width = image.shape[:2]
     if height <= crop_bottom:
         return "too-small", f"{height} pixels high; data.crop_bottom is {crop_bottom}"
+    if not cut(image, crop_bottom, box).size:
+        size = f"{width} x {height} pixels, data.crop_bottom is {crop_bottom}"
+        return "box-outside", f"{size}; its box is {box}; {_BOX_REMEDY}"
     return None
 
 
@@ -100,14 +116,18 @@ def read_rejected(path: Path) -> Rejected:
 
 
 def leave_out(
-    listing: Listing, rejected: Rejected, crop_bottom: int, max_bad: int | str
+    listing: Listing,
+    rejected: Rejected,
+    crop_bottom: int,
+    boxes: Mapping[str, Box],
+    max_bad: int | str,
 ) -> tuple[Row, ...]:
     """The rows of a listing without the photos that no stage can use.
 
     Raises UserError naming photos: more than `max_bad`; all training photos of a class; all of a
     split.
     """
-    unusable = still_rejected(listing, rejected.rows, crop_bottom)
+    unusable = still_rejected(listing, rejected.rows, crop_bottom, boxes)
     check_share(list(unusable.values()), len(listing.rows), max_bad, rejected.path)
     left = tuple(row for row in listing.rows if row.key not in unusable)
     splits, trained = {row.split for row in left}, {row.cls for row in left if row.split == "train"}
@@ -130,16 +150,19 @@ def leave_out(
 
 
 def still_rejected(
-    listing: Listing, rejected: Iterable[RejectedRow], crop_bottom: int
+    listing: Listing,
+    rejected: Iterable[RejectedRow],
+    crop_bottom: int,
+    boxes: Mapping[str, Box],
 ) -> dict[str, RejectedRow]:
-    """Key -> rejection of the photos that no stage can use, and whose file has not changed."""
+    """Key -> rejection of the photos that no stage can use, and whose file and box are the same."""
     listed = {row.key for row in listing.rows}
     return {
         row.key: row
         for row in rejected
         if row.unusable
         and row.key in listed
-        and file_state(listing.root / row.key, crop_bottom) == row.state
+        and file_state(listing.root / row.key, crop_bottom, boxes.get(row.key)) == row.state
     }
 
 
@@ -151,6 +174,8 @@ def check_share(
         return
     edges = " (edges: change contours.canny_low, contours.canny_high, blur or edge_fraction)"
     hint = "" if all(row.unusable for row in rejected) else edges
+    if any(row.reason == "box-outside" for row in rejected):
+        hint += f" (box-outside: {_BOX_REMEDY})"
     raise UserError(
         f"{len(rejected)} of {found} photos cannot be used, and data.max_bad is {max_bad}: "
         f"{first_of(rejected)}; all are in {path}; replace them, allow more with --max-bad, or "

@@ -15,7 +15,7 @@ from higfa_cli.artifacts.class_folders import class_dir
 from higfa_cli.artifacts.safe_paths import refuse_linked_folder
 from higfa_cli.artifacts.workspace import ArmWorkspace, Workspace
 from higfa_cli.data.copies import notes
-from higfa_cli.data.dataset import Dataset, choose_photos, list_photos
+from higfa_cli.data.dataset import Dataset, choose_photos, list_photos, photo_boxes
 from higfa_cli.data.layouts import CLASS_FOLDERS, layout_of
 from higfa_cli.data.layouts.common import SPLITS, Listing
 from higfa_cli.data.rejected import Rejected, by_reason, first_of, read_rejected, still_rejected
@@ -214,9 +214,10 @@ def photo_notes(ctx: Context) -> list[str]:
         listing = ctx.listing
     except UserError:
         return []
-    sentences = [*_unlike_published(ctx.recipe.data, listing), *_left_out(ctx, listing)]
+    sentences = [*_unlike_published(ctx.recipe.data, listing)]
     sentences += notes(listing.root, listing.rows)
     try:
+        sentences += _left_out(ctx, listing)
         if rows := read_rejected(ctx.ws.contours.rejected).rows:
             left = plural(len(rows), "photo was", "photos were")
             sentences.append(f"{left} left out ({by_reason(rows)}): {ctx.ws.contours.rejected}")
@@ -248,8 +249,9 @@ def _unlike_published(data: Data, listing: Listing) -> Iterator[str]:
 
 def _left_out(ctx: Context, listing: Listing) -> Iterator[str]:
     """Test photos on which nobody is tested."""
-    known = read_rejected(ctx.ws.contours.rejected).rows
-    lost = still_rejected(listing, known, ctx.recipe.data.crop_bottom).values()
+    data, rejected = ctx.recipe.data, read_rejected(ctx.ws.contours.rejected).rows
+    boxes = photo_boxes(data, listing)
+    lost = still_rejected(listing, rejected, data.crop_bottom, boxes).values()
     if tests := [row for row in lost if row.split == "test"]:
         whole = plural(sum(row.split == "test" for row in listing.rows), "test photo")
         yield f"{len(tests):,} of {whole} cannot be used and take no part: {first_of(tests)}"

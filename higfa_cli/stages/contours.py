@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from higfa_cli.artifacts.rows import (
 )
 from higfa_cli.artifacts.run_record import StageRun, stage_run
 from higfa_cli.artifacts.seeds import seed_for
-from higfa_cli.data.dataset import Sample
+from higfa_cli.data.dataset import Sample, photo_boxes
 from higfa_cli.data.images import encode_png
 from higfa_cli.data.layouts.common import Row
 from higfa_cli.data.rejected import (
@@ -67,7 +68,7 @@ def run(ctx: Context) -> Mapping[str, object]:
     with stage_run(files.directory, contour_inputs(ctx, anew=True), ctx.recipe) as stage:
         found = len(listing.rows)
         track = partial(ctx.progress.track, description="checking photos", total=found)
-        rejected = scan(listing, data.crop_bottom, track)
+        rejected = scan(listing, data.crop_bottom, photo_boxes(data, listing), track)
         _list(ctx, stage, rejected)
         dataset = usable_photos(ctx, Rejected(files.rejected, tuple(rejected)))
         samples = [sample for split in recipe.splits for sample in dataset.of(split)]
@@ -122,7 +123,7 @@ def _extract(
             drawn = _contours_of(sample, recipe.contours, recipe.size, recipe.seed)
         except _EdgesError as error:
             photo = Row(sample.key, sample.cls, sample.split)
-            state = edge_state(ctx, sample.path)
+            state = edge_state(ctx, sample.path, sample.box)
             edgeless.append(rejection(photo, error.reason, str(error), state))
             continue
         source_sha256 = hash_file(sample.path)
@@ -172,7 +173,10 @@ def _contours_of(
         if not least <= part <= most:
             reason: EdgeFault = "few-edges" if part < least else "many-edges"
             bound = least if part < least else most
-            raise _EdgesError(reason, f"{part:.4f} of its {what} is edge; the bound is {bound}")
+            # As many digits as show on which side of the bound it is.
+            digits = next(d for d in count(4) if (round(part, d) - bound) * (part - bound) > 0)
+            share = f"{part:.{digits}f}"
+            raise _EdgesError(reason, f"{share} of its {what} is edge; the bound is {bound}")
 
     contour = extract(sample.read(), recipe, size)
     check(contour, "contour")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from higfa_cli.artifacts.fingerprint import hash_file, hash_json, hash_tree
 from higfa_cli.artifacts.stage_state import StageInputs
@@ -28,6 +29,9 @@ from higfa_cli.stages.arms import choose_arms
 from higfa_cli.stages.context import ArmContext, Context, check_splits, load_photos
 from higfa_cli.training.room import check_memory
 from higfa_cli.training.synthetic import list_synthetic
+
+if TYPE_CHECKING:
+    from higfa_cli.data.layouts.boxes import Box
 
 #: Keys of section `model` that name a model.
 MODELS = ("base", "controlnet", "gradient_autoencoder")
@@ -60,7 +64,7 @@ def contour_inputs(ctx: Context, anew: bool = False) -> StageInputs:
         "data": recipe.data.choices(),
     }
     files = {f"data/{split}": fingerprint(listing.root, rows) for split, rows in by_split.items()}
-    if boxes := photo_boxes(recipe.data, listing, listing.rows):
+    if boxes := photo_boxes(recipe.data, listing):
         files["data/boxes"] = hash_json(boxes)
     return StageInputs(parameters, files)
 
@@ -79,26 +83,27 @@ def checked_listing(ctx: Context) -> Listing:
     return listing
 
 
-def edge_state(ctx: Context, path: Path) -> str:
-    """Whether a photo has edges depends on the file, and on how they are extracted and moved."""
+def edge_state(ctx: Context, path: Path, box: Box | None) -> str:
+    """Whether a photo has edges depends on file and box, and on how they are made and moved."""
     recipe = ctx.recipe
     settings = [_CONTOURS, recipe.seed, recipe.size, recipe.contours.model_dump(mode="json")]
-    settings += ["boxes"] if recipe.data.boxes else []
-    return f"{file_state(path, recipe.data.crop_bottom)}, contours {hash_json(settings)[:16]}"
+    state = file_state(path, recipe.data.crop_bottom, box)
+    return f"{state}, contours {hash_json(settings)[:16]}"
 
 
 def _check_rejected(ctx: Context, listing: Listing) -> None:
-    """What an earlier run has listed holds for this one too, as long as the files are the same."""
+    """What an earlier run has listed holds too, as long as files and boxes are the same."""
     data, rejected = ctx.recipe.data, read_rejected(ctx.ws.contours.rejected)
-    leave_out(listing, rejected, data.crop_bottom, data.max_bad)
-    unusable = still_rejected(listing, rejected.rows, data.crop_bottom)
+    boxes = photo_boxes(data, listing)
+    leave_out(listing, rejected, data.crop_bottom, boxes, data.max_bad)
+    unusable = still_rejected(listing, rejected.rows, data.crop_bottom, boxes)
     listed = {row.key for row in listing.rows}
     edgeless = [
         row
         for row in rejected.rows
         if not row.unusable
         and row.key in listed
-        and row.state == edge_state(ctx, listing.root / row.key)
+        and row.state == edge_state(ctx, listing.root / row.key, boxes.get(row.key))
     ]
     check_share([*unusable.values(), *edgeless], len(listing.rows), data.max_bad, rejected.path)
 

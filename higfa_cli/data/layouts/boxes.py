@@ -20,12 +20,12 @@ _XML = re.compile(r"<(xmin|ymin|xmax|ymax)>\s*(\d+)\s*<")
 def boxes_of(layout: str, root: Path, rows: Sequence[Row]) -> dict[str, Box]:
     """Key -> box of every photo of a layout that ships them; `root` is its listing's.
 
-    Raises UserError naming the file: a photo without a box, or a box that is none.
+    Raises UserError: a photo without a box (names the folder), or a box that is none (file, line).
     """
     boxes: dict[str, Box] = {}
-    for name, (left, top, right, bottom) in _READERS[layout](root, rows):
+    for origin, name, (left, top, right, bottom) in _READERS[layout](root, rows):
         if not (0 <= left < right and 0 <= top < bottom):
-            raise UserError(f"{root}: the box of {name} is empty or outside the photo; {_OFF}")
+            raise UserError(f"{origin}: the box of {name} is empty or outside the photo; {_OFF}")
         boxes[name] = (left, top, right, bottom)
     found = {}
     for row in rows:
@@ -44,20 +44,20 @@ def _numbers(origin: str, words: Sequence[str]) -> list[int]:
         raise UserError(f"{origin}: a box is four numbers; {_OFF}") from None
 
 
-def _cub(root: Path, rows: Sequence[Row]) -> Iterator[tuple[str, Box]]:
+def _cub(root: Path, rows: Sequence[Row]) -> Iterator[tuple[str, str, Box]]:
     names = dict(words for _, words in list_lines(root / "images.txt", 2))
     for origin, (number, *words) in list_lines(root / "bounding_boxes.txt", 5):
         left, top, width, height = _numbers(origin, words)
-        yield names.get(number, ""), (left, top, left + width, top + height)
+        yield origin, names.get(number, ""), (left, top, left + width, top + height)
 
 
-def _fgvc(root: Path, rows: Sequence[Row]) -> Iterator[tuple[str, Box]]:
+def _fgvc(root: Path, rows: Sequence[Row]) -> Iterator[tuple[str, str, Box]]:
     for origin, (identity, *words) in list_lines(root / "images_box.txt", 5):
         left, top, right, bottom = _numbers(origin, words)
-        yield identity, (left - 1, top - 1, right, bottom)
+        yield origin, identity, (left - 1, top - 1, right, bottom)
 
 
-def _cars(root: Path, rows: Sequence[Row]) -> Iterator[tuple[str, Box]]:
+def _cars(root: Path, rows: Sequence[Row]) -> Iterator[tuple[str, str, Box]]:
     if (root / MERGED).is_file():
         lists = [("", root / MERGED, "relative_im_path")]
     else:
@@ -68,11 +68,13 @@ def _cars(root: Path, rows: Sequence[Row]) -> Iterator[tuple[str, Box]]:
         mat = Mat(path)
         sides = [mat.numbers("annotations", f"bbox_{side}") for side in ("x1", "y1", "x2", "y2")]
         names = mat.texts("annotations", field)
-        for name, left, top, right, bottom in zip(names, *sides, strict=True):
-            yield f"{folder}{name}", (left - 1, top - 1, right, bottom)
+        columns = zip(names, *sides, strict=True)
+        for index, (name, left, top, right, bottom) in enumerate(columns, start=1):
+            box = (left - 1, top - 1, right, bottom)
+            yield mat.origin("annotations", index), f"{folder}{name}", box
 
 
-def _dogs(root: Path, rows: Sequence[Row]) -> Iterator[tuple[str, Box]]:
+def _dogs(root: Path, rows: Sequence[Row]) -> Iterator[tuple[str, str, Box]]:
     """What holds all dogs of a photo."""
     for row in rows:
         name = "/".join(Path(row.key).parts[-2:])
@@ -83,10 +85,11 @@ def _dogs(root: Path, rows: Sequence[Row]) -> Iterator[tuple[str, Box]]:
         if len(sides) < 4:
             raise UserError(f"{path} has no box; {_OFF}")
         corner = min(sides["xmin"]) - 1, min(sides["ymin"]) - 1
-        yield name, (max(0, corner[0]), max(0, corner[1]), max(sides["xmax"]), max(sides["ymax"]))
+        box = (max(0, corner[0]), max(0, corner[1]), max(sides["xmax"]), max(sides["ymax"]))
+        yield str(path), name, box
 
 
-_READERS: dict[str, Callable[[Path, Sequence[Row]], Iterator[tuple[str, Box]]]] = {
+_READERS: dict[str, Callable[[Path, Sequence[Row]], Iterator[tuple[str, str, Box]]]] = {
     "cub": _cub,
     "fgvc-aircraft": _fgvc,
     "stanford-cars": _cars,
