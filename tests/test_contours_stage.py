@@ -129,7 +129,7 @@ def test_freshness_goes_by_content_and_parameters(root: Path) -> None:
     before = manifest(ctx)
     scene(root / "val/A/p0.png", seed=51)  # every split is checked, but only train is drawn
     assert stage_state(folder, contour_inputs(ctx)).reasons == (
-        "data/val has other content: val/A/p0.png",
+        "data/val has other content: val/A/p0.png changed",
     )
     contours.run(ctx)
     assert stage_state(folder, contour_inputs(ctx)).kind == "fresh"

@@ -151,6 +151,50 @@ def test_what_was_made_comes_back_with_its_key(ctx: Context) -> None:
     assert below(ctx.stage_dir("contours")).keys() == whole.keys()
 
 
+@pytest.mark.fault("files", "a key changed after something was made")
+def test_only_what_was_moved_is_said_to_be_kept(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = pretend_all(ctx)
+    assert made["finetune-guide"]
+    guide, notes = ctx.stage_dir("finetune-guide"), Notes()
+    more = replace(changed(ctx, guide__epochs=3), progress=notes)
+    with folder_lock(guide), pytest.raises(UserError):
+        pipeline.step(more, "finetune-guide")
+    assert notes.said == [] and not (ctx.workspace / ".earlier").exists()
+
+    def fails(of: Context) -> None:
+        inputs = stage_of("finetune-guide").inputs(of)
+        with stage_run(guide, inputs, of.recipe, resume=True, anew=of.force):
+            raise ZeroDivisionError
+
+    monkeypatch.setattr("higfa_cli.stages.finetune_guide.run", fails)
+    with pytest.raises(ZeroDivisionError):
+        pipeline.step(more, "finetune-guide")
+    (aside,) = (ctx.workspace / ".earlier").iterdir()
+    assert len(notes.said) == 1 and f"is kept in {aside}" in notes.said[0]
+    forced = replace(ctx, force=True, progress=notes)
+    with pytest.raises(ZeroDivisionError):
+        pipeline.step(forced, "finetune-guide")
+    assert len(notes.said) == 2 and "-1" in notes.said[1]
+
+
+@pytest.mark.fault("files", "a key changed after something was made")
+def test_contours_that_did_not_finish_are_not_said_to_be_kept(ctx: Context) -> None:
+    inputs, notes = stage_of("contours").inputs(ctx), Notes()
+    with pytest.raises(ZeroDivisionError), stage_run(ctx.stage_dir("contours"), inputs, ctx.recipe):
+        raise ZeroDivisionError
+    with (
+        pytest.raises(ZeroDivisionError),
+        stage_run(ctx.stage_dir("contours"), inputs, ctx.recipe) as run,
+    ):
+        write_files(run, {"a": "1"})
+        raise ZeroDivisionError
+    more = replace(changed(ctx, contours__per_image=2), progress=notes)
+    assert pipeline.step(more, "contours")["action"] == "ran"
+    assert (ctx.workspace / ".earlier").exists() and notes.said == []
+
+
 @pytest.mark.fault(
     "files",
     "`--force` over pictures, guides or trainings, finished or half done",

@@ -41,6 +41,15 @@ def rows(path: Path) -> dict[str, tuple[str, str]]:
         return {row["path"]: (row["class"], row["split"]) for row in csv.DictReader(handle)}
 
 
+def test_a_single_test_photo_is_one_photo(tmp_path: Path) -> None:
+    root = flat(tmp_path / "photos", {"tit": 5, "wren": 2})
+    result = init_project(root, tmp_path / "mine.yaml")
+    assert result["counts"]["test"] == 1
+    assert any(
+        note.startswith("1 test photo: one photo is 100.0 points") for note in result["notes"]
+    )
+
+
 def test_a_flat_folder_becomes_a_recipe_that_loads(tmp_path: Path) -> None:
     root = flat(tmp_path / "my: photos", {"colts-foot": 20, "737-800": 20, "one": 1, "two": 3})
     photo(root / "stray.png")

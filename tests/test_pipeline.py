@@ -107,7 +107,7 @@ def test_changed_photo_makes_stale(ctx: Context, tmp_path: Path) -> None:
     assert pipeline.state(ctx, "contours").kind == "fresh"
     Image.new("RGB", (40, 30), "red").save(photo)
     state = pipeline.state(ctx, "contours")
-    reason = "data/train has other content: train/A320/0.png"
+    reason = "data/train has other content: train/A320/0.png changed"
     assert (state.kind, state.reasons) == ("stale", (reason,))
 
 
@@ -127,7 +127,7 @@ def test_status_names_what_changed_of_many_files(ctx: Context, tmp_path: Path) -
     (photos / "A320" / "1.png").rename(photos / "A321" / "1b.png")
     assert reason() == "train/A320/1.png is gone, train/A321/1b.png is new, train/A321/9.png is new"
     Image.new("RGB", (40, 30), "red").save(photos / "A320" / "0.png")
-    assert reason().startswith("train/A320/0.png, ") and reason().endswith(" and 1 more")
+    assert reason().startswith("train/A320/0.png changed, ") and reason().endswith(" and 1 more")
 
 
 @pytest.mark.fault("files", "a photo, a label or a part of a model changed")
@@ -144,12 +144,19 @@ def test_a_label_and_a_part_of_a_model_are_named(tmp_path: Path) -> None:
         if text == "one":
             finish(tmp_path / "m", now)
     state = stage_state(tmp_path / "m", now)
-    assert state.reasons == ("model.base has other content: unet/config.json",)
+    assert state.reasons == ("model.base has other content: unet/config.json changed",)
     finish(tmp_path / "s", before)
     (reason,) = stage_state(tmp_path / "s", was).reasons
-    assert reason == "data/train has other content: b\\udcff.png"
+    assert reason == "data/train has other content: b\\udcff.png changed"
     # A record of before such notes, and a listing that nobody has taken here.
     assert stage_state(tmp_path / "s", StageInputs({}, {"data/train": "bb"})).kind == "stale"
+
+
+def test_a_long_value_is_not_printed(tmp_path: Path) -> None:
+    counts = {"pictures": list(range(100)), "steps": 4}
+    finish(tmp_path / "s", StageInputs({"drawn": counts}, {}))
+    state = stage_state(tmp_path / "s", StageInputs({"drawn": {"pictures": [1], "steps": 5}}, {}))
+    assert state.reasons == ("drawn.pictures has other content", "drawn.steps: 4 -> 5")
 
 
 def test_upstream_makes_downstream_stale(ctx: Context) -> None:
@@ -204,6 +211,9 @@ def test_results_of_the_last_command_line_may_be_reported(ctx: Context) -> None:
     # By the recipe alone something is missing, and `status` says so ...
     state = pipeline.state(small, "train-downstream")
     assert state.kind == "stale" and "higfa synthesize" in state.reasons[0]
+    row = pipeline.status(small)[4]
+    waiting = "real: trained; other arms wait for pictures, drawn and filtered"
+    assert (row["state"], row["reasons"]) == ("partial", [waiting])
     # ... but what was asked for may be reported.
     pipeline.run_stage(small, "report")
     assert pipeline.state(small, "report").kind == "fresh"

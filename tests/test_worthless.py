@@ -157,6 +157,8 @@ def test_arms_at_chance_have_no_difference(tmp_path: Path) -> None:
     text = ctx.ws.report.markdown.read_text()
     assert "points [" not in text.split("## How")[0].replace("points [95 %]", "")
     assert "no better" not in text.split("## How")[0]
+    assert "Neither real nor real+higfa is better than chance, so they are not compared" in text
+    assert "share no training seed" not in text
     assert "difference" not in " ".join(told).lower()
     with ctx.ws.report.csv.open(newline="") as handle:
         for row in csv.DictReader(handle):

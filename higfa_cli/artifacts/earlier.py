@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import count
 from pathlib import Path
 
@@ -17,6 +18,21 @@ _DIGITS = 12
 def place_for(directory: Path, key: str) -> Path:
     """Where a stage's folder made from the inputs of `key` lies while another is in its place."""
     return directory.parent / EARLIER / f"{directory.name}-{key[:_DIGITS]}"
+
+
+def earlier_of(directory: Path) -> frozenset[Path]:
+    """All that was set aside from a stage's folder."""
+    name = re.compile(rf"{re.escape(directory.name)}-[0-9a-f]{{{_DIGITS}}}(-\d+)?")
+    places = (directory.parent / EARLIER).glob("*")
+    return frozenset(path for path in places if name.fullmatch(path.name))
+
+
+def holds_work(aside: Path, resumed: bool) -> bool:
+    """Whether there is work in what was set aside; `resumed`: in what did not finish, too."""
+    record = record_of(aside)
+    if record is not None and record.status != "done" and not resumed:
+        return False
+    return bool(recorded(aside)) or record is None or (aside / SCRATCH).is_dir()
 
 
 def would_set_aside(directory: Path, inputs: StageInputs, anew: bool = False) -> Path | None:

@@ -22,6 +22,8 @@ from higfa_cli.text import inert
 _REASONS = 4
 # Files of many that are named as changed.
 _NAMED = 3
+# Characters of a value that is shown.
+_SHOWN = 40
 
 
 @dataclass(frozen=True)
@@ -93,11 +95,12 @@ def _differences(old: RecordedInputs, new: RecordedInputs) -> list[str]:
     reasons = []
     for key in sorted(before.keys() | after.keys()):
         if before.get(key, ...) != after.get(key, ...):
-            values = (
+            values = [
                 json.dumps(flat[key], ensure_ascii=False) if key in flat else "(absent)"
                 for flat in (before, after)
-            )
-            reasons.append(f"{key}: {' -> '.join(values)}")
+            ]
+            short = max(map(len, values)) <= _SHOWN
+            reasons.append(f"{key}: {' -> '.join(values)}" if short else f"{key} has other content")
     for name in sorted(old.files.keys() | new.files.keys()):
         if name not in new.files:
             reasons.append(f"{name} is no longer an input")
@@ -114,7 +117,7 @@ def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> str:
     both = sorted(before.keys() | after.keys())
     names = [name for name in both if before.get(name) != after.get(name)]
     shown = [
-        name + (" is gone" if name not in after else "" if name in before else " is new")
+        name + (" is gone" if name not in after else " changed" if name in before else " is new")
         for name in names[:_NAMED]
     ]
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""

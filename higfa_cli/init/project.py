@@ -25,6 +25,7 @@ from higfa_cli.init.photos import Draw, Form, chosen_photos
 from higfa_cli.models.machine import device_of
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.stages.context import Progress, Silent
+from higfa_cli.text import plural
 
 #: What can be done on any machine, in the order of what it needs.
 WITHOUT_GPU = (
@@ -127,8 +128,8 @@ def _notes(split_kept: bool, rows: Sequence[Row], copies: Groups) -> list[str]:
     if counts["test"] < _FEW_TEST_PHOTOS:
         points = 100 / counts["test"]
         notes.append(
-            f"{counts['test']} test photos: one of them is {points:.1f} points of accuracy, so "
-            "only large differences can be seen"
+            f"{plural(counts['test'], 'test photo')}: one photo is {points:.1f} points of "
+            "accuracy, so only large differences can be seen"
         )
     tested = {row.cls for row in rows if row.split == "test"}
     untested = sorted({row.cls for row in rows} - tested)

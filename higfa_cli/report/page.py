@@ -222,6 +222,7 @@ def page_context(material: Material) -> dict[str, Any]:
         "filter": wording.filter_rules(recipe.filter),
         "difference": guide_alone,
         "cross_validated": calibration is not None and calibration.source == "cross-validation",
+        "guessing": arm is not None and {REAL, arm.name} <= guessing,
         "worthless": [*filter(None, [calibration and calibration.worthless, no_result])],
         "missing": {a.name: len(a.missing_classes) for a in results.arms if a.missing_classes},
     }

@@ -14,7 +14,7 @@ from higfa_cli.stages.arms import recorded_arms
 from higfa_cli.stages.context import Context, choose_names
 from higfa_cli.stages.recipe_checks import check_run
 from higfa_cli.stages.table import STAGES, IntendedRow, StatusRow, StepRow, stage_of
-from higfa_cli.stages.worth import consented, warn, worthless
+from higfa_cli.stages.worth import consented, telling_kept, warn, worthless
 
 NAMES = tuple(stage.name for stage in STAGES)
 
@@ -68,7 +68,7 @@ def step(
 ) -> StepRow:
     """Run a stage unless it is fresh (`ctx.force`, or failed items to retry: anyway).
 
-    Of a stage of arms only those that are not fresh run.
+    Of a stage of arms only those that are not fresh run. What was set aside is noted.
     """
     from higfa_cli.artifacts.run_record import tidy
 
@@ -76,21 +76,18 @@ def step(
     # A shard shares its folder, so `--force` only lets it draw.
     again = (ctx.force and "shard" not in (how or {})) or bool(how and how.get("retry_failed"))
     of_arms = stage_of(stage).arms is not None
-    parts = tuple(_parts(ctx, stage, options.get("arms") or ()))
     of_stage = {} if of_arms else options
     states: dict[str, StageState] = {}
-    todo = [part for part in parts if not _settled(ctx, part, of_stage, states) or again]
-    for part in set(parts) - set(todo):
-        tidy(ctx.workspace / part)
-    if of_arms:
-        options["arms"] = [_arm_of(part) for part in todo]
-        guided = [part for part in todo if ctx.recipe.arm(_arm_of(part)).guidance.consulted]
-        if guided:
-            warn(ctx, "finetune-guide")
-        if stage == "synthesize":
-            asked = {ctx.workspace / part: _inputs(ctx, part, {}) for part in guided}
-            ctx = consented(ctx, asked)
-    summary = run_stage(ctx, stage, how=how, **options) if todo else {}
+    parts = tuple(_parts(ctx, stage, options.get("arms") or ()))
+    reasons = {part: _state(ctx, part, of_stage, states).reasons for part in parts}
+    with telling_kept(ctx, {part: why[0] if why else "--force" for part, why in reasons.items()}):
+        todo = [part for part in parts if not _settled(ctx, part, of_stage, states) or again]
+        for part in set(parts) - set(todo):
+            tidy(ctx.workspace / part)
+        if of_arms:
+            options["arms"] = [_arm_of(part) for part in todo]
+            ctx = _steered(ctx, stage, todo)
+        summary = run_stage(ctx, stage, how=how, **options) if todo else {}
     warn(ctx, stage)
     return {
         "stage": stage,
@@ -99,6 +96,16 @@ def step(
         "directory": str(ctx.stage_dir(stage)),
         "summary": summary,
     }
+
+
+def _steered(ctx: Context, stage: str, parts: Sequence[str]) -> Context:
+    """The run, if the guide may steer these parts."""
+    guided = [part for part in parts if ctx.recipe.arm(_arm_of(part)).guidance.consulted]
+    if guided:
+        warn(ctx, "finetune-guide")
+    if stage != "synthesize":
+        return ctx
+    return consented(ctx, {ctx.workspace / part: _inputs(ctx, part, {}) for part in guided})
 
 
 def iter_stages(ctx: Context, first: str = NAMES[0], last: str = NAMES[-1]) -> Iterator[StepRow]:
@@ -116,6 +123,10 @@ def status(ctx: Context) -> list[StatusRow]:
     for stage in STAGES:
         parts = {part: _state(ctx, part, {}, states) for part in _parts(ctx, stage.name)}
         whole = _together(parts)
+        blocked = isinstance(whole, Blocked) and stage.name == "train-downstream"
+        if blocked and _upstream_state(ctx, stage.name, states).kind == "fresh":
+            waiting = "trained; other arms wait for pictures, drawn and filtered"
+            whole = Blocked("partial", (f"{', '.join(recorded_arms(ctx))}: {waiting}",))
         rows.append(
             StatusRow(
                 stage=stage.name,
@@ -219,14 +230,9 @@ def _settled(
     its = _state(ctx, part, options, states)
     if its.kind == "fresh" or isinstance(its, Blocked):
         return its.kind == "fresh"
-    from higfa_cli.artifacts.earlier import would_set_aside
     from higfa_cli.artifacts.run_record import take_back
 
-    directory = ctx.workspace / part
-    inputs = _inputs(ctx, part, options)
-    if (aside := would_set_aside(directory, inputs)) is not None:
-        ctx.progress.note(f"{part}: what was made before ({its.reasons[0]}) is kept in {aside}")
-    if take_back(directory, inputs):
+    if take_back(ctx.workspace / part, _inputs(ctx, part, options)):
         states[part] = its = _find_state(ctx, part, options, states)
     return its.kind == "fresh"
 

@@ -32,6 +32,7 @@ from higfa_cli.report.tables import as_csv
 from higfa_cli.stages.arms import choose_arms, left_out
 from higfa_cli.stages.context import Context, load_photos, photo_notes
 from higfa_cli.stages.inputs import downstream_inputs
+from higfa_cli.text import plural
 from higfa_cli.training.calibration import ece_interval, fit_temperature, supported
 from higfa_cli.training.held_out import hold_out
 from higfa_cli.training.pictures import Pictures, TrainSet, load_pictures
@@ -159,7 +160,7 @@ class _Training:
             return TrainSet(real)
         if listing.missing:
             self.ctx.progress.note(
-                f"{arm}: no pictures of {len(listing.missing)} classes "
+                f"{arm}: no pictures of {plural(len(listing.missing), 'class', 'classes')} "
                 f"({', '.join(listing.missing[:4])}); their real photos stay as they are"
             )
         drawn = (read_image(path) for path in listing.paths)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from higfa_cli.artifacts.artifact import read_model
+from higfa_cli.artifacts.earlier import earlier_of, holds_work
 from higfa_cli.artifacts.results import Calibration, Results
 from higfa_cli.artifacts.stage_state import StageInputs, record_of
 from higfa_cli.errors import UserError
@@ -15,6 +17,8 @@ from higfa_cli.stages.context import Context
 
 # Held-out photos.
 _ENOUGH_TO_TELL = 20
+# Stages that go on with what an unfinished run left.
+_RESUMED = ("finetune-guide", "synthesize", "train-downstream")
 
 
 def worthless(ctx: Context, stage: str) -> str | None:
@@ -72,3 +76,16 @@ def warn(ctx: Context, stage: str) -> None:
     """Note what a stage's results are not worth."""
     if (warning := worthless(ctx, stage)) is not None:
         ctx.progress.note(f"warning: {warning}")
+
+
+@contextmanager
+def telling_kept(ctx: Context, reasons: Mapping[str, str]) -> Iterator[None]:
+    """Note what the block has set aside, however it ends; `reasons`: by part of a stage, why."""
+    before = {part: earlier_of(ctx.workspace / part) for part in reasons}
+    try:
+        yield
+    finally:
+        for part, reason in reasons.items():
+            for aside in sorted(earlier_of(ctx.workspace / part) - before[part]):
+                if holds_work(aside, part.partition("/")[0] in _RESUMED):
+                    ctx.progress.note(f"{part}: what was made before ({reason}) is kept in {aside}")
