@@ -21,21 +21,9 @@ from higfa_cli.recipe.classifiers import Training
 from higfa_cli.recipe.load import load_recipe
 from higfa_cli.stages.context import make_context
 from higfa_cli.text import gib
-from tests.support.doctor import copied, examine, row, run, small_recipe
+from tests.support.doctor import CHECKS, copied, examine, row, run, small_recipe
 
 pytestmark = pytest.mark.usefixtures("hub")
-CHECKS = [
-    "recipe",
-    "data",
-    "prompts",
-    "model files",
-    "model",
-    "device",
-    "dtype",
-    "memory",
-    "disk",
-    "time",
-]
 ROOT = Path(__file__).parent.parent
 
 

@@ -21,23 +21,11 @@ from higfa_cli.forecast.model_files import (
 from higfa_cli.forecast.repository import ENTIRE_REPOSITORY
 from higfa_cli.recipe.drawing import Model
 from higfa_cli.recipe.load import load_recipe
-from tests.support.doctor import copied, examine, row, run, small_recipe
+from tests.support.doctor import CHECKS, copied, examine, row, run, small_recipe
 from tests.support.recipes import drawing_recipe, load_model
 
 pytestmark = pytest.mark.usefixtures("hub")
 XL = "stabilityai/stable-diffusion-xl-base-1.0"
-CHECKS = [
-    "recipe",
-    "data",
-    "prompts",
-    "model files",
-    "model",
-    "device",
-    "dtype",
-    "memory",
-    "disk",
-    "time",
-]
 
 
 @pytest.mark.parametrize(("name", "offline"), [("aircraft", False), ("aircraft-sd15", True)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from higfa_cli.data.dataset import Dataset, Sample
@@ -32,11 +33,11 @@ def hold_out(dataset: Dataset, seed: int) -> RealPhotos:
         return RealPhotos(train, val, "val")
     keys = [sample.key for sample in train]
     labels = [sample.class_id for sample in train]
-    parts = stratified_folds(keys, labels, HELD_OUT_PARTS, seed)
+    parts, of_class = stratified_folds(keys, labels, HELD_OUT_PARTS, seed), Counter(labels)
     held = [
         sample
         for sample, part in zip(train, parts, strict=True)
-        if part == 0 and labels.count(sample.class_id) > 1
+        if part == 0 and of_class[sample.class_id] > 1
     ]
     if not held:
         return RealPhotos(train, (), LAST)

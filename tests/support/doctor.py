@@ -13,6 +13,20 @@ from higfa_cli.cli.app import app
 from tests.support.recipes import drawing_keys, write_recipe
 from tests.support.shapes import write_class_folders
 
+#: The checks, in their order.
+CHECKS = [
+    "recipe",
+    "data",
+    "prompts",
+    "model files",
+    "model",
+    "device",
+    "dtype",
+    "memory",
+    "disk",
+    "time",
+]
+
 
 def small_recipe(folder: Path, model: Path, controlnet: Path, **drawing: Any) -> Path:
     write_class_folders(folder / "photos" / "train", 2, 0)
